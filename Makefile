@@ -1,0 +1,51 @@
+# make sample: the whole pipeline on the embedded documents, offline. make help: all commands.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SET ?= sample
+READY := $(VENV)/.installed
+
+.PHONY: help sample test test-all figures lab bench clean
+
+help:
+	@echo "make sample    install into .venv and run params/sample"
+	@echo "make test      lint, type check, tests"
+	@echo "make test-all  the same with long campaigns, a browser and other environments"
+	@echo "make figures   publish the figures of SET (default: sample) into figures/"
+	@echo "make lab       JupyterLab on the notebooks"
+	@echo "make bench     measure speed against the libraries underneath"
+
+$(READY): requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $(READY)
+
+sample: $(READY)
+	$(BIN)/python -m vislib.run params/sample
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict vislib
+	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict vislib
+	$(BIN)/python -m pytest -m 'campaign or not campaign'
+
+figures: $(READY)
+	$(BIN)/python -m vislib.figures.publish $(SET)
+
+lab: $(READY)
+	@if git rev-parse --git-dir >/dev/null 2>&1; then \
+	  $(BIN)/nbstripout --install --attributes .git/info/attributes --extra-keys metadata.language_info; fi
+	$(BIN)/jupyter lab --notebook-dir .
+
+bench: $(READY)
+	$(BIN)/python -m pytest -m campaign tests/benchmarks -s
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

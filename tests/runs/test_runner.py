@@ -1,0 +1,232 @@
+"""The runner as a user meets it: real kernels, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+WRITE = '(run.data / "rows.txt").write_text(f"{n}\\n")'
+COPY = '(run.data / "copy.txt").write_text((run.input("rows") / "rows.txt").read_text())'
+
+
+def two_stages(project):
+    project.notebook("80_first", "n: int = 1  # a number [0..9]", 'out = run.data / "numbers"', "out.mkdir(exist_ok=True)",
+                     '(out / "rows.txt").write_text(f"{n}\\n")', "run.finish()")  # fmt: skip
+    project.notebook("81_second", 'rows: str = "80_first/numbers"  # table [input]', COPY, "run.finish()")
+    project.parameters("80_first.yaml", "n: 3\nrun_dir: runs/demo\nvariant: ''\n")
+    project.parameters("81_second.yaml", "rows: 80_first/numbers\n")
+
+
+def allow_tables(project):
+    """The test's stage is no stage of the contract, so its table is declared to the set's check."""
+    contract = project.root / "vislib/runs/contract.py"
+    contract.write_text(contract.read_text() + '\nSCHEMAS["80_first"] = {"numbers": DROPPED, "dropped": DROPPED}\n')
+
+
+def test_runs_skips_and_reruns_what_depends_on_a_change(project):
+    two_stages(project)
+    allow_tables(project)
+    first = project.run()
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "81_second.yaml: takes the notebook's defaults for" not in first.stdout  # it names all
+    folder = project.root / "runs/demo/81_second"
+    assert (folder / "data/copy.txt").read_text() == "3\n"
+    assert {p.name for p in folder.iterdir()} == {
+        "notebook.ipynb", "notebook.html", "params.yaml", "run.json", "data", "figures", "log.txt",
+    }  # fmt: skip
+    record = project.record("81_second")
+    assert record["status"] == "ok"
+    assert record["files"]["data/copy.txt"]["size"] == 2
+    assert record["packages"]["pyarrow"]
+
+    started = time.monotonic()
+    again = project.run()
+    assert time.monotonic() - started < 5
+    assert again.stdout.count("unchanged") == 2
+
+    project.parameters("80_first.yaml", "n: 4\n")
+    changed = project.run()
+    assert changed.stdout.count(" ok ") == 2
+    assert (folder / "data/copy.txt").read_text() == "4\n"
+    assert (project.root / "runs/demo/81_second.previous/data/copy.txt").read_text() == "3\n"
+
+    plan = project.run("--dry-run", "--force")
+    assert "80_first               would run\n" in plan.stdout
+    assert "81_second              would run if 80_first changes its data" in plan.stdout
+    status = project.run("--status")
+    assert status.stdout.count("ok ") == 2
+
+
+def test_a_failed_stage_keeps_the_last_good_folder_and_stops_the_set(project):
+    two_stages(project)
+    allow_tables(project)
+    assert project.run().returncode == 0
+    project.notebook("80_first", "n: int = 1  # a number [0..9]", 'raise ValueError("the disk is full")')
+    failed = project.run()
+    assert failed.returncode == 1
+    assert "error: 80_first: ValueError: the disk is full" in failed.stdout
+    assert "81_second" not in failed.stdout
+    assert project.record("80_first")["status"] == "ok"
+    partial = project.record("80_first.partial")
+    assert (partial["status"], partial["reason"]) == ("failed", "ValueError: the disk is full")
+    assert "Traceback" in (project.root / "runs/demo/80_first.partial/log.txt").read_text()
+
+
+def test_an_early_exit_and_a_missing_last_cell_are_failures(project):
+    project.notebook("80_first", "", "sys.exit(0)", "run.finish()")
+    project.parameters("80_first.yaml")
+    exited = project.run()
+    assert exited.returncode == 1
+    assert project.record("80_first.partial")["status"] == "failed"
+    project.notebook("80_first", "", "1 + 1")
+    unfinished = project.run()
+    assert "run.finish() is missing" in unfinished.stdout
+    assert not (project.root / "runs/demo/80_first").exists()
+
+
+def test_a_killed_kernel_is_a_failure_and_the_stage_resumes(project):
+    project.notebook(
+        "80_first", "",
+        'done = run.scratch / "done"',
+        'if not done.exists(): done.touch(); os.kill(os.getpid(), 9)',
+        '(run.data / "rows.txt").write_text("resumed")', "run.finish()",
+    )  # fmt: skip
+    project.parameters("80_first.yaml")
+    killed = project.run()
+    assert killed.returncode == 1
+    assert "FAILED" in killed.stdout
+    assert project.record("80_first.partial")["status"] == "failed"
+    assert project.run().returncode == 0
+    assert project.record("80_first")["status"] == "ok"
+
+
+def _start_slow(project) -> subprocess.Popen:
+    project.notebook(
+        "80_first", "", '(run.data / "pid").write_text(str(os.getpid()))',
+        'import time; time.sleep(0 if os.environ.get("FAST") else 60)', '(run.data / "pid").write_text("done")',
+        "run.finish()",
+    )  # fmt: skip
+    project.parameters("80_first.yaml")
+    process = subprocess.Popen(
+        project.command(), cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    pid = project.root / "runs/demo/80_first.partial/data/pid"
+    deadline = time.monotonic() + 60
+    while not pid.exists() or not pid.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+def _alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_ctrl_c_ends_the_kernel_and_records_a_failure(project):
+    process = _start_slow(project)
+    kernel = int((project.root / "runs/demo/80_first.partial/data/pid").read_text())
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert not _alive(kernel)
+    assert project.record("80_first.partial")["status"] == "failed"
+    assert "interrupted" in project.record("80_first.partial")["reason"]
+
+
+def test_a_killed_runner_leaves_a_failure_and_its_orphan_is_ended_by_the_next(project):
+    process = _start_slow(project)
+    kernel = int((project.root / "runs/demo/80_first.partial/data/pid").read_text())
+    process.kill()
+    process.communicate()
+    assert project.record("80_first.partial")["status"] == "failed"
+    rerun = project.run(FAST="1")
+    assert rerun.returncode == 0, rerun.stdout + rerun.stderr
+    assert not _alive(kernel)
+
+
+def test_two_runners_do_not_share_a_folder(project):
+    locking = project.root / "vislib/runs/locking.py"
+    locking.write_text(locking.read_text().replace("_WAIT_SECONDS = 20.0", "_WAIT_SECONDS = 1.0"))
+    process = _start_slow(project)
+    second = subprocess.run(
+        [*project.command()], cwd=project.root, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert second.returncode == 2
+    assert f"in use by process {process.pid}" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+
+def test_every_file_is_checked_before_a_kernel_starts(project):
+    two_stages(project)
+    allow_tables(project)
+    for text, said in [
+        ("rows: 80_first/nothing\n", "80_first makes numbers, dropped"),
+        ("rows: 79_other/rows\n", "does not exist"),
+        ("rows: 7\n", "rows is 7 (int)"),
+        ("row: x\n", "unknown parameter 'row'"),
+        ("run_dir: runs/other\n", "its last part must be 'demo'"),
+        ("variant: other\n", "the file's name says ''"),
+    ]:
+        project.parameters("81_second.yaml", text)
+        bad = project.run()
+        assert bad.returncode == 2, text
+        assert said in bad.stderr, bad.stderr
+        assert "81_second.yaml" in bad.stderr
+        assert not (project.root / "runs").exists()
+
+
+def test_unknown_sets_notebooks_and_stages_are_named(project):
+    assert "no such folder" in project.run().stderr
+    project.parameters("80_first.yaml")
+    assert "no notebook 80_first.ipynb" in project.run().stderr
+    project.notebook("80_first", "", '(run.data / "x").touch()', "run.finish()")
+    assert "its stages are 80_first" in project.run("--only", "85").stderr
+
+
+def test_no_secret_reaches_an_artefact(project):
+    project.notebook(
+        "80_first", "", 'print(os.environ["OPENAI_API_KEY"])',
+        'import logging; logging.getLogger("vislib").warning("key %s", os.environ["OPENAI_API_KEY"])',
+        'run.journal("demo").put("k", {"text": os.environ["OPENAI_API_KEY"]})',
+        'run.metrics["key"] = os.environ["OPENAI_API_KEY"]; (run.data / "x").touch()', "run.finish()",
+    )  # fmt: skip
+    project.parameters("80_first.yaml")
+    secret = "sk-loopback-0123456789"
+    assert project.run(OPENAI_API_KEY=secret).returncode == 0
+    kept = [p for p in (project.root / "runs").rglob("*") if p.is_file()]
+    assert any(p.suffix == ".sqlite" for p in kept)
+    assert [p.name for p in kept if secret.encode() in p.read_bytes()] == []
+    assert "[OPENAI_API_KEY removed]" in (project.root / "runs/demo/80_first/notebook.ipynb").read_text()
+
+
+def test_a_variant_runs_the_notebook_twice_and_a_promotion_cut_short_is_completed(project):
+    project.notebook("80_first", "n: int = 1  # a number [0..9]", WRITE, "run.finish()")
+    project.parameters("80_first.a.yaml", "n: 1\n")
+    project.parameters("80_first.b.yaml", "n: 2\n")
+    assert project.run().returncode == 0
+    runs = project.root / "runs/demo"
+    assert (runs / "80_first.b/data/rows.txt").read_text() == "2\n"
+    os.replace(runs / "80_first.a", runs / "80_first.a.partial")
+    assert "80_first.a             unchanged" in project.run("--only", "80_first.a").stdout
+    assert json.loads((runs / "80_first.a/run.json").read_text())["status"] == "ok"
+
+
+def test_plain_papermill_ends_finished_and_runs_again_under_the_runner(project):
+    project.notebook("80_first", "n: int = 1  # a number [0..9]", WRITE, "run.finish()")
+    project.parameters("80_first.yaml", "n: 5\n")
+    papermill = ["papermill", "notebooks/80_first.ipynb", "out.ipynb", "-f", "params/demo/80_first.yaml"]
+    environment = {**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"}
+    plain = subprocess.run(papermill, cwd=project.root, capture_output=True, text=True, env=environment, check=False)
+    assert plain.returncode == 0, plain.stderr
+    assert project.record("80_first")["status"] == "finished"
+    typo = subprocess.run(
+        [*papermill, "-p", "m", "3"], cwd=project.root, capture_output=True, text=True, env=environment, check=False
+    )
+    assert typo.returncode != 0
+    assert "unknown parameter m" in typo.stderr
+    assert " ok " in project.run().stdout
+    assert project.record("80_first")["status"] == "ok"

@@ -1,0 +1,154 @@
+"""Tables on disk, accounts, shards and the journal."""
+
+import json
+import sqlite3
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vislib.runs import tables
+from vislib.runs.contract import DROPPED, SCHEMAS
+from vislib.runs.errors import InputError
+from vislib.runs.journal import Journal
+from vislib.runs.redaction import redact
+from vislib.runs.seeding import choose, seeded, short_hash
+from vislib.runs.shards import map_shards
+
+SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int64())])
+
+
+def test_rows_roll_over_into_parts_and_stream_back_in_order(tmp_path):
+    with tables.Output(tmp_path, {"rows": SCHEMA}, rows_per_part=3) as output:
+        for n in range(7):
+            output.write("rows", {"id": str(n), "n": n})
+    assert [p.name for p in tables.parts(tmp_path / "rows")] == [f"part-0000{k}.parquet" for k in range(3)]
+    assert [row["n"] for row in tables.read_rows(tmp_path / "rows")] == list(range(7))
+    assert tables.count_rows(tmp_path / "rows") == 7
+    assert tables.count_rows(tmp_path / "dropped") == 0  # an empty table is a table
+    assert pq.read_schema(tmp_path / "dropped/part-00000.parquet").equals(DROPPED)
+    assert pq.ParquetFile(tmp_path / "rows/part-00000.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
+    assert tables.lookup(tmp_path / "rows", "id", {"5", "none"}, ["n"]) == {"5": {"id": "5", "n": 5}}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_part_full_to_the_last_row_leaves_no_empty_part(tmp_path):
+    with tables.Output(tmp_path, {"rows": SCHEMA}, rows_per_part=2) as output:
+        for n in range(4):
+            output.write("rows", {"id": str(n), "n": n})
+    assert len(tables.parts(tmp_path / "rows")) == 2
+
+
+def test_an_interrupted_part_never_appears_under_its_name(tmp_path):
+    with pytest.raises(RuntimeError), tables.Output(tmp_path, {"rows": SCHEMA}) as output:
+        for n in range(1200):
+            output.write("rows", {"id": str(n), "n": n})
+        raise RuntimeError("stop")
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_wrong_columns_missing_tables_and_broken_files_are_named(tmp_path):
+    with tables.Output(tmp_path, {"rows": SCHEMA}) as output:
+        with pytest.raises(KeyError, match="differ from the contract"):
+            output.write("rows", {"id": "1"})
+        with pytest.raises(KeyError, match="no table 'other'"):
+            output.write("other", {})
+    with pytest.raises(InputError, match="no such table"):
+        tables.parts(tmp_path / "none")
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    with pytest.raises(InputError, match=r"bad\.parquet: not a readable Parquet file"):
+        list(tables.read_rows(tmp_path / "bad.parquet"))
+    with pytest.raises(InputError, match="lacks the columns \\['text'\\]"):
+        list(tables.read_rows(tmp_path / "rows", ["text"]))
+
+
+def test_nested_tables_with_their_own_stem(tmp_path):
+    with tables.Output(tmp_path, {"conversations": SCHEMA}) as output:
+        output.writer("conversations", path="contextual/captions", stem="train").write({"id": "a", "n": 1})
+    assert (tmp_path / "contextual/captions/train-00000.parquet").exists()
+    assert not (tmp_path / "conversations").exists()
+
+
+def double(folder: Path, part: Path, output: tables.Output) -> None:
+    """Doubles n; leaves a trace of every call; drops odd rows; fails where a file says so."""
+    (folder / f"{part.stem}.calls").open("a").write("x")
+    if (folder / f"{part.stem}.fail").exists():
+        raise RuntimeError(f"{part.stem} fails")
+    for row in tables.read_rows(part):
+        output.take("row")
+        if row["n"] % 2:
+            output.drop("row", row["id"], "odd", str(row["n"]))
+        else:
+            output.keep("row")
+            output.write("rows", {"id": row["id"], "n": 2 * row["n"]})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_resume_where_they_stopped(tmp_path, workers):
+    with tables.Output(tmp_path / "in", {"rows": SCHEMA}, rows_per_part=2) as output:
+        for n in range(6):
+            output.write("rows", {"id": str(n), "n": n})
+    shards = tables.parts(tmp_path / "in/rows")
+    work = partial(
+        map_shards, partial(double, tmp_path), shards, folder=tmp_path / "out", schemas={"rows": SCHEMA},
+        marks=tmp_path / "marks", workers=workers, lock=tmp_path / "lock",
+    )  # fmt: skip
+    (tmp_path / "part-00001.fail").touch()
+    with pytest.raises(RuntimeError, match="part-00001 fails"):
+        work()
+    (tmp_path / "part-00001.fail").unlink()
+    counts = work()
+    assert counts == {"row/taken": 6, "row/kept": 3, "row/dropped/odd": 3}
+    assert len((tmp_path / "part-00000.calls").read_text()) == 1  # done once, not again
+    assert [row["n"] for row in tables.read_rows(tmp_path / "out/rows")] == [0, 4, 8]
+    assert [row["detail"] for row in tables.read_rows(tmp_path / "out/dropped")] == ["1", "3", "5"]
+
+
+def test_the_journal_keeps_answers_and_failures_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVICE_API_KEY", "a-long-secret-value")
+    monkeypatch.setenv("SHORT_SECRET", "short")
+    journal = Journal(tmp_path / "journal/demo.sqlite")
+    journal.fail("k", "timeout", "after a-long-secret-value")
+    journal.fail("k", "http_500", "again")
+    failure = journal.failure("k")
+    assert (failure["reason"], failure["attempts"]) == ("http_500", 2)
+    assert not journal.has("k")
+    journal.put("k", {"text": "über", "n": 1})
+    journal.put("k", {"text": "a later answer does not replace it"})
+    assert journal.get("k") == {"text": "über", "n": 1}
+    assert journal.failure("k") is None
+    journal.put("s", {"text": "a-long-secret-value, short"})
+    journal.close()
+    again = Journal(tmp_path / "journal/demo.sqlite")
+    assert again.get("s") == {"text": "[SERVICE_API_KEY removed], short"}
+    assert list(again.keys()) == ["k", "s"]
+    mode = sqlite3.connect(again.path).execute("PRAGMA journal_mode").fetchone()
+    assert mode == ("wal",)
+
+
+def test_redaction_reaches_escaped_forms(monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", 'quote" and & sign')
+    assert redact(json.dumps({"k": 'quote" and & sign'})) == '{"k": "[MY_PASSWORD removed]"}'
+    assert redact("quote&quot; and &amp; sign") == "[MY_PASSWORD removed]"
+
+
+def test_ids_and_choices_depend_on_content_alone():
+    assert short_hash("a", "b") == "59b271ae1bbcb1d3"  # sha256 of a, NUL, b
+    assert len(short_hash(b"x")) == 16
+    assert short_hash("ab") != short_hash("a", "b")
+    assert seeded(1, "a") != seeded(2, "a")
+    rows = [f"r{n}" for n in range(100)]
+    chosen = choose(rows, 10, 3)
+    assert len(chosen) == 10
+    assert chosen == sorted(chosen, key=rows.index)
+    assert set(choose(rows[::-1], 10, 3)) == set(chosen)
+    assert choose(rows, 0, 3) == rows
+    assert choose(rows, 10, 4) != chosen
+
+
+def test_every_contract_table_has_text_ids_and_dropped():
+    for stage, found in SCHEMAS.items():
+        assert found["dropped"].equals(DROPPED), stage
+        assert all(schema.field(0).type == pa.string() for schema in found.values())

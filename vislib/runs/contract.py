@@ -1,0 +1,52 @@
+"""The data contract: the Arrow schema of every table that passes between stages.
+
+Ids are the first 16 hex digits of a SHA-256. Coordinates are 0-1 of width and height.
+"""
+
+import pyarrow as pa
+
+_TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(list(columns.items()))
+
+
+DROPPED = _schema(id=_TEXT, reason=_TEXT, detail=_TEXT)
+
+_OBELICS = {
+    "images": pa.list_(_TEXT), "texts": pa.list_(_TEXT), "metadata": _TEXT, "general_metadata": _TEXT,
+}  # fmt: skip
+DOCUMENTS = _schema(doc_id=_TEXT, **_OBELICS)
+QUARANTINE = _schema(source=_TEXT, row=_INT, reason=_TEXT)
+FILTERED = _schema(doc_id=_TEXT, **_OBELICS, n_tokens=_INT)
+SAMPLES = _schema(
+    sample_id=_TEXT, doc_id=_TEXT, image_index=_INT, image_url=_TEXT, alt_text=_TEXT, page_url=_TEXT,
+    context=_TEXT, n_context_tokens=_INT, width=_INT, height=_INT,
+)  # fmt: skip
+IMAGES = _schema(
+    image_url=_TEXT, image_id=_TEXT, status=_TEXT, reason=_TEXT, path=_TEXT, width=_INT, height=_INT,
+    format=_TEXT, perceptual_hash=_TEXT,
+)  # fmt: skip
+CAPTIONS = _schema(
+    sample_id=_TEXT, kind=_TEXT, caption=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT,
+    prompt_sha=_TEXT, request_sha=_TEXT, tokens_in=_INT, tokens_out=_INT,
+)  # fmt: skip
+QUESTIONS = _schema(
+    question_id=_TEXT, sample_id=_TEXT, kind=_TEXT, question_type=_TEXT, round=_INT, question=_TEXT,
+    options=pa.list_(_TEXT), answer=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT, prompt_sha=_TEXT,
+    request_sha=_TEXT,
+)  # fmt: skip
+CONVERSATIONS = _schema(
+    id=_TEXT, images=pa.list_(_TEXT), conversations=pa.list_(pa.struct([("from", _TEXT), ("value", _TEXT)])),
+    sample_id=_TEXT, doc_id=_TEXT, sources=pa.list_(_TEXT),
+)  # fmt: skip
+
+SCHEMAS: dict[str, dict[str, pa.Schema]] = {
+    "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE, "dropped": DROPPED},
+    "02_filtering": {"documents": FILTERED, "samples": SAMPLES, "dropped": DROPPED},
+    "03_images": {"images": IMAGES, "dropped": DROPPED},
+    "06_captioning": {"captions": CAPTIONS, "dropped": DROPPED},
+    "07_qa_generation": {"questions": QUESTIONS, "dropped": DROPPED},
+    "08_merging": {"conversations": CONVERSATIONS, "dropped": DROPPED},
+}

@@ -1,0 +1,122 @@
+"""Run one notebook under papermill and say truthfully how it ended.
+
+The notebook file is no evidence: papermill marks every cell of a killed notebook completed. A stage is `ok` only when
+papermill returned, every code cell has an execution count, and the last cell wrote `finished` into the record.
+"""
+
+import os
+import signal
+import traceback
+from pathlib import Path
+from typing import Any
+
+from vislib.runs.errors import InputError
+from vislib.runs.keys import ROOT
+from vislib.runs.locking import RUNNER_VARIABLE, FolderLock, end_group
+from vislib.runs.record import summary
+from vislib.runs.redaction import redact
+from vislib.runs.stage import Stage, read_record, write_record
+
+_SCHEME = "redacted:"
+
+
+class StageFailed(Exception):
+    """A stage ended without a good result; the message is what the user should read."""
+
+
+class _RedactingFiles:
+    """papermill's way to a file, with no secret in what is written; papermill saves after every cell."""
+
+    def read(self, path: str) -> str:
+        return Path(path.removeprefix(_SCHEME)).read_text(encoding="utf-8")
+
+    def listdir(self, path: str) -> list[str]:
+        return os.listdir(path.removeprefix(_SCHEME))
+
+    def write(self, buf: str, path: str) -> None:
+        file = Path(path.removeprefix(_SCHEME))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(redact(buf), encoding="utf-8")
+
+    def pretty_path(self, path: str) -> str:
+        return path
+
+
+def execute(stage: Stage, key: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Run `stage` in a kernel of its own, then promote it. Returns its record; raises StageFailed or KeyboardInterrupt.
+
+    The caller holds the run folder's lock.
+    """
+    stage.open_partial(key, facts)
+    os.environ[RUNNER_VARIABLE] = str(os.getpid())
+    try:
+        book = _run_notebook(stage)
+        record = read_record(stage.partial)
+        skipped = [n for n, cell in enumerate(book.cells) if cell.cell_type == "code" and not cell.execution_count]
+        if skipped:
+            raise StageFailed(f"ended before its last cell: cell {skipped[0]} of {len(book.cells)} never ran")
+        if record.get("status") != "finished":
+            raise StageFailed("its last cell did not finish the run: run.finish() is missing")
+        _write_html(book, stage.partial / "notebook.html")
+    except (Exception, KeyboardInterrupt) as error:
+        _end_kernel(stage)
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        write_record(stage.partial, {**read_record(stage.partial), "status": "failed", "reason": reason})
+        raise
+    finally:
+        os.environ.pop(RUNNER_VARIABLE, None)
+    record |= {"status": "ok"}
+    write_record(stage.partial, record)
+    _log(stage, summary(record))
+    stage.promote()
+    return record
+
+
+def _run_notebook(stage: Stage) -> Any:
+    """The executed notebook. Errors become StageFailed with one clear message; the traceback goes to log.txt."""
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+    from papermill.iorw import papermill_io
+
+    if all(scheme != _SCHEME for scheme, _ in papermill_io._handlers):
+        papermill_io.register(_SCHEME, _RedactingFiles())
+    try:
+        return execute_notebook(
+            str(Stage.notebook_file(stage.notebook)), f"{_SCHEME}{stage.partial / 'notebook.ipynb'}",
+            parameters=stage.values, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        _log(stage, "\n".join(error.traceback))
+        plain = error.ename in (InputError.__name__, "SystemExit")
+        raise StageFailed(error.evalue if plain else f"{error.ename}: {error.evalue}") from error
+    except Exception as error:  # a dead kernel, a kernel that does not start, a full disk
+        _log(stage, traceback.format_exc())
+        raise StageFailed(f"{type(error).__name__}: {' '.join(str(error).split()) or 'the kernel died'}") from error
+
+
+def _end_kernel(stage: Stage) -> None:
+    """No kernel of ours outlives its stage."""
+    lock = FolderLock(stage.run / ".kernel.lock")
+    if lock.is_held() and lock.owner().get("runner") == str(os.getpid()):
+        end_group(int(lock.owner()["group"]))
+
+
+def _write_html(book: Any, file: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter(embed_images=True).from_notebook_node(book)  # type: ignore[no-untyped-call]
+    file.write_text(redact(body), encoding="utf-8")
+
+
+def _log(stage: Stage, text: str) -> None:
+    with (stage.partial / "log.txt").open("a", encoding="utf-8") as file:
+        file.write(redact(text) + "\n")
+
+
+def interrupt_on_termination() -> None:
+    """SIGTERM ends a run as Ctrl-C does: kernels are ended, records written."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -1,0 +1,53 @@
+"""Progress for people: a bar in JupyterLab, one line per 30 seconds in a headless run."""
+
+import os
+import time
+from types import TracebackType
+from typing import Any
+
+_HEADLESS_SECONDS = 30.0
+
+
+def interactive() -> bool:
+    """Whether this kernel belongs to a JupyterLab session (its server sets this variable)."""
+    return "JPY_SESSION_NAME" in os.environ
+
+
+class Progress:
+    """Counts items of a known total; `fields` (cost, failures) are shown beside rate and time left."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit = total, unit
+        self.done = 0
+        self.fields: dict[str, Any] = {}
+        self._started = self._said = time.monotonic()
+        self._bar: Any = None
+        if interactive():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit=f" {unit}", mininterval=0.5)
+
+    def update(self, n: int = 1, **fields: Any) -> None:
+        """Count `n` more items."""
+        self.done += n
+        self.fields.update(fields)
+        if self._bar is not None:
+            self._bar.set_postfix(self.fields, refresh=False)
+            self._bar.update(n)
+        elif time.monotonic() - self._said >= _HEADLESS_SECONDS:
+            self._said = time.monotonic()
+            print(self.line(), flush=True)
+
+    def line(self) -> str:
+        """One line: done, total, rate per second, time left, fields."""
+        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        left = (self.total - self.done) / rate if rate else float("inf")
+        rest = "".join(f" · {name} {value}" for name, value in self.fields.items())
+        return f"{self.done} of {self.total} {self.unit} · {rate:.1f}/s · {left:.0f} s left{rest}"
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()

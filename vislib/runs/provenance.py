@@ -1,0 +1,75 @@
+"""Where a run was made: git state, package versions, hardware, peak memory."""
+
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vislib.runs.keys import ROOT, sha256
+
+_DIFF_CHARACTERS = 65_536
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout and its uncommitted diff (cut at 64 KiB, hashed whole); empty outside git."""
+    commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD").strip()
+    diff = _output("git", "-C", str(ROOT), "diff", "HEAD") if commit else ""
+    return {
+        "commit": commit,
+        "dirty": bool(diff),
+        "diff_sha256": sha256(diff.encode()),
+        "diff": diff[:_DIFF_CHARACTERS],
+    }
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def pinned_versions() -> dict[str, str]:
+    """Installed versions of the packages that requirements.txt names ('' when one is missing)."""
+    names = re.findall(r"^([A-Za-z][\w.-]*)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def all_versions() -> dict[str, str]:
+    """Every installed distribution and its version, sorted by name."""
+    return dict(sorted((d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"]))
+
+
+def hardware() -> dict[str, Any]:
+    """Machine, processors, memory in GiB, and the GPUs that nvidia-smi lists."""
+    gpus = ""
+    if shutil.which("nvidia-smi"):
+        gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": platform.machine(), "system": platform.platform(), "python": platform.python_version(),
+        "cpus": os.cpu_count(), "memory_gib": round(memory, 1), "gpus": gpus.split("\n")[:-1],
+    }  # fmt: skip
+
+
+def peak_memory_mib() -> float:
+    """Largest resident size of this process and of its ended children, in MiB."""
+    unit = 1024 if platform.system() == "Linux" else 1024**2
+    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(max(peaks) / unit, 1)
+
+
+def relative_to_root(path: Path) -> str:
+    """`path` as a text without this machine's folders where it lies inside the project."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,261 @@
+"""What a notebook holds of its run: checked parameters, inputs, outputs, accounts, and the record at the end."""
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from vislib.runs.contract import DROPPED, SCHEMAS
+from vislib.runs.errors import InputError
+from vislib.runs.journal import Journal
+from vislib.runs.keys import input_path
+from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
+from vislib.runs.params import read_schema, resolve
+from vislib.runs.progress import Progress, interactive
+from vislib.runs.provenance import all_versions, git_state, hardware, peak_memory_mib
+from vislib.runs.redaction import redact
+from vislib.runs.shards import ShardFunction, map_shards
+from vislib.runs.stage import Stage, output_facts, write_record
+from vislib.runs.tables import ROWS_PER_PART, Output, count_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_current: "Run | None" = None
+_PLAIN = (int, float, str, bool, list, dict)
+
+
+class Run:
+    """One stage at work. Made by `start_run`; `finish` in the last cell makes its result count."""
+
+    def __init__(self, stage: Stage, record: dict[str, Any], locks: Sequence[FolderLock]) -> None:
+        self.stage = stage
+        self.params = SimpleNamespace(**stage.values)
+        self.folder = stage.partial
+        self.data, self.figures, self.scratch = (self.folder / name for name in ("data", "figures", "scratch"))
+        self.seed: int = stage.values.get("seed", 0)
+        self.metrics: dict[str, Any] = {}
+        self._record, self._locks = record, locks
+        self._counts: Counter[str] = Counter()
+        self._usage: Counter[str] = Counter({"tokens_in": 0, "tokens_out": 0, "usd": 0})
+        self._mapped = 0
+        self._started = time.monotonic()
+
+    # -- inputs
+    def inputs(self, name: str) -> list[Path]:
+        """Resolved paths of an [input] or [model] parameter; an empty value gives none."""
+        value = self.stage.values[name]
+        return [input_path(entry, self.stage.run) for entry in (value if isinstance(value, list) else [value]) if entry]
+
+    def input(self, name: str) -> Path | None:
+        """Resolved path of an [input] parameter that names one file, folder or table; None when it is empty."""
+        paths = self.inputs(name)
+        return paths[0] if paths else None
+
+    def table(self, name: str) -> Path:
+        """As `input`, for a parameter that must not be empty."""
+        path = self.input(name)
+        if path is None:
+            raise InputError(f"{self.stage.name}: {name} is empty; name a table such as 02_filtering/samples")
+        return path
+
+    # -- outputs
+    @property
+    def schemas(self) -> Mapping[str, Any]:
+        """Contract schemas of this stage's tables."""
+        found: Mapping[str, Any] = SCHEMAS.get(self.stage.notebook, {"dropped": DROPPED})
+        return found
+
+    @contextmanager
+    def output(self, rows_per_part: int = ROWS_PER_PART) -> Iterator[Output]:
+        """One stream of rows over the stage's tables, in parts of `rows_per_part`."""
+        with Output(self.data, self.schemas, rows_per_part=rows_per_part) as output:
+            yield output
+        self._counts.update(output.counts)
+
+    def map_shards(self, function: ShardFunction, shards: Sequence[Path], workers: int = 1) -> None:
+        """Run `function(part, output)` over `shards` (see `shards.map_shards`), resuming what is done."""
+        self._mapped += 1
+        self._counts += map_shards(
+            function, shards, folder=self.data, schemas=self.schemas, workers=workers,
+            marks=self.folder / "shards" / str(self._mapped), lock=self.stage.run / ".workers.lock",
+        )  # fmt: skip
+
+    def progress(self, total: int, unit: str) -> Progress:
+        """A progress bar, or a line per 30 s headless; use as a context manager."""
+        return Progress(total, unit)
+
+    def journal(self, name: str) -> Journal:
+        """The journal of that name, shared by all sets."""
+        return Journal(self.stage.run.parent / "journal" / f"{name}.sqlite")
+
+    def usage(self, *, tokens_in: int = 0, tokens_out: int = 0, usd: float = 0.0) -> None:
+        """Add what was paid in this run."""
+        self._usage.update({"tokens_in": tokens_in, "tokens_out": tokens_out, "usd": usd})
+
+    # -- the end
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """`{unit: {taken, kept, dropped: {reason: n}}}`."""
+        units: dict[str, dict[str, Any]] = {}
+        for name, n in sorted(self._counts.items()):
+            unit, what, *reason = name.split("/", 2)
+            if unit == "note":
+                continue
+            entry = units.setdefault(unit, {"taken": 0, "kept": 0, "dropped": {}})
+            if what == "dropped":
+                entry["dropped"][reason[0]] = n
+            else:
+                entry[what] = n
+        return units
+
+    def account(self) -> "pd.DataFrame":
+        """Every unit's inputs: how many were taken, how many kept, and how many dropped for which reason."""
+        import pandas as pd
+
+        rows = []
+        for unit, entry in self.counts().items():
+            rows.append({"unit": unit, "what": "taken", "count": entry["taken"]})
+            rows.append({"unit": unit, "what": "kept", "count": entry["kept"]})
+            rows += [{"unit": unit, "what": f"dropped: {r}", "count": n} for r, n in entry["dropped"].items()]
+        return pd.DataFrame(rows, columns=["unit", "what", "count"])
+
+    def finish(self) -> None:
+        """Check that accounts close, hash the outputs, write the record; promote unless the runner will."""
+        global _current
+        for unit, entry in self.counts().items():
+            if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
+                raise AssertionError(f"{self.stage.name}: the accounts of {unit} do not close: {entry}")
+        self.metrics |= {name[5:]: n for name, n in sorted(self._counts.items()) if name.startswith("note/")}
+        tables = {p.name: count_rows(p) for p in sorted(self.data.iterdir()) if any(p.glob("*.parquet"))}
+        self._record |= {
+            "status": "finished", "reason": "", "counts": self.counts(), "tables": tables, "metrics": self.metrics,
+            "usage": dict(self._usage), "seconds": round(time.monotonic() - self._started, 2),
+            "peak_memory_mib": peak_memory_mib(), "files": output_facts(self.folder),
+        }  # fmt: skip
+        write_record(self.folder, self._record)
+        where = self.stage.folder
+        if not os.environ.get(RUNNER_VARIABLE):
+            self.stage.promote()
+        self.close()
+        _current = None
+        print(f"{summary(self._record)}\n{where.parent.name}/{where.name}")
+
+    def close(self) -> None:
+        """Give the folder back, finished or not."""
+        logging.getLogger("vislib").handlers.clear()
+        for lock in self._locks:
+            lock.release()
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """One line of a record: each unit in, out and dropped; seconds, tokens, cost."""
+    units = [
+        f"{unit} {entry['taken']} in, {entry['kept']} out, {sum(entry['dropped'].values())} dropped"
+        for unit, entry in record.get("counts", {}).items()
+    ]
+    figures = sum(name.endswith(".pdf") for name in record.get("files", {}))
+    used = record.get("usage", {})
+    tokens = used.get("tokens_in", 0) + used.get("tokens_out", 0)
+    units += [f"{figures} figure{'s' * (figures > 1)}"] * bool(figures)
+    units += [f"{record.get('seconds', 0):.1f} s"]
+    units += [f"{tokens} tokens, ${used.get('usd', 0):.4f}"] * bool(tokens)
+    return " · ".join(units)
+
+
+def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
+    """Begin the stage of `notebook` with the parameters that the notebook's `globals()` hold.
+
+    Checks them as the runner does, takes the folder's lock, finds the inputs, and resumes or clears `.partial`.
+    Raises InputError for anything that the user must mend.
+    """
+    global _current
+    if _current is not None:  # the cell was run again in a live kernel
+        _current.close()
+        _current = None
+    schema = read_schema(Stage.notebook_file(notebook))
+    _refuse_unknown(notebook, namespace, schema)
+    given = {name: namespace[name] for name in schema if name in namespace}
+    stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
+    locks = _take_locks(stage.run)
+    try:
+        key, facts = stage.key(notebook)
+        record = stage.open_partial(key, facts)
+        record |= {
+            "seed": stage.values.get("seed"), "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "git": git_state(), "packages": all_versions(), "hardware": hardware(),
+        }  # fmt: skip
+        write_record(stage.partial, record)
+        _write_parameters(stage)
+        _log_to(stage.partial / "log.txt")
+    except BaseException:
+        for lock in locks:
+            lock.release()
+        raise
+    if interactive():
+        _reload_edited_modules()
+    _current = Run(stage, record, locks)
+    return _current
+
+
+def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """A misspelt parameter given to plain papermill arrives as one more plain variable."""
+    hidden = {"In", "Out"}
+    unknown = [
+        name for name, value in namespace.items()
+        if type(value) in _PLAIN and name not in schema and name not in hidden and not name.startswith("_")
+    ]  # fmt: skip
+    if unknown and not interactive():
+        raise InputError(f"{notebook}: unknown parameter {', '.join(unknown)}; allowed: {', '.join(schema)}")
+
+
+def _take_locks(run: Path) -> list[FolderLock]:
+    """The kernel's lock, and the runner's too when no runner started this kernel; waits for old workers."""
+    names = [".kernel.lock"] if os.environ.get(RUNNER_VARIABLE) else [".lock", ".kernel.lock"]
+    locks = [FolderLock(run / name) for name in names]
+    workers = FolderLock(run / ".workers.lock")
+    taken: list[FolderLock] = []
+    try:
+        for lock in [*locks, workers]:
+            lock.acquire()
+            taken.append(lock)
+    except InputError:
+        for lock in taken:
+            lock.release()
+        raise
+    workers.release()
+    return locks
+
+
+def _write_parameters(stage: Stage) -> None:
+    from vislib.runs.yaml_files import write_parameters
+
+    write_parameters(stage.partial / "params.yaml", stage.values)
+
+
+class _RedactedFile(logging.FileHandler):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def _log_to(file: Path) -> None:
+    logger = logging.getLogger("vislib")
+    logger.handlers.clear()
+    handler = _RedactedFile(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def _reload_edited_modules() -> None:
+    """In JupyterLab, an edit of the library takes effect without a new kernel."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None and "autoreload" not in shell.magics_manager.magics["line"]:
+        shell.run_line_magic("load_ext", "autoreload")
+        shell.run_line_magic("autoreload", "2")

@@ -1,0 +1,22 @@
+"""No secret lands in an artefact: which names are secret, and how their values leave any text that is kept."""
+
+import html
+import json
+import os
+import re
+
+SECRET_NAME = re.compile(r"(^|_)(api_?key|secret|password|credential|(hf|auth|access|api)_token)$", re.IGNORECASE)
+_SHORTEST = 12  # shorter values would match ordinary words
+
+
+def secret_values() -> dict[str, str]:
+    """Values of the environment's secret variables, by variable name; those under 12 characters are left out."""
+    return {name: value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= _SHORTEST}
+
+
+def redact(text: str) -> str:
+    """`text` with every secret value replaced by its variable's name in brackets."""
+    for name, value in secret_values().items():
+        for form in {value, json.dumps(value)[1:-1], html.escape(value)}:  # as text, JSON and notebook.html hold it
+            text = text.replace(form, f"[{name} removed]")
+    return text

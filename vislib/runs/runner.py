@@ -1,0 +1,165 @@
+"""`python -m vislib.run SET`: run a parameter set's notebooks in order, and only those whose key has changed.
+
+Nothing heavy is imported until a notebook must run, so that an unchanged set is skipped in about a second.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vislib.runs.errors import InputError
+from vislib.runs.keys import ROOT
+from vislib.runs.locking import FolderLock
+from vislib.runs.provenance import pinned_versions
+from vislib.runs.record import summary
+from vislib.runs.sets import SetFile, read_set
+from vislib.runs.stage import Stage, read_record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Exit status: 0 all stages ok, 1 a stage failed, 2 bad input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        stages = _select(read_set(_set_folder(options.set)), options.only, options.start)
+        if options.status:
+            return _print_status(stages)
+        return _run(stages, force=options.force, dry_run=options.dry_run)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was done stays, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vislib.run", description=__doc__)
+    parser.add_argument("set", help="folder of parameter files, such as params/sample")
+    parser.add_argument("--only", default="", metavar="NAME", help="run this stage alone, as 07 or 07_qa_generation")
+    parser.add_argument("--from", default="", metavar="NAME", dest="start", help="run from this stage on")
+    parser.add_argument("--force", action="store_true", help="run the selected stages even if nothing has changed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
+    parser.add_argument("--status", action="store_true", help="show the state of every stage, and run nothing")
+    return parser
+
+
+def _set_folder(name: str) -> Path:
+    """The folder as given, else under the project's root, else by name under params/."""
+    given = Path(name).expanduser()
+    return next((p for p in (given, ROOT / given, ROOT / "params" / given) if p.is_dir()), given)
+
+
+def _select(entries: list[SetFile], only: str, start: str) -> list[SetFile]:
+    names = [entry.stage.name for entry in entries]
+    for wanted in filter(None, (only, start)):
+        if not any(_matches(name, wanted) for name in names):
+            raise InputError(f"no stage {wanted!r} in this set; its stages are {', '.join(names)}")
+    if only:
+        return [entry for entry in entries if _matches(entry.stage.name, only)]
+    first = next((n for n, name in enumerate(names) if start and _matches(name, start)), 0)
+    return entries[first:]
+
+
+def _matches(name: str, wanted: str) -> bool:
+    """`07`, `07_qa_generation` and `10_finetuning.leaky` name a stage; `10_finetuning` names all its variants."""
+    return name == wanted or name.split("_")[0] == wanted or name.split(".")[0] == wanted
+
+
+def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
+    for entry in entries:
+        if entry.omitted:
+            print(f"{entry.file.name}: takes the notebook's defaults for {', '.join(entry.omitted)}")
+    lock = FolderLock(entries[0].stage.run / ".lock")
+    if not dry_run:
+        lock.acquire()
+    try:
+        changed: set[str] = set()
+        for entry in entries:
+            if dry_run:
+                _print_plan(entry, changed, force=force)
+            elif not _run_stage(entry, force=force):
+                return 1
+    finally:
+        lock.release()
+    if not dry_run:
+        _print_results(entries[0].stage.run)
+    return 0
+
+
+def _print_results(run: Path) -> None:
+    """Where to look: the data set, the figures, the notebooks."""
+    shown = {
+        "data set": [*run.glob("09_publishing*/data"), *run.glob("08_merging*/data")][:1],
+        "figures": [p for p in run.glob("[2-4][0-9]_*/figures") if any(p.iterdir())],
+        "notebooks": [p for p in run.glob("*/notebook.html") if ".p" not in p.parent.name],
+    }
+    for what, found in shown.items():
+        if found:
+            one = found[0] if len(found) == 1 else Path(run, "*", found[0].name)
+            print(f"{what:<10} {_shown(one)}")
+
+
+def _run_stage(entry: SetFile, *, force: bool) -> bool:
+    """Skip or run one stage and print its line; whether it is ok."""
+    stage = entry.stage
+    stage.finish_promotion()
+    key, facts = stage.key(str(entry.file))
+    record = read_record(stage.folder)
+    if not force and record.get("key") == key and record.get("status") == "ok":
+        print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")
+        return True
+    from vislib.runs.execution import StageFailed, execute, interrupt_on_termination
+
+    interrupt_on_termination()
+    print(f"{stage.name:<22} ", end="", flush=True)
+    try:
+        record = execute(stage, key, facts)
+    except StageFailed as error:
+        print(f"FAILED\nerror: {stage.name}: {error}\n       log and notebook: {_shown(stage.partial)}", flush=True)
+        return False
+    print(f"ok         {summary(record)}", flush=True)
+    return True
+
+
+def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
+    stage = entry.stage
+    upstream = [v for v in _table_values(stage) if v.split("/")[0] in changed]
+    if upstream:
+        verdict = f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its data"
+    else:
+        same = read_record(stage.folder).get("key") == stage.key(str(entry.file))[0]
+        ok = read_record(stage.folder).get("status") == "ok"
+        verdict = "unchanged" if same and ok and not force else "would run"
+    if verdict != "unchanged":
+        changed.add(stage.name)
+    print(f"{stage.name:<22} {verdict}")
+
+
+def _table_values(stage: Stage) -> list[str]:
+    values = [v for n, v in stage.values.items() if "input" in stage.schema[n].flags]
+    return [item for v in values for item in (v if isinstance(v, list) else [v])]
+
+
+def _print_status(entries: list[SetFile]) -> int:
+    running = FolderLock(entries[0].stage.run / ".kernel.lock").is_held()
+    for entry in entries:
+        stage = entry.stage
+        record, partial = read_record(stage.folder), read_record(stage.partial)
+        line = f"{record['status']:<9} {summary(record)}" if record else "not made"
+        if partial:
+            state = "at work" if running and "unfinished" in partial.get("reason", "") else partial.get("status")
+            line += f"\n{'':<22}   newer attempt: {state}: {partial.get('reason', '')}"
+        print(f"{stage.name:<22} {line}")
+    return 0
+
+
+def _version_warning(record: dict[str, object]) -> str:
+    packages = record.get("packages")
+    made = {str(k).lower(): v for k, v in packages.items()} if isinstance(packages, dict) else {}
+    other = [n for n, v in pinned_versions().items() if made.get(n.lower()) not in (None, v)]
+    return f"\n{'':<22} warning: made with other versions of {', '.join(other)}; --force makes it anew" if other else ""
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

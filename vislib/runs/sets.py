@@ -1,0 +1,68 @@
+"""A parameter set: any folder of `NN_name[.variant].yaml`, one per notebook run, checked before any starts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vislib.runs.contract import SCHEMAS
+from vislib.runs.errors import InputError
+from vislib.runs.keys import ROOT, input_path, input_values, require_exists, table_reference
+from vislib.runs.params import resolve
+from vislib.runs.stage import Stage
+from vislib.runs.yaml_files import read_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFile:
+    """One file of a set, its stage, and the parameters that it left to the notebook's defaults."""
+
+    file: Path
+    stage: Stage
+    omitted: tuple[str, ...]
+
+
+def read_set(folder: Path) -> list[SetFile]:
+    """The stages of a set in order of file name. Any fault of any file is an InputError before anything runs."""
+    if not folder.is_dir():
+        known = ", ".join(sorted(p.name for p in (ROOT / "params").iterdir() if any(p.glob("[0-9]*.yaml"))))
+        raise InputError(f"{folder}: no such folder of parameter files; sets of this project in params/: {known}")
+    files = sorted(folder.glob("[0-9][0-9]_*.yaml"))
+    if not files:
+        raise InputError(f"{folder}: holds no NN_name.yaml; each file must be named after a notebook")
+    stages = [_read_file(file, folder) for file in files]
+    for number, entry in enumerate(stages):
+        _check_inputs(entry, [earlier.stage for earlier in stages[:number]])
+    return stages
+
+
+def _read_file(file: Path, folder: Path) -> SetFile:
+    notebook, _, variant = file.name.removesuffix(".yaml").partition(".")
+    source = Stage.notebook_file(notebook)
+    if not source.exists():
+        known = ", ".join(sorted(p.stem for p in source.parent.glob("*.ipynb")))
+        raise InputError(f"{file}: no notebook {notebook}.ipynb; there are {known}")
+    given = read_parameters(file)
+    stage = Stage.of(notebook, {})
+    omitted = tuple(name for name in stage.schema if name not in given and name not in ("run_dir", "variant"))
+    given.setdefault("variant", variant)
+    given.setdefault("run_dir", f"runs/{folder.resolve().name}")
+    values = resolve(stage.schema, given, str(file))
+    if values["variant"] != variant:
+        raise InputError(f"{file}: variant is {values['variant']!r}, but the file's name says {variant!r}")
+    if Path(values["run_dir"]).name != folder.resolve().name:
+        raise InputError(f"{file}: run_dir is {values['run_dir']!r}; its last part must be {folder.resolve().name!r}")
+    return SetFile(file=file, stage=Stage.of(notebook, values), omitted=omitted)
+
+
+def _check_inputs(entry: SetFile, earlier: Iterable[Stage]) -> None:
+    """Every input must exist, or be a table that an earlier file of the set makes."""
+    made = {stage.name: stage.notebook for stage in earlier}
+    for name, value in input_values(entry.stage.schema, entry.stage.values):
+        reference = table_reference(value)
+        if reference and not reference[0] and reference[1] in made:
+            tables, table = SCHEMAS.get(made[reference[1]], {}), reference[2]
+            nested = "conversations" in tables and table.count("/") == 1  # 08 writes <kind>/<configuration>
+            if table not in tables and not nested:
+                raise InputError(f"{entry.file}: {name} is {value!r}; {reference[1]} makes {', '.join(tables)}")
+        else:
+            require_exists(input_path(value, entry.stage.run), str(entry.file), name, value)

@@ -1,0 +1,150 @@
+"""One stage of one run on disk: its folder, its record, its promotion.
+
+`<run>/<stage>.partial` is where a stage works; its record says `failed` from the first moment, so whatever ends
+the work early leaves the truth behind. Promotion renames it to `<run>/<stage>`; the folder before stays beside it.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vislib.runs.errors import InputError
+from vislib.runs.keys import ROOT, content_hash, folder_facts, input_path, input_values, require_exists, stage_key
+from vislib.runs.params import Schema, read_schema
+from vislib.runs.redaction import redact
+
+RUNS_VARIABLE = "VISLIB_RUNS"
+_UNFINISHED = "unfinished: it is still at work, or was ended before its last cell"
+Record = dict[str, Any]
+
+
+def run_folder(run_dir: str) -> Path:
+    """The folder of a run; the variable VISLIB_RUNS replaces the folder that holds it."""
+    folder = ROOT / Path(run_dir).expanduser()
+    elsewhere = os.environ.get(RUNS_VARIABLE)
+    return Path(elsewhere).expanduser().resolve() / folder.name if elsewhere else folder
+
+
+def read_record(folder: Path) -> Record:
+    """The run.json in `folder`; empty if there is none or it is broken."""
+    try:
+        record: Record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json atomically and without secrets."""
+    text = redact(json.dumps(record, indent=1, ensure_ascii=False, default=str))
+    temporary = folder / ".run.json.tmp"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "run.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A notebook with resolved parameters, and where it works."""
+
+    notebook: str
+    schema: Schema
+    values: dict[str, Any]
+
+    @staticmethod
+    def notebook_file(notebook: str) -> Path:
+        """Where the notebook of that name lies."""
+        return ROOT / "notebooks" / f"{notebook}.ipynb"
+
+    @classmethod
+    def of(cls, notebook: str, values: dict[str, Any]) -> "Stage":
+        """The stage of a project notebook with `values` already resolved."""
+        return cls(notebook=notebook, schema=read_schema(cls.notebook_file(notebook)), values=values)
+
+    @property
+    def name(self) -> str:
+        """`NN_name` or `NN_name.variant`: the stage's folder."""
+        return f"{self.notebook}.{self.values['variant']}" if self.values["variant"] else self.notebook
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return run_folder(self.values["run_dir"])
+
+    @property
+    def folder(self) -> Path:
+        """The last good result."""
+        return self.run / self.name
+
+    @property
+    def partial(self) -> Path:
+        """Where the stage works until it is promoted."""
+        return self.run / f"{self.name}.partial"
+
+    def input_files(self, place: str) -> dict[str, Path]:
+        """Path of every input by `parameter:entry`; a missing one is an InputError that names `place`."""
+        found = {}
+        for name, entry in input_values(self.schema, self.values):
+            path = input_path(entry, self.run)
+            require_exists(path, place, name, entry)
+            found[f"{name}:{entry}"] = path
+        return found
+
+    def key(self, place: str) -> tuple[str, Record]:
+        """The stage's key and the hashes in it, with the facts of all input files."""
+        facts = {}
+        before = {**read_record(self.folder).get("inputs", {}), **read_record(self.partial).get("inputs", {})}
+        for name, path in self.input_files(place).items():
+            facts[name] = folder_facts(path, before.get(name, {}))
+        hashes = {name: content_hash(found) for name, found in facts.items()}
+        key, parts = stage_key(self.notebook_file(self.notebook), self.schema, self.values, hashes)
+        return key, {"hashes": parts, "inputs": facts}
+
+    def open_partial(self, key: str, facts: Record) -> Record:
+        """Make `.partial` ready: one of the same key is resumed, any other cleared. Returns its record."""
+        before = read_record(self.partial)
+        if before.get("key") != key and self.partial.exists():
+            shutil.rmtree(self.partial)
+        for name in ("data", "figures", "scratch"):
+            (self.partial / name).mkdir(parents=True, exist_ok=True)
+        record = {
+            "status": "failed",
+            "reason": _UNFINISHED,
+            "stage": self.name,
+            "set": self.run.name,
+            "key": key,
+            **facts,
+        }
+        write_record(self.partial, record)
+        return record
+
+    def promote(self) -> None:
+        """`.partial` becomes the stage's folder; the folder before becomes `.previous`."""
+        for name in ("scratch", "shards"):
+            shutil.rmtree(self.partial / name, ignore_errors=True)
+        previous = self.run / f"{self.name}.previous"
+        if self.folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(self.folder, previous)
+        os.replace(self.partial, self.folder)
+
+    def finish_promotion(self) -> None:
+        """Complete a promotion that was cut short between its two renames."""
+        if not self.folder.exists() and read_record(self.partial).get("status") == "ok":
+            self.promote()
+
+
+def output_facts(folder: Path) -> Record:
+    """Size and hash of every file under `data/` and `figures/`; leftovers of a killed write are removed."""
+    for leftover in folder.rglob("*.tmp"):
+        leftover.unlink()
+    facts: Record = {}
+    for name in ("data", "figures"):
+        found = folder_facts(folder / name, {})
+        facts |= {f"{name}/{path}": fact for path, fact in found.items()}
+    if not facts:
+        raise InputError(f"{folder}: the stage wrote neither data nor figures")
+    return facts

@@ -1,0 +1,194 @@
+"""Tables of the data contract on disk: sharded Parquet, streamed row by row, written atomically.
+
+Memory is bounded by a row group, never by a table. Parts are named `part-00000.parquet` and read in order of
+name, so that the order of rows is the order of the inputs.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vislib.runs.contract import DROPPED
+from vislib.runs.errors import InputError
+
+ROWS_PER_PART = 2000
+_BUFFERED_ROWS = 500
+Row = dict[str, Any]
+
+
+def parts(table: Path) -> list[Path]:
+    """The Parquet parts of a table folder in order of name; a single file is its own only part."""
+    if table.is_file():
+        return [table]
+    if not table.is_dir():
+        raise InputError(f"{table}: no such table; run the stage that makes it, or mend the parameter")
+    return sorted(path for path in table.glob("*.parquet") if not path.name.startswith("."))
+
+
+def open_part(part: Path) -> pq.ParquetFile:
+    """Open one part; an unreadable file is an InputError that names it."""
+    try:
+        return pq.ParquetFile(part)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{part}: not a readable Parquet file ({error}); make it again or leave it out") from error
+
+
+def count_rows(table: Path) -> int:
+    """Number of rows of a table, from the files' footers alone."""
+    return sum(open_part(part).metadata.num_rows for part in parts(table))
+
+
+def read_rows(table: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Stream the rows of a table folder or of one part as dictionaries, in order."""
+    for part in parts(table):
+        with open_part(part) as file:
+            lacking = set(columns or ()) - set(file.schema_arrow.names)
+            if lacking:
+                raise InputError(f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}")
+            for batch in file.iter_batches(batch_size=_BUFFERED_ROWS, columns=columns):
+                yield from batch.to_pylist()
+
+
+def lookup(table: Path, key: str, values: Collection[str], columns: Sequence[str] | None = None) -> dict[str, Row]:
+    """Rows whose `key` is among `values`, by that key (the first row wins); memory grows with `values` alone."""
+    wanted = pa.array(sorted(set(values)), pa.string())
+    chosen = None if columns is None else sorted({key, *columns})
+    found: dict[str, Row] = {}
+    for part in parts(table):
+        with open_part(part) as file:
+            for batch in file.iter_batches(batch_size=8192, columns=chosen):
+                for row in batch.filter(pc.is_in(batch.column(key), value_set=wanted)).to_pylist():
+                    found.setdefault(row[key], row)
+    return found
+
+
+class TableWriter:
+    """Append rows to one table folder; rolls over to the next part every `rows_per_part` rows (0: never).
+
+    A part appears under its name only when complete. A part without rows is written too: an empty table has
+    a schema.
+    """
+
+    def __init__(
+        self, folder: Path, schema: pa.Schema, *, part: int = 0, rows_per_part: int = 0, stem: str = "part"
+    ) -> None:
+        self.folder, self.schema, self.stem = folder, schema, stem
+        self.part, self.rows_per_part = part, rows_per_part
+        self.rows = 0
+        self._in_part = 0
+        self._buffer: list[Mapping[str, Any]] = []
+        self._file: pq.ParquetWriter | None = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row; its keys must be exactly the schema's columns."""
+        if row.keys() != set(self.schema.names):
+            wrong = sorted(row.keys() ^ set(self.schema.names))
+            raise KeyError(f"{self.folder.name}: columns {wrong} differ from the contract's {self.schema.names}")
+        self._buffer.append(row)
+        self.rows += 1
+        self._in_part += 1
+        if self.rows_per_part and self._in_part >= self.rows_per_part:
+            self._close_part()
+            self.part += 1
+        elif len(self._buffer) >= _BUFFERED_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Complete the last part; a table without any row becomes one empty part."""
+        if self._in_part or self.rows == 0:
+            self._close_part()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{self.stem}-{self.part:05d}.parquet"
+
+    def _flush(self) -> None:
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = pq.ParquetWriter(
+                self._path.with_suffix(".tmp"), self.schema, compression="zstd", write_page_index=True
+            )
+        if self._buffer:
+            self._file.write_table(pa.Table.from_pylist(list(self._buffer), schema=self.schema))
+            self._buffer.clear()
+
+    def _close_part(self) -> None:
+        self._flush()
+        assert self._file is not None
+        self._file.close()
+        os.replace(self._path.with_suffix(".tmp"), self._path)
+        self._file, self._in_part = None, 0
+
+
+class Output:
+    """What one stream or shard of a stage writes: contract tables, the `dropped` table, and closed accounts.
+
+    For each unit (`document`, `image`, ...) `take` counts what came in, `keep` what went on and `drop` what was
+    set aside; the stage's last cell asks that taken equals kept plus dropped.
+    """
+
+    def __init__(
+        self, folder: Path, schemas: Mapping[str, pa.Schema], *, part: int = 0, rows_per_part: int = 0
+    ) -> None:
+        self.folder, self.schemas = folder, {**schemas, "dropped": DROPPED}
+        self._layout = {"part": part, "rows_per_part": rows_per_part}
+        self._writers: dict[str, TableWriter] = {}
+        self.counts: Counter[str] = Counter()
+
+    def writer(self, table: str, *, path: str = "", stem: str = "part") -> TableWriter:
+        """The writer of `table`, or of another folder (`path`, `stem`) with that table's schema."""
+        name = f"{path or table}/{stem}"
+        if name not in self._writers:
+            if table not in self.schemas:
+                raise KeyError(f"no table {table!r} in this stage's contract: {sorted(self.schemas)}")
+            folder = self.folder / (path or table)
+            self._writers[name] = TableWriter(folder, self.schemas[table], stem=stem, **self._layout)
+        return self._writers[name]
+
+    def write(self, table: str, row: Mapping[str, Any]) -> None:
+        """Append `row` to `table`."""
+        self.writer(table).write(row)
+
+    def take(self, unit: str, n: int = 1) -> None:
+        """Count `n` inputs of a unit."""
+        self.counts[f"{unit}/taken"] += n
+
+    def keep(self, unit: str, n: int = 1) -> None:
+        """Count `n` inputs of a unit as used."""
+        self.counts[f"{unit}/kept"] += n
+
+    def drop(self, unit: str, id: str, reason: str, detail: str = "") -> None:
+        """Set one input aside, with its reason, in the table `dropped`."""
+        self.counts[f"{unit}/dropped/{reason}"] += 1
+        self.write("dropped", {"id": id, "reason": reason, "detail": detail})
+
+    def note(self, name: str, n: int = 1) -> None:
+        """Add `n` to a number that run.json keeps under `metrics` (placeholders neutralised, say)."""
+        self.counts[f"note/{name}"] += n
+
+    def close(self) -> None:
+        """Complete all parts; tables without a row are written empty."""
+        for table in self.schemas:
+            if not any(re.match(rf"{table}/", name) for name in self._writers) and self._is_plain(table):
+                self.writer(table)
+        for writer in self._writers.values():
+            writer.close()
+
+    def _is_plain(self, table: str) -> bool:
+        """Whether rows of `table` stand in a folder of its own name (not under paths of their own)."""
+        return not any(w.schema is self.schemas[table] for w in self._writers.values())
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
