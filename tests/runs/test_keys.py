@@ -35,7 +35,8 @@ def test_code_is_followed_through_imports_at_any_depth_with_its_templates(tmp_pa
     library = tmp_path / "vislib"
     for name, text in {
         "__init__.py": "", "one.py": "def f():\n    from vislib.deep import inner\n", "two.py": "",
-        "deep/__init__.py": "", "deep/inner.py": "import json", "deep/words.txt": "template", "deep/more/__init__.py": "",
+        "deep/__init__.py": "", "deep/inner.py": "import json", "deep/words.txt": "template",
+        "deep/more/__init__.py": "",
         "deep/more/other.txt": "of a package that nobody imports", "stray.txt": "beside the code",
     }.items():  # fmt: skip
         (library / name).parent.mkdir(parents=True, exist_ok=True)

@@ -48,9 +48,10 @@ def test_lines_that_papermill_or_the_runner_cannot_hold_are_refused(tmp_path, li
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"n": "3"}, "n is '3' (str)"), ({"n": True}, "n is True (bool)"), ({"n": 0}, "within [1..9]"), ({"n": 1.5}, "float"),
-     ({"rate": float("nan")}, "rate is nan"), ({"engine": "gpt"}, "out of extractive, openai"), ({"nn": 1}, "unknown parameter 'nn'"),
-     ({"kinds": ["contextual", "odd"]}, "odd"), ({"paths": [3]}, "every entry must be a text"), ({"auth_token": "x"}, "secret")],
+    [({"n": "3"}, "n is '3' (str)"), ({"n": True}, "n is True (bool)"), ({"n": 0}, "within [1..9]"),
+     ({"n": 1.5}, "float"), ({"rate": float("nan")}, "rate is nan"), ({"engine": "gpt"}, "out of extractive, openai"),
+     ({"nn": 1}, "unknown parameter 'nn'"), ({"kinds": ["contextual", "odd"]}, "odd"),
+     ({"paths": [3]}, "every entry must be a text"), ({"auth_token": "x"}, "secret")],
 )  # fmt: skip
 def test_bad_values_name_place_key_value_and_what_is_allowed(tmp_path, given, said):
     schema = schema_of(
@@ -71,9 +72,11 @@ def test_an_int_does_for_a_float_and_defaults_fill_the_rest(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("lr: 1e-5", "1.0e-5"), ("lr: 2.5E3", "2.5e+3"), ("rev: 0123", "read as 83"), ("n: 1_000", "read as 1000"), ("n: 0x1F", "read as 31"),
-     ("t: 12:30", "read as 750"), ("a: on", "truth value"), ("on: 1", "truth value"), ("a: yes", "'yes'"), ("a:", "null"), ("a: ~", "null"),
-     ("a: 2024-01-01", "timestamp"), ("a: 1\na: 2", "given twice"), ("- 1", "must hold lines"), ("a: [1, off]", "truth value"), ("a: {b", "not a readable YAML")],
+    [("lr: 1e-5", "1.0e-5"), ("lr: 2.5E3", "2.5e+3"), ("rev: 0123", "read as 83"), ("n: 1_000", "read as 1000"),
+     ("n: 0x1F", "read as 31"), ("t: 12:30", "read as 750"), ("a: on", "truth value"), ("on: 1", "truth value"),
+     ("a: yes", "'yes'"), ("a:", "null"), ("a: ~", "null"), ("a: 2024-01-01", "timestamp"),
+     ("a: 1\na: 2", "given twice"),
+     ("- 1", "must hold lines"), ("a: [1, off]", "truth value"), ("a: {b", "not a readable YAML")],
 )  # fmt: skip
 def test_yaml_traps_are_errors_with_their_mend(tmp_path, text, said):
     file = tmp_path / "80_demo.yaml"

@@ -12,7 +12,8 @@ COPY = '(run.data / "copy.txt").write_text((run.input("rows") / "rows.txt").read
 
 
 def two_stages(project):
-    project.notebook("80_first", "n: int = 1  # a number [0..9]", 'out = run.data / "numbers"', "out.mkdir(exist_ok=True)",
+    project.notebook("80_first", "n: int = 1  # a number [0..9]",
+                     'out = run.data / "numbers"; out.mkdir(exist_ok=True)',
                      '(out / "rows.txt").write_text(f"{n}\\n")', "run.finish()")  # fmt: skip
     project.notebook("81_second", 'rows: str = "80_first/numbers"  # table [input]', COPY, "run.finish()")
     project.parameters("80_first.yaml", "n: 3\nrun_dir: runs/demo\nvariant: ''\n")

@@ -42,10 +42,14 @@ def test_a_part_full_to_the_last_row_leaves_no_empty_part(tmp_path):
 
 
 def test_an_interrupted_part_never_appears_under_its_name(tmp_path):
-    with pytest.raises(RuntimeError), tables.Output(tmp_path, {"rows": SCHEMA}) as output:
-        for n in range(1200):
-            output.write("rows", {"id": str(n), "n": n})
-        raise RuntimeError("stop")
+    def interrupted():
+        with tables.Output(tmp_path, {"rows": SCHEMA}) as output:
+            for n in range(1200):
+                output.write("rows", {"id": str(n), "n": n})
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
     assert list(tmp_path.rglob("*.parquet")) == []
 
 
