@@ -72,6 +72,23 @@ def execute(stage: Stage, key: str, facts: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+def _kernel_manager(stderr: Path) -> type[Any]:
+    """Kernels over IPC (no port to collide on), whose own messages go to a file and not between the runner's lines."""
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class QuietKernelManager(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            with stderr.open("w", encoding="utf-8") as file:
+                await super().start_kernel(stderr=file, **options)
+
+        @default("transport")
+        def _over_ipc(self) -> str:
+            return "ipc"
+
+    return QuietKernelManager
+
+
 def _run_notebook(stage: Stage) -> Any:
     """The executed notebook. Errors become StageFailed with one clear message; the traceback goes to log.txt."""
     from papermill import execute_notebook
@@ -84,6 +101,7 @@ def _run_notebook(stage: Stage) -> Any:
         return execute_notebook(
             str(Stage.notebook_file(stage.notebook)), f"{_SCHEME}{stage.partial / 'notebook.ipynb'}",
             parameters=stage.values, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+            kernel_manager_class=_kernel_manager(stage.partial / "scratch" / "kernel.log"),
         )  # fmt: skip
     except PapermillExecutionError as error:
         _log(stage, "\n".join(error.traceback))

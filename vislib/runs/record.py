@@ -81,10 +81,11 @@ class Run:
     def map_shards(self, function: ShardFunction, shards: Sequence[Path], workers: int = 1) -> None:
         """Run `function(part, output)` over `shards` (see `shards.map_shards`), resuming what is done."""
         self._mapped += 1
-        self._counts += map_shards(
+        counts = map_shards(
             function, shards, folder=self.data, schemas=self.schemas, workers=workers,
             marks=self.folder / "shards" / str(self._mapped), lock=self.stage.run / ".workers.lock",
         )  # fmt: skip
+        self._counts.update(counts)
 
     def progress(self, total: int, unit: str) -> Progress:
         """A progress bar, or a line per 30 s headless; use as a context manager."""

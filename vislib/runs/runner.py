@@ -89,10 +89,11 @@ def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
 
 def _print_results(run: Path) -> None:
     """Where to look: the data set, the figures, the notebooks."""
+    stages = [p for p in sorted(run.glob("[0-9][0-9]_*")) if not p.name.endswith((".partial", ".previous"))]
     shown = {
-        "data set": [*run.glob("09_publishing*/data"), *run.glob("08_merging*/data")][:1],
-        "figures": [p for p in run.glob("[2-4][0-9]_*/figures") if any(p.iterdir())],
-        "notebooks": [p for p in run.glob("*/notebook.html") if ".p" not in p.parent.name],
+        "data set": [p / "data" for p in stages if p.name[:2] in ("08", "09")][-1:],
+        "figures": [p / "figures" for p in stages if any((p / "figures").glob("*"))],
+        "notebooks": [p / "notebook.html" for p in stages if (p / "notebook.html").exists()],
     }
     for what, found in shown.items():
         if found:

@@ -61,7 +61,7 @@ def _check_inputs(entry: SetFile, earlier: Iterable[Stage]) -> None:
         reference = table_reference(value)
         if reference and not reference[0] and reference[1] in made:
             tables, table = SCHEMAS.get(made[reference[1]], {}), reference[2]
-            nested = "conversations" in tables and table.count("/") == 1  # 08 writes <kind>/<configuration>
+            nested = "conversations" in tables and table.count("/") <= 1  # 08 writes <kind>/<configuration>
             if table not in tables and not nested:
                 raise InputError(f"{entry.file}: {name} is {value!r}; {reference[1]} makes {', '.join(tables)}")
         else:
