@@ -1,0 +1,156 @@
+"""The embedded documents: exact OBELICS rows, pictures that decode, and the faults that a crawl has."""
+
+import ast
+import json
+import sys
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image, ImageOps
+
+import vislib.sample
+from vislib.runs.errors import InputError
+from vislib.sample import image_bytes, pages, photographs, pictures, rows
+
+ALWAYS = {"document_url", "unformatted_src", "src", "original_width", "original_height", "format"}
+OPTIONAL = {"alt_text", "formatted_filename", "rendered_width", "rendered_height"}
+RESERVED = ("example.com", "example.net", "example.org", ".example")  # RFC 2606
+
+
+@cache
+def documents() -> tuple[dict[str, Any], ...]:
+    return tuple(pages.read_page(path) for path in pages.paths())
+
+
+def positions() -> list[dict[str, Any]]:
+    return [entry for row in documents() for entry in json.loads(row["metadata"]) if entry]
+
+
+def fault(row: dict[str, Any]) -> str:
+    """The rule of the OBELICS form that a row breaks, "" for none."""
+    if len(row["images"]) != len(row["texts"]):
+        return "length"
+    if any((image is None) == (text is None) for image, text in zip(row["images"], row["texts"], strict=True)):
+        return "pair"
+    try:
+        metadata, general = json.loads(row["metadata"]), json.loads(row["general_metadata"])
+        "".join(text or "" for text in row["texts"]).encode()
+    except ValueError as error:
+        return type(error).__name__
+    same = [entry and entry["src"] for entry in metadata] == row["images"]
+    return "" if same and general["url"].startswith("https://") else "metadata"
+
+
+def test_pages_are_exact_rows() -> None:
+    for row in documents():
+        assert list(row) == ["images", "texts", "metadata", "general_metadata"]
+        assert fault(row) == ""
+        assert all(text == text.strip() and "![" not in text for text in row["texts"] if text is not None)
+        assert row["texts"][0]
+        assert not row["texts"][0].startswith("#")
+
+
+def test_there_are_enough_and_varied() -> None:
+    lengths = [sum(len(text or "") for text in row["texts"]) for row in documents()]
+    images = [sum(url is not None for url in row["images"]) for row in documents()]
+    assert len(documents()) >= 40
+    assert sum(images) >= 90
+    assert min(images) >= 1
+    assert max(images) >= 6
+    assert len(set(images)) >= 6
+    assert min(lengths) < 100
+    assert sum(length > 7600 for length in lengths) >= 4  # above the cap of 2,000 tokens
+    assert sum(600 < length < 4000 for length in lengths) >= 30
+    assert len({json.loads(row["general_metadata"])["url"] for row in documents()}) == len(documents())
+
+
+def test_metadata_keys_are_those_of_the_page() -> None:
+    for entry in positions():
+        assert set(entry) >= ALWAYS
+        assert set(entry) <= ALWAYS | OPTIONAL
+        assert entry.get("alt_text") != ""
+    assert 10 < sum("alt_text" not in entry for entry in positions()) < len(positions()) / 2
+    assert {type(entry.get("rendered_width")) for entry in positions()} == {int, str, type(None)}
+    assert any("formatted_filename" not in entry for entry in positions())
+
+
+def test_addresses_are_reserved_for_examples() -> None:
+    for entry in positions():
+        for key in ("document_url", "src"):
+            assert (urlsplit(entry[key]).hostname or "").endswith(RESERVED)
+
+
+def test_every_answering_link_decodes_at_the_stated_size() -> None:
+    dead, broken, modes, seen = [], [], set(), set()
+    for entry in {pictures.name_of(entry["src"]): entry for entry in positions()}.values():
+        data = image_bytes(entry["src"])
+        if data is None:
+            dead.append(entry["src"])
+        elif data.startswith(b"<!DOCTYPE"):
+            broken.append(entry["src"])
+        else:
+            assert data not in seen
+            seen.add(data)
+            with Image.open(BytesIO(data)) as image:
+                modes.add(image.mode)
+                assert (image.format or "").lower() == entry["format"]
+                assert ImageOps.exif_transpose(image).size == (entry["original_width"], entry["original_height"])
+                assert max(image.size) <= pictures.LONGEST_SIDE
+                assert {"Software", "date", "Creation Time"}.isdisjoint(image.info)
+    assert len(dead) == 3
+    assert len(broken) == 1
+    assert modes >= {"RGB", "L", "P", "CMYK", "RGBA"}
+    assert len(seen) >= 90
+
+
+def test_rows_and_bytes_are_deterministic() -> None:
+    assert [json.dumps(row) for row in rows()] == [json.dumps(row) for row in rows()]
+    for name in ("collins-portrait.jpg", "motorcycle-wiggle.gif", "co2-mauna-loa.png", "stop.png"):
+        assert pictures.encoded(name) == pictures.encoded(name)
+
+
+def test_broken_rows_follow_their_pages() -> None:
+    faults = [fault(row) for row in rows() if fault(row)]
+    expected = ["JSONDecodeError", "JSONDecodeError", "UnicodeEncodeError", "length", "pair", "pair"]
+    assert sorted(faults) == expected
+    whole = [json.dumps(row) for row in rows() if not fault(row)]
+    assert len(whole) == len(set(whole)) + 1 == len(documents()) + 1  # one page stands twice
+
+
+def test_other_languages_and_scripts() -> None:
+    codes = {path.suffixes[0][1:] for path in pages.paths() if len(path.suffixes) == 2}
+    assert codes == {"ar", "de", "es", "fr", "ja"}
+    text = "".join(text or "" for row in documents() for text in row["texts"])
+    for word in ("القمر", "昆明湖", "Verdunstung", "cucharilla", "croissant"):
+        assert word in text
+
+
+def test_every_picture_of_the_catalogue_is_shown() -> None:
+    assert set(pictures.catalogue()) == {pictures.name_of(entry["src"]) for entry in positions()}
+
+
+def test_unknown_links_are_dead_and_unknown_pictures_are_errors(tmp_path: Path) -> None:
+    assert image_bytes("https://www.example.org/nothing.jpg?w=3") is None
+    page = tmp_path / "page.md"
+    page.write_text("https://www.example.org/\n# Title\n\n![a](nothing.jpg)\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"page\.md.*nothing\.jpg"):
+        pages.read_page(page)
+    page.write_text("Title\n\ntext\n", encoding="utf-8")
+    with pytest.raises(InputError, match="first line"):
+        pages.read_page(page)
+    with pytest.raises(InputError, match=r"lena\.png"):
+        photographs.original("lena.png")
+
+
+def test_nothing_heavy_is_imported_with_the_package() -> None:
+    heavy = {"matplotlib", "skimage", "sklearn", "numpy"}
+    for source in Path(vislib.sample.__file__).parent.glob("*.py"):
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        tops = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in tops for alias in node.names} | {getattr(node, "module", "") for node in tops}
+        assert not heavy & {str(name).split(".")[0] for name in names}
+    assert "skimage" not in sys.modules
