@@ -1,0 +1,221 @@
+"""`vislib.images`: every address is accounted for, files are stored once, and nothing outside the mirror is read."""
+
+import io
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vislib import images
+from vislib.pixels import ImageError
+from vislib.runs import InputError, Run, short_hash, start_run, tables
+from vislib.runs.contract import SAMPLES
+
+HOST = "http://pictures.example"
+
+
+def png(shade: int, size: tuple[int, int] = (40, 30)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, (shade, shade, 255 - shade)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def put(root: Path, name: str, data: bytes) -> bytes:
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return data
+
+
+def begin(folder: Path, urls: list[str], monkeypatch: pytest.MonkeyPatch, **parameters: object) -> Run:
+    """Stage 03 on samples with these addresses, in a run folder of its own."""
+    monkeypatch.setenv("VISLIB_RUNS", str(folder / "runs"))
+    samples = folder / "runs" / "demo" / "02_filtering" / "data" / "samples"
+    if not samples.exists():
+        writer = tables.TableWriter(samples, SAMPLES)
+        for number, url in enumerate(urls):
+            given = {"sample_id": short_hash(str(number)), "image_url": url, "image_index": number}
+            writer.write(dict.fromkeys(SAMPLES.names) | given)
+        writer.close()
+    return start_run("03_images", {"run_dir": "runs/demo", **parameters})
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    return {str(p.relative_to(run.data)): p.read_bytes() for p in sorted(run.data.rglob("*")) if p.is_file()}
+
+
+def test_every_address_ends_in_the_ledger(tmp_path, monkeypatch):
+    mirror = tmp_path / "mirror"
+    data = put(mirror, "a/one.png", png(1))
+    put(mirror, "b/same.png", data)
+    put(mirror, "small.png", png(3, (40, 4)))
+    put(mirror, "large.png", png(4, (400, 300)))
+    put(mirror, "text.png", b"<!DOCTYPE html><title>gone</title>")
+    put(mirror, "cut.png", png(5, (90, 90))[:150])
+    names = ["a/one.png", "small.png", "a/one.png", "b/same.png", "large.png", "text.png", "cut.png", "none.png"]
+    urls = [f"{HOST}/{name}" for name in names]
+    limits = {"min_side": 10, "max_pixels": 50_000}
+    run = begin(tmp_path, urls, monkeypatch, images_root=str(mirror), **limits)
+    images.collect_images(run)
+    ledger = list(tables.read_rows(run.data / "images"))
+    assert [row["image_url"] for row in ledger] == list(dict.fromkeys(urls))  # once each, in order
+    failed = {row["image_url"].rsplit("/")[-1]: row["reason"] for row in ledger if row["status"] == "failed"}
+    assert failed.pop("cut.png") in {"truncated", "broken"}
+    assert failed == {
+        "small.png": "too_small", "large.png": "too_many_pixels", "text.png": "not_an_image",
+        "none.png": "not_found",
+    }  # fmt: skip
+    one, same = (row for row in ledger if row["status"] == "ok")
+    assert one["image_id"] == same["image_id"] == short_hash(data)
+    assert one["path"] == same["path"] == f"files/{short_hash(data)[:2]}/{short_hash(data)}.png"
+    assert (run.data / one["path"]).read_bytes() == data
+    assert (one["width"], one["height"], one["format"], one["reason"]) == (40, 30, "PNG", "")
+    assert len(list((run.data / "files").rglob("*.*"))) == 1
+    dropped = {row["id"]: row for row in tables.read_rows(run.data / "dropped")}
+    assert set(dropped) == {row["image_url"] for row in ledger if row["status"] == "failed"}
+    assert dropped[f"{HOST}/large.png"]["detail"] == "400 x 300, at most 50000"
+    assert run.counts()["image_url"]["taken"] == 7
+    run.finish()
+
+
+def test_the_embedded_pictures_answer(tmp_path, monkeypatch):
+    from vislib.sample.pictures import catalogue
+
+    name = next(name for name, entry in catalogue().items() if not {"dead", "bytes"} & set(entry))
+    urls = [f"https://photos.example/{name}", "https://photos.example/nobody-knows-this.png"]
+    run = begin(tmp_path, urls, monkeypatch)
+    images.collect_images(run)
+    assert [row["status"] for row in tables.read_rows(run.data / "images")] == ["ok", "failed"]
+    assert run.counts()["image_url"]["dropped"] == {"not_found": 1}
+    run.close()
+
+
+def test_workers_and_shards_change_no_byte(tmp_path, monkeypatch):
+    mirror = tmp_path / "mirror"
+    for number in range(7):
+        put(mirror, f"{number}.png", png(number))
+    urls = [f"{HOST}/{number}.png" for number in range(8)]
+    monkeypatch.setattr(images, "URLS_PER_SHARD", 3)
+    found = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        run = begin(folder, urls, monkeypatch, images_root=str(mirror), workers=workers)
+        images.collect_images(run)
+        found.append(contents(run))
+        run.close()
+    assert found[0] == found[1]
+    assert len([name for name in found[0] if name.startswith("images/")]) == 3
+
+
+def test_a_rerun_after_a_kill_repeats_no_shard_and_ends_the_same(tmp_path, monkeypatch):
+    mirror = tmp_path / "mirror"
+    for number in range(6):
+        put(mirror, f"{number}.png", png(number))
+    urls = [f"{HOST}/{number}.png" for number in range(6)]
+    monkeypatch.setattr(images, "URLS_PER_SHARD", 2)
+    asked: list[str] = []
+
+    def counted(url: str, *, root: Path, max_bytes: int) -> bytes:
+        asked.append(url)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return original(url, root=root, max_bytes=max_bytes)
+
+    original = images.from_folder
+    monkeypatch.setattr(images, "from_folder", counted)
+    run = begin(tmp_path / "killed", urls, monkeypatch, images_root=str(mirror))
+    with pytest.raises(KeyboardInterrupt):
+        images.collect_images(run)
+    run.close()
+    run = begin(tmp_path / "killed", urls, monkeypatch, images_root=str(mirror))
+    images.collect_images(run)
+    assert asked[4:] == urls[2:]  # the first shard was done
+    assert run.counts()["image_url"] == {"taken": 6, "kept": 6, "dropped": {}}
+    resumed = contents(run)
+    run.close()
+    monkeypatch.setattr(images, "from_folder", original)
+    run = begin(tmp_path / "undisturbed", urls, monkeypatch, images_root=str(mirror))
+    images.collect_images(run)
+    assert contents(run) == resumed
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("urls", "root", "message"),
+    [
+        (["/1.png", "/2.png", "/text.png"], "mirror", "all 3 images failed, 2 as 'not_found'"),
+        ([], "mirror", "holds no row"),
+        (["/1.png"], "no-such-folder", "no-such-folder"),
+        (["/1.png"], "", "an empty name"),
+    ],
+)
+def test_bad_input_stops_with_one_message(tmp_path, monkeypatch, urls, root, message):
+    put(tmp_path / "mirror", "text.png", b"no picture")
+    place = str(tmp_path / root) if root == "mirror" else root
+    run = begin(tmp_path, [HOST + url for url in urls], monkeypatch, images_root=place)
+    with pytest.raises(InputError, match=message):
+        images.collect_images(run)
+    run.close()
+
+
+def test_a_mirror_is_read_by_path_host_and_query(tmp_path):
+    read = partial(images.from_folder, root=tmp_path, max_bytes=1000)
+    put(tmp_path, "a/plain.png", b"by path")
+    put(tmp_path, "wget.example/a/plain.png", b"by host")
+    put(tmp_path, "127.0.0.1:8765/a/plain.png", b"by host and port")
+    put(tmp_path, "a/b c é.png", b"decoded")
+    put(tmp_path, "a/kept%20raw.png", b"raw")
+    put(tmp_path, "a/view.php?id=7", b"seven")
+    put(tmp_path, "a/view.php", b"no picture of anyone")
+    assert read("http://other.example/a/plain.png") == b"by path"
+    assert read("https://wget.example/a/plain.png") == b"by host"
+    assert read("http://127.0.0.1:8765/a/plain.png") == b"by host and port"
+    assert read("http://x.example//a/b%20c%20%C3%A9.png#top") == b"decoded"
+    assert read("http://x.example/a/kept%20raw.png") == b"raw"
+    assert read("http://x.example/a/view.php?id=7") == b"seven"
+    assert read("http://x.example/a/plain.png?v=3") == b"by path"
+    for url in ("http://x.example/a/view.php?id=8", "https://wget.example/a/b%20c.png", "http://x.example/a"):
+        with pytest.raises(ImageError, match="not_found"):
+            read(url)
+
+
+def test_nothing_outside_the_mirror_is_read(tmp_path):
+    put(tmp_path, "secret.png", png(9))
+    mirror = tmp_path / "mirror"
+    put(mirror, "a.png", png(1))
+    (mirror / "link.png").symlink_to(tmp_path / "secret.png")
+    read = partial(images.from_folder, root=mirror, max_bytes=1000)
+    for path in ("/../secret.png", "/%2e%2e/secret.png", "/a/..%2f..%2fsecret.png", "/link.png"):
+        with pytest.raises(ImageError, match="outside_root"):
+            read(HOST + path)
+    with pytest.raises(ImageError, match="not_found"):  # an absolute path is one below the root
+        read(f"{HOST}/{tmp_path}/secret.png")
+
+
+def test_addresses_that_name_no_file_are_refused(tmp_path):
+    read = partial(images.from_folder, root=tmp_path, max_bytes=10)
+    for url in ("", "a.png", "ftp://h/a.png", "http:///a.png", "http://h", "http://[x/a.png", "http://h:b/a.png",
+                "data:image/png;base64,AAAA", "http://h/%00.png"):  # fmt: skip
+        with pytest.raises(ImageError, match="bad_url"):
+            read(url)
+    with pytest.raises(ImageError, match="not_found"):
+        read("http://h/" + "x" * 3000)
+    put(tmp_path, "big.png", b"x" * 11)
+    with pytest.raises(ImageError, match="too_many_bytes: 11 bytes, at most 10"):
+        read("http://h/big.png")
+
+
+def test_real_pages(tmp_path, monkeypatch):
+    if not os.environ.get("VISLIB_WEBDOCS"):
+        pytest.skip("VISLIB_WEBDOCS names no folder with documents.parquet and images/")
+    folder = Path(os.environ["VISLIB_WEBDOCS"])
+    rows = tables.read_rows(folder / "documents.parquet", ["images"])
+    urls = [url for row in rows for url in row["images"] if url]
+    run = begin(tmp_path, urls, monkeypatch, images_root=str(folder / "images"), workers=2)
+    images.collect_images(run)
+    account = run.counts()["image_url"]
+    assert account["taken"] == len(set(urls)) == tables.count_rows(run.data / "images")
+    assert account["kept"] >= 0.95 * account["taken"]
+    run.finish()

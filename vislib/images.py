@@ -1,0 +1,162 @@
+"""Stage 03: from image links to verified image files, and a ledger of every link (VisCon-100K, section 3.1).
+
+OBELICS carries links, not pictures, and links rot: each distinct address of the samples is asked for once, what
+comes is decoded within limits, stored once by the hash of its bytes, and described in a row. What failed has a
+row too, with its reason. A source answers for addresses: the embedded pictures, a folder that mirrors the web,
+or whatever else gives bytes for an address.
+"""
+
+import errno
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import pyarrow as pa
+
+from vislib.pixels import ENDINGS, ImageError, verify
+from vislib.runs import InputError, Run, short_hash
+from vislib.runs.tables import Output, TableWriter, parts, read_rows
+
+EMBEDDED = "sample"
+UNIT = "image_url"
+URLS_PER_SHARD = 500
+_URLS = pa.schema([(UNIT, pa.string())])
+_PICTURE_ENDINGS = {f".{ending}" for ending in (*ENDINGS.values(), "jpeg", "tiff", "svg")}
+
+Source = Callable[[str], bytes]  # bytes behind an address, or ImageError; workers are processes: importable
+
+
+def collect_images(run: Run) -> None:
+    """Fill the ledger `images` and the folder `files` from the addresses in the input `samples`.
+
+    Parameters: samples, images_root, max_bytes, max_pixels, min_side, workers. Raises InputError when there is
+    no address, no such folder, or no picture at all comes of it.
+    """
+    p = run.params
+    source = open_source(p.images_root, run.input("images_root"), max_bytes=p.max_bytes)
+    limits = {"max_bytes": p.max_bytes, "max_pixels": p.max_pixels, "min_side": p.min_side}
+    shards = distinct_urls(run.table("samples"), run.scratch)
+    run.map_shards(partial(collect_part, source=source, **limits), shards, workers=p.workers)
+    account = run.counts().get(UNIT)
+    if account is None:
+        raise InputError(f"03_images: samples ({p.samples}) holds no row; give 02_filtering more, or a higher cap")
+    if not account["kept"]:
+        reasons = account["dropped"]
+        commonest = max(reasons, key=lambda reason: reasons[reason])
+        raise InputError(
+            f"03_images: all {account['taken']} images failed, {reasons[commonest]} as {commonest!r} (data/dropped "
+            f"has each); images_root is {p.images_root!r}: name the folder that mirrors the paths of the image URLs"
+        )
+
+
+def open_source(images_root: str, folder: Path | None, *, max_bytes: int) -> Source:
+    """The source that the parameter `images_root` names; `folder` is where it lies if it is a folder."""
+    if images_root == EMBEDDED:
+        return from_sample
+    if folder is None or not folder.is_dir():
+        raise InputError(
+            f"03_images: images_root is {images_root!r}, but {folder or 'an empty name'} is no folder; name a "
+            f"folder that mirrors URL paths, or {EMBEDDED!r} for the embedded pictures"
+        )
+    return partial(from_folder, root=folder.resolve(), max_bytes=max_bytes)
+
+
+def from_sample(url: str) -> bytes:
+    """The embedded picture of that address; ImageError `not_found` where the embedded web has none."""
+    from vislib.sample import image_bytes
+
+    data = image_bytes(url)
+    if data is None:
+        raise ImageError("not_found", "no embedded picture has this address")
+    return data
+
+
+def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
+    """The file of an address in a folder that mirrors URL paths; raises ImageError.
+
+    `http://host/a/b.png` is `<root>/host/a/b.png` if that host has a folder (`host:port` too, as wget names
+    it), else `<root>/a/b.png`. Nothing outside `root` (resolved) is read, nor a file above `max_bytes`.
+    """
+    try:
+        for path in _candidates(url, root):
+            if not path.is_relative_to(root):
+                raise ImageError("outside_root", f"{path.name} lies outside the folder")
+            if path.is_file():
+                if path.stat().st_size > max_bytes:
+                    raise ImageError("too_many_bytes", f"{path.stat().st_size} bytes, at most {max_bytes}")
+                return path.read_bytes()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise ImageError("unreadable", f"{error.strerror}: {error.filename}") from error
+    raise ImageError("not_found", f"no such file below {root.name}/")
+
+
+def _candidates(url: str, root: Path) -> Iterator[Path]:
+    """Where a mirror may have it. A query is part of the name, as wget has it, or idle after a picture's ending."""
+    try:
+        address = urlsplit(url)
+        hosts = [f"{address.hostname}:{address.port}", address.hostname or ""]
+    except ValueError as error:
+        raise ImageError("bad_url", str(error)) from error
+    raw = address.path.lstrip("/")
+    name = os.fsdecode(unquote_to_bytes(raw)).lstrip("/")
+    if address.scheme not in {"http", "https"} or not address.hostname or not name or "\0" in name:
+        raise ImageError("bad_url", "not the http or https address of a file")
+    names = [f"{name}?{address.query}", f"{raw}?{address.query}"] if address.query else [name, raw]
+    if address.query and Path(name).suffix.lower() in _PICTURE_ENDINGS:
+        names.append(name)
+    bases = [root / host for host in hosts if host and (root / host).is_dir()] or [root]
+    yield from (Path(os.path.realpath(base / name)) for base in bases for name in names)
+
+
+def distinct_urls(samples: Path, scratch: Path) -> list[Path]:
+    """Each distinct `image_url` once, in order of first appearance, as scratch parts; memory is constant."""
+    folder, building, seen = (scratch / name for name in ("urls", "urls.building", "urls.sqlite"))
+    if not folder.exists():
+        seen.unlink(missing_ok=True)  # of a run that was ended here
+        with closing(sqlite3.connect(seen)) as database:
+            database.execute("CREATE TABLE urls (place INTEGER PRIMARY KEY, url TEXT UNIQUE)")
+            urls = ((row[UNIT],) for row in read_rows(samples, [UNIT]))
+            database.executemany("INSERT OR IGNORE INTO urls (url) VALUES (?)", urls)
+            writer = TableWriter(building, _URLS, rows_per_part=URLS_PER_SHARD)
+            for (url,) in database.execute("SELECT url FROM urls ORDER BY place"):
+                writer.write({UNIT: url})
+            writer.close()
+        os.replace(building, folder)
+    return parts(folder)
+
+
+def collect_part(part: Path, output: Output, *, source: Source, max_bytes: int, max_pixels: int, min_side: int) -> None:
+    """Fetch, verify, store (below the output's folder) and describe the addresses of one scratch part."""
+    for row in read_rows(part):
+        facts = dict.fromkeys(output.schemas["images"].names) | row
+        output.take(UNIT)
+        try:
+            data = source(row[UNIT])
+            found = verify(data, max_bytes=max_bytes, max_pixels=max_pixels)
+            if min(found.width, found.height) < min_side:
+                raise ImageError("too_small", f"{found.width} x {found.height}, at least {min_side} a side")
+        except ImageError as error:
+            output.write("images", facts | {"status": "failed", "reason": error.reason})
+            output.drop(UNIT, row[UNIT], error.reason, error.detail)
+            continue
+        image_id = short_hash(data)
+        path = store(data, output.folder, f"files/{image_id[:2]}/{image_id}.{ENDINGS[found.format]}")
+        facts |= {"image_id": image_id, "status": "ok", "reason": "", "path": path}
+        output.write("images", facts | vars(found))
+        output.keep(UNIT)
+
+
+def store(data: bytes, folder: Path, path: str) -> str:
+    """Write `data` once and whole; workers that meet the same picture write the same file. Returns `path`."""
+    file = folder / path
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        os.replace(temporary, file)
+    return path

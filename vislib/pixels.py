@@ -1,0 +1,183 @@
+"""Reading pictures as they are found on the web, in one form: RGB, upright, the first frame, on white.
+
+Web pages (VisCon-100K, section 3.1) carry CMYK, palette, 16-bit, transparent, rotated and animated pictures,
+and files that are not what they say. They stay on disk as fetched; every stage sees them through `read_image`,
+and nothing is kept that `verify` did not decode.
+"""
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, get_args
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
+
+Reason = Literal[
+    "empty", "too_many_bytes", "too_many_pixels", "too_small", "not_an_image", "unsupported_format",
+    "truncated", "broken", "not_found", "outside_root", "bad_url", "unreadable",
+]  # fmt: skip
+REASONS: tuple[str, ...] = get_args(Reason)
+# What Pillow may try, and the ending of a stored file: a closed list keeps its EPS interpreter out of reach.
+ENDINGS = {
+    "JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "AVIF": "avif", "BMP": "bmp", "TIFF": "tif",
+    "ICO": "ico", "JPEG2000": "jp2",
+}  # fmt: skip
+_SENT = {"JPEG", "PNG", "GIF", "WEBP"}  # what model servers take
+# By EXIF's orientation 2 to 8. ImageOps.exif_transpose also writes the metadata anew, which fails if damaged.
+_TURNS = (
+    Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
+    Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90,
+)  # fmt: skip
+_LOSSY = {"JPEG", "WEBP", "AVIF", "JPEG2000"}
+_UNSUPPORTED = {b"<svg": "SVG", b"%!PS": "PostScript", b"%PDF": "PDF", b"ftyphei": "HEIC", b"8BPS": "PSD"}
+_SUPPORTED = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used: `reason` is one of `REASONS`, `detail` says what was found."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Width and height in pixels **as shown** (EXIF rotation applied), format, 64-bit perceptual hash."""
+
+    width: int
+    height: int
+    format: str
+    perceptual_hash: str
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The picture as RGB, upright by EXIF, first frame, transparency on white. Raises ImageError."""
+    with open(path, "rb") as stream, _opened(stream) as image:
+        return _normalised(image)
+
+
+def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
+    """Decode the whole first frame of `data` within limits and describe it; raises ImageError.
+
+    Pixels are counted from the header, before anything is decoded. Above Pillow's own threshold
+    (89,478,485 pixels) a picture is refused whatever `max_pixels` says.
+    """
+    if not data:
+        raise ImageError("empty", "0 bytes")
+    if len(data) > max_bytes:
+        raise ImageError("too_many_bytes", f"{len(data)} bytes, at most {max_bytes}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _opened(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise ImageError("too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels}")
+            shown, kind = _normalised(image), _format(image)
+    return ImageFacts(*shown.size, kind, perceptual_hash(shown))
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """The 64-bit DCT hash of the ImageHash package as 16 hex digits; alike pictures differ in few bits."""
+    import imagehash
+
+    return str(imagehash.phash(image))
+
+
+def scaled(image: Image.Image, side: int) -> Image.Image:
+    """The picture made smaller so that its longest side is at most `side` px (0: as it is); never larger."""
+    small = image.copy()
+    if side:
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return small
+
+
+def encode_data_uri(path: str | Path, *, side: int) -> str:
+    """A `data:` URI of the picture as `read_image` sees it, longest side at most `side` px (0: not scaled).
+
+    The file's own bytes go out when they already are that picture (PNG, JPEG, GIF or WebP; fits, upright,
+    opaque, not animated): receivers differ on the rest. Otherwise JPEG (full chroma, so that coloured text stays
+    legible) if the file was lossy, else PNG. Same file and side, same string. Raises ImageError.
+    """
+    data = Path(path).read_bytes()
+    with _opened(io.BytesIO(data)) as image:
+        kind, fits = _format(image), not side or max(image.size) <= side
+        if kind not in _SENT or not fits or not _plain(image):
+            stream, kind = io.BytesIO(), "JPEG" if kind in _LOSSY else "PNG"
+            scaled(_normalised(image), side).save(stream, kind, quality=90, subsampling=0)
+            data = stream.getvalue()
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+@contextmanager
+def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
+    """An undecoded picture; whatever a broken file makes Pillow raise becomes an ImageError."""
+    try:
+        with Image.open(stream, formats=list(ENDINGS)) as image:
+            yield image
+    except (ImageError, MemoryError):  # a full machine says nothing about the picture
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("too_many_pixels", str(error)) from error
+    except UnidentifiedImageError as error:
+        stream.seek(0)
+        raise _unidentified(stream.read(512)) from error
+    except Exception as error:  # decoders meet hostile bytes with any exception there is
+        cut_off = isinstance(error, EOFError) or "truncated" in str(error).lower()
+        raise ImageError("truncated" if cut_off else "broken", f"{type(error).__name__}: {error}") from error
+
+
+def _unidentified(head: bytes) -> ImageError:
+    for mark, name in _UNSUPPORTED.items():
+        if mark in head:
+            return ImageError("unsupported_format", name)
+    if head.startswith(_SUPPORTED):
+        return ImageError("broken", "the header is incomplete or damaged")
+    return ImageError("not_an_image", f"begins with {head[:24]!r}")
+
+
+def _format(image: Image.Image) -> str:
+    """Pillow's name of the format; a JPEG with further pictures behind the first (MPO) is a JPEG."""
+    return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged metadata is no reason to lose the picture: browsers show it unrotated
+        return 1
+
+
+def _plain(image: Image.Image) -> bool:
+    """Whether the file as it stands shows what `_normalised` makes of it."""
+    opaque = image.mode in {"1", "L", "P", "RGB"} and not image.has_transparency_data
+    return opaque and not 2 <= _orientation(image) <= 8 and getattr(image, "n_frames", 1) == 1
+
+
+def _normalised(image: Image.Image) -> Image.Image:
+    image.load()
+    orientation = _orientation(image)
+    turned = image.transpose(_TURNS[orientation - 2]) if 2 <= orientation <= 8 else image
+    if turned.mode[0] in "IF":
+        return _eight_bit(turned).convert("RGB")
+    if turned.has_transparency_data:
+        layer = turned.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return turned.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits scaled to 8 by its range; Pillow's own conversion cuts everything above 255."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    ranges = (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0, float(values.max()))
+    top = next(top for top in ranges if values.max() <= top)
+    return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
