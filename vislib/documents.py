@@ -1,0 +1,234 @@
+"""Interleaved web documents in, every row held against the OBELICS form (VisCon-100K, section 3.1).
+
+A row holds `images` and `texts` of equal length with exactly one non-null per index, in page order, and two JSON
+strings. Rows that break the form, hold undecodable text or repeat a page are quarantined with their reason; pages
+with only text or only images keep the form and stay. Nothing here grows with the number of rows: shards are
+streamed, and the ids met lie in a scratch database.
+"""
+
+import json
+import random
+import re
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vislib.runs import InputError, Run, choose, seeded, short_hash
+from vislib.runs.keys import expand
+from vislib.runs.provenance import relative_to_root
+from vislib.runs.tables import open_part
+
+HUB = "HuggingFaceM4/OBELICS"
+_HUB_ROWS = 141_047_697  # what progress is measured against when there is no limit
+_SHUFFLE_ROWS = 10_000  # rows held to shuffle a stream, which draws from ten shards at a time
+_BATCH = 256
+# Read as bytes: one undecodable row must not take its whole batch with it.
+_TEXTS, _JSON = pa.list_(pa.binary()), pa.binary()
+_BYTES = pa.schema([("images", _TEXTS), ("texts", _TEXTS), ("metadata", _JSON), ("general_metadata", _JSON)])
+_OPTIONAL, _SIZE = (str, type(None)), (int, float, str, type(None))  # a rendered width may read "100%"
+_ENTRY: dict[str, tuple[type, ...]] = {
+    "document_url": (str,), "unformatted_src": (str,), "src": (str,), "format": (str,), "original_width": (int,),
+    "original_height": (int,), "alt_text": _OPTIONAL, "formatted_filename": _OPTIONAL, "rendered_width": _SIZE,
+    "rendered_height": _SIZE,
+}  # fmt: skip
+Numbered = Iterator[tuple[str, int, Mapping[str, Any]]]
+
+
+class BrokenRow(Exception):
+    """A row to quarantine; its two arguments are a reason, one word of the account, and a detail."""
+
+
+def load_documents(run: Run) -> None:
+    """Stage 01: write the valid documents of the source, quarantine its other rows.
+
+    Raises InputError for a source that is empty, unreadable or without a single valid row.
+    """
+    rows, total = open_source(run)
+    first = ""
+    with run.output() as output, run.progress(total, "rows") as progress, unseen(run.scratch) as is_new:
+        for source, number, row in rows:
+            output.take("row")
+            try:
+                document = read_document(row)
+                if not is_new(document["doc_id"]):
+                    raise BrokenRow("duplicate", f"repeats document {document['doc_id']}")
+                output.write("documents", document)
+                output.keep("row")
+            except BrokenRow as fault:
+                reason, detail = fault.args
+                first = first or f"; {source}, row {number}: {reason}: {detail}"
+                output.write("quarantine", {"source": source, "row": number, "reason": f"{reason}: {detail}"})
+                output.drop("row", f"{source}:{number}", reason, detail)
+            progress.update()
+        if not output.counts["row/kept"]:
+            taken = output.counts["row/taken"]
+            raise InputError(f"source = {run.params.source!r}: no valid document in {taken} rows{first}")
+
+
+def open_source(run: Run) -> tuple[Numbered, int]:
+    """The rows of the parameter `source` as (source, row number, row), and how many are expected."""
+    source, limit = run.params.source, run.params.limit
+    if source == "sample":
+        from vislib import sample
+
+        chosen = choose(list(enumerate(sample.rows())), limit, run.seed, key=lambda pair: str(pair[0]))
+        return (("sample", number, row) for number, row in chosen), len(chosen)
+    if source == "hub":
+        if not re.fullmatch(r"[0-9a-f]{40}", run.params.revision):
+            raise InputError(f"revision = {run.params.revision!r}: source hub needs the 40 hex digits of a commit")
+        return hub_rows(run.params.revision, limit=limit, seed=run.seed), limit or _HUB_ROWS
+    found = (f for path in run.inputs("paths") for f in expand(path) if path.is_file() or f.suffix == ".parquet")
+    files = list(dict.fromkeys(found))  # a glob and a folder may name a file twice
+    if not files:
+        raise InputError(f"paths = {run.params.paths!r}: no .parquet file there; give files, folders or globs")
+    positions: Sequence[int] = range(sum(_count_rows(file) for file in files))
+    if 0 < limit < len(positions):
+        positions = sorted(random.Random(seeded(run.seed, "01_documents")).sample(positions, limit))
+    return parquet_rows(files, positions), len(positions)
+
+
+def parquet_rows(files: Sequence[Path], positions: Sequence[int]) -> Numbered:
+    """Stream the rows at the sorted `positions`, which count over all `files`; other row groups are not read."""
+
+    def within(start: int, size: int) -> Sequence[int]:
+        return positions[bisect_left(positions, start) : bisect_left(positions, start + size)]
+
+    start = 0
+    for file in files:
+        first, source = start, relative_to_root(file)
+        try:
+            with open_part(file) as parquet:
+                for group in range(parquet.num_row_groups):
+                    size = parquet.metadata.row_group(group).num_rows
+                    at = start
+                    for batch in parquet.iter_batches(_BATCH, [group]) if within(start, size) else ():
+                        chosen = within(at, len(batch))
+                        rows = _as_bytes(batch, source).take([position - at for position in chosen]).to_pylist()
+                        yield from ((source, p - first, row) for p, row in zip(chosen, rows, strict=True))
+                        at += len(batch)
+                    start += size
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file}: cannot be read to its end ({error}); fetch it again or leave it out") from error
+
+
+def hub_rows(revision: str, *, limit: int, seed: int) -> Numbered:
+    """Stream OBELICS at a commit; with a limit, rows of seeded shards through a seeded shuffle buffer.
+
+    The row number is the position in this stream.
+    """
+    from datasets import load_dataset
+
+    source, number = f"{HUB}@{revision}", 0
+    try:
+        stream = load_dataset(HUB, split="train", streaming=True, revision=revision)
+        if limit:
+            stream = stream.shuffle(seed=seed, buffer_size=_SHUFFLE_ROWS).take(limit)
+        for table in stream.with_format("arrow").iter(batch_size=_BATCH):
+            for row in _as_bytes(table, source).to_pylist():
+                yield source, number, row
+                number += 1
+    except InputError:
+        raise
+    except Exception as error:  # datasets, its file systems and HTTP clients raise all kinds
+        raise InputError(
+            f"{source}: the stream failed after {number} rows ({type(error).__name__}: {error}); "
+            "check revision and network and run again, or set source to parquet"
+        ) from error
+
+
+def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of the `documents` table from one OBELICS row; raises BrokenRow for a row that breaks the form."""
+    images, texts = _texts(row, "images"), _texts(row, "texts")
+    metadata, general = _json(row, "metadata", list), _json(row, "general_metadata", dict)
+    if not len(images) == len(texts) == len(metadata):
+        raise BrokenRow("unequal_lengths", f"images {len(images)}, texts {len(texts)}, metadata {len(metadata)}")
+    if not images:
+        raise BrokenRow("empty", "neither text nor image")
+    for index, (image, text, entry) in enumerate(zip(images, texts, metadata, strict=True)):
+        if (image is None) == (text is None):
+            raise BrokenRow("both_or_neither", f"index {index} holds {'neither' if text is None else 'both'}")
+        if fault := _entry_fault(entry) if text is None else entry is not None and "stands beside a text":
+            raise BrokenRow("bad_metadata", f"metadata[{index}] {fault}")
+    url = general.get("url")
+    if not isinstance(url, str) or not url:
+        raise BrokenRow("no_page_url", f"general_metadata.url is {url!r:.60}")
+    doc_id = short_hash(url, *(text for text in texts if text is not None))
+    unchanged = {name: _text(row[name], name) for name in ("metadata", "general_metadata")}
+    return {"doc_id": doc_id, "images": images, "texts": texts, **unchanged}
+
+
+@contextmanager
+def unseen(folder: Path) -> Iterator[Callable[[str], bool]]:
+    """A test whether a 16-digit id is new, which remembers it: in a scratch SQLite table with a fixed cache."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "seen.sqlite"
+    file.unlink(missing_ok=True)  # left by an interrupted run: this one begins at the first row
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
+            database.execute(f"PRAGMA {setting}")
+        database.execute("CREATE TABLE seen (id INTEGER PRIMARY KEY)")
+        database.execute("BEGIN")
+        add = "INSERT OR IGNORE INTO seen VALUES (?)"
+        yield lambda doc_id: database.execute(add, (int(doc_id, 16) - 2**63,)).rowcount == 1
+
+
+def _as_bytes(table: Any, place: str) -> Any:
+    """The four columns of an Arrow table or batch as bytes; InputError where they are missing or of another type."""
+    try:
+        return table.select(_BYTES.names).cast(_BYTES)
+    except (pa.ArrowException, KeyError) as error:
+        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise InputError(
+            f"{place}: not an OBELICS shard ({error}); it holds {found}, and must hold images and texts "
+            "(lists of strings), metadata and general_metadata (strings)"
+        ) from error
+
+
+def _count_rows(file: Path) -> int:
+    with open_part(file) as parquet:
+        _as_bytes(parquet.schema_arrow.empty_table(), str(file))
+        return int(parquet.metadata.num_rows)
+
+
+def _text(value: Any, place: str) -> str:
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, str):
+            value.encode()  # half a character (a lone surrogate) cannot be written
+            return value
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise BrokenRow("undecodable_text", f"{place}: {error.reason} at {error.start}") from error
+    raise BrokenRow("wrong_type", f"{place} is {type(value).__name__}, not text")
+
+
+def _texts(row: Mapping[str, Any], column: str) -> list[str | None]:
+    values = row.get(column)
+    if not isinstance(values, list):
+        raise BrokenRow("wrong_type", f"{column} is {type(values).__name__}, not a list")
+    return [None if value is None else _text(value, f"{column}[{i}]") for i, value in enumerate(values)]
+
+
+def _json(row: Mapping[str, Any], column: str, kind: type) -> Any:
+    text = _text(row.get(column), column)
+    try:
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # an escape may spell half a character too
+            _text(json.dumps(value, ensure_ascii=False), column)
+    except (ValueError, RecursionError) as error:
+        raise BrokenRow("bad_json", f"{column}: {error}") from error
+    if not isinstance(value, kind):
+        raise BrokenRow("wrong_type", f"{column} holds {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _entry_fault(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return f"is {type(entry).__name__}, not the image's dictionary"
+    wrong = [key for key, kinds in _ENTRY.items() if type(entry.get(key)) not in kinds]
+    return f"lacks a valid {', '.join(wrong)}" if wrong else ""

@@ -1,0 +1,151 @@
+"""Exact token counts by any Hugging Face tokenizer, and sentences of several scripts (VisCon-100K, sections 3.1, 3.2).
+
+The paper's cap counts tokens of Vicuna-7b, whose tokenizer is a SentencePiece model with byte fallback. The usual
+conversion of such models to fast tokenizers changes some counts, so they are rebuilt here from the scores of their
+pieces and held against the original. Page text is data: a literal `</s>` counts as the characters it is made of,
+never as one special token.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from vislib.runs.errors import InputError
+
+_BATCH = 256  # texts per call: bounds the memory that encodings take
+_PROBE = "A  naïve\tcafé,   12,345 ﬁles\n\n東京 ① Ａ e\u0301 مرحبا 🙂🇫🇷 <s></s> ▁ <0x0A> ====  x\u200b\ufeff  "
+
+
+def load_tokenizer(name: str) -> Any:
+    """The `tokenizers.Tokenizer` called `name`, set to count whole texts, special tokens as plain text.
+
+    `name`: "mistral-common" (the SentencePiece model in that package), a `tokenizer.json` or SentencePiece file, a
+    folder that holds one, or a hub id with an optional revision, `org/name@revision`. Raises InputError if there
+    is none or it cannot be read.
+    """
+    try:
+        tokenizer = _open(name)
+    except InputError:
+        raise
+    except Exception as error:  # the tokenizers library raises plain Exception
+        first = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"tokenizer = {name!r} cannot be loaded ({type(error).__name__}: {first}); give mistral-common, "
+            "a tokenizer.json, a folder that holds one, or a hub id such as org/name@revision"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Number of tokens of each text, without added special tokens."""
+    counts: list[int] = []
+    for start in range(0, len(texts), _BATCH):
+        batch = list(texts[start : start + _BATCH])
+        counts += [len(encoding) for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+    return counts
+
+
+def _open(name: str) -> Any:
+    if name == "mistral-common":
+        package = find_spec("mistral_common")  # found, not imported: the import takes a second
+        if package is None or not package.submodule_search_locations:
+            raise InputError("tokenizer = 'mistral-common': the package is missing; pip install mistral-common")
+        return _open_file(Path(package.submodule_search_locations[0]) / "data/tokenizer.model.v1")
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _open_file(path)
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        repository, _, revision = name.partition("@")
+        files = ["*.json", "tokenizer*", "*.model", "vocab*", "merges.txt"]
+        path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
+    for file in (path / "tokenizer.json", path / "tokenizer.model"):
+        if file.is_file():
+            return _open_file(file)
+    return _converted(path)
+
+
+def _open_file(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    if path.suffix == ".json":
+        return Tokenizer.from_file(str(path))
+    return _from_sentencepiece(path) or _converted(path.parent)
+
+
+def _converted(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+
+
+def _from_sentencepiece(path: Path) -> Any:
+    """LLaMA's kind of SentencePiece model as a BPE whose merges follow the scores; None for another kind."""
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer, models, normalizers
+
+    model = SentencePieceProcessor(model_file=str(path))
+    ids = range(model.get_piece_size())
+    vocabulary = {model.id_to_piece(i): i for i in ids}
+    special = (model.is_byte, model.is_control, model.is_unknown, model.is_unused)
+    plain = {piece: i for piece, i in vocabulary.items() if not any(test(i) for test in special)}
+    ranked = sorted(
+        (-model.get_score(i), i, cut, (piece[:cut], piece[cut:]))
+        for piece, i in plain.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in plain and piece[cut:] in plain
+    )
+    unknown = model.id_to_piece(model.unk_id())
+    merges = [pair for *_, pair in ranked]
+    bpe = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(bpe)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    same = tokenizer.encode(_PROBE, add_special_tokens=False).ids == model.encode(_PROBE)
+    return tokenizer if same else None
+
+
+# A newline ends a sentence: in page text it stands for a block or a <br>. Possessive runs keep long text linear.
+_CLOSERS = "\"'”’»)\\]）」』】》〉"
+_END = re.compile(
+    rf"(?<![.!?…])(?P<latin>[.!?…]++)[{_CLOSERS}]*+(?P<gap>\s++)"
+    rf"|[。！？｡]++(?:(?![{_CLOSERS}])|[{_CLOSERS}]++(?![ぁ-ん]))\s*+"  # a quotation may go on: 「…。」と
+    rf"|[؟۔।॥።፧။។։]++[{_CLOSERS}]*+\s++"
+    r"|\n\s*+"
+)
+_WORDS = (
+    "mr mrs ms dr prof st vs cf fig figs eq eqs sec ch vol pp p ed eds al approx ca jr sr gen col lt sgt capt "
+    "rev gov sen rep mt ft dept univ nr bd bzw z.b d.h"
+)
+_ABBREVIATIONS = frozenset(_WORDS.split())
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)*[A-ZÀ-ÞА-Я]|[a-z](?:\.[a-z])+")
+
+
+def sentences(text: str) -> list[str]:
+    """Cut `text` at the ends of sentences and lines. Each keeps the white space behind it: joined, they are `text`."""
+    cuts = [*_cuts(text), len(text)]
+    return [text[a:b] for a, b in zip([0, *cuts], cuts, strict=False) if a < b]
+
+
+def _cuts(text: str) -> Iterator[int]:
+    for match in _END.finditer(text):
+        end = match.end()
+        inside = "\n" not in (match["gap"] or "\n")
+        if inside and (text[end : end + 1].islower() or (match["latin"] == "." and _abbreviated(text, match.start()))):
+            continue
+        yield end
+
+
+def _abbreviated(text: str, stop: int) -> bool:
+    """Whether the full stop at `stop` belongs to an abbreviation, to initials or to a number as in `Figure 3.1.`"""
+    before = text[max(0, stop - 32) : stop]
+    words = before.rpartition("\n")[2].split() or [""]
+    word = words[-1].lstrip("([\"'“‘«")
+    heading = len(words) <= 2 and ("\n" in before or stop <= 32)
+    numbered = heading and word.replace(".", "").isdigit()
+    return numbered or word.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(word) is not None
