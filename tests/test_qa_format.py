@@ -1,0 +1,328 @@
+"""Questions and answers as text: what is written is read back, in every form that models give it."""
+
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from vislib.qa_format import (
+    MAX_ROUNDS,
+    REASONS,
+    Parsed,
+    Round,
+    parse_free_form,
+    parse_multiple_choice,
+    render_free_form,
+    render_multiple_choice,
+)
+
+FREE = (
+    Round("How many boats lie in the harbour?", (), "Three."),
+    Round("Why is the sea wall curved?", (), "It throws waves back.\n\n1. A wave runs up.\n2. It falls on itself."),
+    Round("Is there a lighthouse?", (), "No: neither on the wall nor on the hill."),
+)  # fmt: skip
+CHOICE = (
+    Round("What colour is the nearest boat?", ("Red", "Dark blue", "White", "Green"), "B"),
+    Round("Where was it built?", ("In Kiel, Germany", "In St. Ives", "In Oban", 'At the "Old Yard"'), "D"),
+    Round("What stands on the hill?", ("A chapel with a tower", "Nothing", "A mill", "Two pines"), "A"),
+)
+STYLES = {
+    "canonical": lambda text: text,
+    "windows": lambda text: text.replace("\n", "\r\n"),
+    "colon": lambda text: text.replace("> ", ">: "),
+    "lower case": lambda text: text.replace("<H", "<h").replace("<O", "<o").replace("<A", "<a"),
+    "colon inside": lambda text: text.replace("Human>", "human:>").replace("Assistant>", "assistant:>"),
+    "spaces inside": lambda text: text.replace("<Human>", "< Human >").replace("<Assistant>", "<Assistant >"),
+    "numbered": lambda text: text.replace("<Human>", "<Human 1>").replace("<Assistant>", "<Assistant_1>"),
+    "escaped": lambda text: text.replace("<", "\\<").replace("n> ", "n\\> "),
+    "bold": lambda text: text.replace("<", "**<").replace("> ", ">** "),
+    "bold colon": lambda text: text.replace("<", "**<").replace("> ", ">:** "),
+    "bold identifier and colon": lambda text: text.replace("<", "**<").replace("> ", ">**: "),
+    "bold question": lambda text: text.replace("<Human> ", "<Human> **").replace("?\n", "?**\n"),
+    "bold line": lambda text: text.replace("<Human>", "**<Human>").replace("?\n", "?**\n"),
+    "prose before": lambda text: "Sure! Here are the rounds you asked for:\n\n" + text,
+    "thoughts before": lambda text: "<think>I could ask <Human> why? <Assistant> So.</think>\n" + text,
+    "fence": lambda text: f"Here:\n```text\n{text}\n```\nLet me know if you need more.",
+    "fences": lambda text: "```\n" + text.replace("\n\n<H", "\n```\n\n```\n<H") + "\n```",
+    "end of turn": lambda text: text + "<|end_of_turn|>GPT4 Correct User: <Human> more",
+    "rules": lambda text: text.replace("\n\n<H", "\n\n---\n\n<H"),
+    "headings": lambda text: "### Round 1\n" + text.replace("\n\n<H", "\n\n### Round 2:\n<H"),
+    "bold headings": lambda text: "**Round 1**\n\n" + text.replace("\n\n<H", "\n\n**Round 2**\n\n<H"),
+    "numbers": lambda text: "1. " + text.replace("\n\n<H", "\n\n2. <H"),
+    "no line breaks": lambda text: text.replace("\n<", " <"),
+    "own lines": lambda text: text.replace("n> ", "n>\n").replace("t> ", "t>\n"),
+    "closing remark": lambda text: text + "\n\nI hope this helps! Let me know if you want other questions.",
+    "ruled remark": lambda text: text + "\n\n---\n\n*Note: all of it is in the description.*",
+    "closing tags": lambda text: (
+        text.replace("?\n", "?</Human>\n").replace("\n\n<H", "</Assistant>\n\n<H") + "</Assistant>\n"
+    ),
+}  # fmt: skip
+
+
+def options(pattern: str, form: str) -> Callable[[str], str]:
+    """A style that rewrites what `pattern` finds in the canonical text."""
+    return lambda text: re.sub(pattern, form, text)
+
+
+OPTIONS = {
+    "single quotes": options(r'"([A-D]\..*)"\n', r"'\1'\n"),
+    "curly quotes": options(r'"([A-D]\..*)"\n', r"“\1”\n"),
+    "unquoted": options(r'"([A-D]\..*)"\n', r"\1\n"),
+    "one line": options(r'"\n"', r'" "'),
+    "commas": options(r'"\n"', r'", "'),
+    "commas at line ends": options(r'"\n"', r'",\n"'),
+    "list": lambda text: options(r'("\n)(<A)', r'"]\n\2')(options(r"Options>\n", "Options> [")(text)).replace(
+        '"\n"', '", "'
+    ),
+    "object": lambda text: options(r'("\n)(<A)', r'"}\n\2')(
+        options(r'"?([A-D])\. ', r'"\1": "')(text).replace("Options>\n", "Options> {")
+    ),
+    "same line as identifier": options(r"Options>\n", "Options>: "),
+    "two a line": options(r'"\n"([BD])', r'" "\1'),
+    "brackets": options(r"([A-D])\. ", r"\1) "),
+    "round brackets": options(r'"([A-D])\. ', r'"(\1) '),
+    "colons": options(r'"([A-D])\. ', r'"\1: '),
+    "lower case": lambda text: (
+        text.replace('"A. ', '"a. ').replace('"B.', '"b.').replace('"C.', '"c.').replace('"D.', '"d.')
+    ),
+    "bullets": options(r'\n"', r'\n- "'),
+    "bold letters": options(r'"([A-D])\.', r'"**\1.**'),
+    "blank lines": options(r'\n"', r'\n\n"'),
+    "option identifier": options(r"<Options>", "<Option>"),
+    "indented": options(r'\n"', r'\n    "'),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_free_form_in_every_style(style: str, reverse: bool) -> None:
+    rounds = FREE[::-1] if reverse else FREE
+    parsed = parse_free_form(STYLES[style](render_free_form(rounds)))
+    assert parsed.rounds == rounds
+    assert len(parsed.blocks) == len(rounds)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_multiple_choice_in_every_style(style: str) -> None:
+    parsed = parse_multiple_choice(STYLES[style](render_multiple_choice(CHOICE)))
+    assert parsed.rounds == CHOICE
+
+
+@pytest.mark.parametrize("style", OPTIONS)
+def test_options_in_every_style(style: str) -> None:
+    text = OPTIONS[style](render_multiple_choice(CHOICE))
+    assert text != render_multiple_choice(CHOICE)
+    assert parse_multiple_choice(text).rounds == CHOICE
+
+
+@pytest.mark.parametrize("outer", STYLES)
+@pytest.mark.parametrize("inner", ["one line", "round brackets", "unquoted"])
+def test_styles_combine(outer: str, inner: str) -> None:
+    assert parse_multiple_choice(STYLES[outer](OPTIONS[inner](render_multiple_choice(CHOICE)))).rounds == CHOICE
+
+
+def faults(parsed: Parsed) -> list[str]:
+    return [block.reason for block in parsed.blocks]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ["no_rounds"]),
+        ("I am sorry, I cannot help with that.", ["no_rounds"]),
+        ("Human: what?\nAssistant: this", ["no_rounds"]),
+        ("<Human> What?", ["missing_answer"]),
+        ("<Human> What?\n<Assistant>\n<Human> Who?\n<Assistant> She.", ["missing_answer", ""]),
+        ("<Human> What?\n<Human> Who?\n<Assistant> She.", ["missing_answer", ""]),
+        ("<Human>\n<Assistant> She.", ["empty_question"]),
+        ("<Human> ?! <Assistant> She.", ["empty_question"]),
+        ("<Assistant> She.\n<Human> Who?\n<Assistant> He.", ["identifiers_unpaired", ""]),
+        ("<Human> Who?\n<Assistant> She.\n<Assistant> He.", ["identifiers_unpaired"]),
+        ("<Human> Who?\n<Options> 'A. x'\n<Assistant> She.", ["identifiers_unpaired"]),
+    ],
+)
+def test_free_form_says_why_it_drops(text: str, expected: list[str]) -> None:
+    assert faults(parse_free_form(text)) == expected
+
+
+FOUR = '<Options>\n"A. red"\n"B. blue"\n"C. white"\n"D. green"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<Human> What?\n<Assistant> B", "missing_options"),
+        ("<Human> What?\n<Options>\n<Assistant> B", "missing_options"),
+        (f"<Human> What?\n{FOUR}", "missing_answer"),
+        (f"<Human> What?\n{FOUR}<Assistant>", "missing_answer"),
+        (f"<Human>\n{FOUR}<Assistant> B", "empty_question"),
+        (f"{FOUR}<Assistant> B", "identifiers_unpaired"),
+        (f"<Human> What?\n<Assistant> B\n{FOUR}", "identifiers_unpaired"),
+        (f"<Human> What?\n{FOUR}{FOUR}<Assistant> B", "identifiers_unpaired"),
+        (f"<Human> What?\n{FOUR}<Assistant> B\n<Assistant> C", "identifiers_unpaired"),
+        ("<Human> What?\n<Options> 'A. red' 'B. blue' 'C. white'\n<Assistant> B", "not_four_options"),
+        ("<Human> What?\n<Options> A. red\nB. blue\nC. white\nD. green\nE. grey\n<Assistant> B", "not_four_options"),
+        ("<Human> What?\n<Options> A. red\nB. blue\nB. white\nD. green\n<Assistant> B", "not_four_options"),
+        ("<Human> What?\n<Options> A. red\nB. blue\nC. vitamin D. green\n<Assistant> B", "not_four_options"),
+        ("<Human> What?\n<Options> red, blue, white, green\n<Assistant> B", "not_four_options"),
+        ("<Human> What?\n<Options> A. red\nB.\nC. white\nD. green\n<Assistant> A", "empty_option"),
+        ("<Human> What?\n<Options> A. red\nB. Red.\nC. white\nD. green\n<Assistant> C", "repeated_options"),
+        (f"<Human> What?\n{FOUR}<Assistant> E", "answer_not_an_option"),
+        (f"<Human> What?\n{FOUR}<Assistant> A red boat", "answer_not_an_option"),
+        (f"<Human> What?\n{FOUR}<Assistant> I cannot tell", "answer_not_an_option"),
+        (f"<Human> What?\n{FOUR}<Assistant> B. white", "answer_contradicts_options"),
+        (f"<Human> What?\n{FOUR}<Assistant> B and C", "several_answers"),
+        (f"<Human> What?\n{FOUR}<Assistant> A, C", "several_answers"),
+        (f"<Human> What?\n{FOUR}<Assistant> Answer: A/C", "several_answers"),
+        (f"<Human> What?\n{FOUR}<Assistant> The answer seems to be a car.", "answer_not_an_option"),
+        (f"<Human> What?\n{FOUR}<Assistant> As an assistant I see blue.", "answer_not_an_option"),
+        (f"<Human> What?\n{FOUR}<Assistant> B. blue or C. white", ""),
+    ],
+)
+def test_multiple_choice_says_why_it_drops(text: str, expected: str) -> None:
+    assert faults(parse_multiple_choice(text)) == [expected]
+
+
+def test_every_reason_is_explained() -> None:
+    assert all(REASONS.values())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "B",
+        "B.",
+        "B)",
+        "(B)",
+        "b",
+        "'B'",
+        '"B"',
+        "**B**",
+        "**B.**",
+        "B. blue",
+        "B) blue",
+        "(B) blue",
+        "B: blue",
+        "B - blue",
+        "B – blue",
+        "B blue",
+        "**B. blue**",
+        '"B. blue"',
+        "Blue",
+        "blue.",
+        "Option B",
+        "Answer: B",
+        "The answer is B",
+        "The answer is B.",
+        "The correct answer is B. blue",
+        "The correct option is: (B) blue",
+        "Correct answer: B",
+        "B. It is the colour of its hull.",
+        "B\n\nThe hull is blue.",
+        "B\nExplanation: it is blue, not red.",
+        "`B`",
+        "$B$",
+        "**Answer:** B",
+        "The answer is: **B**",
+        "Answer: **B. blue**",
+        "The answer is B because a car is blue.",
+        "B, because it is blue.",
+        "[B]",
+    ],
+)
+def test_answers_in_every_style(answer: str) -> None:
+    (block,) = parse_multiple_choice(f"<Human> What?\n{FOUR}<Assistant> {answer}").blocks
+    assert (block.round.answer, block.reason) == ("B", "")
+
+
+def test_a_letter_wins_over_an_option_of_that_text() -> None:
+    text = "<Human> Which letter?\n<Options> 'A. D' 'B. C' 'C. B' 'D. A'\n<Assistant> C"
+    assert parse_multiple_choice(text).rounds[0].answer == "C"
+
+
+def test_an_option_that_begins_with_an_article_is_no_letter() -> None:
+    text = "<Human> What?\n<Options> A. a mill\nB. a chapel\nC. two pines\nD. A and B\n<Assistant> "
+    assert parse_multiple_choice(text + "a chapel").rounds[0].answer == "B"
+    assert parse_multiple_choice(text + "A and B").rounds[0].answer == "D"
+
+
+def test_bad_rounds_leave_their_neighbours_alone() -> None:
+    good = render_multiple_choice(CHOICE[:1])
+    parsed = parse_multiple_choice(f"{good}\n\n<Human> What?\n<Options> none\n<Assistant> A\n\n{good}")
+    assert faults(parsed) == ["", "not_four_options", ""]
+    assert parsed.blocks[1].round.question == "What?"
+    assert "none" in parsed.blocks[1].text
+
+
+def test_more_than_five_rounds() -> None:
+    parsed = parse_free_form("<Human> A?\n" + render_free_form(FREE + FREE + FREE))
+    assert len(parsed.rounds) == MAX_ROUNDS
+    assert faults(parsed) == ["missing_answer"] + [""] * 5 + ["beyond_five_rounds"] * 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "If you walk further, you reach the mill.",
+        "Three\n\n3",
+        "It says:\n\n```\nls -l\n```",
+        "First.\n\nNote the flag on top.",
+        "Red: **two**, blue: **one**.",
+        "* one\n* two",
+        "The sign reads <Harbour>.",
+        "**Red** and **blue**",
+        "3",
+    ],
+)
+def test_answers_keep_their_words(answer: str) -> None:
+    rounds = (Round("What?", (), answer), Round("Why?", (), answer))
+    assert parse_free_form(render_free_form(rounds)).rounds == rounds
+
+
+def pieces(seed: int) -> str:
+    """A text of random parts of the format, in random order."""
+    chance = random.Random(seed)
+    parts = [
+        "<Human>", "<Options>", "<Assistant>", "</Human>", "**<human>:**", "<Option>", "A.", '"B. two"', "C)", "(D) x",
+        "\n", "\n\n", "```", "---", "**", "Round 2", "1.", "What?", "words and words", "Let me know", "<think>",
+        "</think>", "D", "A. one B. two C. three D. four",
+        "<Human> What? <Options> 'A. 1' 'B. 2' 'C. 3' 'D. 4' <Assistant> B",
+        "<|im_end|>", "</s>", "\\<", ">", "<", ":", "é", "日本", "\r\n", "\x00", "\x85", "\u2028", "\ud800", "{", "]",
+    ]  # fmt: skip
+    return "".join(chance.choice(parts) + chance.choice(["", " ", "\n"]) for _ in range(chance.randrange(60)))
+
+
+@pytest.mark.parametrize("parse", [parse_free_form, parse_multiple_choice])
+def test_random_text_never_raises_and_nothing_is_lost(parse: object) -> None:
+    seen: set[str] = set()
+    for seed in range(4000):
+        text = pieces(seed)
+        parsed: Parsed = parse(text)  # type: ignore[operator]
+        seen |= {block.reason for block in parsed.blocks}
+        whole = parsed.outside + "".join(block.text for block in parsed.blocks)
+        expected = text.encode("utf-8", "replace").decode()
+        assert Counter("".join(whole.split())) == Counter("".join(expected.split())), repr(text)
+        for block in parsed.blocks:
+            assert block.reason == "" or block.reason in REASONS
+            if not block.reason:
+                assert block.round.question
+                assert block.round.answer
+                assert len(set(block.round.options)) in (0, 4)
+    assert {"", "no_rounds", "identifiers_unpaired", "missing_answer"} <= seen
+
+
+@pytest.mark.parametrize("parse", [parse_free_form, parse_multiple_choice])
+@pytest.mark.parametrize(
+    "unit",
+    ["<", "< ", "*", "<Human> and then some words", "<Human> a\n<Options> A. and some words",
+     "\n", " ", "-", "\n---", "A. ", '"A. x" ', "(", "```\n", "</think>",
+     "\n\nLet me know", "** ", "<Human>** and some words\n\n", "1. \n", ": ", "Round 1\n", "the answer is ", "<|"],
+)  # fmt: skip
+def test_a_megabyte_of_garbage_takes_linear_time(parse: object, unit: str) -> None:
+    body = unit * (500_000 // len(unit))
+    start = time.process_time()
+    parse(f"<Human> q\n<Options>\n{body}\n<Assistant>{body}\n<Human> q")  # type: ignore[operator]
+    assert time.process_time() - start < 20  # a quadratic pattern would take hours

@@ -1,0 +1,203 @@
+"""The text format of questions and answers, written and read (VisCon-100K, section 3.3 and Tables 3 and 4).
+
+A model answers in rounds. Free form: `<Human>` question, `<Assistant>` answer of any number of paragraphs.
+Multiple choice: `<Human>` question, `<Options>` and four quoted lines `"A. ..."` to `"D. ..."`, `<Assistant>`
+and one letter. `render_*` write exactly this; `parse_*` read it and the variants that models produce. Nothing
+is lost: a block that an identifier begins is a round or has one of `REASONS`; the rest is `Parsed.outside`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from vislib.qa_options import LETTERS, has_words, read_letter, read_options
+
+MAX_ROUNDS = 5
+REASONS = {
+    "no_rounds": "the text holds no identifier",
+    "identifiers_unpaired": "identifiers are missing their partner, repeated or out of order",
+    "empty_question": "no word after <Human>",
+    "missing_answer": "no <Assistant>, or no word after it",
+    "missing_options": "no <Options>, or no word after it",
+    "not_four_options": "the options are not exactly A to D, each once, in order",
+    "empty_option": "an option without text",
+    "repeated_options": "two options of the same text",
+    "answer_not_an_option": "the answer is neither one of the four letters nor the text of an option",
+    "answer_contradicts_options": "the answer joins a letter to the text of another option",
+    "several_answers": "the answer names more than one letter",
+    "beyond_five_rounds": "five good rounds stand before it",
+}
+
+# Bounded repeats only, here and below: the time stays linear in the length of any text.
+IDENTIFIER = re.compile(
+    r"(?P<bold>[*_]{0,3})\\?<[ \t]{0,2}(?P<close>/?)[ \t]{0,2}(?P<name>human|assistant|option)s?"
+    r"[ _]?\d{0,2}[ \t]{0,2}:?[ \t]{0,2}\\?>",
+    re.IGNORECASE,
+)
+_STOP = re.compile(r"<\|[a-z_]{1,24}\|>|</s>")  # end-of-turn tokens that a server did not remove
+_FENCE = re.compile(r"^[ \t]{0,8}```[a-z]{0,12}[ \t]{0,8}$", re.MULTILINE)
+_HEADING = re.compile(r"(?:(?:round|question) ?#?\d{1,2}[.:)]?)?", re.IGNORECASE)
+_NUMBERING = re.compile(r"(?:round|question|q)? ?#?\d{1,2}[.:)]?", re.IGNORECASE)
+_DECORATION = " \t*_#>=-"
+_REMARK = re.compile(
+    r"\(?(?:note:|please note that|(?:i )?hope (?:this|these|that)|(?:please )?(?:let me know|feel free to)"
+    r"|these (?:questions|rounds)|this (?:conversation|dialogue)|would you like (?:me|more|another)"
+    r"|if you(?: would|'d)? (?:like|need|want) (?:me|more|any|another|further)|is there anything else)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One question with its answer; `options` are four texts without letters, or none in free form."""
+
+    question: str
+    options: tuple[str, ...] = ()
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a model's text: the round as far as it could be read, and why it is dropped ("": kept)."""
+
+    round: Round
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Blocks in the order of the text, and the text outside them (prose, thoughts, fences)."""
+
+    blocks: tuple[Block, ...]
+    outside: str
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The good rounds, at most `MAX_ROUNDS`."""
+        return tuple(block.round for block in self.blocks if not block.reason)
+
+
+def render_free_form(rounds: Iterable[Round]) -> str:
+    """Write rounds in the canonical free-form format."""
+    return "\n\n".join(f"<Human> {r.question}\n<Assistant> {r.answer}" for r in rounds)
+
+
+def render_multiple_choice(rounds: Iterable[Round]) -> str:
+    """Write rounds of four options each in the canonical multiple-choice format; `answer` is a letter."""
+    return "\n\n".join(f"<Human> {r.question}\n<Options>\n{_quoted(r.options)}\n<Assistant> {r.answer}" for r in rounds)
+
+
+def parse_free_form(text: str) -> Parsed:
+    """Read free-form rounds; a closing remark of the model to its user is no part of the last answer."""
+    blocks, outside = _blocks(text, ("human", "assistant"))
+    last = blocks[-1].round
+    blocks[-1] = replace(blocks[-1], round=replace(last, answer=_without_remark(last.answer)))
+    return Parsed(_first_rounds(blocks), outside)
+
+
+def parse_multiple_choice(text: str) -> Parsed:
+    """Read multiple-choice rounds; `answer` becomes one letter of A to D."""
+    blocks, outside = _blocks(text, ("human", "option", "assistant"))
+    return Parsed(_first_rounds(blocks), outside)
+
+
+def _quoted(options: Sequence[str]) -> str:
+    return "\n".join(f'"{letter}. {text}"' for letter, text in zip(LETTERS, options, strict=True))
+
+
+def _blocks(text: str, expected: tuple[str, ...]) -> tuple[list[Block], str]:
+    """Read one block per <Human>; identifiers before the first one make a block of their own."""
+    segments, outside = _segments(text.replace("\r\n", "\n").encode("utf-8", "replace").decode())
+    groups: list[list[_Segment]] = []
+    for segment in segments:
+        if segment.name == "human" or not groups:
+            groups.append([])
+        groups[-1].append(segment)
+    if not groups:
+        return [Block(Round(""), "no_rounds", outside)], ""
+    return [_read(group, expected) for group in groups], outside
+
+
+@dataclass(frozen=True)
+class _Segment:
+    name: str  # human, option or assistant
+    body: str  # the words after the identifier, cleaned
+    text: str  # as it stands in the model's text
+
+
+def _segments(text: str) -> tuple[list[_Segment], str]:
+    """Cut at the identifiers, after the model's thoughts and before its end of turn."""
+    begin = text.rfind("</think>") + 1
+    stop = _STOP.search(text, begin)
+    end = stop.start() if stop else len(text)
+    marks = list(IDENTIFIER.finditer(text, begin, end))
+    if not marks:
+        return [], text
+    outside = [text[: marks[0].start()]]
+    fenced = _FENCE.fullmatch(outside[0].rstrip().rpartition("\n")[2])
+    segments = []
+    for mark, limit in zip(marks, [*(m.start() for m in marks[1:]), end], strict=True):
+        fence = _FENCE.search(text, mark.end(), limit) if fenced else None
+        cut = mark.end() if mark["close"] else fence.start() if fence else limit
+        if mark["close"]:
+            outside.append(mark.group())
+        else:
+            body = _clean(text[mark.end() : cut], bold=bool(mark["bold"]), followed=cut == limit < end)
+            segments.append(_Segment(mark["name"].lower(), body, text[mark.start() : cut]))
+        outside.append(text[cut:limit])
+    return segments, "".join(outside) + text[end:]
+
+
+def _clean(body: str, *, bold: bool, followed: bool) -> str:
+    """Strip what belongs to the layout: rules, headings and numbers of the next round, bold markers."""
+    lines = body.split("\n")
+    if followed and len(lines) > 1 and _NUMBERING.fullmatch(lines[-1].strip(_DECORATION)):
+        lines.pop()
+    while len(lines) > 1 and _HEADING.fullmatch(lines[-1].strip(_DECORATION)):
+        lines.pop()
+    text = "\n".join(lines).lstrip(" \t:*_" if bold else " \t:").strip()
+    markers = text.count("**")
+    if markers == 1 or (markers == 2 and text.startswith("**") and text.endswith("**")):
+        text = text.removeprefix("**").removesuffix("**").strip()
+    return text
+
+
+def _read(group: Sequence[_Segment], expected: tuple[str, ...]) -> Block:
+    parts = {segment.name: segment.body for segment in group}
+    question, answer = parts.get("human", ""), parts.get("assistant", "")
+    reason = _pairing([segment.name for segment in group], expected)
+    options: tuple[str, ...] = ()
+    if "option" in expected:
+        options, fault = read_options(parts.get("option", ""))
+        reason = reason or fault
+    if not reason:
+        reason = "" if has_words(question) else "empty_question"
+        reason = reason or ("" if has_words(answer) else "missing_answer")
+    if options and not reason:
+        answer, reason = read_letter(answer, options)
+    return Block(Round(question, options, answer), reason, "".join(segment.text for segment in group))
+
+
+def _pairing(names: Sequence[str], expected: Sequence[str]) -> str:
+    if names[0] != "human" or len(set(names)) < len(names) or not set(names) <= set(expected):
+        return "identifiers_unpaired"
+    if "assistant" not in names:
+        return "missing_answer"
+    if len(names) < len(expected):
+        return "missing_options"
+    return "" if tuple(names) == tuple(expected) else "identifiers_unpaired"
+
+
+def _without_remark(answer: str) -> str:
+    before, _, last = answer.rpartition("\n\n")
+    return _clean(before, bold=False, followed=False) if _REMARK.match(last.strip(_DECORATION)) and before else answer
+
+
+def _first_rounds(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """Keep the first `MAX_ROUNDS` good rounds; later ones are dropped for it."""
+    good, kept = 0, []
+    for block in blocks:
+        good += not block.reason
+        kept.append(replace(block, reason=block.reason or ("beyond_five_rounds" if good > MAX_ROUNDS else "")))
+    return tuple(kept)
