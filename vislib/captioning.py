@@ -1,0 +1,143 @@
+"""Stage 06: one caption per sample and kind, asked of an engine (VisCon-100K, section 3.2).
+
+A `contextual` caption is written from the image and what its page says around it, a `non_contextual` one from the
+image alone, as the paper's control. Every answer is journalled before the tables are written from the journal, in
+the order of the samples, so that a rerun asks nothing twice.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vislib import prompts
+from vislib.engines import Engine, Request, answer_of, ask_all, open_engine
+from vislib.runs import InputError, Run, choose, tables
+from vislib.runs.journal import Journal
+from vislib.runs.tables import Output, Row
+
+TEMPLATES = {"contextual": "contextual_caption", "non_contextual": "non_contextual_caption"}
+_MARK = re.compile("<(image|another-image)>")  # sent with [ ]: to LLaVA and others `<image>` is where pixels go
+_FIELDS = {"contextual": ("page_url", "alt_text", "context"), "non_contextual": ()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is asked: kinds with their templates, tables, and the chosen samples (None: all)."""
+
+    params: Any
+    templates: dict[str, prompts.Template]
+    samples: Path
+    images: Path
+    priors: Path | None
+    chosen: frozenset[str] | None
+
+    @classmethod
+    def of(cls, run: Run) -> "Plan":
+        """The plan that a run's parameters describe. Raises InputError if nothing can be asked."""
+        if not run.params.kinds or len(set(run.params.kinds)) < len(run.params.kinds):
+            raise InputError(f"kinds is {run.params.kinds!r}; name each of {', '.join(TEMPLATES)} at most once")
+        samples, chosen = run.table("samples"), None
+        if run.params.limit:
+            ids = (row["sample_id"] for row in tables.read_rows(samples, ["sample_id"]))
+            chosen = frozenset(choose(ids, run.params.limit, run.seed))
+        plan = cls(
+            params=run.params, samples=samples, images=run.table("images"), priors=run.input("priors"), chosen=chosen,
+            templates={kind: _template(run, kind) for kind in run.params.kinds},
+        )  # fmt: skip
+        if next(plan.requests(), None) is None:
+            raise InputError(
+                f"{samples}: no sample has a usable image in {plan.images}; see its reasons, mend and run 03 again"
+            )
+        return plan
+
+    def requests(self) -> Iterator[Request]:
+        """Every request of the stage, in the order of samples and kinds."""
+        for part in tables.parts(self.samples):
+            yield from (request for _, _, request, _ in self.of_part(part) if request)
+
+    def of_part(self, part: Path) -> Iterator[tuple[Row, str, Request | None, str]]:
+        """`(sample, kind, request, why there is none)` for one part of the samples."""
+        rows = [r for r in tables.read_rows(part) if self.chosen is None or r["sample_id"] in self.chosen]
+        images = tables.lookup(self.images, "image_url", {row["image_url"] for row in rows})
+        usable = {url: image for url, image in images.items() if image["status"] == "ok"}
+        ids = {image["image_id"] for image in usable.values()}
+        priors = tables.lookup(self.priors, "image_id", ids) if self.priors else {}
+        for row in rows:
+            image = usable.get(row["image_url"])
+            why = "" if image else images.get(row["image_url"], {"reason": "not in the ledger"})["reason"]
+            for kind in self.templates:
+                yield row, kind, self._request(row, kind, image, priors) if image else None, why
+
+    def _request(self, row: Row, kind: str, image: Row, priors: dict[str, Row]) -> Request:
+        template, path = self.templates[kind], self.images.parent / image["path"]
+        prompt = _MARK.sub(r"[\1]", template.render(**{name: row[name] or "" for name in _FIELDS[kind]}))
+        return Request(
+            id=row["sample_id"], prompt=prompt,
+            prompt_sha=template.sha, image_id=image["image_id"], image_path=path, image_side=self.params.image_side,
+            temperature=self.params.temperature, max_tokens=self.params.max_answer_tokens, seed=self.params.seed,
+            evidence={
+                "task": "caption", "kind": kind, "sample": row, "caption": "", "image_path": str(path),
+                "priors": priors.get(image["image_id"]),
+            },
+        )  # fmt: skip
+
+
+def _template(run: Run, kind: str) -> prompts.Template:
+    own = run.input(f"{kind}_prompt")
+    return prompts.load(str(own) if own else TEMPLATES[kind])
+
+
+def write_captions(run: Run) -> None:
+    """Ask for every caption that the journal lacks, then write the table `captions`."""
+    plan, engine = Plan.of(run), open_engine(run)
+    ask_all(run, engine, plan.requests)
+    write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.name))
+    run.map_shards(write, tables.parts(plan.samples))
+    run.metrics |= _totals(run)
+
+
+def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal) -> None:
+    for sample, kind, request, why in plan.of_part(part):
+        output.take("caption")
+        name = f"{sample['sample_id']}/{kind}"
+        if request is None:
+            output.drop("caption", name, "image_failed", why)
+            continue
+        answer = answer_of(journal, engine, request)
+        caption, changed = prompts.neutralise(answer.text)
+        output.note("placeholders_neutralised", changed)
+        output.write("captions", {
+            "sample_id": sample["sample_id"], "kind": kind, "caption": caption, "status": answer.status,
+            "reason": answer.reason, "model": answer.model, "prompt_sha": request.prompt_sha,
+            "request_sha": answer.request_sha, "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out,
+        })  # fmt: skip
+        if answer.status == "ok":
+            output.keep("caption")
+        else:
+            output.drop("caption", name, answer.reason, answer.detail)
+
+
+def _totals(run: Run) -> dict[str, float]:
+    """Tokens and price of all answers used, whichever run paid for them (`usage` has what this one paid)."""
+    totals = {"tokens_in": 0, "tokens_out": 0}
+    for row in tables.read_rows(run.data / "captions", list(totals)):
+        totals = {name: n + row[name] for name, n in totals.items()}
+    usd = totals["tokens_in"] * run.params.usd_per_million_input_tokens
+    usd += totals["tokens_out"] * run.params.usd_per_million_output_tokens
+    return {f"{name}_of_answers": n for name, n in totals.items()} | {"usd_of_answers": usd / 1e6}
+
+
+def examples(run: Run, count: int) -> list[Row]:
+    """A seeded handful to look at: samples with their `picture` and, under the name of its kind, each caption."""
+    table = run.data / "captions"
+    ids = dict.fromkeys(row["sample_id"] for row in tables.read_rows(table, ["sample_id"]))
+    chosen = tables.lookup(run.table("samples"), "sample_id", choose(ids, count, run.seed))
+    images = tables.lookup(run.table("images"), "image_url", {row["image_url"] for row in chosen.values()}, ["path"])
+    for row in tables.read_rows(table):
+        if shown := chosen.get(row["sample_id"]):
+            shown |= {row["kind"]: row["caption"] or f"({row['reason']})", "model": row["model"]}
+            shown["picture"] = run.table("images").parent / images[shown["image_url"]]["path"]
+    return [chosen[name] for name in ids if name in chosen]
