@@ -1,0 +1,137 @@
+"""Two more doors to the same bytes: plain papermill, and Run All in JupyterLab in a real browser."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sets import result_bytes
+
+pytestmark = pytest.mark.campaign
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+
+
+def environment(runs: Path) -> dict[str, str]:
+    return {**os.environ, "VISLIB_RUNS": str(runs), "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A fresh clone, set up as `make lab` does."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    subprocess.run(
+        [BIN / "nbstripout", "--install", "--attributes", ".git/info/attributes", "--extra-keys", "metadata.language_info"],
+        cwd=folder, check=True,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_runner(clone, tmp_path_factory) -> Path:
+    """The sample run as the runner makes it."""
+    runs = tmp_path_factory.mktemp("runner")
+    done = subprocess.run(
+        [sys.executable, "-m", "vislib.run", "params/sample"], cwd=clone, env=environment(runs), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs / "sample"
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_plain_papermill(clone, by_runner, tmp_path, folder):
+    """From the project's root and from the notebooks' folder, with the parameters that the runner recorded."""
+    for name in NOTEBOOKS:
+        done = subprocess.run(
+            [BIN / "papermill", clone / f"notebooks/{name}.ipynb", tmp_path / "out.ipynb", "-f", by_runner / name / "params.yaml"],
+            cwd=clone / folder, env=environment(tmp_path / "runs"), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+    assert result_bytes(tmp_path / "runs/sample") == result_bytes(by_runner)
+
+
+@pytest.fixture
+def lab(clone, tmp_path) -> Iterator[str]:
+    """Address of a JupyterLab that works on the clone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [BIN / "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=loopback"],
+        cwd=clone, env=environment(tmp_path / "runs"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while not _answers(f"{address}/api?token=loopback"):
+        assert time.monotonic() < deadline, "JupyterLab did not start"
+        time.sleep(0.5)
+    yield address
+    server.terminate()
+    server.wait(timeout=30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def test_run_all_in_jupyterlab(clone, by_runner, lab, tmp_path):
+    """Every notebook by Run All, then saved: the bytes of the runner, and an empty `git diff`."""
+    assert CHROMIUM, "this test needs Chromium: apt-get install chromium"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        for name in NOTEBOOKS:
+            page.goto(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset&token=loopback")
+            page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=60_000)
+            page.get_by_text("Python 3", exact=False).first.wait_for(timeout=60_000)
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_text("Run All Cells", exact=True).click()
+            _wait_for(tmp_path / "runs/sample" / name / "run.json", name)
+            page.keyboard.press("Control+s")
+            _wait_saved(clone / f"notebooks/{name}.ipynb")
+            _end_kernels(lab)
+        browser.close()
+    assert result_bytes(tmp_path / "runs/sample") == result_bytes(by_runner)
+    assert subprocess.run(["git", "diff", "--stat"], cwd=clone, capture_output=True, text=True, check=True).stdout == ""
+
+
+def _wait_for(record: Path, name: str) -> None:
+    deadline = time.monotonic() + 240
+    while not (record.exists() and json.loads(record.read_text())["status"] == "finished"):
+        assert time.monotonic() < deadline, f"{name} did not finish in JupyterLab"
+        time.sleep(0.5)
+
+
+def _wait_saved(notebook: Path) -> None:
+    """The saved file holds outputs: what `git diff` is then asked about is a notebook that was really run."""
+    deadline = time.monotonic() + 60
+    while not any(cell.get("outputs") for cell in json.loads(notebook.read_text())["cells"]):
+        assert time.monotonic() < deadline, f"{notebook.name} was not saved with its outputs"
+        time.sleep(0.5)
+
+
+def _end_kernels(lab: str) -> None:
+    with urllib.request.urlopen(f"{lab}/api/sessions?token=loopback") as reply:
+        sessions = json.load(reply)
+    for session in sessions:
+        request = urllib.request.Request(f"{lab}/api/sessions/{session['id']}?token=loopback", method="DELETE")
+        urllib.request.urlopen(request).close()

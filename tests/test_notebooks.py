@@ -1,0 +1,131 @@
+"""The rules of the notebooks, held for every notebook; and the sample set run as its users run it."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from papermill.inspection import inspect_notebook
+
+from vislib.runs.params import parameters_source, read_schema
+from vislib.runs.sets import read_set
+from vislib.runs.yaml_files import read_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPECTED = {
+    "01_documents", "02_filtering", "03_images", "06_captioning", "07_qa_generation", "08_merging",
+    "20_pipeline", "21_tokens", "22_overlap", "23_qa_types", "24_word_clouds", "25_examples",
+}  # fmt: skip
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SETS = sorted(p for p in (ROOT / "params").iterdir() if p.is_dir() and any(p.glob("[0-9]*.yaml")))
+every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+every_set = pytest.mark.parametrize("folder", SETS, ids=lambda p: p.name)
+
+
+def cells(notebook: Path, kind: str) -> list[dict]:
+    return [c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def is_parameters(cell: dict) -> bool:
+    return "parameters" in cell["metadata"].get("tags", [])
+
+
+def test_every_notebook_is_looked_at():
+    assert {p.stem for p in NOTEBOOKS} == EXPECTED
+    assert {"sample", "viscon-100k"} <= {p.name for p in SETS}
+
+
+@every_notebook
+def test_form(notebook):
+    book = json.loads(notebook.read_text())
+    code = cells(notebook, "code")
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    assert "language_info" not in book["metadata"]
+    assert all(not c["outputs"] and c["execution_count"] is None for c in code)
+    assert sum(map(is_parameters, code)) == 1
+    assert len(book["cells"]) <= 20
+    lines = [len([s for s in source(c).splitlines() if s.strip()]) for c in code if not is_parameters(c)]
+    assert max(lines) <= 12
+    assert sum(lines) <= 100
+    first = json.loads((ROOT / "notebooks/01_documents.ipynb").read_text())
+    bootstrap = next(c for c in first["cells"] if c["cell_type"] == "code")
+    assert source(code[0]).split("\n\n")[:2] == source(bootstrap).split("\n\n")[:2]
+
+
+@every_notebook
+def test_the_story_is_prose_and_the_work_is_the_librarys(notebook):
+    book = json.loads(notebook.read_text())
+    name = notebook.stem
+    assert book["cells"][0]["cell_type"] == "markdown"
+    assert source(book["cells"][0]).startswith(f"# {name[:2]} · ")
+    for cell in cells(notebook, "markdown"):
+        assert len(re.findall(r"\w+", re.sub(r"`[^`]*`|\(.*?\)", " ", source(cell)))) <= 75, source(cell)
+    for cell in cells(notebook, "code"):
+        tree = ast.parse(re.sub(r"^%.*$", "", source(cell), flags=re.M))
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While | ast.AsyncFunctionDef)
+    text = "\n".join(source(c) for c in cells(notebook, "code"))
+    assert f'start_run("{name}", globals())' in text
+    assert source(cells(notebook, "code")[-1]).strip().endswith("run.finish()")
+    headings = [c for c in book["cells"] if c["cell_type"] == "markdown" and source(c).startswith("## ")]
+    assert len(headings) >= 3
+
+
+@every_notebook
+def test_papermill_reads_the_parameters_as_we_do(notebook):
+    schema = read_schema(notebook)
+    theirs = inspect_notebook(str(notebook))
+    assert set(theirs) == set(schema)
+    for name, parameter in schema.items():
+        assert theirs[name]["inferred_type_name"] == parameter.type, name
+        assert ast.literal_eval(theirs[name]["default"]) == parameter.default, name
+        assert theirs[name]["help"].startswith(parameter.help), name
+        assert parameter.help, f"{name} has no help"
+    assert len(schema) == len([s for s in parameters_source(notebook).splitlines() if s.strip()])
+
+
+@every_set
+def test_sets_name_and_explain_every_parameter(folder):
+    files = sorted(folder.glob("[0-9]*.yaml"))
+    assert files
+    for file in files:
+        schema = read_schema(ROOT / "notebooks" / f"{file.name.split('.')[0]}.ipynb")
+        given = read_parameters(file)
+        assert list(given) == list(schema), file.name
+        assert given == yaml.safe_load(file.read_text())
+        assert given["run_dir"] == f"runs/{folder.name}"
+        commented = [line for line in file.read_text().splitlines() if "#" in line]
+        assert len(commented) >= len(given), f"{file.name}: every key carries a comment"
+    assert (folder / "README.md").exists()
+
+
+def test_the_defaults_are_the_sample_sets_values():
+    for file in sorted((ROOT / "params/sample").glob("*.yaml")):
+        schema = read_schema(ROOT / "notebooks" / f"{file.stem}.ipynb")
+        assert {n: p.default for n, p in schema.items()} == read_parameters(file), file.name
+    assert {p.stem for p in (ROOT / "params/sample").glob("*.yaml")} == EXPECTED
+
+
+def test_the_paper_set_holds_the_papers_values():
+    """VisCon-100K, sections 3.1 to 3.4; what the paper leaves open is marked as ours in the files."""
+    values = {e.stage.notebook: e.stage.values for e in read_set(ROOT / "params/viscon-100k")}
+    assert values["01_documents"]["source"] == "hub"
+    assert re.fullmatch("[0-9a-f]{40}", values["01_documents"]["revision"])
+    assert values["02_filtering"]["max_tokens"] == 2000
+    assert values["02_filtering"]["tokenizer"].startswith("lmsys/vicuna-7b")
+    assert values["02_filtering"]["context_tokens"] == 0
+    assert values["06_captioning"]["kinds"] == ["contextual", "non_contextual"]
+    assert values["06_captioning"]["engine"] == values["07_qa_generation"]["engine"] == "openai"
+    assert values["07_qa_generation"]["model"].startswith("openchat/openchat-3.5") or values["07_qa_generation"][
+        "model"
+    ].startswith("openchat/openchat_3.5")
+    assert values["08_merging"]["embedding_model"].startswith("WhereIsAI/UAE-Large-V1")
+    assert values["08_merging"]["similarity_threshold"] == 0.9
+    assert values["08_merging"]["min_per_type"] == 2
+    assert values["08_merging"]["test_fraction"] == 0.02
