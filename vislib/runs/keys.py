@@ -168,7 +168,8 @@ def folder_facts(
 ) -> dict[str, FileFacts]:
     """Facts of all files below `folder`, by relative path."""
     chosen = expand(folder) if files is None else files
-    names = {(str(p.relative_to(folder)) if p != folder else p.name): p for p in chosen}
+    base = next(p for p in (folder, *folder.parents) if p.is_dir())  # of a file or a glob: the folder it stands in
+    names = {str(p.relative_to(base)): p for p in chosen}
     return {name: file_facts(path, known, name) for name, path in sorted(names.items())}
 
 

@@ -64,10 +64,13 @@ def hardware() -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident size of this process and of its ended children, in MiB."""
+    """Largest resident size of this process or of one of its ended children, in MiB."""
     unit = 1024 if platform.system() == "Linux" else 1024**2
-    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return round(max(peaks) / unit, 1)
+    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent held before exec; this does not
+        own = int(re.findall(r"VmHWM:\s+(\d+)", status.read_text(encoding="ascii"))[0])
+    return round(max(own, children) / unit, 1)
 
 
 def relative_to_root(path: Path) -> str:
