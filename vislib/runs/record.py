@@ -132,7 +132,8 @@ class Run:
             if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
                 raise AssertionError(f"{self.stage.name}: the accounts of {unit} do not close: {entry}")
         self.metrics |= {name[5:]: n for name, n in sorted(self._counts.items()) if name.startswith("note/")}
-        tables = {p.name: count_rows(p) for p in sorted(self.data.iterdir()) if any(p.glob("*.parquet"))}
+        folders = sorted({part.parent for part in self.data.rglob("*.parquet")})
+        tables = {str(folder.relative_to(self.data)): count_rows(folder) for folder in folders}
         self._record |= {
             "status": "finished", "reason": "", "counts": self.counts(), "tables": tables, "metrics": self.metrics,
             "usage": dict(self._usage), "seconds": round(time.monotonic() - self._started, 2),

@@ -1,0 +1,381 @@
+"""Merging: the selection rule by hand and by brute force, the conversations, the splits and the whole stage."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vislib.embeddings import text_hash
+from vislib.merging import merge_conversations, similar_questions, stage
+from vislib.merging.candidates import Candidate, assign_splits, split_of
+from vislib.merging.conversations import (
+    CONFIGURATIONS,
+    Round,
+    caption_prompt,
+    configured,
+    conversation,
+    question_prompt,
+    shuffled_rounds,
+)
+from vislib.merging.deduplication import find_duplicates
+from vislib.prompts import load
+from vislib.runs import InputError, tables
+from vislib.runs.contract import CAPTIONS, IMAGES, QUESTIONS, SAMPLES
+from vislib.runs.record import Run
+from vislib.runs.stage import Stage
+
+F, M = "free_form", "multiple_choice"
+
+
+# -- the selection rule ---------------------------------------------------------------------------------------
+
+
+def at_degrees(*degrees: float) -> np.ndarray:
+    """Unit vectors in the plane: the similarity of two is the cosine of the angle between them."""
+    return np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], np.float32)
+
+
+def selection(degrees: list[float], types: list[str], minimum: int, threshold: float = 0.9) -> tuple[list[int], int]:
+    ids = [f"q{n}" for n in range(len(degrees))]
+    found, stuck = find_duplicates(at_degrees(*degrees), types, ids, threshold=threshold, minimum=minimum)
+    return [duplicate.question for duplicate in found], stuck
+
+
+def test_the_closest_pair_loses_the_question_nearer_to_the_others() -> None:
+    # the closest are q1 and q2 (5 degrees): beside each other, q1 has cos 20 + cos 70 = 1.28, q2 cos 25 + cos 65
+    # = 1.33, so q2 goes; then q0 and q1 (cos 20 = 0.94): q0 has cos 90 = 0 beside q1, q1 has cos 70 = 0.34 and goes
+    assert selection([0, 20, 25, 90], [F] * 4, minimum=1) == ([2, 1], 0)
+    assert selection([0, 20, 25, 90], [F] * 4, minimum=1, threshold=0.95) == ([2], 0)
+    assert selection([0, 40, 80], [F] * 3, minimum=1) == ([], 0)
+
+
+def test_the_pair_is_told_with_its_similarity() -> None:
+    found, _ = find_duplicates(at_degrees(0, 10, 90), [F, F, F], ["b", "a", "c"], threshold=0.9, minimum=1)
+    assert [(d.question, d.other, d.similarity) for d in found] == [(1, 0, 0.9848)]  # 10 degrees lies nearer to 90
+
+
+def test_equal_means_drop_the_larger_id() -> None:
+    found, _ = find_duplicates(at_degrees(0, 5), [F, F], ["a", "b"], threshold=0.9, minimum=1)
+    assert [d.question for d in found] == [1]
+    found, _ = find_duplicates(at_degrees(0, 5), [F, F], ["b", "a"], threshold=0.9, minimum=1)
+    assert [d.question for d in found] == [0]
+
+
+def test_a_type_at_its_minimum_is_spared() -> None:
+    # q1 (multiple choice) lies nearer to the others, but is the last of its type: q0 goes
+    assert selection([0, 5, 40], [F, M, F], minimum=1) == ([0], 0)
+    assert selection([0, 5, 40], [F, F, F], minimum=1) == ([1], 0)
+
+
+def test_a_pair_of_which_neither_may_go_stays_and_is_counted() -> None:
+    assert selection([0, 5, 90, 95], [F, F, M, M], minimum=2) == ([], 2)
+    assert selection([0, 5, 90, 95, 170], [F, F, M, M, M], minimum=2) == ([2], 1)
+
+
+def test_equal_questions_reach_a_threshold_of_one() -> None:
+    vector = np.random.default_rng(0).normal(size=384)
+    twice = np.array([vector / np.linalg.norm(vector)] * 2, np.float32)
+    found, _ = find_duplicates(twice, [F, M], ["a", "b"], threshold=1.0, minimum=0)
+    assert [d.similarity for d in found] == [1.0]
+
+
+def by_brute_force(
+    similarity: list[list[float]], types: list[str], ids: list[str], threshold: float, minimum: int
+) -> tuple[list[int], int]:
+    """The rule word for word, with lists."""
+    standing, dropped, kept_pairs = list(range(len(ids))), [], set()
+    while True:
+        pairs = [
+            (-similarity[i][j], *sorted((ids[i], ids[j])), i, j)
+            for i in standing for j in standing if i < j and (i, j) not in kept_pairs
+        ]  # fmt: skip
+        if not pairs or -min(pairs)[0] < threshold:
+            return dropped, len(kept_pairs)
+        i, j = min(pairs)[3:]
+        free = [k for k in (i, j) if sum(types[n] == types[k] for n in standing) > minimum]
+        if not free:
+            kept_pairs.add((i, j))
+            continue
+        means = {k: round(sum(similarity[k][n] for n in standing if n != k) / (len(standing) - 1), 4) for k in free}
+        loser = max(free, key=lambda k: (means[k], ids[k]))
+        standing.remove(loser)
+        dropped.append(loser)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_selection_agrees_with_brute_force(seed: int) -> None:
+    draw = random.Random(seed)
+    n, minimum, threshold = draw.randint(0, 12), draw.randint(0, 3), draw.choice([0.3, 0.7, 0.9])
+    vectors = np.random.default_rng(seed).normal(size=(n, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    if n > 3:
+        vectors[n // 2] = vectors[0]  # a tie of everything but the id
+    types, ids = [draw.choice([F, M]) for _ in range(n)], [f"{draw.getrandbits(32):08x}" for _ in range(n)]
+    single = vectors.astype(np.float32).astype(float)
+    similarity = np.round(single @ single.T, 4).tolist()
+    found, stuck = find_duplicates(vectors.astype(np.float32), types, ids, threshold=threshold, minimum=minimum)
+    assert ([d.question for d in found], stuck) == by_brute_force(similarity, types, ids, threshold, minimum)
+    left = Counter(types) - Counter(types[d.question] for d in found)
+    assert all(left[name] >= min(minimum, types.count(name)) for name in (F, M))
+
+
+# -- conversations --------------------------------------------------------------------------------------------
+
+QUESTION = {"question": "How many boats?", "options": [], "answer": "Two.", "question_type": F}
+CHOICE = QUESTION | {"question_type": M, "options": ["One", "Two", "Three", "None"], "answer": "B"}
+CAPTION_ROUND = Round("caption", "caption", "Describe.", "A bay.")
+ROUNDS = [CAPTION_ROUND, Round("f1", F, "Why?", "So."), Round("m1", M, "Which?", "B")]
+
+
+def test_multiple_choice_asks_with_four_lettered_lines() -> None:
+    lines = question_prompt(CHOICE).splitlines()
+    assert lines[:5] == ["How many boats?", "A. One", "B. Two", "C. Three", "D. None"]
+    assert len(lines) == 6
+    assert "letter" in lines[5]
+    assert question_prompt(QUESTION) == "How many boats?"
+
+
+def test_only_contextual_kinds_ask_for_context_and_share_the_instruction() -> None:
+    given: dict[str, Any] = {"instructions": ["Look.", "Describe.", "Tell."], "request": "And the context.", "seed": 3}
+    for sample_id in ("a", "b", "c", "d"):
+        plain = caption_prompt(sample_id, "non_contextual", **given)
+        assert caption_prompt(sample_id, "contextual", **given) == f"{plain} And the context."
+        assert caption_prompt(sample_id, "fused", **given) == plain
+    assert len({caption_prompt(str(n), "fused", **given) for n in range(40)}) == 3
+
+
+def test_our_instructions_are_many_and_distinct() -> None:
+    lines = load("caption_instructions").text.splitlines()
+    assert len(set(lines)) == len(lines) >= 12
+    assert all(line.strip() == line and line for line in lines)
+    assert len(load("caption_context_request").text.splitlines()) == 1
+
+
+def test_rounds_are_shuffled_by_seed_and_keep_their_order_when_one_leaves() -> None:
+    orders = Counter(tuple(r.id for r in shuffled_rounds(ROUNDS, str(n), "contextual", seed=0)) for n in range(600))
+    assert len(orders) == 6
+    assert min(orders.values()) > 60
+    order = shuffled_rounds(ROUNDS, "x", "contextual", seed=1)
+    assert shuffled_rounds(ROUNDS[::-1], "x", "contextual", seed=1) == order
+    assert shuffled_rounds(ROUNDS[:2], "x", "contextual", seed=1) == [r for r in order if r.id != "m1"]
+
+
+def test_the_image_stands_once_and_strays_are_neutralised() -> None:
+    turns, strays = conversation([Round("f1", F, "What is <image>?", "An <image> tag."), ROUNDS[0]])
+    assert [turn["from"] for turn in turns] == ["human", "gpt"] * 2
+    assert turns[0]["value"] == "<image>\nWhat is ‹image›?"
+    assert strays == 2
+    assert sum(turn["value"].count("<image>") for turn in turns) == 1
+
+
+def test_every_configuration_holds_its_sources_in_the_shuffled_order() -> None:
+    found = {(name, suffix): [r.source for r in rounds] for name, suffix, rounds in configured(ROUNDS[::-1])}
+    assert found == {
+        ("captions", ""): ["caption"], ("free_form", ""): [F], ("multiple_choice", ""): [M],
+        ("questions", ""): [M, F], ("separate", "-c"): ["caption"], ("separate", "-q"): [M, F],
+        ("leaky_mix", ""): [M, F, "caption"],
+    }  # fmt: skip
+
+
+# -- splits ---------------------------------------------------------------------------------------------------
+
+
+def sample(n: int, page: str = "") -> dict[str, Any]:
+    numbers = {"image_index": 0, "n_context_tokens": 1, "width": 9, "height": 9}
+    return numbers | {
+        "sample_id": f"s{n}", "doc_id": f"d{n}", "image_url": f"http://x/{n}.png", "alt_text": "", "context": "",
+        "page_url": page or f"http://x/page{n}",
+    }  # fmt: skip
+
+
+def test_pages_are_split_by_hash_near_the_fraction() -> None:
+    splits = [split_of(sample(n), seed=0, test_fraction=0.1) for n in range(2000)]
+    assert 150 < splits.count("test") < 250
+    assert split_of(sample(1, "p"), seed=0, test_fraction=0.5) == split_of(sample(2, "p"), seed=0, test_fraction=0.5)
+    assert {split_of(sample(n), seed=0, test_fraction=0.0) for n in range(50)} == {"train"}
+    assert splits != [split_of(sample(n), seed=1, test_fraction=0.1) for n in range(2000)]
+
+
+def test_a_test_sample_whose_image_is_in_train_is_marked() -> None:
+    pages = [f"http://x/page{n}" for n in range(40)]
+    test = next(p for p in pages if split_of(sample(0, p), seed=0, test_fraction=0.3) == "test")
+    train = next(p for p in pages if split_of(sample(0, p), seed=0, test_fraction=0.3) == "train")
+    rows = [(sample(0, test), "a"), (sample(1, test), "b"), (sample(2, train), "b"), (sample(3, train), "a")]
+    found = [
+        Candidate(
+            sample=row, image={"image_id": image, "status": "ok", "reason": ""}, questions=[],
+            captions={"contextual": {"status": "ok"}} if row["sample_id"] != "s3" else {},
+        )
+        for row, image in rows
+    ]  # fmt: skip
+    for candidate in found:
+        candidate.questions.extend({"kind": "contextual", "status": "ok", "question_type": t} for t in (F, M))
+    splits = assign_splits(found, ["contextual"], seed=0, test_fraction=0.3)
+    assert splits == ["test", "image_in_train", "train", ""]  # s3 is dropped, so image a is not in train
+    with pytest.raises(InputError, match=r"none of 1 samples .* caption_failed \(contextual: none\): 1"):
+        assign_splits(found[3:], ["contextual"], seed=0, test_fraction=0.3)
+
+
+# -- the stage ------------------------------------------------------------------------------------------------
+
+KINDS = ("contextual", "non_contextual")
+
+
+class HashEncoder:
+    """Unit vectors by the hash of the text's first word: questions that begin alike are alike."""
+
+    dimension = 64
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        rows = [np.random.default_rng(text_hash(text.split()[0])).normal(size=64) for text in texts]
+        return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
+
+
+def save(folder: Path, schema: Any, rows: list[dict[str, Any]], rows_per_part: int = 7) -> None:
+    writer = tables.TableWriter(folder, schema, rows_per_part=rows_per_part)
+    for row in rows:
+        writer.write({name: row.get(name) for name in schema.names})
+    writer.close()
+
+
+def inputs_at(root: Path, n: int = 12) -> dict[str, list[dict[str, Any]]]:
+    """Twelve good samples; of each kind three questions of a type, the first two of which begin alike."""
+    rows: dict[str, list[dict[str, Any]]] = {"samples": [sample(i) for i in range(n)]}
+    rows["images"] = [
+        {"image_url": f"http://x/{i}.png", "image_id": f"i{i}", "status": "ok", "reason": ""} for i in range(n)
+    ]
+    rows["captions"] = [
+        {"sample_id": f"s{i}", "kind": k, "caption": f"Caption {i} {k}, <image> said.", "status": "ok", "reason": ""}
+        for i in reversed(range(n)) for k in KINDS
+    ]  # fmt: skip
+    rows["questions"] = [
+        {
+            "question_id": f"q{i}{k[0]}{t[0]}{r}", "sample_id": f"s{i}", "kind": k, "question_type": t, "round": r,
+            "question": f"{t}{min(r, 1)} for {i} in {r}?", "options": ["w", "x", "y", "z"] if t == M else [],
+            "answer": "C" if t == M else "Yes.", "status": "ok", "reason": "",
+        }
+        for k in KINDS for i in range(n) for t in (F, M) for r in range(3)
+    ]  # fmt: skip
+    return rows
+
+
+def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> Run:
+    schemas = {"samples": SAMPLES, "images": IMAGES, "captions": CAPTIONS, "questions": QUESTIONS}
+    for name, schema in schemas.items():
+        save(root / name, schema, rows[name])
+    defaults = {"similarity_threshold": 0.9, "min_per_type": 2, "test_fraction": 0.3, "embedding_batch_size": 4}
+    paths = {name: str(root / name) for name in schemas}
+    place = {"run_dir": str(root / "runs"), "variant": "", "seed": 0, "embedding_model": "hash"}
+    merging = Stage(notebook="08_merging", schema={}, values={**place, **paths, **defaults, **values})
+    run = Run(merging, merging.open_partial("key", {}), [])
+    merge_conversations(run)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SentenceEncoder", HashEncoder)
+
+
+def rows_of(run: Run, kind: str, name: str) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in tables.read_rows(run.data / kind / name)}
+
+
+def test_all_configurations_hold_the_same_samples_and_nothing_is_lost(tmp_path: Path) -> None:
+    rows = inputs_at(tmp_path)
+    rows["images"][0] |= {"status": "failed", "reason": "http_404"}
+    rows["captions"] = [r for r in rows["captions"] if (r["sample_id"], r["kind"]) != ("s1", "non_contextual")]
+    for row in rows["questions"]:
+        if row["sample_id"] == "s2" and row["kind"] == "contextual" and row["question_type"] == M:
+            row |= {"status": "failed", "reason": "not_four_options"}
+    run = merge(tmp_path, rows)
+    expected = {f"s{n}" for n in range(3, 12)}
+    for kind in KINDS:
+        for name, parts in CONFIGURATIONS.items():
+            found = rows_of(run, kind, name)
+            assert {row["sample_id"] for row in found.values()} == expected
+            assert set(found) == {s + suffix for s in expected for suffix in parts}
+    dropped = list(tables.read_rows(run.data / "dropped"))
+    reasons = {row["id"]: (row["reason"], row["detail"]) for row in dropped}
+    assert reasons["s0"] == ("image_failed", "http_404")
+    assert reasons["s1"] == ("caption_failed", "non_contextual: none")
+    assert reasons["s2"] == ("no_multiple_choice", "contextual")
+    assert reasons["q2cm0"] == ("malformed", "not_four_options")
+    assert reasons["q2cf0"] == ("sample_not_eligible", "no_multiple_choice")
+    assert reasons["q5cf2"] == ("similar_question", "1.0000 to q5cf1")
+    counts = run.counts()
+    assert counts["sample"]["taken"] == 12 == counts["sample"]["kept"] + 3
+    assert counts["question"]["taken"] == 144 == counts["question"]["kept"] + sum(
+        counts["question"]["dropped"].values()
+    )
+    assert counts["question"]["kept"] == 9 * 2 * 4
+
+
+def test_a_conversation_of_the_leaky_mix_reads_as_the_contract_says(tmp_path: Path) -> None:
+    run = merge(tmp_path, inputs_at(tmp_path))
+    row = rows_of(run, "contextual", "leaky_mix")["s4"]
+    turns = row["conversations"]
+    assert (row["images"], row["doc_id"], sorted(row["sources"])) == (["i4"], "d4", sorted(["caption", F, F, M, M]))
+    assert len(turns) == 2 * len(row["sources"])
+    assert turns[0]["value"].startswith("<image>\n")
+    assert "<image>" not in json.dumps(turns).replace("<image>\\n", "", 1)
+    answers = [turn["value"] for turn in turns[1::2]]
+    given = {"caption": "Caption 4 contextual, ‹image› said.", F: "Yes.", M: "C"}
+    assert answers == [given[source] for source in row["sources"]]
+    assert run._counts["note/identifiers_neutralised"] == 12 * 2
+    sizes = run.metrics["rows"]
+    assert sizes["contextual/separate/train"] == 2 * sizes["contextual/leaky_mix/train"]
+    assert sizes["contextual/leaky_mix/train"] + sizes["contextual/leaky_mix/test"] == 12
+
+
+def test_splits_share_no_page_and_two_runs_are_equal_to_the_byte(tmp_path: Path) -> None:
+    first, second = (merge(tmp_path / name, inputs_at(tmp_path / name)) for name in "ab")
+    files = sorted(p.relative_to(first.data) for p in first.data.rglob("*.parquet"))
+    assert len(files) == 2 * 6 * 2 + 1
+    assert all((first.data / p).read_bytes() == (second.data / p).read_bytes() for p in files)
+    folder = first.data / "contextual" / "leaky_mix"
+    sides = [{r["doc_id"] for r in tables.read_rows(folder / f"{s}-00000.parquet")} for s in ("train", "test")]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
+def test_a_test_row_with_an_image_of_train_is_dropped_with_its_questions(tmp_path: Path) -> None:
+    rows = inputs_at(tmp_path)
+    for row in rows["images"]:
+        row["image_id"] = "same"
+    run = merge(tmp_path, rows)
+    reasons = run.counts()["sample"]["dropped"]
+    assert set(reasons) == {"image_in_train"}
+    assert run.counts()["question"]["dropped"]["sample_not_eligible"] == 12 * reasons["image_in_train"]
+    assert {n for name, n in run.metrics["rows"].items() if name.endswith("/test")} == {0}
+    assert tables.count_rows(run.data / "contextual" / "captions" / "test-00000.parquet") == 0
+
+
+def test_the_minimum_keeps_similar_questions_and_counts_their_pairs(tmp_path: Path) -> None:
+    run = merge(tmp_path, inputs_at(tmp_path), min_per_type=3)
+    assert "similar_question" not in run.counts()["question"]["dropped"]
+    assert run._counts["note/similar_pairs_kept_at_minimum"] == 12 * 2 * 2
+
+
+def test_similar_questions_are_shown_beside_what_they_resemble(tmp_path: Path) -> None:
+    pairs = similar_questions(merge(tmp_path, inputs_at(tmp_path)), limit=3)
+    assert len(pairs) == 3
+    assert all(p["similarity"] == 1.0 and p["dropped"].split()[0] == p["kept"].split()[0] for p in pairs)
+    assert all(p["dropped"] != p["kept"] for p in pairs)
+
+
+def test_inputs_that_cannot_be_merged_are_named(tmp_path: Path) -> None:
+    rows = inputs_at(tmp_path)
+    with pytest.raises(InputError, match="captions holds no caption"):
+        merge(tmp_path / "a", rows | {"captions": []})
+    with pytest.raises(InputError, match=r"none of 12 samples .* no_free_form \(contextual\): 12"):
+        merge(tmp_path / "b", rows | {"questions": []})
+    with pytest.raises(InputError, match=r"questions of samples that .* lacks"):
+        merge(tmp_path / "c", rows | {"samples": rows["samples"][:5]})

@@ -1,0 +1,143 @@
+"""The stage function of 08: embed, judge, de-duplicate, merge and split, one shard of samples in memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vislib.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
+from vislib.merging.candidates import IMAGE_IN_TRAIN, SPLITS, Candidate, Inputs, assign_splits, candidates
+from vislib.merging.conversations import (
+    CAPTION,
+    CONFIGURATIONS,
+    Round,
+    caption_prompt,
+    configured,
+    conversation,
+    question_prompt,
+    shuffled_rounds,
+)
+from vislib.merging.deduplication import find_duplicates
+from vislib.prompts import load
+from vislib.runs import Run, choose, tables
+from vislib.runs.tables import Output, Row
+
+
+def merge_conversations(run: Run) -> None:
+    """Write `<kind>/<configuration>/{train,test}` and `dropped` from the captions and questions of a run.
+
+    Adds to the metrics the rows of every `kind/configuration/split`. Raises InputError when no sample is usable.
+    """
+    inputs = Inputs.of(run)
+    kinds = inputs.kinds()
+    splits = assign_splits(candidates(inputs), kinds, seed=run.seed, test_fraction=run.params.test_fraction)
+    embeddings = _embed_questions(run, inputs.questions)
+    with run.output() as output, run.progress(len(splits), "samples") as progress:
+        merger = _Merger(run, output, embeddings, kinds)
+        for candidate, split in zip(candidates(inputs), splits, strict=True):
+            merger.add(candidate, split)
+            progress.update()
+    run.metrics["rows"] = {"/".join(name): writer.rows for name, writer in merger.writers.items()}
+
+
+def _embed_questions(run: Run, questions: Path) -> Embeddings:
+    def texts() -> Iterator[str]:
+        rows = tables.read_rows(questions, ["question", "status"])
+        return (row["question"] for row in rows if row["status"] == "ok")
+
+    hashes = distinct_hashes(texts())
+    run.metrics["distinct_questions"] = len(hashes)
+    with run.progress(len(hashes), "questions embedded") as progress:
+        return embed_texts(
+            texts(), hashes, encoder=SentenceEncoder(run.params.embedding_model), folder=run.scratch,
+            batch_size=run.params.embedding_batch_size, on_done=progress.update,
+        )  # fmt: skip
+
+
+@dataclass
+class _Merger:
+    """Turns one candidate after the other into rows of the output."""
+
+    run: Run
+    output: Output
+    embeddings: Embeddings
+    kinds: Sequence[str]
+    instructions: list[str] = field(default_factory=lambda: load("caption_instructions").text.splitlines())
+    request: str = field(default_factory=lambda: load("caption_context_request").text)
+
+    def __post_init__(self) -> None:
+        self.writers = {
+            (kind, name, split): self.output.writer("conversations", path=f"{kind}/{name}", stem=split)
+            for kind in self.kinds
+            for name in CONFIGURATIONS
+            for split in SPLITS
+        }
+
+    def add(self, candidate: Candidate, split: str) -> None:
+        """Write the rows of one sample, or drop it and its questions with the reason."""
+        output, sample_id = self.output, candidate.sample["sample_id"]
+        output.take("sample")
+        output.take("question", len(candidate.questions))
+        obstacle = (IMAGE_IN_TRAIN, "") if split == IMAGE_IN_TRAIN else candidate.obstacle(self.kinds)
+        for question in candidate.questions:
+            if question["status"] != "ok":
+                output.drop("question", question["question_id"], "malformed", question["reason"])
+            elif obstacle or question["kind"] not in self.kinds:
+                detail = obstacle[0] if obstacle else f"no captions of kind {question['kind']}"
+                output.drop("question", question["question_id"], "sample_not_eligible", detail)
+        if obstacle:
+            output.drop("sample", sample_id, *obstacle)
+            return
+        output.keep("sample")
+        for kind in self.kinds:
+            self._write(candidate, kind, split)
+
+    def _write(self, candidate: Candidate, kind: str, split: str) -> None:
+        sample, image, seed = candidate.sample, candidate.image, self.run.seed
+        assert image is not None
+        prompt = caption_prompt(
+            sample["sample_id"], kind, instructions=self.instructions, request=self.request, seed=seed
+        )
+        rounds = [Round(CAPTION, CAPTION, prompt, candidate.captions[kind]["caption"])]
+        for row in self._unique(candidate.usable(kind)):
+            rounds.append(Round(row["question_id"], row["question_type"], question_prompt(row), row["answer"]))
+        for name, suffix, chosen in configured(shuffled_rounds(rounds, sample["sample_id"], kind, seed=seed)):
+            turns, strays = conversation(chosen)
+            if name == "leaky_mix":
+                self.output.note("identifiers_neutralised", strays)
+            self.writers[kind, name, split].write(
+                {
+                    "id": sample["sample_id"] + suffix, "images": [image["image_id"]], "conversations": turns,
+                    "sample_id": sample["sample_id"], "doc_id": sample["doc_id"],
+                    "sources": [entry.source for entry in chosen],
+                }
+            )  # fmt: skip
+
+    def _unique(self, questions: list[Row]) -> list[Row]:
+        """The questions that stay; the others are dropped with the question that they resemble."""
+        ids = [row["question_id"] for row in questions]
+        duplicates, stuck = find_duplicates(
+            self.embeddings.of([row["question"] for row in questions]), [row["question_type"] for row in questions],
+            ids, threshold=self.run.params.similarity_threshold, minimum=self.run.params.min_per_type,
+        )  # fmt: skip
+        for found in duplicates:
+            detail = f"{found.similarity:.4f} to {ids[found.other]}"
+            self.output.drop("question", ids[found.question], "similar_question", detail)
+        self.output.note("similar_pairs_kept_at_minimum", stuck)
+        dropped = {found.question for found in duplicates}
+        self.output.keep("question", len(ids) - len(dropped))
+        return [row for position, row in enumerate(questions) if position not in dropped]
+
+
+def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
+    """A seeded handful of dropped questions, each beside the one that it resembles."""
+    dropped = (row for row in tables.read_rows(run.data / "dropped") if row["reason"] == "similar_question")
+    pairs = [
+        (row["id"], *reversed(row["detail"].split(" to ")))
+        for row in choose(dropped, limit, run.seed, key=lambda row: str(row["id"]))
+    ]
+    ids = {name for pair in pairs for name in pair[:2]}
+    texts = tables.lookup(run.table("questions"), "question_id", ids, ["question"])
+    return [
+        {"dropped": texts[lost]["question"], "kept": texts[kept]["question"], "similarity": float(similarity)}
+        for lost, kept, similarity in pairs
+    ]
