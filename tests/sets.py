@@ -13,7 +13,7 @@ def variation(folder: Path, *, only: str = "", **changes: dict) -> Path:
     """The sample set with changed parameters, as `variation(folder, **{"01_documents": {"limit": 5}})`."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted((ROOT / "params/sample").glob("*.yaml")):
-        if file.stem.startswith(tuple(only.split())):
+        if file.stem.startswith(tuple(only.split() or [""])):
             values = yaml.safe_load(file.read_text()) | {"run_dir": f"runs/{folder.name}"}
             write_parameters(folder / file.name, values | changes.get(file.stem, {}))
     return folder

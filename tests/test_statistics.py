@@ -1,0 +1,124 @@
+"""The numbers behind the figures: words, stems, overlap, histograms, pairs per sample."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vislib.figures import statistics
+
+
+def sample(context: str, *, url: str = "https://example.org/a", alt: str | None = None) -> dict[str, object]:
+    return {"sample_id": "s", "page_url": url, "alt_text": alt, "context": context}
+
+
+def caption(text: str, *, kind: str = "contextual", status: str = "ok", sample_id: str = "s") -> dict[str, str]:
+    return {"sample_id": sample_id, "kind": kind, "caption": text, "status": status}
+
+
+def test_words_are_lower_case_with_apostrophes_inside() -> None:
+    assert statistics.words("It’s the Smiths' 3rd_boat, (2024)!") == ["it's", "the", "smiths", "3rd", "boat", "2024"]
+
+
+def test_words_cut_between_scripts() -> None:
+    assert statistics.words("Debianの設定ファイル.") == ["debian", "の設定ファイル"]
+
+
+def test_stems_join_forms_and_leave_stop_words_and_single_characters_out() -> None:
+    assert statistics.stems("sailing") == statistics.stems("sails") == ("sail",)
+    assert statistics.stems("the") == statistics.stems("c") == statistics.stems("7") == ()
+
+
+def test_japanese_is_compared_by_pairs_of_characters() -> None:
+    assert statistics.stems("設定画面") == ("設定", "定画", "画面")
+    assert statistics.overlap("画面の設定", statistics.source_stems(sample("この画面で設定する")))["matched"] == 2
+
+
+def test_overlap_counts_words_whose_stem_is_in_the_source() -> None:
+    source = statistics.source_stems(sample("Boats sail from the old harbour.", alt="A lighthouse"))
+    found = statistics.overlap("The boat is sailing past a lighthouse and a gull.", source)
+    # the, is, a, and, a are stop words; past and gull are not in the source
+    assert found == {"all_words": 10, "content_words": 5, "matched": 3}
+
+
+def test_image_placeholders_are_no_words_of_the_page() -> None:
+    source = statistics.source_stems(sample("before <image> after <another-image>"))
+    assert statistics.overlap("another image", source)["matched"] == 0
+
+
+def test_overlap_table_has_both_ratios_and_skips_failed_captions() -> None:
+    rows = [
+        caption("The boat sails."),
+        caption("A red barn.", kind="non_contextual"),
+        caption("boat", status="failed"),
+        caption("a", kind="empty"),
+        caption("boat", sample_id="unknown"),
+    ]
+    table = statistics.overlap_table([sample("boats sail")], rows).set_index("kind")
+    assert sorted(table.index) == ["contextual", "empty", "non_contextual"]
+    assert table.loc["contextual", "over_content"] == 1
+    assert table.loc["contextual", "over_all"] == pytest.approx(2 / 3)
+    assert table.loc["non_contextual", "over_content"] == 0
+    assert np.isnan(table.loc["empty", "over_content"])
+
+
+def test_histogram_counts_every_value_once() -> None:
+    table = statistics.histogram([0, 1, 1, 4], [0, 1, 2, 4])
+    assert table["count"].tolist() == [1, 2, 1]
+    assert table["from"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("values", [[3, 40, 2000, 2001, 90000], [5], [2500], [2000], []])
+def test_log_edges_cover_all_values_and_divide_at_the_cap(values: list[int]) -> None:
+    edges = statistics.log_edges(values, through=2000.5, bins=10)
+    table = statistics.histogram(values, edges)
+    assert table["count"].sum() == len(values)
+    assert table.loc[table["from"] >= 2000, "count"].sum() == sum(value > 2000 for value in values)
+
+
+def test_even_edges_end_where_asked() -> None:
+    assert statistics.even_edges(2, bins=4) == [0, 0.5, 1, 1.5, 2]
+
+
+def test_tokens_above_cap_reads_only_documents_above_it() -> None:
+    dropped = pd.DataFrame({"reason": ["above_cap", "no_image"], "detail": ["2048", "none"]})
+    assert statistics.tokens_above_cap(dropped).tolist() == [2048]
+
+
+def test_word_counts_are_sorted_by_count_then_name() -> None:
+    counts = statistics.word_counts(["Tree, the sky and a 12 tree.", "sky bird"])
+    assert counts == [("sky", 2), ("tree", 2), ("bird", 1)]
+    assert statistics.word_counts([]) == []
+
+
+def conversation(sample_id: str, *rounds: tuple[str, str]) -> dict[str, object]:
+    turns = [turn for _, text in rounds for turn in ({"from": "human", "value": "?"}, {"from": "gpt", "value": text})]
+    return {"sample_id": sample_id, "sources": [source for source, _ in rounds], "conversations": turns}
+
+
+def test_answers_and_pairs_per_sample() -> None:
+    rows = [
+        conversation("a", ("caption", "A red barn."), ("free_form", "It is red."), ("multiple_choice", "B")),
+        conversation("b", ("free_form", "Two of them."), ("free_form", "Yes.")),
+    ]
+    answers = statistics.answers(rows)
+    assert answers.groupby("question_type")["n_words"].sum().to_dict() == {
+        "caption": 3, "free_form": 7, "multiple_choice": 1,
+    }  # fmt: skip
+    table = statistics.pairs_per_sample(answers, ["a", "b"])
+    assert table.to_dict("records") == [
+        {"question_type": "free_form", "pairs": 1, "samples": 1},
+        {"question_type": "free_form", "pairs": 2, "samples": 1},
+        {"question_type": "multiple_choice", "pairs": 0, "samples": 1},
+        {"question_type": "multiple_choice", "pairs": 1, "samples": 1},
+    ]
+
+
+def test_a_conversation_that_does_not_pair_is_an_error() -> None:
+    broken = {**conversation("a", ("caption", "x")), "sources": ["caption", "free_form"]}
+    with pytest.raises(ValueError, match="shorter"):
+        statistics.answers([broken])
+
+
+def test_model_names_are_sorted_and_named_once() -> None:
+    assert statistics.model_names(["b", "a", "", "b"]) == "a, b"
+    assert statistics.model_names([]) == "none"
