@@ -2,13 +2,17 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
+from tests.sets import five_documents, result_bytes
 from vislib.runs.params import parameters_source, read_schema
 from vislib.runs.sets import read_set
 from vislib.runs.yaml_files import read_parameters
@@ -129,3 +133,54 @@ def test_the_paper_set_holds_the_papers_values():
     assert values["08_merging"]["similarity_threshold"] == 0.9
     assert values["08_merging"]["min_per_type"] == 2
     assert values["08_merging"]["test_fraction"] == 0.02
+
+
+def run_set(folder: Path, runs: Path, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "vislib.run", str(folder), *options], cwd=ROOT,
+        env={**os.environ, "VISLIB_RUNS": str(runs)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ran(output: str) -> list[str]:
+    """Names of the stages that ran; the others were unchanged."""
+    return re.findall(r"^(\w+) +ok ", output, flags=re.M)
+
+
+def test_five_documents_run_through_every_notebook_and_only_changes_run_again(tmp_path):
+    folder, runs = five_documents(tmp_path / "five"), tmp_path / "runs"
+    assert ran(run_set(folder, runs)) == sorted(EXPECTED)
+    records = {name: json.loads((runs / "five" / name / "run.json").read_text()) for name in EXPECTED}
+    assert {r["status"] for r in records.values()} == {"ok"}
+    assert records["01_documents"]["counts"]["row"]["taken"] == 5
+    assert records["08_merging"]["counts"]["sample"]["kept"] > 0
+    figures = list((runs / "five").glob("2*/figures/*.pdf"))
+    assert len(figures) >= 6
+    assert all(p.with_suffix(".png").exists() for p in figures)
+    before = result_bytes(runs / "five")
+
+    again = run_set(folder, runs)
+    assert ran(again) == []
+    assert again.count("unchanged") == len(EXPECTED)
+
+    bins = yaml.safe_load((folder / "21_tokens.yaml").read_text()) | {"bins": 7}
+    (folder / "21_tokens.yaml").write_text(yaml.safe_dump(bins))
+    assert ran(run_set(folder, runs)) == ["21_tokens"]
+
+    after = result_bytes(runs / "five")
+    assert {name for name in before if before[name] != after[name]} <= {n for n in before if n.startswith("21_tokens/")}
+    assert run_set(folder, runs, "--only", "22", "--force").count(" ok ") == 1
+    assert result_bytes(runs / "five") == after  # a figure made again is the same figure
+
+
+def test_a_changed_cap_runs_what_depends_on_it(tmp_path):
+    folder, runs = five_documents(tmp_path / "five"), tmp_path / "runs"
+    for file in folder.glob("*.yaml"):
+        if file.stem not in ("01_documents", "02_filtering", "03_images"):
+            file.unlink()
+    run_set(folder, runs)
+    cap = yaml.safe_load((folder / "02_filtering.yaml").read_text()) | {"max_tokens": 600}
+    (folder / "02_filtering.yaml").write_text(yaml.safe_dump(cap))
+    assert ran(run_set(folder, runs)) == ["02_filtering", "03_images"]

@@ -33,9 +33,17 @@ def clone(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clone") / "project"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     subprocess.run(
-        [BIN / "nbstripout", "--install", "--attributes", ".git/info/attributes", "--extra-keys", "metadata.language_info"],
-        cwd=folder, check=True,
-    )  # fmt: skip
+        [
+            BIN / "nbstripout",
+            "--install",
+            "--attributes",
+            ".git/info/attributes",
+            "--extra-keys",
+            "metadata.language_info",
+        ],
+        cwd=folder,
+        check=True,
+    )
     return folder
 
 
@@ -44,9 +52,13 @@ def by_runner(clone, tmp_path_factory) -> Path:
     """The sample run as the runner makes it."""
     runs = tmp_path_factory.mktemp("runner")
     done = subprocess.run(
-        [sys.executable, "-m", "vislib.run", "params/sample"], cwd=clone, env=environment(runs), capture_output=True, text=True,
+        [sys.executable, "-m", "vislib.run", "params/sample"],
+        cwd=clone,
+        env=environment(runs),
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "sample"
 
@@ -56,9 +68,19 @@ def test_plain_papermill(clone, by_runner, tmp_path, folder):
     """From the project's root and from the notebooks' folder, with the parameters that the runner recorded."""
     for name in NOTEBOOKS:
         done = subprocess.run(
-            [BIN / "papermill", clone / f"notebooks/{name}.ipynb", tmp_path / "out.ipynb", "-f", by_runner / name / "params.yaml"],
-            cwd=clone / folder, env=environment(tmp_path / "runs"), capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                BIN / "papermill",
+                clone / f"notebooks/{name}.ipynb",
+                tmp_path / "out.ipynb",
+                "-f",
+                by_runner / name / "params.yaml",
+            ],
+            cwd=clone / folder,
+            env=environment(tmp_path / "runs"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
     assert result_bytes(tmp_path / "runs/sample") == result_bytes(by_runner)
 
@@ -71,8 +93,11 @@ def lab(clone, tmp_path) -> Iterator[str]:
         port = free.getsockname()[1]
     server = subprocess.Popen(
         [BIN / "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=loopback"],
-        cwd=clone, env=environment(tmp_path / "runs"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=clone,
+        env=environment(tmp_path / "runs"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     while not _answers(f"{address}/api?token=loopback"):

@@ -35,23 +35,24 @@ def answered_at(runs: Path) -> dict[str, float]:
 @pytest.mark.campaign
 def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(tmp_path):
     folder = five_documents(tmp_path / "five")
-    started = time.monotonic()
     whole = run_set(folder, tmp_path / "whole")
     output, _ = whole.communicate(timeout=900)
     assert whole.returncode == 0, output
-    length = time.monotonic() - started
 
     choice = random.Random(20)
+    stages = sorted(file.stem for file in folder.glob("*.yaml"))
     answered: dict[str, float] = {}
-    for _ in range(KILLS):
+    for number in range(KILLS):
         process = run_set(folder, tmp_path / "killed")
+        wait_for_stage(process, stages[number * len(stages) // KILLS])
+        time.sleep(choice.uniform(0.1, 3.0))
+        assert process.poll() is None, f"kill {number} came too late"
+        os.kill(choice.choice([process.pid, *kernels(process.pid)]), signal.SIGKILL)
         try:
-            process.wait(timeout=choice.uniform(0.5, length / 4))
-            break  # done before the kill: every stage was reached
-        except subprocess.TimeoutExpired:
-            victims = [process.pid, *kernels(process.pid)]
-            os.kill(choice.choice(victims), signal.SIGKILL)
-        process.communicate(timeout=60)
+            process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:  # the kernel had done its work: the runner went on with the next stage
+            process.kill()
+            process.communicate(timeout=60)
         now = answered_at(tmp_path / "killed")
         assert {key: now[key] for key in answered} == answered
         answered = now
@@ -60,6 +61,15 @@ def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(tmp_path):
     assert last.returncode == 0, output
     assert result_bytes(tmp_path / "killed/five") == result_bytes(tmp_path / "whole/five")
     assert answered_at(tmp_path / "killed").keys() == answered_at(tmp_path / "whole").keys()
+
+
+def wait_for_stage(process: subprocess.Popen, stage: str) -> None:
+    """Read the runner's lines until it has begun `stage`."""
+    said = b""
+    while stage.encode() not in said:
+        block = os.read(process.stdout.fileno(), 4096)
+        assert block, f"ended before {stage}: {said.decode()}"
+        said += block
 
 
 def kernels(parent: int) -> list[int]:

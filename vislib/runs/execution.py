@@ -8,6 +8,7 @@ import os
 import signal
 import traceback
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vislib.runs.errors import InputError
@@ -72,7 +73,7 @@ def execute(stage: Stage, key: str, facts: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _kernel_manager(stderr: Path) -> type[Any]:
+def _kernel_manager(stderr: Path, sockets: str) -> type[Any]:
     """Kernels over IPC (no port to collide on), whose own messages go to a file and not between the runner's lines."""
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
@@ -86,6 +87,10 @@ def _kernel_manager(stderr: Path) -> type[Any]:
         def _over_ipc(self) -> str:
             return "ipc"
 
+        @default("ip")
+        def _where(self) -> str:
+            return f"{sockets}/kernel"  # a short path: a socket's name holds about 100 characters
+
     return QuietKernelManager
 
 
@@ -98,11 +103,12 @@ def _run_notebook(stage: Stage) -> Any:
     if all(scheme != _SCHEME for scheme, _ in papermill_io._handlers):
         papermill_io.register(_SCHEME, _RedactingFiles())
     try:
-        return execute_notebook(
-            str(Stage.notebook_file(stage.notebook)), f"{_SCHEME}{stage.partial / 'notebook.ipynb'}",
-            parameters=stage.values, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
-            kernel_manager_class=_kernel_manager(stage.partial / "scratch" / "kernel.log"),
-        )  # fmt: skip
+        with TemporaryDirectory(prefix="vislib-", ignore_cleanup_errors=True) as sockets:
+            return execute_notebook(
+                str(Stage.notebook_file(stage.notebook)), f"{_SCHEME}{stage.partial / 'notebook.ipynb'}",
+                parameters=stage.values, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+                kernel_manager_class=_kernel_manager(stage.partial / "scratch" / "kernel.log", sockets),
+            )  # fmt: skip
     except PapermillExecutionError as error:
         _log(stage, "\n".join(error.traceback))
         plain = error.ename in (InputError.__name__, "SystemExit")

@@ -1,0 +1,398 @@
+"""The embedded engine: honest sentences, questions that hold, and the same answers in any order."""
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vislib.engines import Answer, Request
+from vislib.engines.extractive import Extractive, clauses, evidence, pool
+from vislib.engines.extractive.captions import write_caption
+from vislib.engines.extractive.picture import measure
+from vislib.engines.extractive.questions import candidates, noun_phrase
+from vislib.qa_format import Parsed, parse_free_form, parse_multiple_choice
+
+TASKS = ("free_form", "multiple_choice")
+PARSERS = {"free_form": parse_free_form, "multiple_choice": parse_multiple_choice}
+THINGS = (
+    "bridge", "tower", "castle", "harbour", "lighthouse", "windmill", "railway", "fountain", "theatre", "library",
+    "market", "temple",
+)  # fmt: skip
+PLACES = (
+    "Lisbon", "Oslo", "Vienna", "Cairo", "Quito", "Manila", "Dakar", "Lima", "Riga", "Sofia", "Tunis", "Perth",
+)  # fmt: skip
+COLOURS = [(200, 30, 30), (30, 60, 200), (40, 150, 60), (240, 210, 40), (250, 250, 250), (20, 20, 20)]
+
+
+def _picture(folder: Path, number: int) -> Path:
+    """A seeded picture: two bands of colour, a patch and a little noise."""
+    rng = np.random.default_rng(number)
+    height, width = 120 + 20 * (number % 4), 120 + 30 * (number % 5)
+    pixels = np.empty((height, width, 3), dtype=np.int16)
+    pixels[:] = COLOURS[number % 6]
+    pixels[height * (1 + number % 3) // 4 :] = COLOURS[(number + 2) % 6]
+    pixels[10:40, 10:50] = COLOURS[(number + 3) % 6]
+    pixels += rng.integers(0, 12, pixels.shape, dtype=np.int16) if number % 2 else 0
+    path = folder / f"{number:016x}.png"
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def _sample(number: int, **changes: Any) -> dict[str, Any]:
+    thing, place, year = THINGS[number % 12], PLACES[number % 12], 1801 + 7 * number
+    context = (
+        f"The {thing} of {place}\n\n<image>\n\nThe {thing} was opened in {year}. The {thing} is {20 + 3 * number} "
+        f"metres tall. The {thing} was designed by Anna {place}son. Visitors love the {thing} because the view reaches "
+        f"far over the old town.\n\n<another-image>\n\nThe market hall of {place} is a large building of glass and "
+        f"stone number {number}. About {300 + 11 * number} people work there on a quiet day."
+    )
+    return {
+        "sample_id": f"s{number:03d}", "doc_id": f"d{number:03d}", "image_index": 1, "image_url": f"http://x/{number}.png",
+        "alt_text": f"A {thing} under the sky of {place}", "page_url": f"http://x/{number}", "context": context,
+        "n_context_tokens": 100, "width": 100, "height": 100, **changes,
+    }  # fmt: skip
+
+
+def _request(sample: dict[str, Any], path: Path | str, task: str, kind: str = "contextual", **evidence: Any) -> Request:
+    given = {"task": task, "kind": kind, "sample": sample, "caption": "", "priors": None, "image_path": str(path)}
+    return Request(id=sample["sample_id"], prompt="p", prompt_sha="t", evidence=given | evidence)
+
+
+@pytest.fixture(scope="module")
+def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
+    """Both question types of both kinds for 60 samples of as many pages."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [_picture(folder, n) for n in range(60)]
+    kinds = ("contextual", "non_contextual")
+    return [_request(_sample(n), paths[n], task, kind) for n in range(60) for kind in kinds for task in TASKS]
+
+
+def _answers(requests: Sequence[Request], asked: Iterable[Request] | None = None) -> dict[tuple[str, str, str], Answer]:
+    engine = Extractive()
+    engine.study(requests)
+    answered = engine.answer(requests if asked is None else asked)
+    return {(r.id, r.evidence["kind"], r.evidence["task"]): answer for r, answer in answered}
+
+
+@pytest.fixture(scope="module")
+def parsed(requests: list[Request]) -> dict[tuple[str, str, str], Parsed]:
+    answers = _answers(requests)
+    return {key: PARSERS[key[2]](answer.text) for key, answer in answers.items() if answer.status == "ok"}
+
+
+def test_the_format_parses_without_a_drop(parsed: dict[tuple[str, str, str], Parsed]) -> None:
+    assert len(parsed) == 240
+    blocks = [block for found in parsed.values() for block in found.blocks]
+    assert len(blocks) > 700
+    assert [block for block in blocks if block.reason] == []
+    assert not any(found.outside.strip() for found in parsed.values())
+
+
+def test_most_samples_have_three_rounds_or_more(parsed: dict[tuple[str, str, str], Parsed]) -> None:
+    for kind, least in (("contextual", 0.95), ("non_contextual", 0.6)):
+        for task in TASKS:
+            counts = [len(found.rounds) for key, found in parsed.items() if key[1:] == (kind, task)]
+            assert sum(count >= 3 for count in counts) >= least * len(counts), (kind, task, Counter(counts))
+
+
+def test_no_question_is_asked_of_more_than_its_share(parsed: dict[tuple[str, str, str], Parsed]) -> None:
+    asked: dict[str, set[str]] = defaultdict(set)
+    for (sample_id, _, _), found in parsed.items():
+        for round_ in found.rounds:
+            asked[round_.question].add(sample_id)
+    assert max(len(samples) for samples in asked.values()) <= 3  # 5 % of 60
+    assert len(asked) > 400
+
+
+def test_no_question_twice_in_one_sample(parsed: dict[tuple[str, str, str], Parsed]) -> None:
+    for sample_id, kind, _ in parsed:
+        questions = [r.question for task in TASKS for r in parsed[sample_id, kind, task].rounds]
+        assert len(questions) == len(set(questions))
+
+
+def test_wrong_answers_stand_nowhere_on_the_page(parsed: dict[tuple[str, str, str], Parsed]) -> None:
+    seen = 0
+    for number in range(60):
+        sample = _sample(number)
+        page = evidence.fold(f"{sample['context']} {sample['alt_text']}")
+        for round_ in parsed[sample["sample_id"], "contextual", "multiple_choice"].rounds:
+            right = round_.options["ABCD".index(round_.answer)]
+            if evidence.fold(right) in page:  # lent by other pages, not from a closed set
+                wrong = [option for option in round_.options if option != right]
+                assert not [option for option in wrong if evidence.fold(option) in page], round_
+                seen += 1
+    assert seen > 60
+
+
+def test_the_right_letter_is_spread(parsed: dict[tuple[str, str, str], Parsed]) -> None:
+    letters = Counter(r.answer for key, found in parsed.items() if key[2] == "multiple_choice" for r in found.rounds)
+    assert set(letters) == set("ABCD")
+    assert min(letters.values()) > 0.6 * letters.total() / 4
+
+
+def test_answers_do_not_depend_on_order_or_on_what_is_asked(requests: list[Request]) -> None:
+    mixed = random.Random(7).sample(requests, len(requests))
+    straight, shuffled = _answers(requests), _answers(mixed)
+    assert straight == shuffled
+    some = _answers(mixed, mixed[:9])
+    assert some == {key: straight[key] for key in some}
+    assert len(some) == 9
+
+
+def test_basis_tells_evidence_and_set_apart_but_not_folders(requests: list[Request]) -> None:
+    engine, smaller = Extractive(), Extractive()
+    engine.study(requests)
+    smaller.study(requests[:-4])
+    first = requests[0]
+    elsewhere = {"image_path": f"/elsewhere/{Path(first.evidence['image_path']).name}"}
+    moved = replace(first, evidence=first.evidence | elsewhere)
+    other = replace(first, evidence=first.evidence | {"sample": _sample(0, context="<image>\n\nAnother page.")})
+    assert engine.basis(first) == engine.basis(moved)
+    assert engine.basis(first) != engine.basis(other)
+    assert engine.basis(first) != smaller.basis(first)
+    caption = replace(first, evidence=first.evidence | {"task": "caption"})
+    assert engine.basis(caption) == smaller.basis(caption)
+
+
+def test_non_contextual_answers_hold_nothing_of_the_page(requests: list[Request]) -> None:
+    control = [r for r in requests if r.evidence["kind"] == "non_contextual"]
+    control += [replace(r, evidence=r.evidence | {"task": "caption"}) for r in control[::2]]
+    blank = {"context": "<image>", "alt_text": "", "page_url": ""}
+    bare = [replace(r, evidence=r.evidence | {"sample": r.evidence["sample"] | blank}) for r in control]
+    answers = _answers(control)
+    assert {key: a.text for key, a in answers.items()} == {key: a.text for key, a in _answers(bare).items()}
+    words = " ".join(a.text for a in answers.values())
+    assert not [w for w in (*THINGS, *PLACES, "page", "label") if re.search(rf"\b{w}", words, re.IGNORECASE)]
+
+
+def test_every_record_says_who_wrote_it_and_costs_nothing(requests: list[Request]) -> None:
+    answer = _answers(requests[:4])["s000", "contextual", "free_form"]
+    assert re.fullmatch(r"extractive-[0-9a-f]{8}", answer.model)
+    assert (answer.tokens_in, answer.tokens_out, answer.usd) == (0, 0, 0.0)
+
+
+def test_contextual_caption_quotes_faithfully_and_measures(requests: list[Request]) -> None:
+    request = replace(requests[0], evidence=requests[0].evidence | {"task": "caption"})
+    caption = _answers([request])["s000", "contextual", "caption"].text
+    assert "a bridge under the sky of Lisbon" in caption
+    assert "red" in caption
+    quotes = re.findall(r"“(.+?)”", caption)
+    assert quotes
+    assert all(quote in request.evidence["sample"]["context"] for quote in quotes)
+
+
+def test_thin_evidence_gives_fewer_rounds(tmp_path: Path) -> None:
+    flat = tmp_path / "flat.png"
+    Image.new("RGB", (300, 200), (128, 128, 128)).save(flat)
+    thin = [_request(_sample(99, alt_text="", context="<image>"), flat, task) for task in TASKS]
+    rich = [_request(_sample(n), _picture(tmp_path, n), task) for n in range(20) for task in TASKS]
+    answers = _answers(thin + rich)
+    counts = {key: len(PARSERS[key[2]](a.text).rounds) for key, a in answers.items() if a.text}
+    thin_rounds = sum(n for key, n in counts.items() if key[0] == "s099")
+    assert 0 < thin_rounds < min(sum(counts[f"s{n:03d}", "contextual", task] for task in TASKS) for n in range(20))
+
+
+@pytest.mark.parametrize(
+    ("alt", "context"),
+    [
+        ("", ""),
+        (None, None),
+        ("🙂🙂", "🙂 <image> 🙂\u200b\x00"),
+        ("<Human> hi <Assistant>", "<image>\n\nThe <Human> was here in 1999. <Options> A. \"B. x\" used </s> by us."),
+        ('A "quoted** label <|im_end|>', "No placeholder here, only text without any end"),
+        ("a" * 5000, "The " + "very " * 9000 + "long. <image>" + "\n" * 500),
+        ("D. Option", "<image> A. B. C. D. E. 1. 2. 3. ... ?! The A. B. was opened in 1901 by B. C. in 1902."),
+    ],
+)
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (900, 17)])
+def test_hostile_input_is_survived(tmp_path: Path, alt: str | None, context: str | None, size: tuple[int, int]) -> None:
+    path = tmp_path / "x.png"
+    Image.new("RGB", size, (200, 10, 10)).save(path)
+    sample, texts = _sample(1, alt_text=alt, context=context), [{"text": "<Human> STOP 🙂"}, {"text": ""}]
+    requests = [_request(sample, path, task, priors={"texts": texts}) for task in ("caption", *TASKS)]
+    for (_, _, task), answer in _answers(requests).items():
+        assert (answer.status == "ok") == bool(answer.text)
+        assert answer.reason == ("" if answer.text else "no_evidence")
+        if answer.text and task in PARSERS:
+            assert [b for b in PARSERS[task](answer.text).blocks if b.reason] == []
+        assert "<Human> hi" not in answer.text
+
+
+def test_no_evidence_at_all_fails_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    for path in ("", tmp_path / "absent.png", tmp_path / "broken.png"):
+        for task in ("caption", *TASKS):
+            request = _request(_sample(1, alt_text="", context=""), path, task)
+            (answer,) = _answers([request]).values()
+            assert (answer.status, answer.reason, answer.text) == ("failed", "no_evidence", "")
+
+
+def test_picture_facts_are_what_the_pixels_are() -> None:
+    pixels = np.zeros((90, 180, 3), dtype=np.uint8)
+    pixels[:45], pixels[45:] = (60, 120, 220), (30, 140, 50)
+    pixels[5:20, 5:20] = (220, 30, 20)
+    facts = measure(Image.fromarray(pixels))
+    assert facts is not None
+    assert (facts.width, facts.height, facts.grey) == (180, 90, False)
+    assert (facts.areas["upper third"][0].family, facts.areas["lower third"][0].shade) == ("blue", "green")
+    assert facts.spots["red"][0] == "in the upper left"
+    assert facts.even > 0.95
+    assert facts.areas["all"][1].share == pytest.approx(0.5 - 225 / 16200, abs=0.02)
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100), dtype=np.uint8)
+    grey = measure(Image.fromarray(noise).convert("RGB"))
+    assert grey is not None
+    assert grey.grey
+    assert grey.even < 0.05
+    assert measure(Image.new("RGB", (15, 400))) is None
+
+
+@pytest.mark.parametrize(
+    ("rgb", "family"),
+    [
+        ((255, 255, 255), "white"), ((5, 5, 8), "black"), ((128, 128, 128), "grey"), ((220, 20, 20), "red"),
+        ((250, 140, 20), "orange"), ((110, 70, 35), "brown"), ((250, 230, 40), "yellow"), ((30, 160, 50), "green"),
+        ((40, 190, 180), "turquoise"), ((30, 60, 220), "blue"), ((130, 60, 200), "purple"), ((250, 130, 190), "pink"),
+        ((235, 215, 180), "beige"),
+    ],
+)  # fmt: skip
+def test_colours_have_their_common_names(rgb: tuple[int, int, int], family: str) -> None:
+    facts = measure(Image.new("RGB", (32, 32), rgb))
+    assert facts is not None
+    assert facts.areas["all"][0].family == family
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question", "answer"),
+    [
+        ("The bridge was opened in 1932.", "In which year was the bridge opened", "1932"),
+        ("In 1889 the tower was finished.", "In which year was the tower finished", "1889"),
+        ("The tower is 324 metres tall and made of iron.", "How tall is the tower", "324 metres"),
+        ("The tripod has three legs, held by a spreader.", "How many legs does the tripod have", "Three legs"),
+        ("The photograph was taken by Eileen Collins.", "By whom was the photograph taken", "Eileen Collins"),
+        ("The picture was taken in New York.", "Where was the picture taken", "In New York"),
+        ("Espresso is a strong coffee that is made under pressure.", "What is espresso",
+         "A strong coffee that is made under pressure"),
+        ("The left pane contains the list of libraries.", "What does the left pane contain", "The list of libraries"),
+        ("A wall is strong because no joint runs through two rows.", "Why is a wall strong", ""),
+        ("The probe can be used to measure the voltage.", "What can the probe be used for", "To measure the voltage"),
+    ],
+)
+def test_plain_sentences_become_questions(sentence: str, question: str, answer: str) -> None:
+    found = evidence.Sentence(sentence, 0, 1.0, english=True, alone=True)
+    first = next(clauses.facts(found, sentence + " He likes espresso."))
+    assert (first.forms[0], first.answer, first.reply) == (f"{question}?", answer, sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "It was opened in 1932.",
+        "The bridge built in 1932 was closed by the town.",
+        "Endeavour was built from spare parts and first flew in 1992.",
+        "What she had seen was the first of many.",
+        "Engineers had said bug for a fault for many years.",
+    ],
+)
+def test_other_sentences_ask_nothing_by_rule(sentence: str) -> None:
+    found = evidence.Sentence(sentence, 0, 1.0, english=True, alone=not sentence.startswith("It"))
+    assert [f for f in clauses.facts(found, sentence) if f.pool not in ("about", "year", "figure")] == []
+    assert not [f for f in clauses.facts(found, sentence) if f.forms[0].startswith("In which year")]
+
+
+def test_only_whole_sentences_near_the_picture_are_quoted() -> None:
+    context = (
+        "Home | About | Contact\n\nFar away stands a sentence about the weather of the north.\n\n" + "x" * 3000 +
+        "\n\n<image>\n\nThe old lamp is made of brass, e.g. from Mr. Bell's shop in Dr. Lee's house.\nRead more about "
+        "lamps here.\nClick here to subscribe to our weekly newsletter now.\nlamp_model = Lamp(brass=True);\nA heading"
+    )
+    found = evidence.gather({"context": context, "alt_text": "brass lamp"}, None, contextual=True)
+    texts = [s.text for s in found.sentences]
+    assert texts[0] == "The old lamp is made of brass, e.g. from Mr. Bell's shop in Dr. Lee's house."
+    assert texts[1:] == ["Far away stands a sentence about the weather of the north."]
+
+
+def test_labels_are_taken_only_from_readers_words() -> None:
+    def label(alt: str, url: str = "http://x/a.png", context: str = "<image>") -> str:
+        return evidence.gather({"alt_text": alt, "image_url": url, "context": context}, None, contextual=True).label
+
+    assert label("Grace Hopper in uniform.") == "Grace Hopper in uniform"
+    assert label("image") == label("IMG_2041.JPG") == label("Figure 3") == label("logo") == ""
+    assert label("ws stats io", "http://x/ws-stats-io.png") == ""
+    assert label("", context="Text.\n\n<image>\n\nFigure\xa08.7.\xa0The main window\n\nMore.") == "The main window"
+    assert noun_phrase("A red cup on a table") == ("shows", "a red cup on a table")
+    assert noun_phrase("Bar chart of rainfall") == ("is", "a bar chart of rainfall")
+    assert noun_phrase('The "main" window is open') == ("label", "The ‘main’ window is open")
+
+
+def test_other_languages_are_quoted_and_asked_by_gaps() -> None:
+    tokyo = "東京タワーは港区にある高さ333メートルの電波塔です。"
+    tower = "البرج مفتوح للزوار كل يوم من الصباح حتى المساء."
+    context = f"<image>\n\n{tokyo}\n\n{tower}"
+    found = evidence.gather({"context": context, "alt_text": "東京タワー"}, None, contextual=True)
+    assert [s.english for s in found.sentences] == [False, False]
+    caption = write_caption(found, None, 1)
+    assert tokyo in caption
+    gaps = [f for s in found.sentences for f in clauses.facts(s, found.context)]
+    assert [(g.answer, "高さ____メートル" in g.forms[0]) for g in gaps] == [("333", True)]
+    topics = {fact.topic for fact in candidates(found, None, 1)}
+    assert topics == {"shown", clauses.topic_of(tokyo), clauses.topic_of(tower)}
+
+
+def test_visible_text_is_asked_with_other_pictures_words(tmp_path: Path) -> None:
+    words = ["SPEED LIMIT 55", "EXIT", "COFFEE", "PLATFORM 9", "LIBRARY", "NO PARKING"]
+    requests = [
+        _request(_sample(n, alt_text="", context=""), _picture(tmp_path, n), task, priors={"texts": [{"text": word}]})
+        for n, word in enumerate(words)
+        for task in TASKS
+    ]
+    rounds = {k: PARSERS[k[2]](a.text).rounds for k, a in _answers(requests).items()}
+    asked = [r for found in rounds.values() for r in found if r.options and words[0] in r.options]
+    assert asked
+    assert all(len(set(r.options) & set(words)) == 4 for r in asked)
+
+
+def test_lent_numbers_keep_unit_and_size() -> None:
+    lender, fact = pool.Pool(), clauses.Fact("t", ("How tall?",), "About 30 metres", "r", pool="number")
+    for number in (7, 12, 25, 41, 64, 900):
+        lender.add([clauses.Fact("t", ("q",), f"{number} kg", "r", pool="number")], f"d{number}")
+    page = evidence.Evidence("", (), "", evidence.fold("It weighs 41 kg."), ())
+    assert sorted(lender.draw(fact, page, "d64", 3)) == ["About 12 metres", "About 25 metres", "About 7 metres"]
+    assert lender.draw(fact, page, "d7", 3) == lender.draw(fact, page, "d7", 3)
+
+
+def test_whole_campaign_of_real_documents_parses(webdocs: list[Request]) -> None:
+    answers = _answers(webdocs)
+    found = [PARSERS[key[2]](a.text) for key, a in answers.items() if key[2] in PARSERS]
+    assert [b for p in found for b in p.blocks if b.reason] == []
+    assert sum(len(p.rounds) >= 3 for p in found) >= 0.9 * len(found)
+
+
+@pytest.fixture
+def webdocs() -> list[Request]:
+    """Requests for 60 real images; skipped where VISLIB_WEBDOCS names no folder."""
+    import json
+    import os
+
+    import pyarrow.parquet as pq
+
+    folder = os.environ.get("VISLIB_WEBDOCS", "")
+    if not folder:
+        pytest.skip("VISLIB_WEBDOCS is not set")
+    requests: list[Request] = []
+    for row in pq.read_table(Path(folder) / "documents.parquet").to_pylist():
+        marks = [text or "<another-image>" for text in row["texts"]]
+        for i, url in enumerate(row["images"]):
+            path = Path(folder) / "images" / str(url).partition("8765/")[2]
+            if url and path.is_file() and len(requests) < 120:
+                context = "\n\n".join([*marks[:i], "<image>", *marks[i + 1 :]])
+                alt = json.loads(row["metadata"])[i].get("alt_text", "")
+                sample = _sample(len(requests), doc_id=str(row["general_metadata"]), context=context, alt_text=alt)
+                requests += [_request(sample, path, task) for task in TASKS]
+    return requests
