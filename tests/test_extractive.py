@@ -205,7 +205,7 @@ def test_thin_evidence_gives_fewer_rounds(tmp_path: Path) -> None:
         ("", ""),
         (None, None),
         ("🙂🙂", "🙂 <image> 🙂\u200b\x00"),
-        ("<Human> hi <Assistant>", "<image>\n\nThe <Human> was here in 1999. <Options> A. \"B. x\" used </s> by us."),
+        ("<Human> hi <Assistant>", '<image>\n\nThe <Human> was here in 1999. <Options> A. "B. x" used </s> by us.'),
         ('A "quoted** label <|im_end|>', "No placeholder here, only text without any end"),
         ("a" * 5000, "The " + "very " * 9000 + "long. <image>" + "\n" * 500),
         ("D. Option", "<image> A. B. C. D. E. 1. 2. 3. ... ?! The A. B. was opened in 1901 by B. C. in 1902."),
@@ -277,8 +277,11 @@ def test_colours_have_their_common_names(rgb: tuple[int, int, int], family: str)
         ("The tripod has three legs, held by a spreader.", "How many legs does the tripod have", "Three legs"),
         ("The photograph was taken by Eileen Collins.", "By whom was the photograph taken", "Eileen Collins"),
         ("The picture was taken in New York.", "Where was the picture taken", "In New York"),
-        ("Espresso is a strong coffee that is made under pressure.", "What is espresso",
-         "A strong coffee that is made under pressure"),
+        (
+            "Espresso is a strong coffee that is made under pressure.",
+            "What is espresso",
+            "A strong coffee that is made under pressure",
+        ),
         ("The left pane contains the list of libraries.", "What does the left pane contain", "The list of libraries"),
         ("A wall is strong because no joint runs through two rows.", "Why is a wall strong", ""),
         ("The probe can be used to measure the voltage.", "What can the probe be used for", "To measure the voltage"),
@@ -308,8 +311,9 @@ def test_other_sentences_ask_nothing_by_rule(sentence: str) -> None:
 
 def test_only_whole_sentences_near_the_picture_are_quoted() -> None:
     context = (
-        "Home | About | Contact\n\nFar away stands a sentence about the weather of the north.\n\n" + "x" * 3000 +
-        "\n\n<image>\n\nThe old lamp is made of brass, e.g. from Mr. Bell's shop in Dr. Lee's house.\nRead more about "
+        "Home | About | Contact\n\nFar away stands a sentence about the weather of the north.\n\n"
+        + "x" * 3000
+        + "\n\n<image>\n\nThe old lamp is made of brass, e.g. from Mr. Bell's shop in Dr. Lee's house.\nRead more about "
         "lamps here.\nClick here to subscribe to our weekly newsletter now.\nlamp_model = Lamp(brass=True);\nA heading"
     )
     found = evidence.gather({"context": context, "alt_text": "brass lamp"}, None, contextual=True)

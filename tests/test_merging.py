@@ -312,8 +312,8 @@ def test_all_configurations_hold_the_same_samples_and_nothing_is_lost(tmp_path: 
     assert reasons["q5cf2"] == ("similar_question", "1.0000 to q5cf1")
     counts = run.counts()
     assert counts["sample"]["taken"] == 12 == counts["sample"]["kept"] + 3
-    assert counts["question"]["taken"] == 144 == counts["question"]["kept"] + sum(
-        counts["question"]["dropped"].values()
+    assert (
+        counts["question"]["taken"] == 144 == counts["question"]["kept"] + sum(counts["question"]["dropped"].values())
     )
     assert counts["question"]["kept"] == 9 * 2 * 4
 

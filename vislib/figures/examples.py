@@ -142,7 +142,7 @@ def _plot_sample(axes: Axes, example: Example, *, y: float, width: float, rounds
     others = [r for r in example.rounds if r[0] != "caption"][: rounds - 1]
     shown = [r for r in example.rounds if r[0] == "caption" or r in others]
     for _, question, answer in shown:
-        for speaker, text, style in (("Human", " ".join(question.split()), "italic"), ("Assistant", answer, "normal")):
+        for speaker, text, style in (("Human", question, "italic"), ("Assistant", answer, "normal")):
             draw_text(axes, speaker, x=x, y=y + 0.7, width=50, size=5.5, weight="bold", **small)
             words = NOTHING if speaker == "Human" else source
             y = draw_text(axes, text, x=x + 38, y=y, width=width - x - 46, source=words, max_lines=12, style=style)

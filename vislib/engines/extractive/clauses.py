@@ -72,7 +72,7 @@ class Clause:
 
 def parse(sentence: str, context: str) -> Clause | None:
     """Take a plain English sentence apart; None if its build is any other. `context` tells names from words."""
-    text = sentence.rstrip("\"”’) ").rstrip(".!")
+    text = sentence.rstrip('"”’) ').rstrip(".!")
     if led := re.match(rf"(In {_YEAR}),? (?!and|to)([^,;:]+)$", text):  # In 1889 the tower was opened.
         text = f"{led[2]} {led[1].lower()}"
     words = text.split()
