@@ -313,8 +313,9 @@ def test_only_whole_sentences_near_the_picture_are_quoted() -> None:
     context = (
         "Home | About | Contact\n\nFar away stands a sentence about the weather of the north.\n\n"
         + "x" * 3000
-        + "\n\n<image>\n\nThe old lamp is made of brass, e.g. from Mr. Bell's shop in Dr. Lee's house.\nRead more about "
-        "lamps here.\nClick here to subscribe to our weekly newsletter now.\nlamp_model = Lamp(brass=True);\nA heading"
+        + "\n\n<image>\n\nThe old lamp is made of brass, e.g. from Mr. Bell's shop in Dr. Lee's house.\nRead more "
+        "about lamps here.\nClick here to subscribe to our weekly newsletter now.\nlamp_model = Lamp(brass=True);\n"
+        "A heading"
     )
     found = evidence.gather({"context": context, "alt_text": "brass lamp"}, None, contextual=True)
     texts = [s.text for s in found.sentences]

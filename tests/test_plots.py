@@ -113,7 +113,7 @@ def draw_everything(folder: Path) -> list[Path]:
     figure, panels = figures.new_figure(columns=2, aspect=0.7, panels=4, note="Captions: m.")
     tokens = [30, 400, 401, 2000, 9000]
     table = statistics.histogram(tokens, statistics.log_edges(tokens, through=2000.5, bins=8))
-    plots.plot_document_tokens(panels[0], table, max_tokens=2000, title="(a)")
+    plots.plot_document_tokens(panels[0], table, cap=2000, title="(a)")
     ratios = statistics.histogram([0.2, 0.3, 0.3], statistics.even_edges(1, bins=10))
     plots.plot_overlap(panels[1], ratios, ratios, run={"contextual": 0.25, "non_contextual": 0.1}, title="(b)")
     pairs = pd.DataFrame({"pairs": [2, 4], "samples": [3, 9]})
@@ -147,7 +147,7 @@ def test_document_tokens_hatch_what_is_above_the_cap() -> None:
     _, (axes,) = figures.new_figure()
     values = [100, 2000, 2001, 9000]
     table = statistics.histogram(values, statistics.log_edges(values, through=2000.5, bins=6))
-    plots.plot_document_tokens(axes, table, max_tokens=2000)
+    plots.plot_document_tokens(axes, table, cap=2000)
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"kept (2)", "above the cap (2)", "cap 2,000"}
     assert [bool(patch.get_hatch()) for patch in axes.patches] == [False, True]
 

@@ -59,15 +59,15 @@ def _marks(axes: Axes, values: Mapping[str, float], *, paper: bool = False) -> N
         axes.axvline(value, color=color, linestyle=pattern, linewidth=1.1, label=label)
 
 
-def plot_document_tokens(axes: Axes, table: Any, *, max_tokens: int, title: str = "") -> None:
+def plot_document_tokens(axes: Axes, table: Any, *, cap: int, label: str = "cap", title: str = "") -> None:
     """All documents by tokens, on a logarithmic axis; bins above the cap are hatched.
 
     `table` is a `histogram` with an edge right above the cap.
     """
-    within = table["from"] < max_tokens
+    within = table["from"] < cap
     _bins(axes, table[within], "kept")
     _bins(axes, table[~within], "above the cap", facecolor="white", hatch="//////")
-    axes.axvline(max_tokens, color=INK, label=f"cap {max_tokens:,}")
+    axes.axvline(cap, color=INK, label=f"{label} {cap:,}")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(_thousands)
     axes.xaxis.set_minor_formatter(NullFormatter())
