@@ -13,6 +13,7 @@ import yaml
 from papermill.inspection import inspect_notebook
 
 from tests.sets import five_documents, result_bytes
+from vislib.runs import tables
 from vislib.runs.params import parameters_source, read_schema
 from vislib.runs.sets import read_set
 from vislib.runs.yaml_files import read_parameters
@@ -181,6 +182,7 @@ def test_a_changed_cap_runs_what_depends_on_it(tmp_path):
         if file.stem not in ("01_documents", "02_filtering", "03_images"):
             file.unlink()
     run_set(folder, runs)
-    cap = yaml.safe_load((folder / "02_filtering.yaml").read_text()) | {"max_tokens": 600}
+    longest = max(r["n_tokens"] for r in tables.read_rows(runs / "five/02_filtering/data/documents", ["n_tokens"]))
+    cap = yaml.safe_load((folder / "02_filtering.yaml").read_text()) | {"max_tokens": longest - 1}
     (folder / "02_filtering.yaml").write_text(yaml.safe_dump(cap))
     assert ran(run_set(folder, runs)) == ["02_filtering", "03_images"]
