@@ -95,7 +95,7 @@ def write_captions(run: Run) -> None:
     plan, engine = Plan.of(run), open_engine(run)
     ask_all(run, engine, plan.requests)
     write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.name))
-    run.map_shards(write, tables.parts(plan.samples))
+    run.map_shards(write, tables.parts(plan.samples), resume=False)  # the journal may hold more by now
     run.metrics |= _totals(run)
 
 

@@ -104,7 +104,7 @@ def generate_questions(run: Run) -> None:
     plan, engine = Plan.of(run), open_engine(run)
     ask_all(run, engine, plan.requests)
     write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.name))
-    run.map_shards(write, tables.parts(plan.captions))
+    run.map_shards(write, tables.parts(plan.captions), resume=False)  # the journal may hold more by now
 
 
 def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal) -> None:

@@ -115,19 +115,20 @@ def test_the_journal_keeps_answers_and_failures_apart(tmp_path, monkeypatch):
     monkeypatch.setenv("SHORT_SECRET", "short")
     journal = Journal(tmp_path / "journal/demo.sqlite")
     journal.fail("k", "timeout", "after a-long-secret-value")
-    journal.fail("k", "http_500", "again")
+    journal.fail("k", "http_500", "again", usd=0.5)
+    journal.fail("k", "length", usd=0.25)
     failure = journal.failure("k")
-    assert (failure["reason"], failure["attempts"]) == ("http_500", 2)
+    assert (failure["reason"], failure["attempts"], failure["usd"]) == ("length", 3, 0.75)
+    assert journal.failure("other") is None
     assert not journal.has("k")
     journal.put("k", {"text": "über", "n": 1})
     journal.put("k", {"text": "a later answer does not replace it"})
     assert journal.get("k") == {"text": "über", "n": 1}
-    assert journal.failure("k") is None
     journal.put("s", {"text": "a-long-secret-value, short"})
-    journal.close()
     again = Journal(tmp_path / "journal/demo.sqlite")
     assert again.get("s") == {"text": "[SERVICE_API_KEY removed], short"}
-    assert list(again.keys()) == ["k", "s"]
+    assert again.has("k")
+    assert not again.has("other")
     mode = sqlite3.connect(again.path).execute("PRAGMA journal_mode").fetchone()
     assert mode == ("wal",)
 

@@ -156,6 +156,8 @@ class _Asking:
         missing = 0
         for self.total, request in enumerate(requests, start=1):
             key = request_key(self.engine, request)
+            if failure := self.journal.failure(key):  # failed attempts may have been billed
+                self.spent += failure["usd"]
             if body := self.journal.get(key):
                 self.known, self.spent = self.known + 1, self.spent + body["usd"]
             elif self._settled(key):
@@ -186,7 +188,7 @@ class _Asking:
             self.journal.put(key, body)
             self._open.discard(key)
             return
-        self.journal.fail(key, answer.reason, answer.detail)
+        self.journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
         if answer.reason == "no_evidence":  # the extractive engine has nothing to say: no fault to stop for
             return
         self.failed, self.last_failure = self.failed + 1, f"{request.id}: {answer.reason} {answer.detail}".strip()

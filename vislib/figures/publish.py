@@ -24,12 +24,18 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
     for folder in stages:
         if folder not in good:
             print(f"left out: {folder.name} is {read_record(folder).get('status', 'without a record')}, not ok")
-    files = [file for folder in good for file in sorted((folder / "figures").iterdir()) if file.suffix in _KINDS]
+    files = {
+        f"{file.stem}.{variant}{file.suffix}".replace("..", "."): file
+        for folder in good
+        for variant in [folder.name.partition(".")[2]]
+        for file in sorted((folder / "figures").iterdir())
+        if file.suffix in _KINDS
+    }
     if not files:
         raise InputError(f"{run}: no figure of a stage that is ok; run `python -m vislib.run params/{set_name}` first")
     shutil.rmtree(target / set_name, ignore_errors=True)
     (target / set_name).mkdir(parents=True)
-    return [Path(shutil.copyfile(file, target / set_name / file.name)) for file in files]
+    return [Path(shutil.copyfile(file, target / set_name / name)) for name, file in files.items()]
 
 
 def main(sets: Sequence[str]) -> int:

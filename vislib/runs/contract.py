@@ -5,7 +5,7 @@ Ids are the first 16 hex digits of a SHA-256. Coordinates are 0-1 of width and h
 
 import pyarrow as pa
 
-_TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+_TEXT, _INT = pa.string(), pa.int64()
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:

@@ -53,7 +53,8 @@ def execute(stage: Stage, key: str, facts: dict[str, Any]) -> dict[str, Any]:
     try:
         book = _run_notebook(stage)
         record = read_record(stage.partial)
-        skipped = [n for n, cell in enumerate(book.cells) if cell.cell_type == "code" and not cell.execution_count]
+        code = [(n, cell) for n, cell in enumerate(book.cells) if cell.cell_type == "code" and cell.source.strip()]
+        skipped = [n for n, cell in code if not cell.execution_count]
         if skipped:
             raise StageFailed(f"ended before its last cell: cell {skipped[0]} of {len(book.cells)} never ran")
         if record.get("status") != "finished":
@@ -62,7 +63,7 @@ def execute(stage: Stage, key: str, facts: dict[str, Any]) -> dict[str, Any]:
     except (Exception, KeyboardInterrupt) as error:
         _end_kernel(stage)
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        write_record(stage.partial, {**read_record(stage.partial), "status": "failed", "reason": reason})
+        stage.fail(reason)
         raise
     finally:
         os.environ.pop(RUNNER_VARIABLE, None)

@@ -17,7 +17,6 @@ from vislib.runs.params import Schema
 
 ROOT = Path(__file__).resolve().parents[2]
 _TABLE = re.compile(r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./-]+)$")
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w.-]+)?$")
 FileFacts = dict[str, Any]  # size in bytes, mtime_ns, sha256
 
 
@@ -56,6 +55,7 @@ def code_files(notebook: Path) -> list[Path]:
 def _package_data(package: Path) -> set[Path]:
     """Files of a package that are not code (templates, texts, styles), without those of its subpackages."""
     files = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    files = {p for p in files if not any(part.startswith(".") for part in p.relative_to(package).parts)}
     inner = [init.parent for init in package.rglob("__init__.py") if init.parent != package]
     return {p for p in files if not any(p.is_relative_to(folder) for folder in inner)}
 

@@ -1,14 +1,14 @@
-"""One lock per run folder: held by the runner, and by the kernel that works in it with all its children.
+"""One lock per run folder: held by the runner, and by the kernel that works in it and its worker processes.
 
-Two files in the run folder: `.lock` (the runner, or a kernel started by hand) and `.kernel.lock` (the kernel; its
-forked children inherit it, so it is free only when all of them are gone). Locks are flock(2): they end with the
-process, whatever ended it.
+Three files in the run folder: `.lock` (the runner, or a kernel started by hand), `.kernel.lock` (the kernel) and
+`.workers.lock` (shared by the kernel's workers). Locks are flock(2): they end with the process, whatever ended it.
 """
 
 import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -40,7 +40,13 @@ class FolderLock:
         runner = os.environ.get(RUNNER_VARIABLE, "")
         handle.write(
             json.dumps(
-                {"pid": os.getpid(), "group": os.getpgid(0), "runner": runner, "command": " ".join(sys.argv)[:200]}
+                {
+                    "pid": os.getpid(),
+                    "group": os.getpgid(0),
+                    "host": socket.gethostname(),
+                    "runner": runner,
+                    "command": " ".join(sys.argv)[:200],
+                }
             )
         )
         handle.flush()
@@ -93,8 +99,9 @@ class FolderLock:
 
     @staticmethod
     def _is_orphan(owner: dict[str, Any]) -> bool:
-        """A kernel whose runner is gone works for nobody."""
-        return bool(owner.get("runner")) and not _is_alive(int(owner["runner"]))
+        """A kernel of this machine whose runner is gone works for nobody."""
+        here = owner.get("host") == socket.gethostname() and _is_alive(int(owner["pid"]))
+        return here and bool(owner["runner"]) and not _is_alive(int(owner["runner"]))
 
 
 def end_group(group: int) -> None:

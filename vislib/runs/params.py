@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
-from vislib.runs.redaction import SECRET_NAME
+from vislib.runs.redaction import SECRET_NAME, redact
 
 _LINE = re.compile(
     r"^(?P<name>\w+): (?P<type>int|float|str|bool|list|dict) = (?P<value>[^=#]*?)\s*(?:# (?P<help>[^=#]*))?$"
@@ -131,5 +131,11 @@ def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, A
         if name not in schema:
             raise InputError(f"{place}: unknown parameter {name!r}; allowed: {', '.join(schema)}")
         schema[name].check(value, place)
-    values = {name: given.get(name, parameter.default) for name, parameter in schema.items()}
-    return {name: value or schema[name].from_environment(value) for name, value in values.items()}
+    values = {}
+    for name, parameter in schema.items():
+        value = given.get(name, parameter.default)
+        value = value or parameter.from_environment(value)
+        if redact(str(value)) != str(value):
+            raise InputError(f"{place}: {name} holds the value of a secret variable of the environment; leave it out")
+        values[name] = float(value) if parameter.type == "float" else value  # 0 and 0.0 must give one key
+    return values

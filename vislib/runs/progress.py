@@ -1,16 +1,19 @@
 """Progress for people: a bar in JupyterLab, one line per 30 seconds in a headless run."""
 
+import logging
 import os
 import time
 from types import TracebackType
 from typing import Any
 
+from vislib.runs.locking import RUNNER_VARIABLE
+
 _HEADLESS_SECONDS = 30.0
 
 
 def interactive() -> bool:
-    """Whether this kernel belongs to a JupyterLab session (its server sets this variable)."""
-    return "JPY_SESSION_NAME" in os.environ
+    """Whether this kernel belongs to a JupyterLab session (its server sets this variable) and not to a runner."""
+    return "JPY_SESSION_NAME" in os.environ and RUNNER_VARIABLE not in os.environ
 
 
 class Progress:
@@ -37,6 +40,7 @@ class Progress:
         elif time.monotonic() - self._said >= _HEADLESS_SECONDS:
             self._said = time.monotonic()
             print(self.line(), flush=True)
+            logging.getLogger(__name__).info(self.line())
 
     def line(self) -> str:
         """One line: done, total, rate per second, time left, fields."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _current: "Run | None" = None
+_started: list[str] = []  # in this kernel: when the start cell is run again, the notebook's own variables are there
 _PLAIN = (int, float, str, bool, list, dict)
 
 
@@ -41,9 +43,8 @@ class Run:
         self.seed: int = stage.values.get("seed", 0)
         self.metrics: dict[str, Any] = {}
         self._record, self._locks = record, locks
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, Counter[str]] = {}  # by what made them: a cell run twice counts once
         self._usage: Counter[str] = Counter({"tokens_in": 0, "tokens_out": 0, "usd": 0})
-        self._mapped = 0
         self._started = time.monotonic()
 
     # -- inputs
@@ -76,16 +77,23 @@ class Run:
         """One stream of rows over the stage's tables, in parts of `rows_per_part`."""
         with Output(self.data, self.schemas, rows_per_part=rows_per_part) as output:
             yield output
-        self._counts.update(output.counts)
+        self._counts["stream"] = output.counts
 
-    def map_shards(self, function: ShardFunction, shards: Sequence[Path], workers: int = 1) -> None:
-        """Run `function(part, output)` over `shards` (see `shards.map_shards`), resuming what is done."""
-        self._mapped += 1
-        counts = map_shards(
-            function, shards, folder=self.data, schemas=self.schemas, workers=workers,
-            marks=self.folder / "shards" / str(self._mapped), lock=self.stage.run / ".workers.lock",
+    def map_shards(
+        self, function: ShardFunction, shards: Sequence[Path], workers: int = 1, resume: bool = True
+    ) -> None:
+        """Run `function(part, output)` over `shards` (see `shards.map_shards`), resuming what is done.
+
+        Without `resume` all are made anew: for tables written from a journal, which may hold more by now.
+        """
+        name = getattr(function, "func", function).__name__
+        marks = self.folder / "shards" / name
+        if not resume or name in self._counts:
+            rmtree(marks, ignore_errors=True)
+        self._counts[name] = map_shards(
+            function, shards, folder=self.data, schemas=self.schemas, workers=workers, marks=marks,
+            lock=self.stage.run / ".workers.lock",
         )  # fmt: skip
-        self._counts.update(counts)
 
     def progress(self, total: int, unit: str) -> Progress:
         """A progress bar, or a line per 30 s headless; use as a context manager."""
@@ -100,10 +108,16 @@ class Run:
         self._usage.update({"tokens_in": tokens_in, "tokens_out": tokens_out, "usd": usd})
 
     # -- the end
+    def _all_counts(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for counts in self._counts.values():
+            total.update(counts)
+        return total
+
     def counts(self) -> dict[str, dict[str, Any]]:
         """`{unit: {taken, kept, dropped: {reason: n}}}`."""
         units: dict[str, dict[str, Any]] = {}
-        for name, n in sorted(self._counts.items()):
+        for name, n in sorted(self._all_counts().items()):
             unit, what, *reason = name.split("/", 2)
             if unit == "note":
                 continue
@@ -128,10 +142,12 @@ class Run:
     def finish(self) -> None:
         """Check that accounts close, hash the outputs, write the record; promote unless the runner will."""
         global _current
+        if _current is not self:
+            raise InputError(f"{self.stage.name} is finished; run its start cell again to begin anew")
         for unit, entry in self.counts().items():
             if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
                 raise AssertionError(f"{self.stage.name}: the accounts of {unit} do not close: {entry}")
-        self.metrics |= {name[5:]: n for name, n in sorted(self._counts.items()) if name.startswith("note/")}
+        self.metrics |= {name[5:]: n for name, n in sorted(self._all_counts().items()) if name.startswith("note/")}
         folders = sorted({part.parent for part in self.data.rglob("*.parquet")})
         tables = {str(folder.relative_to(self.data)): count_rows(folder) for folder in folders}
         self._record |= {
@@ -143,6 +159,7 @@ class Run:
         where = self.stage.folder
         if not os.environ.get(RUNNER_VARIABLE):
             self.stage.promote()
+            self.data, self.figures = where / "data", where / "figures"  # cells that look at results still can
         self.close()
         _current = None
         print(f"{summary(self._record)}\n{where.parent.name}/{where.name}")
@@ -180,7 +197,9 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         _current.close()
         _current = None
     schema = read_schema(Stage.notebook_file(notebook))
-    _refuse_unknown(notebook, namespace, schema)
+    if not _started:
+        _refuse_unknown(notebook, namespace, schema)
+    _started.append(notebook)
     given = {name: namespace[name] for name in schema if name in namespace}
     stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
     locks = _take_locks(stage.run)

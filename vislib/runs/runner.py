@@ -105,7 +105,12 @@ def _run_stage(entry: SetFile, *, force: bool) -> bool:
     """Skip or run one stage and print its line; whether it is ok."""
     stage = entry.stage
     stage.finish_promotion()
-    key, facts = stage.key(str(entry.file))
+    try:
+        key, facts = stage.key(str(entry.file))
+    except InputError as error:
+        stage.fail(str(error))
+        print(f"{stage.name:<22} FAILED\nerror: {error}", flush=True)
+        return False
     record = read_record(stage.folder)
     if not force and record.get("key") == key and record.get("status") == "ok":
         print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")

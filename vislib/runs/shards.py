@@ -58,9 +58,13 @@ def map_shards(
             return counts
         start = partial(_start_worker, os.getpid(), lock)
         with ProcessPoolExecutor(min(workers, len(waiting)), get_context("spawn"), initializer=start) as pool:
-            for future in as_completed([pool.submit(work, index, shard) for index, shard in waiting]):
-                counts.update(future.result())
-                progress.update()
+            try:
+                for future in as_completed([pool.submit(work, index, shard) for index, shard in waiting]):
+                    counts.update(future.result())
+                    progress.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # the shards under way end, the others do not begin
+                raise
     return counts
 
 

@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT, content_hash, folder_facts, input_path, input_values, require_exists, stage_key
+from vislib.runs.keys import (
+    ROOT,
+    content_hash,
+    expand,
+    folder_facts,
+    input_path,
+    input_values,
+    require_exists,
+    stage_key,
+)
 from vislib.runs.params import Schema, read_schema
 from vislib.runs.redaction import redact
 
 RUNS_VARIABLE = "VISLIB_RUNS"
+CONTENT_ADDRESSED = "files"  # folder under data/ whose files are named by their content's hash
 _UNFINISHED = "unfinished: it is still at work, or was ended before its last cell"
 Record = dict[str, Any]
 
@@ -121,6 +131,14 @@ class Stage:
         write_record(self.partial, record)
         return record
 
+    def fail(self, reason: str) -> None:
+        """Record in `.partial` how an attempt ended; the last good folder stays."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        before = read_record(self.partial)
+        write_record(
+            self.partial, {"stage": self.name, "set": self.run.name, **before, "status": "failed", "reason": reason}
+        )
+
     def promote(self) -> None:
         """`.partial` becomes the stage's folder; the folder before becomes `.previous`."""
         for name in ("scratch", "shards"):
@@ -138,13 +156,18 @@ class Stage:
 
 
 def output_facts(folder: Path) -> Record:
-    """Size and hash of every file under `data/` and `figures/`; leftovers of a killed write are removed."""
+    """Size and hash of every file under `data/` and `figures/`; leftovers of a killed write are removed.
+
+    Files under `data/files/` are named by their own content and only counted.
+    """
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
     facts: Record = {}
     for name in ("data", "figures"):
-        found = folder_facts(folder / name, {})
-        facts |= {f"{name}/{path}": fact for path, fact in found.items()}
+        found = [path for path in expand(folder / name) if path.parent.parent.name != CONTENT_ADDRESSED]
+        facts |= {f"{name}/{path}": fact for path, fact in folder_facts(folder / name, {}, found).items()}
+    if stored := sum(1 for _ in (folder / "data" / CONTENT_ADDRESSED).glob("*/*")):
+        facts[f"data/{CONTENT_ADDRESSED}"] = {"files": stored}
     if not facts:
         raise InputError(f"{folder}: the stage wrote neither data nor figures")
     return facts

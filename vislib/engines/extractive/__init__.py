@@ -28,14 +28,18 @@ Unit = tuple[str, str]  # sample_id, kind
 Choice = tuple[str, int, int]  # question type, number of the fact, number of its wording
 
 
+# Taken when the code and the word lists are loaded: a later edit of a file is another model only once it is loaded.
+_FILES = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".toml"))
+_MODEL = f"extractive-{short_hash(*(path.read_bytes() for path in _FILES))[:8]}"
+
+
 class Extractive:
     """Answers from the evidence in the requests; the same set of requests gets the same answers in any order."""
 
     name = "extractive"
 
     def __init__(self) -> None:
-        files = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".toml"))
-        self.model = f"extractive-{short_hash(*(path.read_bytes() for path in files))[:8]}"
+        self.model = _MODEL
         self.study(())
 
     def study(self, requests: Iterable[Request]) -> None:
