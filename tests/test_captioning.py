@@ -154,6 +154,14 @@ def test_a_limit_chooses_by_seed_and_own_prompts_replace_ours(inputs, server, tm
     assert all("Write." in json.dumps(body) for body in server.bodies)
 
 
+def test_a_contextual_prompt_without_any_field_is_refused(inputs, server, tmp_path):
+    (tmp_path / "own.txt").write_text("Describe.")
+    run = start(inputs, server.url, kinds=["contextual"], contextual_prompt=str(tmp_path / "own.txt"))
+    with pytest.raises(InputError, match=r"own\.txt: a contextual prompt must hold \{\{context\}\}"):
+        captioning.write_captions(run)
+    run.close()
+
+
 def test_examples_bring_picture_and_captions_together(inputs, server):
     run = start(inputs, server.url)
     captioning.write_captions(run)

@@ -15,6 +15,7 @@ from typing import Any
 from vislib import prompts
 from vislib.engines import Engine, Request, answer_of, ask_all, open_engine
 from vislib.runs import InputError, Run, choose, tables
+from vislib.runs.contract import SAMPLES
 from vislib.runs.journal import Journal
 from vislib.runs.tables import Output, Row
 
@@ -60,7 +61,9 @@ class Plan:
 
     def of_part(self, part: Path) -> Iterator[tuple[Row, str, Request | None, str]]:
         """`(sample, kind, request, why there is none)` for one part of the samples."""
-        rows = [r for r in tables.read_rows(part) if self.chosen is None or r["sample_id"] in self.chosen]
+        rows = [
+            r for r in tables.read_rows(part, SAMPLES.names) if self.chosen is None or r["sample_id"] in self.chosen
+        ]
         images = tables.lookup(self.images, "image_url", {row["image_url"] for row in rows})
         usable = {url: image for url, image in images.items() if image["status"] == "ok"}
         ids = {image["image_id"] for image in usable.values()}
@@ -87,7 +90,10 @@ class Plan:
 
 def _template(run: Run, kind: str) -> prompts.Template:
     own = run.input(f"{kind}_prompt")
-    return prompts.load(str(own) if own else TEMPLATES[kind])
+    template = prompts.load(str(own) if own else TEMPLATES[kind])
+    if kind != "non_contextual" and not template.fields:  # every caption would be paid for without its page
+        raise InputError(f"{own}: a {kind} prompt must hold {{{{context}}}} or another field of the page")
+    return template
 
 
 def write_captions(run: Run) -> None:

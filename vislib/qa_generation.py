@@ -15,6 +15,7 @@ from vislib import prompts
 from vislib.engines import Engine, Request, answer_of, ask_all, open_engine
 from vislib.qa_format import Block, parse_free_form, parse_multiple_choice
 from vislib.runs import InputError, Run, choose, short_hash, tables
+from vislib.runs.contract import CAPTIONS
 from vislib.runs.journal import Journal
 from vislib.runs.tables import Output, Row
 
@@ -56,7 +57,9 @@ class Plan:
 
     def of_part(self, part: Path) -> Iterator[tuple[Row, dict[str, Request]]]:
         """`(caption, request by question type)` for one part of the captions; none for a failed caption."""
-        rows = [r for r in tables.read_rows(part) if self.chosen is None or r["sample_id"] in self.chosen]
+        rows = [
+            r for r in tables.read_rows(part, CAPTIONS.names) if self.chosen is None or r["sample_id"] in self.chosen
+        ]
         samples = self._samples(part, {row["sample_id"] for row in rows if row["status"] == "ok"})
         images = tables.lookup(self.images, "image_url", {sample["image_url"] for sample in samples.values()})
         ids = {image["image_id"] for image in images.values() if image["status"] == "ok"}
@@ -105,6 +108,10 @@ def generate_questions(run: Run) -> None:
     ask_all(run, engine, plan.requests)
     write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.name))
     run.map_shards(write, tables.parts(plan.captions), resume=False)  # the journal may hold more by now
+    rounds = run.counts().get("round", {"kept": 0, "dropped": {}})
+    if not rounds["kept"]:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in rounds["dropped"].items()) or "no answer came"
+        raise InputError(f"{engine.model}: no usable question in any answer ({reasons}); mend the prompt or the model")
 
 
 def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal) -> None:

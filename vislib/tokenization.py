@@ -51,6 +51,8 @@ def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
 
 
 def _open(name: str) -> Any:
+    if not name:
+        raise InputError("tokenizer is empty: name mistral-common, a hub id, a folder or a tokenizer.json")
     if name == "mistral-common":
         package = find_spec("mistral_common")  # found, not imported: the import takes a second
         if package is None or not package.submodule_search_locations:

@@ -60,6 +60,47 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
     assert status.stdout.count("ok ") == 2
 
 
+def test_a_table_changed_by_hand_is_made_again(project):
+    two_stages(project)
+    allow_tables(project)
+    assert project.run().returncode == 0
+    table = project.root / "runs/demo/80_first/data/numbers/rows.txt"
+    table.write_text("9\n")
+    assert project.run().stdout.count(" ok ") == 1  # 80 again; its data are then the same as before, so 81 stands
+    assert table.read_text() == "3\n"
+    table.unlink()
+    assert project.run().stdout.count(" ok ") == 1
+    for broken in ("[]", "null", "{", '{"inputs": [1]}'):
+        (project.root / "runs/demo/81_second/run.json").write_text(broken)
+        assert project.run().stdout.count(" ok ") == 1
+
+
+def test_stray_files_and_reserved_variants_are_refused(project):
+    project.notebook("80_first", "", '(run.data / "x").touch()', "run.finish()")
+    project.parameters("80_first.yaml")
+    for name, said in [
+        ("80_first.yml", "rename it"),
+        ("8_first.yaml", "rename it"),
+        ("80_first.partial.yaml", "'partial' cannot"),
+    ]:
+        project.parameters(name)
+        assert said in project.run().stderr
+        (project.root / "params/demo" / name).unlink()
+    assert project.run("--only", "80", "--from", "80").returncode == 2
+
+
+def test_looking_and_finishing_twice_in_one_kernel(project):
+    project.notebook(
+        "80_first", "", '(run.data / "x").write_text("seen")', "run.finish()",
+        'assert (run.data / "x").read_text() == "seen"', "",
+        "from vislib.runs import InputError\nimport pytest",
+        'with pytest.raises(InputError, match="is finished"): run.finish()',
+    )  # fmt: skip
+    project.parameters("80_first.yaml")
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_failed_stage_keeps_the_last_good_folder_and_stops_the_set(project):
     two_stages(project)
     allow_tables(project)

@@ -137,6 +137,16 @@ def test_redaction_reaches_escaped_forms(monkeypatch):
     monkeypatch.setenv("MY_PASSWORD", 'quote" and & sign')
     assert redact(json.dumps({"k": 'quote" and & sign'})) == '{"k": "[MY_PASSWORD removed]"}'
     assert redact("quote&quot; and &amp; sign") == "[MY_PASSWORD removed]"
+    hard = 'sk-very"secret\\<x>&é-0123456789'
+    monkeypatch.setenv("MY_PASSWORD", hard)
+    for kept in (
+        hard,
+        json.dumps(hard),
+        json.dumps(hard, ensure_ascii=False),
+        json.dumps([repr(hard)]),
+        f"<p>{hard}</p>",
+    ):
+        assert "very" not in redact(kept), kept
 
 
 def test_ids_and_choices_depend_on_content_alone():

@@ -74,7 +74,7 @@ def _join(pool: Sequence[str], samples: Path, images: Path, captions: Path, talk
             texts[row["sample_id"]][row["kind"]] = row["caption"]
     for name, sample in rows.items():
         file = files.get(sample["image_url"])
-        if file and file["status"] == "ok" and len(texts[name]) == len(KINDS):
+        if file and file["status"] == "ok" and texts[name]:
             said = [turn["value"].removeprefix("<image>\n") for turn in talk[name]["conversations"]]
             rounds = list(zip(talk[name]["sources"], said[::2], said[1::2], strict=True))
             yield Example(sample=sample, image=images.parent / file["path"], captions=texts[name], rounds=rounds)
@@ -87,7 +87,7 @@ def example_table(examples: Sequence[Example]) -> Any:
     return pandas.DataFrame([
         {"sample_id": e.sample["sample_id"], "page_url": e.sample["page_url"], "kind": kind,
          **overlap(e.captions[kind], source_stems(e.sample)), "caption": e.captions[kind]}
-        for e in examples for kind in KINDS
+        for e in examples for kind in KINDS if kind in e.captions
     ])  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def plot_page(axes: Axes, example: Example, *, width: float, words_around: int) 
     page = _plot_excerpt(axes, example, width=half, words_around=words_around)
     axes.add_patch(Rectangle((1, 1), half - 1, page - 1, fill=False, edgecolor="0.6", linewidth=0.6))
     source, x, y = source_stems(example.sample), half + 16, 4.0
-    for kind in KINDS:
+    for kind in filter(example.captions.__contains__, KINDS):
         counts = overlap(example.captions[kind], source)
         share = f"{counts['matched']} of {counts['content_words']} words, stop words apart, stand on the page"
         title = f"{kind.replace('_', '-').capitalize()} caption"

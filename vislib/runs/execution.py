@@ -116,7 +116,8 @@ def _run_notebook(stage: Stage) -> Any:
         raise StageFailed(error.evalue if plain else f"{error.ename}: {error.evalue}") from error
     except Exception as error:  # a dead kernel, a kernel that does not start, a full disk
         _log(stage, traceback.format_exc())
-        raise StageFailed(f"{type(error).__name__}: {' '.join(str(error).split()) or 'the kernel died'}") from error
+        mend = "; was it killed, or out of memory? The same command goes on" * ("Kernel died" in str(error))
+        raise StageFailed(f"{type(error).__name__}: {' '.join(str(error).split())}{mend}") from error
 
 
 def _end_kernel(stage: Stage) -> None:

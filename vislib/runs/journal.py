@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from vislib.runs.errors import InputError
 from vislib.runs.redaction import redact
 
 _TABLES = """
@@ -27,13 +28,19 @@ class Journal:
     """Answers and failures by key. One writer per process; several processes may share the file (WAL)."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = Lock()
-        self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")  # an answer that was paid survives a power cut
-        self._db.executescript(_TABLES)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")  # an answer that was paid survives a power cut
+            self._db.executescript(_TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(
+                f"{path}: not a usable journal ({error}); it may hold paid answers: try sqlite3's `.recover`, "
+                "or move it aside to begin a new one"
+            ) from error
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The answer journalled under `key`, or None."""

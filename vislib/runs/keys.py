@@ -110,7 +110,12 @@ def input_path(value: str, run_folder: Path) -> Path:
     """Where an [input] value lies: `<run_dir>/STAGE/data/TABLE`, or an outside path (from the project's root)."""
     reference = table_reference(value)
     if reference is None:
-        return ROOT / Path(value).expanduser()
+        try:
+            path = ROOT / Path(value).expanduser()
+            path.exists()  # a name that is too long shows here
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"{value[:200]!r} is no usable path ({error})") from error
+        return path
     run, stage, table = reference
     return (run_folder.parent / run if run else run_folder) / stage / "data" / table
 
@@ -181,4 +186,6 @@ def content_hash(facts: Mapping[str, FileFacts]) -> str:
 def require_exists(path: Path, place: str, name: str, value: str) -> None:
     """Raise InputError unless an input's path or glob matches something."""
     if not expand(path) and not path.is_dir():
+        if reference := table_reference(value):
+            raise InputError(f"{place}: {name} is {value!r}, but {path} does not exist; run {reference[1]} first")
         raise InputError(f"{place}: {name} is {value!r}, but {path} does not exist; mend the path or make it first")

@@ -29,8 +29,11 @@ class FolderLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free; the owner's pid and command are then written into the file."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        handle = self.file.open("a+", encoding="utf-8")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            handle = self.file.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{self.file.parent}: cannot be written ({error}); mend it, or set VISLIB_RUNS") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -82,7 +85,7 @@ class FolderLock:
             return True
         if not self.file.exists():
             return False
-        with self.file.open("a+", encoding="utf-8") as handle:
+        with self.file.open(encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

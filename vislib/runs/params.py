@@ -59,9 +59,13 @@ class Parameter:
         return os.environ.get(names[0], value) if names else value
 
     def _allowed(self) -> str:
-        bounds = f" within [{self.low:g}..{self.high:g}]" if self.low > -math.inf else ""
+        bounds = f" within [{_plain(self.low)}..{_plain(self.high)}]" if self.low > -math.inf else ""
         options = f" out of {', '.join(self.choices)}" if self.choices else ""
         return f"allowed: {self.type}{bounds}{options} ({self.help})"
+
+
+def _plain(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 Schema = dict[str, Parameter]
@@ -71,7 +75,7 @@ def parameters_source(notebook: Path) -> str:
     """Source of the one cell tagged `parameters`."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{notebook}: not a readable notebook ({error})") from error
     tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:

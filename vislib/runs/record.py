@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _current: "Run | None" = None
 _started: list[str] = []  # in this kernel: when the start cell is run again, the notebook's own variables are there
-_PLAIN = (int, float, str, bool, list, dict)
+_PLAIN = (int, float, str, bool, list, dict, type(None))
 
 
 class Run:
@@ -220,7 +220,21 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     if interactive():
         _reload_edited_modules()
     _current = Run(stage, record, locks)
+    _record_errors()
     return _current
+
+
+def _record_errors() -> None:
+    """The record of a stage names the error that its last cell ended with, also without a runner."""
+    from IPython import get_ipython
+
+    def record(result: Any) -> None:
+        if result.error_in_exec is not None and _current is not None:
+            _current.stage.fail(f"{type(result.error_in_exec).__name__}: {result.error_in_exec}")
+
+    shell = get_ipython()
+    if shell is not None and len(_started) == 1:
+        shell.events.register("post_run_cell", record)
 
 
 def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping[str, Any]) -> None:

@@ -17,6 +17,9 @@ def secret_values() -> dict[str, str]:
 def redact(text: str) -> str:
     """`text` with every secret value replaced by its variable's name in brackets."""
     for name, value in secret_values().items():
-        for form in {value, json.dumps(value)[1:-1], html.escape(value)}:  # as text, JSON and notebook.html hold it
+        shown = {value, repr(value)[1:-1]}
+        shown |= {html.escape(form, quote=quote) for form in shown for quote in (True, False)}
+        written = {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in shown for ascii in (True, False)}
+        for form in sorted(shown | written, key=len, reverse=True):  # as text, JSON and notebook.html hold it
             text = text.replace(form, f"[{name} removed]")
     return text

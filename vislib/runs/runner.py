@@ -5,6 +5,7 @@ Nothing heavy is imported until a notebook must run, so that an unchanged set is
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vislib.runs.keys import ROOT
 from vislib.runs.locking import FolderLock
 from vislib.runs.provenance import pinned_versions
 from vislib.runs.record import summary
+from vislib.runs.redaction import redact
 from vislib.runs.sets import SetFile, read_set
 from vislib.runs.stage import Stage, read_record
 
@@ -28,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:  # a full disk, a folder without permission: one line first, then where it happened
+        print(redact(f"error: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; what was done stays, and the same command goes on from there", file=sys.stderr)
         return 130
@@ -36,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vislib.run", description=__doc__)
     parser.add_argument("set", help="folder of parameter files, such as params/sample")
-    parser.add_argument("--only", default="", metavar="NAME", help="run this stage alone, as 07 or 07_qa_generation")
-    parser.add_argument("--from", default="", metavar="NAME", dest="start", help="run from this stage on")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", default="", metavar="NAME", help="run this stage alone, as 07 or 07_qa_generation")
+    which.add_argument("--from", default="", metavar="NAME", dest="start", help="run from this stage on")
     parser.add_argument("--force", action="store_true", help="run the selected stages even if nothing has changed")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
     parser.add_argument("--status", action="store_true", help="show the state of every stage, and run nothing")
@@ -112,7 +118,7 @@ def _run_stage(entry: SetFile, *, force: bool) -> bool:
         print(f"{stage.name:<22} FAILED\nerror: {error}", flush=True)
         return False
     record = read_record(stage.folder)
-    if not force and record.get("key") == key and record.get("status") == "ok":
+    if not force and stage.is_current(key):
         print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")
         return True
     from vislib.runs.execution import StageFailed, execute, interrupt_on_termination
@@ -122,7 +128,10 @@ def _run_stage(entry: SetFile, *, force: bool) -> bool:
     try:
         record = execute(stage, key, facts)
     except StageFailed as error:
-        print(f"FAILED\nerror: {stage.name}: {error}\n       log and notebook: {_shown(stage.partial)}", flush=True)
+        print(
+            redact(f"FAILED\nerror: {stage.name}: {error}") + f"\n       log and notebook: {_shown(stage.partial)}",
+            flush=True,
+        )
         return False
     print(f"ok         {summary(record)}", flush=True)
     return True
@@ -134,9 +143,7 @@ def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
     if upstream:
         verdict = f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its data"
     else:
-        same = read_record(stage.folder).get("key") == stage.key(str(entry.file))[0]
-        ok = read_record(stage.folder).get("status") == "ok"
-        verdict = "unchanged" if same and ok and not force else "would run"
+        verdict = "unchanged" if not force and stage.is_current(stage.key(str(entry.file))[0]) else "would run"
     if verdict != "unchanged":
         changed.add(stage.name)
     print(f"{stage.name:<22} {verdict}")

@@ -1,6 +1,6 @@
 """A parameter set: any folder of `NN_name[.variant].yaml`, one per notebook run, checked before any starts."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ def read_set(folder: Path) -> list[SetFile]:
         known = ", ".join(sorted(p.name for p in (ROOT / "params").iterdir() if any(p.glob("[0-9]*.yaml"))))
         raise InputError(f"{folder}: no such folder of parameter files; sets of this project in params/: {known}")
     files = sorted(folder.glob("[0-9][0-9]_*.yaml"))
+    for stray in sorted({p for p in folder.iterdir() if p.suffix.lower() in (".yaml", ".yml")} - set(files)):
+        raise InputError(f"{stray}: is not named NN_name.yaml or NN_name.variant.yaml; rename it or move it away")
     if not files:
         raise InputError(f"{folder}: holds no NN_name.yaml; each file must be named after a notebook")
     stages = [_read_file(file, folder) for file in files]
@@ -36,7 +38,11 @@ def read_set(folder: Path) -> list[SetFile]:
 
 
 def _read_file(file: Path, folder: Path) -> SetFile:
-    notebook, _, variant = file.name.removesuffix(".yaml").partition(".")
+    notebook, dot, variant = file.name.removesuffix(".yaml").partition(".")
+    if dot and (not variant or variant.split(".")[-1] in ("partial", "previous", "")):
+        raise InputError(
+            f"{file}: {variant!r} cannot name a variant; partial and previous are the runner's own folders"
+        )
     source = Stage.notebook_file(notebook)
     if not source.exists():
         known = ", ".join(sorted(p.stem for p in source.parent.glob("*.ipynb")))
@@ -54,15 +60,17 @@ def _read_file(file: Path, folder: Path) -> SetFile:
     return SetFile(file=file, stage=Stage.of(notebook, values), omitted=omitted)
 
 
-def _check_inputs(entry: SetFile, earlier: Iterable[Stage]) -> None:
+def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
     """Every input must exist, or be a table that an earlier file of the set makes."""
     made = {stage.name: stage.notebook for stage in earlier}
+    kinds = [kind for stage in earlier for kind in stage.values.get("kinds", []) if stage.notebook == "06_captioning"]
     for name, value in input_values(entry.stage.schema, entry.stage.values):
         reference = table_reference(value)
         if reference and not reference[0] and reference[1] in made:
-            tables, table = SCHEMAS.get(made[reference[1]], {}), reference[2]
-            nested = "conversations" in tables and table.count("/") <= 1  # 08 writes <kind>/<configuration>
-            if table not in tables and not nested:
+            table, tables = reference[2], list(SCHEMAS.get(made[reference[1]], {}))
+            if "conversations" in tables:  # 08 writes <kind>/<configuration>, of the kinds that 06 writes
+                table, tables = table.split("/")[0], ["dropped", *(kinds or [table.split("/")[0]])]
+            if table not in tables:
                 raise InputError(f"{entry.file}: {name} is {value!r}; {reference[1]} makes {', '.join(tables)}")
         else:
             require_exists(input_path(value, entry.stage.run), str(entry.file), name, value)

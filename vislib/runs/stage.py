@@ -17,6 +17,7 @@ from vislib.runs.keys import (
     ROOT,
     content_hash,
     expand,
+    file_facts,
     folder_facts,
     input_path,
     input_values,
@@ -45,7 +46,7 @@ def read_record(folder: Path) -> Record:
         record: Record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record
+    return record if isinstance(record, dict) and isinstance(record.get("inputs", {}), dict) else {}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -130,6 +131,21 @@ class Stage:
         }
         write_record(self.partial, record)
         return record
+
+    def is_current(self, key: str) -> bool:
+        """Whether the folder holds an `ok` result of this key whose files are those that the record names."""
+        record = read_record(self.folder)
+        return record.get("status") == "ok" and record.get("key") == key and self._is_intact(record)
+
+    def _is_intact(self, record: Record) -> bool:
+        for name, fact in record.get("files", {}).items():
+            path = self.folder / name
+            if "files" in fact:
+                if sum(1 for _ in path.glob("*/*")) != fact["files"]:
+                    return False
+            elif not path.is_file() or file_facts(path, {name: fact}, name)["sha256"] != fact["sha256"]:
+                return False
+        return True
 
     def fail(self, reason: str) -> None:
         """Record in `.partial` how an attempt ended; the last good folder stays."""

@@ -25,15 +25,20 @@ def read_parameters(file: Path) -> dict[str, Any]:
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{file}: must hold lines `name: value`, not a {type(node).__name__}")
+        raise InputError(f"{file}: must hold lines `name: value`, one a line")
     given: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = str(key_node.value)
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise InputError(f"{file}: line {key_node.start_mark.line + 1} has no plain name before its colon")
         _refuse_trap(key_node, f"{file}: key {key}")
         if key in given:
             raise InputError(f"{file}: {key} is given twice (again in line {key_node.start_mark.line + 1}); keep one")
-        _refuse_traps(value_node, f"{file}: {key}")
-        given[key] = yaml.safe_load(yaml.serialize(value_node))
+        try:
+            _refuse_traps(value_node, f"{file}: {key}")
+            given[key] = yaml.safe_load(yaml.serialize(value_node))
+        except (yaml.YAMLError, RecursionError) as error:
+            raise InputError(f"{file}: {key} has no plain value ({type(error).__name__}); write it out") from error
     return given
 
 
