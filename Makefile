@@ -10,7 +10,7 @@ READY := $(VENV)/.installed
 help:
 	@echo "make sample    install into .venv and run params/sample"
 	@echo "make test      lint, type check, tests"
-	@echo "make test-all  the same with long campaigns, a browser and other environments"
+	@echo "make test-all  the same with the long campaigns (needs Chromium)"
 	@echo "make figures   publish the figures of SET (default: sample) into figures/"
 	@echo "make lab       JupyterLab on the notebooks"
 	@echo "make bench     measure speed against the libraries underneath"

@@ -15,12 +15,21 @@ from vislib.runs.keys import ROOT, sha256
 _DIFF = 65_536  # characters kept
 
 
+# Reads the checkout as it is: the filter that strips notebooks would start Python once for each of them.
+_GIT = (
+    "git", "--no-optional-locks", "-C", str(ROOT), "-c", "filter.nbstripout.clean=", "-c",
+    "filter.nbstripout.required=false",
+)  # fmt: skip
+
+
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout, changed and untracked files, and the diff (cut at 64 KiB, hashed whole); or nothing."""
-    commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD").strip()
-    # `status` comes first: it writes down which files its filters found unchanged, and `diff` need not ask again.
-    changed = _output("git", "-C", str(ROOT), "status", "--porcelain").splitlines() if commit else []
-    diff = _output("git", "-C", str(ROOT), "diff", "HEAD") if changed else ""
+    """Commit of the checkout, changed and untracked files, and the diff (cut at 64 KiB, hashed whole); or nothing.
+
+    The diff leaves notebooks out, since the executed one stands beside the record.
+    """
+    commit = _output(*_GIT, "rev-parse", "HEAD").strip()
+    changed = _output(*_GIT, "status", "--porcelain").splitlines() if commit else []
+    diff = _output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else ""
     hashed = sha256(diff.encode())
     return {"commit": commit, "dirty": bool(changed), "changed": changed, "diff_sha256": hashed, "diff": diff[:_DIFF]}
 

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our lines has gone, as `head` does
+        return 1
     except Exception as error:  # a full disk, a folder without permission: one line first, then where it happened
         print(redact(f"error: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"), file=sys.stderr)
         return 1
