@@ -41,7 +41,8 @@ figures: $(READY)
 
 lab: $(READY)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
-	  $(BIN)/nbstripout --install --attributes .git/info/attributes --extra-keys metadata.language_info; fi
+	  $(BIN)/nbstripout --install --attributes .git/info/attributes && \
+	  git config filter.nbstripout.extrakeys metadata.language_info; fi
 	$(BIN)/jupyter lab --notebook-dir .
 
 bench: $(READY)

@@ -52,6 +52,7 @@ def test_form(notebook):
     code = cells(notebook, "code")
     assert book["metadata"]["kernelspec"]["name"] == "python3"
     assert "language_info" not in book["metadata"]
+    assert [c["id"] for c in book["cells"]] == [str(n) for n in range(len(book["cells"]))]  # as the strip filter writes
     assert all(not c["outputs"] and c["execution_count"] is None for c in code)
     assert sum(map(is_parameters, code)) == 1
     assert len(book["cells"]) <= 20

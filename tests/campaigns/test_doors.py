@@ -32,18 +32,8 @@ def clone(tmp_path_factory) -> Path:
     """A fresh clone, set up as `make lab` does."""
     folder = tmp_path_factory.mktemp("clone") / "project"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    subprocess.run(
-        [
-            BIN / "nbstripout",
-            "--install",
-            "--attributes",
-            ".git/info/attributes",
-            "--extra-keys",
-            "metadata.language_info",
-        ],
-        cwd=folder,
-        check=True,
-    )
+    subprocess.run([BIN / "nbstripout", "--install", "--attributes", ".git/info/attributes"], cwd=folder, check=True)
+    subprocess.run(["git", "config", "filter.nbstripout.extrakeys", "metadata.language_info"], cwd=folder, check=True)
     return folder
 
 
