@@ -7,7 +7,6 @@ it has not run itself, and both of its themes and the exported HTML must stay re
 
 import base64
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -21,7 +20,6 @@ SIDE = 220  # px of a thumbnail's longest side: about 10 kB
 _SHORT, _LONGEST = 48, 4000  # characters: up to here a fact on one line; from here a text is cut
 _LINE = "1px solid rgba(128,128,128,.35)"
 _LABEL = "font-size:80%;opacity:.7;overflow-wrap:anywhere"
-_MARK = "background-color:transparent;color:#e5484d;font-weight:600"
 
 
 def cards(
@@ -31,22 +29,19 @@ def cards(
     root: Path | None = None,
     title: str = "",
     text: Sequence[str] = (),
-    highlight: str = "",
 ) -> HTML:
     """One card per row; every argument but `rows` and `root` names a column.
 
     `image`: path of the picture, below `root` (a stage's data folder) or absolute. `title`: the card's heading.
-    `text`: columns shown with their names; lists become lines, absent values a dash. `highlight`: a list of words,
-    printed red wherever they stand in the texts. Without `text` the cards are tiles of a contact sheet.
+    `text`: columns shown with their names; lists become lines, absent values a dash.
+    Without `text` the cards are tiles of a contact sheet.
     """
-    shown = [_card(row, image, root, title, text, row.get(highlight) or ()) for row in rows]
+    shown = [_card(row, image, root, title, text) for row in rows]
     flow = "column" if text else "row wrap"
     return HTML(f'<div style="display:flex;flex-flow:{flow};gap:8px">{"".join(shown) or "no rows"}</div>')  # type: ignore[no-untyped-call]
 
 
-def _card(
-    row: Mapping[str, Any], image: str, root: Path | None, title: str, text: Sequence[str], words: Sequence[str]
-) -> str:
+def _card(row: Mapping[str, Any], image: str, root: Path | None, title: str, text: Sequence[str]) -> str:
     bold = "font-weight:600;overflow-wrap:anywhere"
     heading = f'<div dir="auto" style="{bold}">{escape(_as_text(row.get(title)))}</div>' if title else ""
     picture = f'<div style="flex:none;width:{SIDE}px">{_picture(row.get(image), root)}</div>' if image else ""
@@ -55,17 +50,17 @@ def _card(
         return f'<div style="{frame};width:{SIDE}px;font-size:80%">{picture}{heading}</div>'
     values = {name: _as_text(row.get(name)) for name in text}
     short = [name for name, value in values.items() if len(value) <= _SHORT and "\n" not in value]
-    facts = " · ".join(f"{_label(name)} <bdi>{_marked(values[name], words)}</bdi>" for name in short)
-    texts = "".join(_text(name, values[name], words) for name in text if name not in short)
+    facts = " · ".join(f"{_label(name)} <bdi>{escape(values[name])}</bdi>" for name in short)
+    texts = "".join(_text(name, values[name]) for name in text if name not in short)
     columns = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{texts}</div>'
     body = f'<div style="flex:1 1 0;min-width:0">{heading}<div>{facts}</div>{columns}</div>'
     return f'<div style="display:flex;gap:12px;{frame}">{picture}{body}</div>'
 
 
-def _text(name: str, value: str, words: Sequence[str]) -> str:
+def _text(name: str, value: str) -> str:
     """A labelled text; longer ones get more of the width, then scroll in their own box."""
     box = "max-height:15em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
-    body = f'<div dir="auto" style="{box}">{_marked(value, words)}</div>'
+    body = f'<div dir="auto" style="{box}">{escape(value)}</div>'
     share = 1 + min(len(value), 1200) // 200
     return f'<div style="flex:{share} 1 160px;min-width:0">{_label(name)}{body}</div>'
 
@@ -81,15 +76,6 @@ def _as_text(value: Any) -> str:
     text = f"{value:.3g}" if isinstance(value, float) else str("" if value is None else value).strip()
     over = len(text) - _LONGEST
     return (f"{text[:_LONGEST]} … ({over} more characters)" if over > 0 else text) or "–"
-
-
-def _marked(text: str, words: Sequence[str]) -> str:
-    """Escaped text with whole words of `words` (case ignored) marked."""
-    if not words:
-        return escape(text)
-    either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    pieces = re.split(rf"(?<!\w)({either})(?!\w)", text, flags=re.IGNORECASE)
-    return "".join(f'<mark style="{_MARK}">{escape(p)}</mark>' if i % 2 else escape(p) for i, p in enumerate(pieces))
 
 
 def _picture(path: str | Path | None, root: Path | None) -> str:
