@@ -265,6 +265,16 @@ def test_plain_papermill_ends_finished_and_runs_again_under_the_runner(project):
     plain = subprocess.run(papermill, cwd=project.root, capture_output=True, text=True, env=environment, check=False)
     assert plain.returncode == 0, plain.stderr
     assert project.record("80_first")["status"] == "finished"
+    project.notebook("82_third", "", 'raise ValueError("no disk")')
+    failing = subprocess.run(
+        ["papermill", "notebooks/82_third.ipynb", "out.ipynb"],
+        cwd=project.root,
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+    assert failing.returncode != 0
+    assert project.record("82_third.partial")["reason"] == "ValueError: no disk"
     typo = subprocess.run(
         [*papermill, "-p", "m", "3"], cwd=project.root, capture_output=True, text=True, env=environment, check=False
     )

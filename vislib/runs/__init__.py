@@ -1,7 +1,8 @@
 """The ground under the stages: parameters, keys, tables, shards, journal, accounts and records of runs."""
 
 from vislib.runs.errors import InputError
-from vislib.runs.record import Run, start_run
+from vislib.runs.record import Run
 from vislib.runs.seeding import choose, seeded, short_hash
+from vislib.runs.start import start_run
 
 __all__ = ["InputError", "Run", "choose", "seeded", "short_hash", "start_run"]

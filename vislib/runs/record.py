@@ -16,20 +16,14 @@ from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.keys import input_path
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
-from vislib.runs.params import read_schema, resolve
-from vislib.runs.progress import Progress, interactive
-from vislib.runs.provenance import all_versions, git_state, hardware, peak_memory_mib
-from vislib.runs.redaction import redact
+from vislib.runs.progress import Progress
+from vislib.runs.provenance import peak_memory_mib
 from vislib.runs.shards import ShardFunction, map_shards
 from vislib.runs.stage import Stage, output_facts, write_record
 from vislib.runs.tables import ROWS_PER_PART, Output, count_rows
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_current: "Run | None" = None
-_started: list[str] = []  # in this kernel: when the start cell is run again, the notebook's own variables are there
-_PLAIN = (int, float, str, bool, list, dict, type(None))
 
 
 class Run:
@@ -46,6 +40,7 @@ class Run:
         self._counts: dict[str, Counter[str]] = {}  # by what made them: a cell run twice counts once
         self._usage: Counter[str] = Counter({"tokens_in": 0, "tokens_out": 0, "usd": 0})
         self._started = time.monotonic()
+        self.finished = False
 
     # -- inputs
     def inputs(self, name: str) -> list[Path]:
@@ -141,8 +136,7 @@ class Run:
 
     def finish(self) -> None:
         """Check that accounts close, hash the outputs, write the record; promote unless the runner will."""
-        global _current
-        if _current is not self:
+        if self.finished:
             raise InputError(f"{self.stage.name} is finished; run its start cell again to begin anew")
         for unit, entry in self.counts().items():
             if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
@@ -161,7 +155,7 @@ class Run:
             self.stage.promote()
             self.data, self.figures = where / "data", where / "figures"  # cells that look at results still can
         self.close()
-        _current = None
+        self.finished = True
         print(f"{summary(self._record)}\n{where.parent.name}/{where.name}")
 
     def close(self) -> None:
@@ -184,113 +178,3 @@ def summary(record: Mapping[str, Any]) -> str:
     units += [f"{record.get('seconds', 0):.1f} s"]
     units += [f"{tokens} tokens, ${used.get('usd', 0):.4f}"] * bool(tokens)
     return " · ".join(units)
-
-
-def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
-    """Begin the stage of `notebook` with the parameters that the notebook's `globals()` hold.
-
-    Checks them as the runner does, takes the folder's lock, finds the inputs, and resumes or clears `.partial`.
-    Raises InputError for anything that the user must mend.
-    """
-    global _current
-    if _current is not None:  # the cell was run again in a live kernel
-        _current.close()
-        _current = None
-    schema = read_schema(Stage.notebook_file(notebook))
-    if not _started:
-        _refuse_unknown(notebook, namespace, schema)
-    _started.append(notebook)
-    given = {name: namespace[name] for name in schema if name in namespace}
-    stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
-    locks = _take_locks(stage.run)
-    try:
-        key, facts = stage.key(notebook)
-        record = stage.open_partial(key, facts)
-        record |= {
-            "seed": stage.values.get("seed"), "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "git": git_state(), "packages": all_versions(), "hardware": hardware(),
-        }  # fmt: skip
-        write_record(stage.partial, record)
-        _write_parameters(stage)
-        _log_to(stage.partial / "log.txt")
-    except BaseException:
-        for lock in locks:
-            lock.release()
-        raise
-    if interactive():
-        _reload_edited_modules()
-    _current = Run(stage, record, locks)
-    _record_errors()
-    return _current
-
-
-def _record_errors() -> None:
-    """The record of a stage names the error that its last cell ended with, also without a runner."""
-    from IPython import get_ipython
-
-    def record(result: Any) -> None:
-        if result.error_in_exec is not None and _current is not None:
-            _current.stage.fail(f"{type(result.error_in_exec).__name__}: {result.error_in_exec}")
-
-    shell = get_ipython()
-    if shell is not None and len(_started) == 1:
-        shell.events.register("post_run_cell", record)
-
-
-def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """A misspelt parameter given to plain papermill arrives as one more plain variable."""
-    hidden = {"In", "Out"}
-    unknown = [
-        name for name, value in namespace.items()
-        if type(value) in _PLAIN and name not in schema and name not in hidden and not name.startswith("_")
-    ]  # fmt: skip
-    if unknown and not interactive():
-        raise InputError(f"{notebook}: unknown parameter {', '.join(unknown)}; allowed: {', '.join(schema)}")
-
-
-def _take_locks(run: Path) -> list[FolderLock]:
-    """The kernel's lock, and the runner's too when no runner started this kernel; waits for old workers."""
-    names = [".kernel.lock"] if os.environ.get(RUNNER_VARIABLE) else [".lock", ".kernel.lock"]
-    locks = [FolderLock(run / name) for name in names]
-    workers = FolderLock(run / ".workers.lock")
-    taken: list[FolderLock] = []
-    try:
-        for lock in [*locks, workers]:
-            lock.acquire()
-            taken.append(lock)
-    except InputError:
-        for lock in taken:
-            lock.release()
-        raise
-    workers.release()
-    return locks
-
-
-def _write_parameters(stage: Stage) -> None:
-    from vislib.runs.yaml_files import write_parameters
-
-    write_parameters(stage.partial / "params.yaml", stage.values)
-
-
-class _RedactedFile(logging.FileHandler):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-def _log_to(file: Path) -> None:
-    logger = logging.getLogger("vislib")
-    logger.handlers.clear()
-    handler = _RedactedFile(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-
-
-def _reload_edited_modules() -> None:
-    """In JupyterLab, an edit of the library takes effect without a new kernel."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is not None and "autoreload" not in shell.magics_manager.magics["line"]:
-        shell.run_line_magic("load_ext", "autoreload")
-        shell.run_line_magic("autoreload", "2")

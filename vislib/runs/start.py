@@ -1,0 +1,127 @@
+"""The start of a stage in its notebook: parameters checked, folder locked, inputs found, record begun."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vislib.runs.errors import InputError
+from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
+from vislib.runs.params import read_schema, resolve
+from vislib.runs.progress import interactive
+from vislib.runs.provenance import all_versions, git_state, hardware
+from vislib.runs.record import Run
+from vislib.runs.redaction import redact
+from vislib.runs.stage import Stage, write_record
+from vislib.runs.yaml_files import write_parameters
+
+_PLAIN = (int, float, str, bool, list, dict, type(None))
+_current: Run | None = None
+_started: list[str] = []  # in this kernel: when the start cell is run again, the notebook's own variables are there
+
+
+def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
+    """Begin the stage of `notebook` with the parameters that the notebook's `globals()` hold.
+
+    Checks them as the runner does, takes the folder's lock, finds the inputs, and resumes or clears `.partial`.
+    Raises InputError for anything that the user must mend.
+    """
+    global _current
+    if _current is not None:  # the cell was run again in a live kernel
+        _current.close()
+        _current = None
+    schema = read_schema(Stage.notebook_file(notebook))
+    if not _started:
+        _refuse_unknown(notebook, namespace, schema)
+    _started.append(notebook)
+    given = {name: namespace[name] for name in schema if name in namespace}
+    stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
+    locks = _take_locks(stage.run)
+    try:
+        key, facts = stage.key(notebook)
+        record = stage.open_partial(key, facts)
+        record |= {
+            "seed": stage.values.get("seed"), "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "git": git_state(), "packages": all_versions(), "hardware": hardware(),
+        }  # fmt: skip
+        write_record(stage.partial, record)
+        write_parameters(stage.partial / "params.yaml", stage.values)
+        _log_to(stage.partial / "log.txt")
+    except BaseException:
+        for lock in locks:
+            lock.release()
+        raise
+    if interactive():
+        _reload_edited_modules()
+    _current = Run(stage, record, locks)
+    _watch_cells()
+    return _current
+
+
+def _record_error(result: Any) -> None:
+    """After every cell: the record of an unfinished stage names the error, also without a runner."""
+    if result.error_in_exec is not None and _current is not None and not _current.finished:
+        _current.stage.fail(f"{type(result.error_in_exec).__name__}: {result.error_in_exec}")
+
+
+def _watch_cells() -> None:
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None and _record_error not in shell.events.callbacks["post_run_cell"]:
+        shell.events.register("post_run_cell", _record_error)
+
+
+def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """A misspelt parameter given to plain papermill arrives as one more plain variable."""
+    hidden = {"In", "Out"}
+    unknown = [
+        name for name, value in namespace.items()
+        if type(value) in _PLAIN and name not in schema and name not in hidden and not name.startswith("_")
+    ]  # fmt: skip
+    if unknown and not interactive():
+        raise InputError(f"{notebook}: unknown parameter {', '.join(unknown)}; allowed: {', '.join(schema)}")
+
+
+def _take_locks(run: Path) -> list[FolderLock]:
+    """The kernel's lock, and the runner's too when no runner started this kernel; waits for old workers."""
+    names = [".kernel.lock"] if os.environ.get(RUNNER_VARIABLE) else [".lock", ".kernel.lock"]
+    locks = [FolderLock(run / name) for name in names]
+    workers = FolderLock(run / ".workers.lock")
+    taken: list[FolderLock] = []
+    try:
+        for lock in [*locks, workers]:
+            lock.acquire()
+            taken.append(lock)
+    except InputError:
+        for lock in taken:
+            lock.release()
+        raise
+    workers.release()
+    return locks
+
+
+class _RedactedFile(logging.FileHandler):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def _log_to(file: Path) -> None:
+    logger = logging.getLogger("vislib")
+    logger.handlers.clear()
+    handler = _RedactedFile(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def _reload_edited_modules() -> None:
+    """In JupyterLab, an edit of the library takes effect without a new kernel."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None and "autoreload" not in shell.magics_manager.magics["line"]:
+        shell.run_line_magic("load_ext", "autoreload")
+        shell.run_line_magic("autoreload", "2")
