@@ -93,8 +93,10 @@ def test_captions_in_order_with_closed_accounts(inputs, server):
     assert [(r["id"], r["reason"], r["detail"]) for r in dropped] == [
         (f"s{N - 1:02d}/{kind}", "image_failed", "truncated") for kind in kinds
     ]
-    assert record(run)["usage"] == {"tokens_in": 2100, "tokens_out": 420, "usd": pytest.approx(0.0063)}
-    assert record(run)["metrics"]["usd_of_answers"] == pytest.approx(0.0066)
+    assert record(run)["usage"] == {
+        "tokens_in": 2100, "tokens_cached": 0, "tokens_out": 420, "usd": pytest.approx(0.0063)
+    }  # fmt: skip
+    assert record(run)["metrics"]["usd_of_answers"] == pytest.approx(0.0063)  # equal requests are one
 
 
 def test_prompts_carry_the_page_only_when_contextual(inputs, server):
@@ -106,6 +108,7 @@ def test_prompts_carry_the_page_only_when_contextual(inputs, server):
     assert "Page" not in second.prompt.replace("web page", "")
     assert "x.org" not in second.prompt
     assert first.prompt_sha != second.prompt_sha
+    assert first.image_size == (64, 48)
     run.close()
 
 
@@ -131,9 +134,22 @@ def test_failed_captions_are_kept_with_their_reason(inputs, server):
     assert record(run)["counts"]["caption"]["dropped"] == {"image_failed": 2, "refused": 1}
 
 
+def test_captions_that_fail_a_check_keep_their_text_and_are_dropped(inputs, server):
+    refusal = "I'm sorry, but I can't help with that."
+    server.script = lambda prompt, times: (200, completion(refusal), {}) if "alt 3" in prompt else None
+    run = start(inputs, server.url)
+    captioning.write_captions(run)
+    shown = captioning.examples(run, N)
+    run.finish()
+    (row,) = [r for r in captions(run) if r["status"] != "ok"]
+    assert (row["sample_id"], row["status"], row["reason"], row["caption"]) == ("s03", "dropped", "refusal", refusal)
+    assert record(run)["counts"]["caption"]["dropped"] == {"image_failed": 2, "refusal": 1}
+    assert f"{refusal} (refusal)" in [row["contextual"] for row in shown]
+
+
 def test_reserved_words_in_an_answer_are_neutralised(inputs, server):
     server.script = lambda prompt, times: (200, completion("A <image> of <Human> things."), {})
-    run = start(inputs, server.url, kinds=["non_contextual"])
+    run = start(inputs, server.url, kinds=["non_contextual"], checks=[])
     captioning.write_captions(run)
     run.finish()
     assert {r["caption"] for r in captions(run)} == {"A ‹image› of ‹Human› things."}
@@ -151,6 +167,7 @@ def test_a_limit_chooses_by_seed_and_own_prompts_replace_ours(inputs, server, tm
         chosen.append([r["sample_id"] for r in captions(run)])
         assert record(run)["counts"]["caption"]["taken"] == 4
     assert chosen[0] == chosen[1] != chosen[2]
+    assert f"s{N - 1:02d}" not in {name for names in chosen for name in names}  # its image failed
     assert all("Write." in json.dumps(body) for body in server.bodies)
 
 
@@ -179,7 +196,7 @@ def test_examples_bring_picture_and_captions_together(inputs, server):
         ({"model": ""}, "model is empty"),
         ({"model": "another"}, "404.*Set model, now 'another'"),
         ({"base_url": "http://127.0.0.1:9/v1"}, "http://127.0.0.1:9/v1: no connection"),
-        ({"max_spend_usd": 5.0}, "both prices are 0"),
+        ({"max_spend_usd": 5.0}, "set both"),
     ],
 )
 def test_bad_settings_stop_with_one_message(inputs, server, change, said):

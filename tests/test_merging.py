@@ -1,7 +1,6 @@
-"""Merging: the selection rule by hand and by brute force, the conversations, the splits and the whole stage."""
+"""Merging: the conversations, the splits and the whole stage."""
 
 import json
-import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from vislib.merging.conversations import (
     question_prompt,
     shuffled_rounds,
 )
-from vislib.merging.deduplication import find_duplicates
 from vislib.prompts import load
 from vislib.runs import InputError, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, QUESTIONS, SAMPLES
@@ -29,98 +27,6 @@ from vislib.runs.record import Run
 from vislib.runs.stage import Stage
 
 F, M = "free_form", "multiple_choice"
-
-
-# -- the selection rule ---------------------------------------------------------------------------------------
-
-
-def at_degrees(*degrees: float) -> np.ndarray:
-    """Unit vectors in the plane: the similarity of two is the cosine of the angle between them."""
-    return np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], np.float32)
-
-
-def selection(degrees: list[float], types: list[str], minimum: int, threshold: float = 0.9) -> tuple[list[int], int]:
-    ids = [f"q{n}" for n in range(len(degrees))]
-    found, stuck = find_duplicates(at_degrees(*degrees), types, ids, threshold=threshold, minimum=minimum)
-    return [duplicate.question for duplicate in found], stuck
-
-
-def test_the_closest_pair_loses_the_question_nearer_to_the_others() -> None:
-    # the closest are q1 and q2 (5 degrees): beside each other, q1 has cos 20 + cos 70 = 1.28, q2 cos 25 + cos 65
-    # = 1.33, so q2 goes; then q0 and q1 (cos 20 = 0.94): q0 has cos 90 = 0 beside q1, q1 has cos 70 = 0.34 and goes
-    assert selection([0, 20, 25, 90], [F] * 4, minimum=1) == ([2, 1], 0)
-    assert selection([0, 20, 25, 90], [F] * 4, minimum=1, threshold=0.95) == ([2], 0)
-    assert selection([0, 40, 80], [F] * 3, minimum=1) == ([], 0)
-
-
-def test_the_pair_is_told_with_its_similarity() -> None:
-    found, _ = find_duplicates(at_degrees(0, 10, 90), [F, F, F], ["b", "a", "c"], threshold=0.9, minimum=1)
-    assert [(d.question, d.other, d.similarity) for d in found] == [(1, 0, 0.9848)]  # 10 degrees lies nearer to 90
-
-
-def test_equal_means_drop_the_larger_id() -> None:
-    found, _ = find_duplicates(at_degrees(0, 5), [F, F], ["a", "b"], threshold=0.9, minimum=1)
-    assert [d.question for d in found] == [1]
-    found, _ = find_duplicates(at_degrees(0, 5), [F, F], ["b", "a"], threshold=0.9, minimum=1)
-    assert [d.question for d in found] == [0]
-
-
-def test_a_type_at_its_minimum_is_spared() -> None:
-    # q1 (multiple choice) lies nearer to the others, but is the last of its type: q0 goes
-    assert selection([0, 5, 40], [F, M, F], minimum=1) == ([0], 0)
-    assert selection([0, 5, 40], [F, F, F], minimum=1) == ([1], 0)
-
-
-def test_a_pair_of_which_neither_may_go_stays_and_is_counted() -> None:
-    assert selection([0, 5, 90, 95], [F, F, M, M], minimum=2) == ([], 2)
-    assert selection([0, 5, 90, 95, 170], [F, F, M, M, M], minimum=2) == ([2], 1)
-
-
-def test_equal_questions_reach_a_threshold_of_one() -> None:
-    vector = np.random.default_rng(0).normal(size=384)
-    twice = np.array([vector / np.linalg.norm(vector)] * 2, np.float32)
-    found, _ = find_duplicates(twice, [F, M], ["a", "b"], threshold=1.0, minimum=0)
-    assert [d.similarity for d in found] == [1.0]
-
-
-def by_brute_force(
-    similarity: list[list[float]], types: list[str], ids: list[str], threshold: float, minimum: int
-) -> tuple[list[int], int]:
-    """The rule word for word, with lists."""
-    standing, dropped, kept_pairs = list(range(len(ids))), [], set()
-    while True:
-        pairs = [
-            (-similarity[i][j], *sorted((ids[i], ids[j])), i, j)
-            for i in standing for j in standing if i < j and (i, j) not in kept_pairs
-        ]  # fmt: skip
-        if not pairs or -min(pairs)[0] < threshold:
-            return dropped, len(kept_pairs)
-        i, j = min(pairs)[3:]
-        free = [k for k in (i, j) if sum(types[n] == types[k] for n in standing) > minimum]
-        if not free:
-            kept_pairs.add((i, j))
-            continue
-        means = {k: round(sum(similarity[k][n] for n in standing if n != k) / (len(standing) - 1), 4) for k in free}
-        loser = max(free, key=lambda k: (means[k], ids[k]))
-        standing.remove(loser)
-        dropped.append(loser)
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_the_selection_agrees_with_brute_force(seed: int) -> None:
-    draw = random.Random(seed)
-    n, minimum, threshold = draw.randint(0, 12), draw.randint(0, 3), draw.choice([0.3, 0.7, 0.9])
-    vectors = np.random.default_rng(seed).normal(size=(n, 3))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    if n > 3:
-        vectors[n // 2] = vectors[0]  # a tie of everything but the id
-    types, ids = [draw.choice([F, M]) for _ in range(n)], [f"{draw.getrandbits(32):08x}" for _ in range(n)]
-    single = vectors.astype(np.float32).astype(float)
-    similarity = np.round(single @ single.T, 4).tolist()
-    found, stuck = find_duplicates(vectors.astype(np.float32), types, ids, threshold=threshold, minimum=minimum)
-    assert ([d.question for d in found], stuck) == by_brute_force(similarity, types, ids, threshold, minimum)
-    left = Counter(types) - Counter(types[d.question] for d in found)
-    assert all(left[name] >= min(minimum, types.count(name)) for name in (F, M))
 
 
 # -- conversations --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from vislib.runs.yaml_files import read_parameters
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = {
     "01_documents", "02_filtering", "03_images", "06_captioning", "07_qa_generation", "08_merging",
-    "20_pipeline", "21_tokens", "22_overlap", "23_qa_types", "24_word_clouds", "25_examples",
+    "20_pipeline", "21_tokens", "22_overlap", "23_qa_types", "24_word_clouds", "25_examples", "40_comparison",
 }  # fmt: skip
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SETS = sorted(p for p in (ROOT / "params").iterdir() if p.is_dir() and any(p.glob("[0-9]*.yaml")))

@@ -1,10 +1,8 @@
 """Questions and answers as text: what is written is read back, in every form that models give it."""
 
 import random
-import re
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 
@@ -62,40 +60,6 @@ STYLES = {
 }  # fmt: skip
 
 
-def options(pattern: str, form: str) -> Callable[[str], str]:
-    """A style that rewrites what `pattern` finds in the canonical text."""
-    return lambda text: re.sub(pattern, form, text)
-
-
-OPTIONS = {
-    "single quotes": options(r'"([A-D]\..*)"\n', r"'\1'\n"),
-    "curly quotes": options(r'"([A-D]\..*)"\n', r"“\1”\n"),
-    "unquoted": options(r'"([A-D]\..*)"\n', r"\1\n"),
-    "one line": options(r'"\n"', r'" "'),
-    "commas": options(r'"\n"', r'", "'),
-    "commas at line ends": options(r'"\n"', r'",\n"'),
-    "list": lambda text: options(r'("\n)(<A)', r'"]\n\2')(options(r"Options>\n", "Options> [")(text)).replace(
-        '"\n"', '", "'
-    ),
-    "object": lambda text: options(r'("\n)(<A)', r'"}\n\2')(
-        options(r'"?([A-D])\. ', r'"\1": "')(text).replace("Options>\n", "Options> {")
-    ),
-    "same line as identifier": options(r"Options>\n", "Options>: "),
-    "two a line": options(r'"\n"([BD])', r'" "\1'),
-    "brackets": options(r"([A-D])\. ", r"\1) "),
-    "round brackets": options(r'"([A-D])\. ', r'"(\1) '),
-    "colons": options(r'"([A-D])\. ', r'"\1: '),
-    "lower case": lambda text: (
-        text.replace('"A. ', '"a. ').replace('"B.', '"b.').replace('"C.', '"c.').replace('"D.', '"d.')
-    ),
-    "bullets": options(r'\n"', r'\n- "'),
-    "bold letters": options(r'"([A-D])\.', r'"**\1.**'),
-    "blank lines": options(r'\n"', r'\n\n"'),
-    "option identifier": options(r"<Options>", "<Option>"),
-    "indented": options(r'\n"', r'\n    "'),
-}
-
-
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_free_form_in_every_style(style: str, reverse: bool) -> None:
@@ -109,19 +73,6 @@ def test_free_form_in_every_style(style: str, reverse: bool) -> None:
 def test_multiple_choice_in_every_style(style: str) -> None:
     parsed = parse_multiple_choice(STYLES[style](render_multiple_choice(CHOICE)))
     assert parsed.rounds == CHOICE
-
-
-@pytest.mark.parametrize("style", OPTIONS)
-def test_options_in_every_style(style: str) -> None:
-    text = OPTIONS[style](render_multiple_choice(CHOICE))
-    assert text != render_multiple_choice(CHOICE)
-    assert parse_multiple_choice(text).rounds == CHOICE
-
-
-@pytest.mark.parametrize("outer", STYLES)
-@pytest.mark.parametrize("inner", ["one line", "round brackets", "unquoted"])
-def test_styles_combine(outer: str, inner: str) -> None:
-    assert parse_multiple_choice(STYLES[outer](OPTIONS[inner](render_multiple_choice(CHOICE)))).rounds == CHOICE
 
 
 def faults(parsed: Parsed) -> list[str]:
@@ -148,105 +99,8 @@ def test_free_form_says_why_it_drops(text: str, expected: list[str]) -> None:
     assert faults(parse_free_form(text)) == expected
 
 
-FOUR = '<Options>\n"A. red"\n"B. blue"\n"C. white"\n"D. green"\n'
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<Human> What?\n<Assistant> B", "missing_options"),
-        ("<Human> What?\n<Options>\n<Assistant> B", "missing_options"),
-        (f"<Human> What?\n{FOUR}", "missing_answer"),
-        (f"<Human> What?\n{FOUR}<Assistant>", "missing_answer"),
-        (f"<Human>\n{FOUR}<Assistant> B", "empty_question"),
-        (f"{FOUR}<Assistant> B", "identifiers_unpaired"),
-        (f"<Human> What?\n<Assistant> B\n{FOUR}", "identifiers_unpaired"),
-        (f"<Human> What?\n{FOUR}{FOUR}<Assistant> B", "identifiers_unpaired"),
-        (f"<Human> What?\n{FOUR}<Assistant> B\n<Assistant> C", "identifiers_unpaired"),
-        ("<Human> What?\n<Options> 'A. red' 'B. blue' 'C. white'\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> A. red\nB. blue\nC. white\nD. green\nE. grey\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> A. red\nB. blue\nB. white\nD. green\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> A. red\nB. blue\nC. vitamin D. green\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> red, blue, white, green\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> A. red\nB.\nC. white\nD. green\n<Assistant> A", "empty_option"),
-        ("<Human> What?\n<Options> A. red\nB. Red.\nC. white\nD. green\n<Assistant> C", "repeated_options"),
-        (f"<Human> What?\n{FOUR}<Assistant> E", "answer_not_an_option"),
-        (f"<Human> What?\n{FOUR}<Assistant> A red boat", "answer_not_an_option"),
-        (f"<Human> What?\n{FOUR}<Assistant> I cannot tell", "answer_not_an_option"),
-        (f"<Human> What?\n{FOUR}<Assistant> B. white", "answer_contradicts_options"),
-        (f"<Human> What?\n{FOUR}<Assistant> B and C", "several_answers"),
-        (f"<Human> What?\n{FOUR}<Assistant> A, C", "several_answers"),
-        (f"<Human> What?\n{FOUR}<Assistant> Answer: A/C", "several_answers"),
-        (f"<Human> What?\n{FOUR}<Assistant> The answer seems to be a car.", "answer_not_an_option"),
-        (f"<Human> What?\n{FOUR}<Assistant> As an assistant I see blue.", "answer_not_an_option"),
-        (f"<Human> What?\n{FOUR}<Assistant> B. blue or C. white", ""),
-    ],
-)
-def test_multiple_choice_says_why_it_drops(text: str, expected: str) -> None:
-    assert faults(parse_multiple_choice(text)) == [expected]
-
-
 def test_every_reason_is_explained() -> None:
     assert all(REASONS.values())
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "B",
-        "B.",
-        "B)",
-        "(B)",
-        "b",
-        "'B'",
-        '"B"',
-        "**B**",
-        "**B.**",
-        "B. blue",
-        "B) blue",
-        "(B) blue",
-        "B: blue",
-        "B - blue",
-        "B – blue",
-        "B blue",
-        "**B. blue**",
-        '"B. blue"',
-        "Blue",
-        "blue.",
-        "Option B",
-        "Answer: B",
-        "The answer is B",
-        "The answer is B.",
-        "The correct answer is B. blue",
-        "The correct option is: (B) blue",
-        "Correct answer: B",
-        "B. It is the colour of its hull.",
-        "B\n\nThe hull is blue.",
-        "B\nExplanation: it is blue, not red.",
-        "`B`",
-        "$B$",
-        "**Answer:** B",
-        "The answer is: **B**",
-        "Answer: **B. blue**",
-        "The answer is B because a car is blue.",
-        "B, because it is blue.",
-        "[B]",
-    ],
-)
-def test_answers_in_every_style(answer: str) -> None:
-    (block,) = parse_multiple_choice(f"<Human> What?\n{FOUR}<Assistant> {answer}").blocks
-    assert (block.round.answer, block.reason) == ("B", "")
-
-
-def test_a_letter_wins_over_an_option_of_that_text() -> None:
-    text = "<Human> Which letter?\n<Options> 'A. D' 'B. C' 'C. B' 'D. A'\n<Assistant> C"
-    assert parse_multiple_choice(text).rounds[0].answer == "C"
-
-
-def test_an_option_that_begins_with_an_article_is_no_letter() -> None:
-    text = "<Human> What?\n<Options> A. a mill\nB. a chapel\nC. two pines\nD. A and B\n<Assistant> "
-    assert parse_multiple_choice(text + "a chapel").rounds[0].answer == "B"
-    assert parse_multiple_choice(text + "A and B").rounds[0].answer == "D"
 
 
 def test_bad_rounds_leave_their_neighbours_alone() -> None:

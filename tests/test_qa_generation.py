@@ -99,7 +99,8 @@ def test_questions_in_the_order_of_the_captions_with_closed_accounts(inputs, ser
     assert {(r["status"], r["reason"], r["model"]) for r in questions} == {("ok", "", MODEL)}
     first, choice = questions[1], questions[5]
     assert (first["question"], first["options"], first["answer"]) == (FREE[1].question, [], FREE[1].answer)
-    assert (choice["question"], choice["options"], choice["answer"]) == (CHOICE[1].question, [*CHOICE[1].options], "B")
+    assert (choice["question"], sorted(choice["options"])) == (CHOICE[1].question, sorted(CHOICE[1].options))
+    assert choice["options"]["ABCD".index(choice["answer"])] == "two"
     assert first["question_id"] == short_hash("s0", "contextual", "free_form", "2", FREE[1].question)
     assert (first["prompt_sha"], choice["prompt_sha"]) == (load("free_form").sha, load("multiple_choice").sha)
     assert counts(run, "caption") == {"taken": 2 * N, "kept": 2 * N - 2, "dropped": {"caption_failed": 2}}
@@ -216,7 +217,7 @@ def test_placeholders_in_answers_are_neutralised_and_counted(inputs, server):
         completion("Sure.\n<Human> Is <image> red?\n<Assistant> <IMAGE> is."),
         {},
     )
-    run, _ = generate(inputs, server.url)
+    run, _ = generate(inputs, server.url, checks=[])
     row = rows(run)[0]
     assert (row["question"], row["answer"]) == ("Is ‹image› red?", "‹IMAGE› is.")
     assert neutralise(row["question"])[1] == 0

@@ -2,7 +2,7 @@
 
 A `contextual` caption is written from the image and what its page says around it, a `non_contextual` one from the
 image alone, as the paper's control. Every answer is journalled before the tables are written from the journal, in
-the order of the samples, so that a rerun asks nothing twice.
+the order of the samples, so that a rerun asks nothing twice. A caption that fails a check is set aside with its text.
 """
 
 import re
@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vislib import prompts
-from vislib.engines import Engine, Request, answer_of, ask_all, open_engine
+from vislib.checks import RULES, Checks
+from vislib.engines import Engine, Request, answer_of, open_engine
+from vislib.engines.asking import ask_all
+from vislib.engines.billing import Rule, rule_of, send_side
 from vislib.runs import InputError, Run, choose, tables
 from vislib.runs.contract import SAMPLES
 from vislib.runs.journal import Journal
@@ -21,6 +24,7 @@ from vislib.runs.tables import Output, Row
 
 TEMPLATES = {"contextual": "contextual_caption", "non_contextual": "non_contextual_caption"}
 _MARK = re.compile("<(image|another-image)>")  # sent with [ ]: to LLaVA and others `<image>` is where pixels go
+REASONS = RULES  # why a caption that came is dropped
 _FIELDS = {"contextual": ("page_url", "alt_text", "context"), "non_contextual": ()}
 
 
@@ -34,6 +38,8 @@ class Plan:
     images: Path
     priors: Path | None
     chosen: frozenset[str] | None
+    checks: Checks
+    rule: Rule | None
 
     @classmethod
     def of(cls, run: Run) -> "Plan":
@@ -41,12 +47,16 @@ class Plan:
         if not run.params.kinds or len(set(run.params.kinds)) < len(run.params.kinds):
             raise InputError(f"kinds is {run.params.kinds!r}; name each of {', '.join(TEMPLATES)} at most once")
         samples, chosen = run.table("samples"), None
-        if run.params.limit:
-            ids = (row["sample_id"] for row in tables.read_rows(samples, ["sample_id"]))
+        if run.params.limit:  # of samples that can be captioned: a trial must not be spent on dead links
+            ledger = tables.read_rows(run.table("images"), ["image_url", "status"])
+            usable = {row["image_url"] for row in ledger if row["status"] == "ok"}
+            rows = tables.read_rows(samples, ["sample_id", "image_url"])
+            ids = (row["sample_id"] for row in rows if row["image_url"] in usable)
             chosen = frozenset(choose(ids, run.params.limit, run.seed))
         plan = cls(
             params=run.params, samples=samples, images=run.table("images"), priors=run.input("priors"), chosen=chosen,
             templates={kind: _template(run, kind) for kind in run.params.kinds},
+            checks=Checks(run.params.checks, run.params.language), rule=rule_of(run.params),
         )  # fmt: skip
         if next(plan.requests(), None) is None:
             raise InputError(
@@ -77,9 +87,11 @@ class Plan:
     def _request(self, row: Row, kind: str, image: Row, priors: dict[str, Row]) -> Request:
         template, path = self.templates[kind], self.images.parent / image["path"]
         prompt = _MARK.sub(r"[\1]", template.render(**{name: row[name] or "" for name in _FIELDS[kind]}))
+        size, bounds = (image["width"], image["height"]), (self.params.image_side, self.params.image_tokens)
         return Request(
-            id=row["sample_id"], prompt=prompt,
-            prompt_sha=template.sha, image_id=image["image_id"], image_path=path, image_side=self.params.image_side,
+            id=row["sample_id"], prompt=prompt, prompt_sha=template.sha, shared=template.shared,
+            image_id=image["image_id"], image_path=path,
+            image_side=send_side(*size, side=bounds[0], tokens=bounds[1], rule=self.rule), image_size=size,
             temperature=self.params.temperature, max_tokens=self.params.max_answer_tokens, seed=self.params.seed,
             evidence={
                 "task": "caption", "kind": kind, "sample": row, "caption": "", "image_path": str(path),
@@ -100,9 +112,8 @@ def write_captions(run: Run) -> None:
     """Ask for every caption that the journal lacks, then write the table `captions`."""
     plan, engine = Plan.of(run), open_engine(run)
     ask_all(run, engine, plan.requests)
-    write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.name))
+    write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.journal))
     run.map_shards(write, tables.parts(plan.samples), resume=False)  # the journal may hold more by now
-    run.metrics |= _totals(run)
 
 
 def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal) -> None:
@@ -112,28 +123,22 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
         if request is None:
             output.drop("caption", name, "image_failed", why)
             continue
-        answer = answer_of(journal, engine, request)
+        answer, template = answer_of(journal, engine, request), plan.templates[kind]
+        status, reason, detail = answer.status, answer.reason, answer.detail
+        if status == "ok":
+            reason, detail = plan.checks.fault(answer.text, prompt=template.text, page=sample["context"] or "")
+            status = "dropped" if reason else "ok"
         caption, changed = prompts.neutralise(answer.text)
         output.note("placeholders_neutralised", changed)
         output.write("captions", {
-            "sample_id": sample["sample_id"], "kind": kind, "caption": caption, "status": answer.status,
-            "reason": answer.reason, "model": answer.model, "prompt_sha": request.prompt_sha,
+            "sample_id": sample["sample_id"], "kind": kind, "caption": caption, "status": status,
+            "reason": reason, "model": answer.model, "prompt_sha": request.prompt_sha,
             "request_sha": answer.request_sha, "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out,
         })  # fmt: skip
-        if answer.status == "ok":
-            output.keep("caption")
+        if reason:
+            output.drop("caption", name, reason, detail)
         else:
-            output.drop("caption", name, answer.reason, answer.detail)
-
-
-def _totals(run: Run) -> dict[str, float]:
-    """Tokens and price of all answers used, whichever run paid for them (`usage` has what this one paid)."""
-    totals = {"tokens_in": 0, "tokens_out": 0}
-    for row in tables.read_rows(run.data / "captions", list(totals)):
-        totals = {name: n + row[name] for name, n in totals.items()}
-    usd = totals["tokens_in"] * run.params.usd_per_million_input_tokens
-    usd += totals["tokens_out"] * run.params.usd_per_million_output_tokens
-    return {f"{name}_of_answers": n for name, n in totals.items()} | {"usd_of_answers": usd / 1e6}
+            output.keep("caption")
 
 
 def examples(run: Run, count: int) -> list[Row]:
@@ -144,6 +149,7 @@ def examples(run: Run, count: int) -> list[Row]:
     images = tables.lookup(run.table("images"), "image_url", {row["image_url"] for row in chosen.values()}, ["path"])
     for row in tables.read_rows(table):
         if shown := chosen.get(row["sample_id"]):
-            shown |= {row["kind"]: row["caption"] or f"({row['reason']})", "model": row["model"]}
+            reason = f"({row['reason']})" if row["reason"] else ""
+            shown |= {row["kind"]: f"{row['caption']} {reason}".strip(), "model": row["model"]}
             shown["picture"] = run.table("images").parent / images[shown["image_url"]]["path"]
     return [chosen[name] for name in ids if name in chosen]

@@ -2,12 +2,13 @@
 
 OBELICS carries links, not pictures, and links rot: each distinct address of the samples is asked for once, what
 comes is decoded within limits, stored once by the hash of its bytes, and described in a row. What failed has a
-row too, with its reason. A source answers for addresses: the embedded pictures, a folder that mirrors the web,
-or whatever else gives bytes for an address.
+row too, with its reason. A source answers for addresses: the web (asked before by `vislib.fetching`, each link once for
+all runs), the embedded pictures, or a folder that mirrors the web.
 """
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 
+from vislib.fetching.links import Links
 from vislib.pixels import ENDINGS, ImageError, verify
 from vislib.runs import InputError, Run, short_hash
 from vislib.runs.tables import Output, TableWriter, parts, read_rows
@@ -27,20 +29,26 @@ URLS_PER_SHARD = 500
 _URLS = pa.schema([(UNIT, pa.string())])
 _PICTURE_ENDINGS = {f".{ending}" for ending in (*ENDINGS.values(), "jpeg", "tiff", "svg")}
 
-Source = Callable[[str], bytes]  # bytes behind an address, or ImageError; workers are processes: importable
+# Bytes behind an address, or the file that keeps them, or ImageError. Workers are processes: importable.
+Source = Callable[[str], bytes | Path]
 
 
 def collect_images(run: Run) -> None:
     """Fill the ledger `images` and the folder `files` from the addresses in the input `samples`.
 
-    Parameters: samples, images_root, max_bytes, max_pixels, min_side, workers. Raises InputError when there is
-    no address, no such folder, or no picture at all comes of it.
+    Parameters: samples, images_root, limit, seed, max_bytes, max_pixels, min_side, workers, and those of
+    `vislib.fetching`. Raises InputError when there is no address, no such folder, or no picture at all comes of it.
     """
     p = run.params
-    source = open_source(p.images_root, run.input("images_root"), max_bytes=p.max_bytes)
+    shards = distinct_urls(run.table("samples"), run.scratch, limit=p.limit, seed=run.seed)
+    source, asked = open_source(run), 0
+    if isinstance(source, Links):
+        from vislib.fetching.fetcher import fetch_all
+
+        asked = fetch_all(run, source, shards)
     limits = {"max_bytes": p.max_bytes, "max_pixels": p.max_pixels, "min_side": p.min_side}
-    shards = distinct_urls(run.table("samples"), run.scratch)
-    run.map_shards(partial(collect_part, source=source, **limits), shards, workers=p.workers)
+    work = partial(collect_part, source=source, **limits)
+    run.map_shards(work, shards, workers=p.workers, resume=not asked)  # what is known now may differ
     account = run.counts().get(UNIT)
     if account is None:
         raise InputError(f"03_images: samples ({p.samples}) holds no row; give 02_filtering more, or a higher cap")
@@ -49,20 +57,31 @@ def collect_images(run: Run) -> None:
         commonest = max(reasons, key=lambda reason: reasons[reason])
         raise InputError(
             f"03_images: all {account['taken']} images failed, {reasons[commonest]} as {commonest!r} (data/dropped "
-            f"has each); images_root is {p.images_root!r}: name the folder that mirrors the paths of the image URLs"
+            f"has each); images_root is {p.images_root!r}: {_mend(p.images_root, commonest)}"
         )
 
 
-def open_source(images_root: str, folder: Path | None, *, max_bytes: int) -> Source:
-    """The source that the parameter `images_root` names; `folder` is where it lies if it is a folder."""
-    if images_root == EMBEDDED:
+def _mend(images_root: str, reason: str) -> str:
+    if images_root:
+        return "name the folder that mirrors the paths of the image URLs, or nothing to fetch them"
+    if reason == "not_public":
+        return "addresses inside a network are asked only where allow_hosts names them, as host:port"
+    return "the web is asked directly, without a proxy of the environment; try a link from this machine"
+
+
+def open_source(run: Run) -> Source:
+    """The source that the parameter `images_root` names."""
+    root, folder = run.params.images_root, run.input("images_root")
+    if root == EMBEDDED:
         return from_sample
-    if folder is None or not folder.is_dir():
+    if folder is None:
+        return Links.of(run.journal_path("images"), run.params)
+    if not folder.is_dir():
         raise InputError(
-            f"03_images: images_root is {images_root!r}, but {folder or 'an empty name'} is no folder; name a "
-            f"folder that mirrors URL paths, or {EMBEDDED!r} for the embedded pictures"
+            f"03_images: images_root is {root!r}, but {folder} is no folder; name a folder that mirrors URL paths, "
+            f"{EMBEDDED!r} for the embedded pictures, or nothing for the web"
         )
-    return partial(from_folder, root=folder.resolve(), max_bytes=max_bytes)
+    return partial(from_folder, root=folder.resolve(), max_bytes=run.params.max_bytes)
 
 
 def from_sample(url: str) -> bytes:
@@ -113,8 +132,11 @@ def _candidates(url: str, root: Path) -> Iterator[Path]:
     yield from (Path(os.path.realpath(base / name)) for base in bases for name in names)
 
 
-def distinct_urls(samples: Path, scratch: Path) -> list[Path]:
-    """Each distinct `image_url` once, in order of first appearance, as scratch parts; memory is constant."""
+def distinct_urls(samples: Path, scratch: Path, *, limit: int = 0, seed: int = 0) -> list[Path]:
+    """Each distinct `image_url` once, in order of first appearance, as scratch parts; memory is constant.
+
+    With `limit` (0: all) so many of them, chosen by the hash of seed and address.
+    """
     folder, building, seen = (scratch / name for name in ("urls", "urls.building", "urls.sqlite"))
     if not folder.exists():
         seen.unlink(missing_ok=True)  # of a run that was ended here
@@ -122,8 +144,10 @@ def distinct_urls(samples: Path, scratch: Path) -> list[Path]:
             database.execute("CREATE TABLE urls (place INTEGER PRIMARY KEY, url TEXT UNIQUE)")
             urls = ((row[UNIT],) for row in read_rows(samples, [UNIT]))
             database.executemany("INSERT OR IGNORE INTO urls (url) VALUES (?)", urls)
+            database.create_function("chance", 1, partial(short_hash, str(seed)), deterministic=True)
+            chosen = f"SELECT * FROM urls ORDER BY chance(url) LIMIT {limit}" if limit else "SELECT * FROM urls"
             writer = TableWriter(building, _URLS, rows_per_part=URLS_PER_SHARD)
-            for (url,) in database.execute("SELECT url FROM urls ORDER BY place"):
+            for (url,) in database.execute(f"SELECT url FROM ({chosen}) ORDER BY place"):
                 writer.write({UNIT: url})
             writer.close()
         os.replace(building, folder)
@@ -136,27 +160,40 @@ def collect_part(part: Path, output: Output, *, source: Source, max_bytes: int, 
         facts = dict.fromkeys(output.schemas["images"].names) | row
         output.take(UNIT)
         try:
-            data = source(row[UNIT])
+            given = source(row[UNIT])
+            data = given if isinstance(given, bytes) else given.read_bytes()
             found = verify(data, max_bytes=max_bytes, max_pixels=max_pixels)
             if min(found.width, found.height) < min_side:
                 raise ImageError("too_small", f"{found.width} x {found.height}, at least {min_side} a side")
         except ImageError as error:
+            if isinstance(source, Links):
+                source.refuse(row[UNIT], error)
             output.write("images", facts | {"status": "failed", "reason": error.reason})
             output.drop(UNIT, row[UNIT], error.reason, error.detail)
             continue
         image_id = short_hash(data)
-        path = store(data, output.folder, f"files/{image_id[:2]}/{image_id}.{ENDINGS[found.format]}")
+        path = store(given, output.folder, f"files/{image_id[:2]}/{image_id}.{ENDINGS[found.format]}")
         facts |= {"image_id": image_id, "status": "ok", "reason": "", "path": path}
         output.write("images", facts | vars(found))
         output.keep(UNIT)
 
 
-def store(data: bytes, folder: Path, path: str) -> str:
-    """Write `data` once and whole; workers that meet the same picture write the same file. Returns `path`."""
+def store(given: bytes | Path, folder: Path, path: str) -> str:
+    """Write bytes once and whole, or link the file that keeps them; workers that meet the same picture agree.
+
+    Returns `path`, where it now is below `folder`.
+    """
     file = folder / path
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(data)
+        temporary.unlink(missing_ok=True)
+        if isinstance(given, bytes):
+            temporary.write_bytes(given)
+        else:
+            try:
+                os.link(given, temporary)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(given, temporary)
         os.replace(temporary, file)
     return path

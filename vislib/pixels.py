@@ -21,6 +21,9 @@ from PIL.Image import Transpose
 Reason = Literal[
     "empty", "too_many_bytes", "too_many_pixels", "too_small", "not_an_image", "unsupported_format",
     "truncated", "broken", "not_found", "outside_root", "bad_url", "unreadable",
+    # of the web: dead or refused, opted out, no address, not a public one, no answer, too few or bad ones
+    "forbidden", "http_error", "opted_out", "no_address", "not_public", "too_many_redirects", "bad_certificate",
+    "unreachable", "timed_out", "disconnected", "rate_limited", "server_error", "host_failed",
 ]  # fmt: skip
 REASONS: tuple[str, ...] = get_args(Reason)
 # What Pillow may try, and the ending of a stored file: a closed list keeps its EPS interpreter out of reach.

@@ -2,19 +2,25 @@
 
 A model answers in rounds. Free form: `<Human>` question, `<Assistant>` answer of any number of paragraphs.
 Multiple choice: `<Human>` question, `<Options>` and four quoted lines `"A. ..."` to `"D. ..."`, `<Assistant>`
-and one letter. `render_*` write exactly this; `parse_*` read it and the variants that models produce. Nothing
-is lost: a block that an identifier begins is a round or has one of `REASONS`; the rest is `Parsed.outside`.
+and one letter. `render_*` write exactly this; `parse_*` read it and the variants that models produce, the JSON of
+`qa_json` too, whichever comes first in the text. Nothing is lost: a block that begins as a round is one or has one
+of `REASONS`; the rest is `Parsed.outside`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
-from vislib.qa_options import LETTERS, has_words, read_letter, read_options
+from vislib.qa_json import ROUND, as_options, as_words, json_rounds
+from vislib.qa_options import LETTERS, check_options, has_words, read_letter, read_options
 
 MAX_ROUNDS = 5
+_MOST = 100  # JSON rounds looked at; where one is broken the decoder counts lines, so that many take long
 REASONS = {
     "no_rounds": "the text holds no identifier",
+    "broken_json": "the JSON of the round is cut short or not valid",
     "identifiers_unpaired": "identifiers are missing their partner, repeated or out of order",
     "empty_question": "no word after <Human>",
     "missing_answer": "no <Assistant>, or no word after it",
@@ -39,6 +45,8 @@ _FENCE = re.compile(r"^[ \t]{0,8}```[a-z]{0,12}[ \t]{0,8}$", re.MULTILINE)
 _HEADING = re.compile(r"(?:(?:round|question) ?#?\d{1,2}[.:)]?)?", re.IGNORECASE)
 _NUMBERING = re.compile(r"(?:round|question|q)? ?#?\d{1,2}[.:)]?", re.IGNORECASE)
 _DECORATION = " \t*_#>=-"
+_NO_OPTIONS: tuple[tuple[str, ...], str] = (), "missing_options"
+_FREE_FORM, _MULTIPLE_CHOICE = ("human", "assistant"), ("human", "option", "assistant")
 _REMARK = re.compile(
     r"\(?(?:note:|please note that|(?:i )?hope (?:this|these|that)|(?:please )?(?:let me know|feel free to)"
     r"|these (?:questions|rounds)|this (?:conversation|dialogue)|would you like (?:me|more|another)"
@@ -90,7 +98,7 @@ def render_multiple_choice(rounds: Iterable[Round]) -> str:
 
 def parse_free_form(text: str) -> Parsed:
     """Read free-form rounds; a closing remark of the model to its user is no part of the last answer."""
-    blocks, outside = _blocks(text, ("human", "assistant"))
+    blocks, outside = _blocks(text, _FREE_FORM)
     last = blocks[-1].round
     blocks[-1] = replace(blocks[-1], round=replace(last, answer=_without_remark(last.answer)))
     return Parsed(_first_rounds(blocks), outside)
@@ -98,7 +106,7 @@ def parse_free_form(text: str) -> Parsed:
 
 def parse_multiple_choice(text: str) -> Parsed:
     """Read multiple-choice rounds; `answer` becomes one letter of A to D."""
-    blocks, outside = _blocks(text, ("human", "option", "assistant"))
+    blocks, outside = _blocks(text, _MULTIPLE_CHOICE)
     return Parsed(_first_rounds(blocks), outside)
 
 
@@ -107,8 +115,13 @@ def _quoted(options: Sequence[str]) -> str:
 
 
 def _blocks(text: str, expected: tuple[str, ...]) -> tuple[list[Block], str]:
-    """Read one block per <Human>; identifiers before the first one make a block of their own."""
-    segments, outside = _segments(text.replace("\r\n", "\n").encode("utf-8", "replace").decode())
+    """Read one block per <Human> or JSON round; identifiers before the first one make a block of their own."""
+    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
+    begin = text.rfind("</think>") + 1
+    label, mark = IDENTIFIER.search(text, begin), ROUND.search(text, begin)
+    if mark and not (label and label.start() < mark.start()):
+        return _json_blocks(text, begin, expected)
+    segments, outside = _segments(text)
     groups: list[list[_Segment]] = []
     for segment in segments:
         if segment.name == "human" or not groups:
@@ -117,6 +130,19 @@ def _blocks(text: str, expected: tuple[str, ...]) -> tuple[list[Block], str]:
     if not groups:
         return [Block(Round(""), "no_rounds", outside)], ""
     return [_read(group, expected) for group in groups], outside
+
+
+def _json_blocks(text: str, begin: int, expected: tuple[str, ...]) -> tuple[list[Block], str]:
+    blocks, outside, last = [], [text[:begin]], begin
+    for start, end, fields in islice(json_rounds(text, begin), _MOST):
+        outside.append(text[last:start])
+        given, last = fields or {}, end
+        options, fault = _NO_OPTIONS if "option" in expected else ((), "")
+        if options_given := "option" in expected and given.get("options"):
+            options, fault = check_options(as_options(options_given))
+        found = Round(as_words(given.get("question")), options, as_words(given.get("answer")))
+        blocks.append(_checked(found, fault if fields else "broken_json", text[start:end]))
+    return blocks, "".join(outside) + text[last:]
 
 
 @dataclass(frozen=True)
@@ -165,18 +191,20 @@ def _clean(body: str, *, bold: bool, followed: bool) -> str:
 
 def _read(group: Sequence[_Segment], expected: tuple[str, ...]) -> Block:
     parts = {segment.name: segment.body for segment in group}
-    question, answer = parts.get("human", ""), parts.get("assistant", "")
-    reason = _pairing([segment.name for segment in group], expected)
-    options: tuple[str, ...] = ()
-    if "option" in expected:
-        options, fault = read_options(parts.get("option", ""))
-        reason = reason or fault
-    if not reason:
-        reason = "" if has_words(question) else "empty_question"
-        reason = reason or ("" if has_words(answer) else "missing_answer")
-    if options and not reason:
-        answer, reason = read_letter(answer, options)
-    return Block(Round(question, options, answer), reason, "".join(segment.text for segment in group))
+    options, fault = read_options(parts.get("option", "")) if "option" in expected else ((), "")
+    found = Round(parts.get("human", ""), options, parts.get("assistant", ""))
+    reason = _pairing([segment.name for segment in group], expected) or fault
+    return _checked(found, reason, "".join(segment.text for segment in group))
+
+
+def _checked(found: Round, fault: str, text: str) -> Block:
+    """The block of a round that was read with `fault` ("": none so far), in whatever form it was written."""
+    reason = fault or ("" if has_words(found.question) else "empty_question")
+    reason = reason or ("" if has_words(found.answer) else "missing_answer")
+    if found.options and not reason:
+        answer, reason = read_letter(found.answer, found.options)
+        found = replace(found, answer=answer)
+    return Block(found, reason, text)
 
 
 def _pairing(names: Sequence[str], expected: Sequence[str]) -> str:
@@ -201,3 +229,10 @@ def _first_rounds(blocks: Iterable[Block]) -> tuple[Block, ...]:
         good += not block.reason
         kept.append(replace(block, reason=block.reason or ("beyond_five_rounds" if good > MAX_ROUNDS else "")))
     return tuple(kept)
+
+
+def as_text(row: Mapping[str, Any]) -> str:
+    """One row of `questions` as a reader sees it: question, options, answer, and the reason if it was dropped."""
+    options = [f"{letter}. {text}" for letter, text in zip("ABCD", row["options"], strict=False)]
+    reason = [f"({row['reason']})"] if row["reason"] else []
+    return "\n".join([row["question"], *options, f"→ {row['answer']}", *reason])

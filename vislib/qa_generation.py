@@ -1,25 +1,30 @@
 """Stage 07: free-form and multiple-choice rounds about every caption, asked and parsed (VisCon-100K, section 3.3).
 
 A language model reads a caption, never the image, and writes 3 to 5 rounds of each type. Its text is cut into
-rounds by the identifiers; a round that is malformed is set aside with its reason. Every answer is journalled
-before the tables are written from the journal, in the order of the captions.
+rounds by the identifiers, or read as JSON; a round that is malformed or fails a check is set aside with its
+reason. Every answer is journalled before the tables are written from the journal, in the order of the captions.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vislib import prompts
-from vislib.engines import Engine, Request, answer_of, ask_all, open_engine
-from vislib.qa_format import Block, parse_free_form, parse_multiple_choice
+from vislib import checks, prompts, qa_format
+from vislib.checks import Checks
+from vislib.engines import Engine, Request, answer_of, open_engine
+from vislib.engines.asking import ask_all
+from vislib.qa_format import Block, as_text, parse_free_form, parse_multiple_choice
+from vislib.qa_json import SCHEMAS
+from vislib.qa_options import shuffle
 from vislib.runs import InputError, Run, choose, short_hash, tables
 from vislib.runs.contract import CAPTIONS
 from vislib.runs.journal import Journal
 from vislib.runs.tables import Output, Row
 
 PARSERS = {"free_form": parse_free_form, "multiple_choice": parse_multiple_choice}
+REASONS = qa_format.REASONS | checks.RULES
 _DETAIL = 300  # characters of a bad round that `dropped` quotes
 
 
@@ -34,17 +39,20 @@ class Plan:
     images: Path
     priors: Path | None
     chosen: frozenset[str] | None
+    checks: Checks
 
     @classmethod
     def of(cls, run: Run) -> "Plan":
         """The plan that a run's parameters describe. Raises InputError if there is no caption to ask about."""
         captions, chosen = run.table("captions"), None
         if run.params.limit:
-            ids = dict.fromkeys(row["sample_id"] for row in tables.read_rows(captions, ["sample_id"]))
+            rows = tables.read_rows(captions, ["sample_id", "status"])
+            ids = dict.fromkeys(row["sample_id"] for row in rows if row["status"] == "ok")
             chosen = frozenset(choose(ids, run.params.limit, run.seed))
         plan = cls(
             params=run.params, captions=captions, samples=run.table("samples"), images=run.table("images"),
             priors=run.input("priors"), chosen=chosen, templates={kind: _template(run, kind) for kind in PARSERS},
+            checks=Checks(run.params.checks, run.params.language),
         )  # fmt: skip
         if next(plan.requests(), None) is None:
             raise InputError(f"{captions}: no caption of status ok; see its reasons, mend and run 06 again")
@@ -92,21 +100,26 @@ class Plan:
         caption, _ = prompts.neutralise(row["caption"])
         return Request(
             id=row["sample_id"], prompt=template.render(caption=caption), prompt_sha=template.sha,
+            shared=template.shared,
             temperature=self.params.temperature, max_tokens=self.params.max_answer_tokens, seed=self.params.seed,
-            evidence={"task": task, **evidence},
+            schema=SCHEMAS[task] if self.params.answer_format == "json" else None, evidence={"task": task, **evidence},
         )  # fmt: skip
 
 
 def _template(run: Run, question_type: str) -> prompts.Template:
     own = run.input(f"{question_type}_prompt")
-    return prompts.load(str(own) if own else question_type, needs=("caption",))
+    template = prompts.load(str(own) if own else question_type, needs=("caption",))
+    if run.params.answer_format == "text":
+        return template
+    ending = prompts.load(f"{question_type}_json").text
+    return prompts.Template(template.name, f"{template.text}\n\n{ending}")
 
 
 def generate_questions(run: Run) -> None:
     """Ask for the questions that the journal lacks, then write the table `questions`, bad rounds included."""
     plan, engine = Plan.of(run), open_engine(run)
     ask_all(run, engine, plan.requests)
-    write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.name))
+    write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.journal))
     run.map_shards(write, tables.parts(plan.captions), resume=False)  # the journal may hold more by now
     rounds = run.counts().get("round", {"kept": 0, "dropped": {}})
     if not rounds["kept"]:
@@ -125,8 +138,11 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
         for question_type, request in requests.items():
             output.take("request")
             answer = answer_of(journal, engine, request)
-            output.note("tokens_in_of_answers", answer.tokens_in)
-            output.note("tokens_out_of_answers", answer.tokens_out)
+            output.write("requests", {
+                "sample_id": caption["sample_id"], "kind": caption["kind"], "question_type": question_type,
+                "status": answer.status, "reason": answer.reason, "model": answer.model,
+                "request_sha": answer.request_sha, "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out,
+            })  # fmt: skip
             if answer.status != "ok":
                 output.drop("request", f"{name}/{question_type}", answer.reason, answer.detail)
                 continue
@@ -138,15 +154,32 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
             parsed = PARSERS[question_type](answer.text)
             output.note("answers_with_text_outside_rounds", bool(parsed.outside.strip()))
             for number, block in enumerate(parsed.blocks, 1):
-                _write_round(output, origin, number, block)
+                block = _checked(block, plan, question_type, page=request.evidence["sample"]["context"] or "")
+                _write_round(output, origin, number, block, plan.params)
 
 
-def _write_round(output: Output, origin: Row, number: int, block: Block) -> None:
-    """One row of `questions`; a bad round stands in `dropped` too."""
+def _checked(block: Block, plan: Plan, question_type: str, *, page: str) -> Block:
+    """The block with the first check that its question or its free-form answer fails, if it was good so far."""
+    texts = (block.round.question, block.round.answer)[: 1 if block.round.options else 2]
+    for text in texts if not block.reason else ():
+        name, found = plan.checks.fault(text, prompt=plan.templates[question_type].text, page=page)
+        if name:
+            return replace(block, reason=name, text=f"{found} … in: {text}")
+    return block
+
+
+def _write_round(output: Output, origin: Row, number: int, block: Block, params: Any) -> None:
+    """One row of `questions`, the options of a good one shuffled; a bad round stands in `dropped` too."""
     found = [prompts.neutralise(text) for text in (block.round.question, block.round.answer, *block.round.options)]
     (question, answer, *options), changed = [text for text, _ in found], sum(count for _, count in found)
     ids = origin["sample_id"], origin["kind"], origin["question_type"]
     question_id = short_hash(*ids, str(number), question)
+    if options and not block.reason:
+        output.note(f"letter_{answer}_as_written")
+        if params.shuffle_options:
+            order = shuffle(question, options, answer, seed=params.seed, name=question_id)
+            options, answer = order or (options, answer)
+            output.note("options_left_in_order", not order)
     output.note("placeholders_neutralised", changed)
     output.take("round")
     output.write("questions", {
@@ -175,10 +208,3 @@ def examples(run: Run, count: int) -> list[Row]:
         if card := shown.get((row["sample_id"], row["kind"])):
             card[row["question_type"]] += f"\n\n{as_text(row)}"
     return list(shown.values())
-
-
-def as_text(row: Row) -> str:
-    """One row of `questions` as a reader sees it: question, options, answer, and the reason if it was dropped."""
-    options = [f"{letter}. {text}" for letter, text in zip("ABCD", row["options"], strict=False)]
-    reason = [f"({row['reason']})"] if row["reason"] else []
-    return "\n".join([row["question"], *options, f"→ {row['answer']}", *reason])

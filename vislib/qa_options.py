@@ -2,10 +2,13 @@
 
 Options stand one a line or all in one line, quoted or not, with their letters in many forms; an answer is a
 letter, a letter with its option's text, or the text alone. Each fault has a reason of `qa_format.REASONS`.
+Models favour some letters as the right one, so options can be put in an order drawn by hash.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+
+from vislib.runs.seeding import seeded
 
 LETTERS = "ABCD"
 
@@ -23,6 +26,13 @@ _ANSWER = re.compile(
 )
 _BECAUSE = re.compile(r",? ?(?:because|since)\b", re.IGNORECASE)
 _ANOTHER = re.compile(r"(?:,|/|&|and|or)[ ]{0,2}(?:and|or)?[ (\"']{0,3}[A-D](?!\w)", re.IGNORECASE)
+_LETTERED = re.compile(r"\(?(?P<letter>[A-D])[.):](?: |$)", re.IGNORECASE)
+_OF_OTHERS = re.compile(
+    r"(?i:\b(?:all|both|none|neither|either|any|two|three) (?:of )?(?:the )?"
+    r"(?:above|below|these|those|them|others?|answers|options|choices|statements)\b)"
+    r"|(?i:\bthe (?:above|former|latter|(?:first|last|other) (?:two|three))\b)"
+    r"|(?i:\b(?:options?|answers?|choices?)) \(?[A-D]\b|\b[A-D]\)?(?:,| and| or| &|/) ?\(?[A-D]\b"
+)
 
 
 def has_words(text: str) -> bool:
@@ -43,10 +53,37 @@ def read_options(body: str) -> tuple[tuple[str, ...], str]:
     if _letters(marks) != LETTERS:
         return (), "not_four_options"
     limits = [*(mark.start() for mark in marks[1:]), len(body)]
-    options = tuple(_option(mark, body[mark.end() : n]) for mark, n in zip(marks, limits, strict=True))
+    return check_options([_option(mark, body[mark.end() : n]) for mark, n in zip(marks, limits, strict=True)])
+
+
+def check_options(options: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The options and what is wrong with them; none of them unless there are four."""
+    if len(options) != len(LETTERS):
+        return (), "not_four_options"
     if not all(has_words(option) for option in options):
-        return options, "empty_option"
-    return options, "repeated_options" if len({_plain(option) for option in options}) < 4 else ""
+        return tuple(options), "empty_option"
+    return tuple(options), "repeated_options" if len({_plain(option) for option in options}) < 4 else ""
+
+
+def without_letters(options: Sequence[str]) -> list[str]:
+    """The options without `A.` to `D.` before them, if each begins with its own letter."""
+    marks = [_LETTERED.match(option) for option in options]
+    if "".join(mark["letter"].upper() if mark else "-" for mark in marks) != LETTERS[: len(options)]:
+        return list(options)
+    return [option[mark.end() :].strip() for mark, option in zip(marks, options, strict=True) if mark]
+
+
+def shuffle(
+    question: str, options: Sequence[str], letter: str, *, seed: int, name: str
+) -> tuple[list[str], str] | None:
+    """The options in an order drawn from `seed` and `name`, and the right one's new letter.
+
+    None where the question or an option speaks of other options or their letters ("All of the above").
+    """
+    if any(_OF_OTHERS.search(text) for text in (question, *options)):
+        return None
+    order = sorted(range(len(options)), key=lambda i: seeded(seed, name, str(i)))
+    return [options[i] for i in order], LETTERS[order.index(LETTERS.index(letter))]
 
 
 def _letters(marks: Iterable[re.Match[str]]) -> str:

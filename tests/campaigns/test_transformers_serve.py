@@ -5,18 +5,13 @@ images among them, and account for every answer.
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.campaigns.real_servers import serving
 from vislib import captioning, qa_generation
 from vislib.runs import InputError, start_run, tables
 from vislib.runs.contract import IMAGES, SAMPLES
@@ -79,32 +74,9 @@ def url(model, tmp_path_factory):
     """The base URL of `transformers serve` with that model."""
     home = tmp_path_factory.mktemp("hub")
     (home / "hub").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--device", "cpu"]
-    server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while not _is_up(f"http://127.0.0.1:{port}/health"):
-            assert server.poll() is None, "transformers serve ended"
-            assert time.monotonic() < deadline, "transformers serve is not up after 120 s"
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-
-
-def _is_up(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as reply:
-            return reply.status == 200
-    except OSError:
-        return False
+    with serving(command, health="/health", log=home / "log.txt", HF_HOME=str(home), HF_HUB_OFFLINE="1") as address:
+        yield f"{address}/v1"
 
 
 @pytest.fixture

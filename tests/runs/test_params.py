@@ -74,7 +74,7 @@ def test_an_int_does_for_a_float_and_defaults_fill_the_rest(tmp_path):
     ("text", "said"),
     [("lr: 1e-5", "1.0e-5"), ("lr: 2.5E3", "2.5e+3"), ("rev: 0123", "read as 83"), ("n: 1_000", "read as 1000"),
      ("n: 0x1F", "read as 31"), ("t: 12:30", "read as 750"), ("a: on", "truth value"), ("on: 1", "truth value"),
-     ("a: yes", "'yes'"), ("a:", "null"), ("a: ~", "null"), ("a: 2024-01-01", "timestamp"),
+     ("a: yes", "'yes'"), ("a:", "null"), ("a: ~", "null"), ("a: 2024-01-01", 'in quotes: "2024-01-01"'),
      ("a: 1\na: 2", "given twice"),
      ("- 1", "must hold lines"), ("a: [1, off]", "truth value"), ("a: {b", "not a readable YAML")],
 )  # fmt: skip

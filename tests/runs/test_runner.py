@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -243,6 +244,31 @@ def test_no_secret_reaches_an_artefact(project):
     assert any(p.suffix == ".sqlite" for p in kept)
     assert [p.name for p in kept if secret.encode() in p.read_bytes()] == []
     assert "[OPENAI_API_KEY removed]" in (project.root / "runs/demo/80_first/notebook.ipynb").read_text()
+
+
+def test_progress_is_shown_below_the_stages_name_which_its_end_repeats(project):
+    say = 'import logging; logging.getLogger("vislib.runs.progress").info("9 of 20 images · {}")'
+    note = 'logging.getLogger("vislib.other").info("9 of 20 notes")'
+    project.notebook("80_first", "", say.format(1), note, say.format(2), '(run.data / "x").touch()', "run.finish()")
+    project.notebook("81_second", "", say.format(3), "1 / 0")
+    project.notebook("79_quiet", "", '(run.data / "x").touch()', "run.finish()")
+    for name in ("79_quiet", "80_first", "81_second"):
+        project.parameters(f"{name}.yaml")
+    lines = [line.rstrip() for line in project.run().stdout.splitlines()]
+    assert re.match(r"79_quiet +ok ", lines[0])
+    assert lines[1:4] == ["80_first", "    9 of 20 images · 1", "    9 of 20 images · 2"]
+    assert re.match(r"80_first +ok ", lines[4])
+    assert lines[5:7] == ["81_second", "    9 of 20 images · 3"]
+    assert re.match(r"81_second +FAILED$", lines[7])
+    (project.root / "params/demo/81_second.yaml").unlink()
+    assert "9 of 20" not in project.run("--force", "--only", "79").stdout
+
+
+def test_a_kernel_that_hangs_on_its_way_out_holds_nothing_up(project):
+    hang = "import atexit, threading; atexit.register(threading.Event().wait)"
+    project.notebook("80_first", "", hang, '(run.data / "x").touch()', "run.finish()")
+    project.parameters("80_first.yaml")
+    assert re.match(r"80_first +ok ", project.run().stdout)  # within the command's own limit of 120 s
 
 
 def test_a_variant_runs_the_notebook_twice_and_a_promotion_cut_short_is_completed(project):

@@ -1,32 +1,25 @@
 """Who answers a request for text: one interface, journalled answers (VisCon-100K, sections 3.2 and 3.3).
 
 The paper asks GPT-4V for captions and OpenChat 3.5 for questions. Here a stage makes `Request`s and an engine
-answers them: `openai` is any server of that protocol, `extractive` the page's own words, without a model.
+answers them: `openai` is any server of that protocol, `openai_batch` its batch files at half the price, and
+`extractive` the page's own words, without a model.
 Every answer is journalled before it is used, so that none is paid twice: a stage first asks what the journal
-lacks (`ask_all`), then writes its tables from the journal in the order of its input (`answer_of`).
+lacks (`asking.ask_all`), then writes its tables from the journal in the order of its input (`answer_of`).
 """
 
 import json
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vislib.runs.errors import InputError
+from vislib.runs.redaction import without_places
 from vislib.runs.seeding import short_hash
 
 if TYPE_CHECKING:
     from vislib.runs import Run
     from vislib.runs.journal import Journal
-
-SETTLED = ("content_filter", "length", "refused")  # the same request would fail again, and be paid again
-_DUE_S = 86_400.0  # seconds after which a settled failure is asked again all the same
-_FEW = 50  # answers before a failure rate means anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +29,7 @@ class Request:
     id: str  # sample_id
     prompt: str  # the whole user text; the image, if any, follows it
     prompt_sha: str  # of the template
+    shared: int = 0  # characters that begin every prompt of the template: what a server's cache may hold
     system: str = ""
     image_id: str = ""  # "": no image is sent
     image_path: Path | None = None
@@ -43,6 +37,8 @@ class Request:
     temperature: float = 0.0  # below 0: not sent, the model's own
     max_tokens: int = 1024  # of the answer
     seed: int = 0  # 0: not sent
+    schema: Mapping[str, Any] | None = None  # JSON schema that the answer is to follow, where the server offers it
+    image_size: tuple[int, int] = (0, 0)  # px of the picture before scaling, for estimates
     evidence: Mapping[str, Any] = field(default_factory=dict)  # for the extractive engine alone
 
 
@@ -53,9 +49,12 @@ class Answer:
     text: str = ""
     model: str = ""
     finish_reason: str = ""
-    tokens_in: int = 0
+    tokens_in: int = 0  # those in the server's cache included
+    tokens_cached: int = 0
+    tokens_written: int = 0  # into the server's cache, where the provider charges for that
     tokens_out: int = 0
     usd: float = 0.0
+    seconds: float = 0.0  # from the first attempt to the answer
     status: str = "ok"
     reason: str = ""
     detail: str = ""
@@ -73,6 +72,7 @@ class Engine(Protocol):
     """
 
     name: str
+    journal: str  # name of the journal file: engines that give the same answers share one
     model: str
 
     def study(self, requests: Iterable[Request]) -> None: ...
@@ -90,7 +90,11 @@ def open_engine(run: "Run") -> Engine:
         from vislib.engines.openai_chat import OpenAIChat
 
         return OpenAIChat(run.params)
-    raise InputError(f"engine: {run.params.engine!r} is none of extractive, openai")
+    if run.params.engine == "openai_batch":
+        from vislib.engines.openai_batch import OpenAIBatch
+
+        return OpenAIBatch(run.params, run.journal("openai"))
+    raise InputError(f"engine: {run.params.engine!r} is none of extractive, openai, openai_batch")
 
 
 def request_key(engine: Engine, request: Request) -> str:
@@ -100,6 +104,7 @@ def request_key(engine: Engine, request: Request) -> str:
         "sampling": [request.temperature, request.max_tokens, request.seed],
         "messages": [request.system, request.prompt],
         "image": [request.image_id, request.image_side if request.image_id else 0],
+        **({"schema": request.schema} if request.schema else {}),
         **engine.basis(request),
     }
     return short_hash(json.dumps(body, sort_keys=True, ensure_ascii=False))
@@ -111,126 +116,5 @@ def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
     if body := journal.get(key):
         return Answer(**body, request_sha=key)
     failure = journal.failure(key) or {"reason": "not_asked", "detail": ""}
-    said = {name: failure[name] for name in ("reason", "detail")}
-    return Answer(model=engine.model, status="failed", request_sha=key, **said)
-
-
-def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]]) -> None:
-    """Ask what the journal lacks and journal every answer as it comes.
-
-    `requests()` gives all requests of the stage, the same ones each time it is called. Failures of an earlier run
-    are asked again, `SETTLED` ones when a day has passed. Raises InputError when more than `max_failure_rate` of
-    the requests fail or the engine cannot go on; on an interrupt, what is under way is waited for (a second one
-    is immediate). In each case all answers so far are kept.
-    """
-    engine.study(requests())
-    asking = _Asking(run, engine)
-    if missing := asking.survey(requests()):
-        with run.progress(missing, "request") as progress, _interrupts(asking.stop):
-            lacking = asking.lacking(requests())
-            try:
-                for request, answer in engine.answer(lacking, spent=asking.spent):
-                    asking.record(request, answer)
-                    progress.update(1, failed=asking.failed, usd=round(asking.usage["usd"], 4))
-            finally:
-                run.usage(**asking.usage)
-    asking.check()
-
-
-class _Asking:
-    """The state of one `ask_all`: what is known, asked and failed."""
-
-    def __init__(self, run: "Run", engine: Engine) -> None:
-        self.engine, self.journal = engine, run.journal(engine.name)
-        self.allowed = float(run.params.max_failure_rate)
-        self.stop: threading.Event = getattr(engine, "stop", threading.Event())
-        self.stop.clear()
-        self.known = self.failed = self.total = 0
-        self.spent = 0.0
-        self.usage: dict[str, Any] = {"tokens_in": 0, "tokens_out": 0, "usd": 0.0}
-        self.last_failure = ""
-        self._open: set[str] = set()  # keys under way or failed in this run: a twin is not asked too
-
-    def survey(self, requests: Iterable[Request]) -> int:
-        """Count what is known and what it cost; return how many requests are to be asked."""
-        missing = 0
-        for self.total, request in enumerate(requests, start=1):
-            key = request_key(self.engine, request)
-            if failure := self.journal.failure(key):  # failed attempts may have been billed
-                self.spent += failure["usd"]
-            if body := self.journal.get(key):
-                self.known, self.spent = self.known + 1, self.spent + body["usd"]
-            elif self._settled(key):
-                self.known, self.failed = self.known + 1, self.failed + 1
-            else:
-                missing += 1
-        return missing
-
-    def lacking(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """The requests without an answer, one of each key, until told to stop."""
-        for request in requests:
-            key = request_key(self.engine, request)
-            if self.stop.is_set():
-                return
-            if key not in self._open and not self.journal.has(key) and not self._settled(key):
-                self._open.add(key)
-                yield request
-
-    def record(self, request: Request, answer: Answer) -> None:
-        """Journal one answer, count it, and stop asking when too many have failed."""
-        key = request_key(self.engine, request)
-        self.known += 1
-        for name in self.usage:
-            self.usage[name] += getattr(answer, name)
-        if answer.status == "ok":
-            body = asdict(answer)
-            body.pop("request_sha")
-            self.journal.put(key, body)
-            self._open.discard(key)
-            return
-        self.journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
-        if answer.reason == "no_evidence":  # the extractive engine has nothing to say: no fault to stop for
-            return
-        self.failed, self.last_failure = self.failed + 1, f"{request.id}: {answer.reason} {answer.detail}".strip()
-        if self.failed > self.allowed * min(self.total, 2 * max(self.known, _FEW)):
-            self.stop.set()
-
-    def check(self) -> None:
-        """Raise InputError if more failed than may."""
-        if self.failed > self.allowed * self.known:
-            raise InputError(
-                f"{self.engine.name} {self.engine.model}: {self.failed} of {self.known} requests failed, more than "
-                f"max_failure_rate {self.allowed:g} allows. The last: {self.last_failure or 'of an earlier run'}. "
-                f"Mend the cause or raise max_failure_rate and run again; answers stay in {self.journal.path}"
-            )
-
-    def _settled(self, key: str) -> bool:
-        failure = self.journal.failure(key)
-        return failure is not None and failure["reason"] in SETTLED and time.time() - failure["last_at"] < _DUE_S
-
-
-@contextmanager
-def _interrupts(stop: threading.Event) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `stop`; deliver it when what was under way has been journalled."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        stop.set()
-        restore()
-
-    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    try:
-        yield
-    finally:
-        restore()
-    if caught:
-        signal.raise_signal(caught[0])
+    reason, detail = failure["reason"], without_places(failure["detail"])  # tables are published
+    return Answer(model=engine.model, status="failed", request_sha=key, reason=reason, detail=detail)

@@ -1,111 +1,113 @@
-"""What may be sent and spent: pacing that holds in every minute, and a ceiling that counts what is under way.
+"""What a server may be sent: a pace that holds in every minute, and a window of requests in flight.
 
-Providers limit requests and tokens per minute and bill per token, images included. What a request takes is known
-when its answer is there; until then its upper bound counts.
+Providers limit requests and tokens per minute and say so in the headers of each reply; self-hosted servers only
+refuse. The pace follows parameters and headers before anything is refused, the window follows refusals the way TCP
+does: cut by a factor, widened again one by one. What a request takes is known when its answer is there; until then
+its upper bound counts.
 """
 
-import asyncio
 import math
-import time
+import re
 from collections import deque
-from collections.abc import Callable
-
-from vislib.engines import Answer, Request
-from vislib.runs.errors import InputError
+from collections.abc import Mapping
+from time import monotonic
 
 _MINUTE = 60.0
-_FRAME_TOKENS = 256  # that a server's chat template may add
-_IMAGE_TOKENS = 1500  # of the first image; from then on the largest input that was seen
+_PLANNED = 0.98  # of a limit on requests: replies and clocks jitter
+_LATE_S = 0.1  # that much of the pace may be made up for when a timer was late
+_CUT, _NEAR = 0.8, 0.95  # of the window that was refused
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class Pace:
-    """Holds requests back so that no minute sees more requests or tokens than allowed (0: no limit)."""
+    """Holds requests back so that no minute sees more requests or tokens than allowed (0: what the replies say)."""
 
     def __init__(self, *, requests: int, tokens: int) -> None:
-        self._interval, self._tokens = _MINUTE / requests if requests else 0.0, tokens
+        self._allowed = {"requests": float(requests or math.inf), "tokens": float(tokens or math.inf)}
+        self._limits = dict(self._allowed)
         self._sent: deque[list[float]] = deque()  # [when, tokens] of the last minute
+        self._tokens = 0.0  # their sum
         self._largest = math.inf  # tokens that one request took so far
-        self._free_at = 0.0
-        self._turn = asyncio.Lock()
+        self._free_at = self._held_until = 0.0
 
-    async def turn(self, tokens: int, given_up: Callable[[], bool]) -> list[float]:
-        """Wait until a request of at most `tokens` may go, or is given up; return its entry, for `settle`."""
-        async with self._turn:
-            while (wait := self._wait(min(tokens, self._largest))) > 0 and not given_up():
-                await asyncio.sleep(min(wait, 0.05))  # an answer that took less than expected frees room early
-            entry = [time.monotonic(), min(tokens, self._largest)]
-            self._free_at = entry[0] + self._interval
-            if self._tokens:
-                self._sent.append(entry)
-            return entry
+    def wait(self, tokens: float, now: float) -> float:
+        """Seconds until a request of at most `tokens` may go, 0 or less for now."""
+        while self._sent and self._sent[0][0] <= now - _MINUTE:
+            self._tokens -= self._sent[0][1]
+            self._sent.popleft().clear()
+        full = self._sent and self._tokens + min(tokens, self._largest) > self._limits["tokens"]
+        return max(self._free_at - now, self._held_until - now, self._sent[0][0] + _MINUTE - now if full else 0.0)
+
+    def take(self, tokens: float, now: float) -> list[float]:
+        """Count a request as sent; return its entry, for `settle`: empty when it is not counted, or no longer."""
+        interval = _MINUTE / (_PLANNED * self._limits["requests"])
+        late = min(_LATE_S, (1 - _PLANNED) * _MINUTE)
+        self._free_at = max(self._free_at, now - late) + interval
+        if self._limits["tokens"] == math.inf:
+            return []
+        self._sent.append(entry := [now, min(tokens, self._largest)])
+        self._tokens += entry[1]
+        return entry
 
     def settle(self, entry: list[float], tokens: int) -> None:
-        """Put what a request really took in the place of what was expected."""
-        entry[1] = tokens
-        self._largest = tokens if self._largest == math.inf else max(tokens, self._largest)
+        """Put what a request really took, if that is known, in the place of what was expected."""
+        if entry and tokens:
+            self._tokens += tokens - entry[1]
+            entry[1] = tokens
+        if tokens:
+            self._largest = tokens if self._largest == math.inf else max(tokens, self._largest)
 
     def hold(self, seconds: float) -> None:
         """Send nothing for so long: the server asked for it."""
-        self._free_at = max(self._free_at, time.monotonic() + seconds)
+        self._held_until = max(self._held_until, monotonic() + seconds)
 
-    def _wait(self, tokens: float) -> float:
-        now = time.monotonic()
-        while self._sent and self._sent[0][0] <= now - _MINUTE:
-            self._sent.popleft()
-        full = self._sent and sum(entry[1] for entry in self._sent) + tokens > self._tokens
-        return max(self._free_at - now, self._sent[0][0] + _MINUTE - now if full else 0.0)
+    def follow(self, headers: Mapping[str, str], *, tokens: int) -> bool:
+        """Take over the limits that a reply tells; whether they leave no room for another request like its own.
+
+        Then pause, for as long as the limit takes to make that room: `reset` is often when all of it is there again.
+        """
+        used_up = False
+        for kind, need in (("requests", 1), ("tokens", max(tokens, 1))):
+            if (limit := _number(headers.get(f"x-ratelimit-limit-{kind}"))) > 0:
+                self._limits[kind] = min(self._allowed[kind], limit)
+            if _number(headers.get(f"x-ratelimit-remaining-{kind}"), math.inf) < need:
+                reset = seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
+                self.hold(min(math.inf if reset is None else reset, _MINUTE * need / self._limits[kind]))
+                used_up = True
+        return used_up
 
 
-class Budget:
-    """A hard ceiling in USD (0: none) on what is spent, reserved for answers under way, and perhaps billed."""
+class Window:
+    """How many requests may be in flight at one server: cut when it refuses, widened again by its answers."""
 
-    def __init__(self, ceiling: float, usd_per_million_in: float, usd_per_million_out: float) -> None:
-        if ceiling and not usd_per_million_in + usd_per_million_out:
-            raise InputError(
-                f"max_spend_usd is {ceiling:g}, but both prices are 0; set usd_per_million_input_tokens and "
-                "usd_per_million_output_tokens to the model's"
-            )
-        self.ceiling, self._prices = ceiling, (usd_per_million_in / 1e6, usd_per_million_out / 1e6)
-        self.spent = self.reserved = self.doubtful = 0.0
-        self.proven = not ceiling  # whether an answer has shown what an image costs
-        self._image_tokens = _IMAGE_TOKENS
+    def __init__(self, most: int) -> None:
+        self.most, self.size, self._refused_at = most, float(most), math.inf
+        self.bursts, self._burst_until = 0, -math.inf  # bursts of refusals since the last answer
 
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """USD of so many tokens."""
-        return tokens_in * self._prices[0] + tokens_out * self._prices[1]
+    def refused(self, *, begun: float, in_flight: int, seconds: float) -> None:
+        """The server refused a request sent at `begun`: one cut for all refusals within the `seconds` of an answer."""
+        if begun > self._burst_until:
+            self._refused_at, self._burst_until = min(self.size, in_flight), monotonic() + seconds
+            self.size, self.bursts = max(1.0, _CUT * self._refused_at), self.bursts + 1
 
-    def tokens(self, request: Request) -> int:
-        """Upper bound of a request's input tokens: no tokenizer makes more tokens than there are bytes."""
-        text = len(request.system.encode()) + len(request.prompt.encode())
-        return text + _FRAME_TOKENS + (self._image_tokens if request.image_id else 0)
+    def answered(self) -> None:
+        """One answer more: a window full of them widens it by two, by a fifth where it was refused last."""
+        self.bursts = 0
+        self.size = min(self.most, self.size + (2 if self.size < _NEAR * self._refused_at else 0.2) / self.size)
 
-    def bound(self, request: Request) -> float:
-        """Upper bound of a request's cost in USD."""
-        return self.cost(self.tokens(request), request.max_tokens)
 
-    def reserve(self, usd: float) -> bool:
-        """Set `usd` aside, unless that could pass the ceiling."""
-        if self.ceiling and self.spent + self.reserved + self.doubtful + usd > self.ceiling:
-            return False
-        self.reserved += usd
-        return True
+def seconds(text: str) -> float | None:
+    """Seconds in a duration as providers write it (`1s`, `6m0s`, `12ms`, `0.5`), None if it is none."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    number = _number(text, -1.0)
+    return number if number >= 0 else None
 
-    def settle(self, usd: float, answer: Answer | None) -> None:
-        """Replace a reservation by what the answer cost; by itself if the server reports no tokens."""
-        self.reserved -= usd
-        if answer is not None:
-            self.spent += usd if answer.status == "ok" and not answer.tokens_in else answer.usd
-            self._image_tokens = max(self._image_tokens, answer.tokens_in)
-            self.proven = True
 
-    def risk(self, usd: float) -> bool:
-        """Count an attempt that failed after it was sent, as billed; whether another stays within the ceiling."""
-        self.doubtful += usd
-        return not self.ceiling or self.spent + self.reserved + self.doubtful <= self.ceiling
-
-    def exhausted(self, usd: float) -> InputError:
-        """The error when `usd` more could pass the ceiling."""
-        return InputError(
-            f"max_spend_usd is {self.ceiling:g}: {self.spent + self.doubtful:.4f} is spent and the next request may "
-            f"cost up to {usd:.4f}. Raise max_spend_usd to go on; all answers so far are kept"
-        )
+def _number(text: str | None, otherwise: float = 0.0) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return otherwise
+    return value if math.isfinite(value) else otherwise

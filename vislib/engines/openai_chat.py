@@ -1,68 +1,65 @@
 """Engine `openai`: any server that speaks the OpenAI chat protocol (VisCon-100K, sections 3.2 and 3.3).
 
-The official client sends; what is kept, retried, paced and paid is decided here. Requests stream from an
-iterator and at most `max_in_flight` exist at once, images read and scaled only when their turn comes. The loop
-runs in a thread of its own, so that a notebook's kernel, which runs one already, can call it.
+The official client sends; what is kept, retried, paced and paid is decided here. Requests stream from an iterator
+and at most `max_in_flight` are under way at once (as many again may wait for another try), images read and scaled
+only when their turn comes. The loop runs in a thread of its own, so that a notebook's kernel, which runs one
+already, can call it.
 """
 
 import asyncio
-import os
 import random
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 from vislib.engines import Answer, Request
-from vislib.engines.limits import Budget, Pace
-from vislib.engines.replies import DOUBTFUL, RETRIED, read_completion, read_error, unreachable
+from vislib.engines.breakpoints import with_breakpoint
+from vislib.engines.budget import Budget
+from vislib.engines.chat_client import ChatClient, server_urls
+from vislib.engines.replies import DOUBTFUL, RETRIED, Reply, refusing, unreachable
+from vislib.engines.servers import GivenUp, Server, Turns
 from vislib.runs.errors import InputError
 from vislib.runs.keys import content_hash, folder_facts
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+_USED = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
+_TRIES, _LONGER = {True: 12, False: 6}, {True: 2, False: 3}  # refused for the rate; failed otherwise
 
-PROVIDER = "https://api.openai.com/v1"
-_TRIES = {"rate_limited": 12}  # others: 6
-_REST_S = 30.0  # for so long a server that took no connection is passed over, if there are others
+_NO_WORD = {"unreachable": unreachable, "rate_limited": refusing}
 
 
-@dataclass
-class _Server:
-    url: str
-    client: "AsyncOpenAI"
-    in_flight: int = 0
-    sent: int = 0
-    rests_until: float = 0.0
+@dataclass(eq=False)
+class _Asked:
+    """A request under way: what is reserved for it, what its attempts took, how its last one ended."""
 
-
-class _GivenUp(Exception):
-    """The run ends before this request was sent, or sent again."""
+    request: Request
+    bound: float  # USD
+    began: float = 0.0
+    tries: Counter[bool] = field(default_factory=Counter)  # refused for the rate, failed otherwise
+    used: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_USED, 0))
+    doubt: float = 0.0  # USD that attempts without an answer may have cost
+    last: Answer | None = None
 
 
 class OpenAIChat:
-    """Asks `params.model` at one server or at several in balance; the limits in `params` count over all of them."""
+    """Asks `params.model` at one server or at several in balance; rate limits hold at each of them."""
 
-    name = "openai"
-    backoff_s = 0.5  # before the first retry; doubles up to a minute
+    name = journal = "openai"
+    backoff_s = 0.15  # before the first retry, three times as long before each further one, up to a minute
 
     def __init__(self, params: Any) -> None:
         if not params.model:
             raise InputError("model is empty; name the model as the server at base_url calls it")
         self.params, self.model, self.urls = params, params.model, server_urls(params.base_url)
-        self.budget = Budget(
-            params.max_spend_usd, params.usd_per_million_input_tokens, params.usd_per_million_output_tokens
-        )
+        self.budget = Budget(params)
         folder = Path(self.model).expanduser()
         self._identity = content_hash(folder_facts(folder, {}))[:16] if folder.is_dir() else self.model
         self.stop = threading.Event()
-        self._servers: list[_Server] = []
         self._halt: InputError | None = None
         self._held: Request | None = None  # by the ceiling
         self._replies = 0
@@ -77,146 +74,150 @@ class OpenAIChat:
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Iterator[tuple[Request, Answer]]:
         """Answers as they come; see `Engine`."""
-        self.pace = Pace(requests=self.params.requests_per_minute, tokens=self.params.tokens_per_minute)
         self.budget.spent, self._halt, self._held = spent, None, None
-        waiting, done = iter(requests), SimpleQueue[Future[Answer]]()
-        under_way: dict[Future[Answer], tuple[Request, float]] = {}
+        self._done = SimpleQueue[tuple[_Asked, asyncio.Task[Answer]] | None]()
+        waiting, self._open = iter(requests), 0
         with self._loop() as loop:
             while True:
-                for request, bound in self._admitted(waiting, under_way):
-                    future = asyncio.run_coroutine_threadsafe(self._ask(request), loop)
-                    under_way[future] = request, bound
-                    future.add_done_callback(done.put)
-                if not under_way:
+                for asked in self._admitted(waiting):
+                    loop.call_soon_threadsafe(self._start, asked)
+                if not self._open:
                     break
-                request, bound = under_way.pop(future := done.get())
-                if (result := self._settled(future, bound)) is not None:
-                    yield request, result
+                if done := self._next_done(loop):
+                    self._open -= 1
+                    if (result := self._settled(*done)) is not None:
+                        yield done[0].request, result
         if self._halt:
             raise self._halt
 
-    def _admitted(self, waiting: Iterator[Request], under_way: Collection[Any]) -> Iterator[tuple[Request, float]]:
-        """Requests that may go now, each with the cost reserved for it; halts at the ceiling."""
-        while not self._ending() and len(under_way) < (self.params.max_in_flight if self.budget.proven else 1):
+    def _admitted(self, waiting: Iterator[Request]) -> Iterator[_Asked]:
+        """Requests that may go now, the cost of each reserved; halts at the ceiling."""
+        most = self.params.max_in_flight if self.budget.proven else 1
+        while not self._ending() and self._open < min(most + self._turns.sleeping, 2 * most):
             request, self._held = self._held or next(waiting, None), None
             if request is None:
                 return
             bound = self.budget.bound(request)
             if not self.budget.reserve(bound):
                 self._held = request  # until an answer under way has cost less than its bound
-                if not under_way:
+                if not self._open:
                     self._halt = self.budget.exhausted(bound)
                 return
-            yield request, bound
+            self._open += 1
+            yield _Asked(request, bound)
 
-    def _settled(self, future: Future[Answer], bound: float) -> Answer | None:
-        """The answer of a request that is done, its reservation replaced by its cost; None if it was given up."""
-        answer = None
+    def _next_done(self, loop: asyncio.AbstractEventLoop) -> tuple[_Asked, asyncio.Task[Answer]] | None:
+        """Wait for a request to be done; None when one begins to wait for another try, and now and then."""
         try:
-            answer = future.result()
+            done = self._done.get(timeout=0.2)
+        except Empty:
+            done = None
+        if self._ending():
+            loop.call_soon_threadsafe(self._turns.give_up)
+        return done
+
+    def _settled(self, asked: _Asked, task: asyncio.Task[Answer]) -> Answer | None:
+        """The answer of a request that is done, its reservation replaced by its cost; None if it was given up."""
+        try:
+            answer = task.result()
+            self.budget.settle(asked.bound, asked.last or answer)
+            unknown = answer.status == "ok" and not answer.tokens_in  # the server does not tell: the bound counts
+            return replace(answer, usd=answer.usd + asked.bound) if unknown else answer
         except InputError as error:
             self._halt = self._halt or error
-        except _GivenUp:
+        except GivenUp:
             pass
-        self.budget.settle(bound, answer)
-        return answer
+        self.budget.settle(asked.bound, None)
+        billed = asked.last if asked.used["tokens_in"] or asked.doubt else None  # stays in the books
+        return self._summed(asked, billed) if billed else None
 
     def _ending(self) -> bool:
         return self._halt is not None or self.stop.is_set()
 
     # -- in the loop's thread
-    async def _ask(self, request: Request) -> Answer:
+    def _start(self, asked: _Asked) -> None:
+        task = asyncio.create_task(self._ask(asked))
+        task.add_done_callback(lambda task: self._done.put((asked, task)))
+
+    async def _ask(self, asked: _Asked) -> Answer:
         """Ask until there is an answer or a failure that stays."""
+        request, server, wait, replies = asked.request, None, 0.0, self._replies
         try:
-            messages = await asyncio.to_thread(chat_messages, request)
+            messages = await asyncio.to_thread(chat_messages, request) if request.image_id else chat_messages(request)
         except (OSError, ValueError) as error:
             return Answer(status="failed", reason="image_unreadable", detail=str(error)[:200])
-        replies, tokens_in, tokens_out, tries = self._replies, 0, 0, 0
+        body = with_breakpoint(self._settings(request) | {"messages": messages}, request, urls=self.urls)
+        tokens = self.budget.tokens(request) + request.max_tokens
         while True:
-            answer, wait = await self._try(request, messages)
-            tries, tokens_in, tokens_out = tries + 1, tokens_in + answer.tokens_in, tokens_out + answer.tokens_out
-            if answer.reason not in RETRIED or tries >= _TRIES.get(answer.reason, 6):
+            reply, server, begun = await self._turns.send(body, tokens, after=wait, avoid=server)
+            answer, asked.began = reply.answer, asked.began or begun
+            self._replies += answer.reason not in _NO_WORD
+            if not self._again(asked, answer):
                 break
-            if answer.reason in DOUBTFUL and not self.budget.risk(self.budget.bound(request)):
-                break
-            await self._back_off(tries, wait, answer.reason)
-        if answer.reason == "unreachable" and self._replies == replies:
-            raise unreachable(self.urls, answer.detail)
-        usd = self.budget.cost(tokens_in, tokens_out)
-        return replace(answer, model=answer.model or self.model, tokens_in=tokens_in, tokens_out=tokens_out, usd=usd)
+            wait = self._wait(asked, reply)
+        if answer.reason in _NO_WORD and self._replies == replies:  # and nobody else was heard meanwhile
+            raise _NO_WORD[answer.reason](self.urls, answer.detail)
+        return self._summed(asked, answer)
 
-    async def _try(self, request: Request, messages: list[dict[str, Any]]) -> tuple[Answer, float | None]:
-        """One attempt, and the wait that the server asks for."""
-        slot = await self.pace.turn(self.budget.tokens(request) + request.max_tokens, self._ending)
-        if self._ending():
-            raise _GivenUp
-        server = min(self._servers, key=lambda s: (s.rests_until > monotonic(), s.in_flight, s.sent))
-        server.in_flight, server.sent = server.in_flight + 1, server.sent + 1
-        try:
-            reply = await server.client.chat.completions.create(**self._settings(request) | {"messages": messages})
-            answer, wait = read_completion(reply), None
-        except Exception as error:  # read_error raises again what is no reply
-            answer, wait = read_error(error, url=server.url, model=self.model)
-        finally:
-            server.in_flight -= 1
-        if answer.reason == "unreachable":
-            server.rests_until = monotonic() + _REST_S
-        else:
-            self._replies += 1
-        if answer.tokens_in:
-            self.pace.settle(slot, answer.tokens_in + answer.tokens_out)
-        return answer, wait
+    def _again(self, asked: _Asked, answer: Answer) -> bool:
+        """Count an attempt; whether to try again: not for good, and what this one may have cost leaves room."""
+        used: dict[str, int] = {name: getattr(answer, name) for name in _USED}
+        asked.last = replace(answer, usd=self.budget.cost(**used))
+        asked.used = {name: n + used[name] for name, n in asked.used.items()}
+        asked.tries[refused := answer.reason == "rate_limited"] += 1
+        final = answer.reason not in RETRIED or asked.tries[refused] >= _TRIES[refused]
+        doubt = asked.bound if answer.reason in DOUBTFUL and not answer.tokens_in else 0.0
+        asked.doubt += doubt
+        if final and not doubt:  # it is settled
+            return False
+        return self.budget.risk(doubt or asked.last.usd) and not final
 
-    async def _back_off(self, tries: int, wait: float | None, reason: str) -> None:
-        """Wait for the next attempt: as long as the server asks, at least a doubling time with jitter."""
-        if wait is not None and reason == "rate_limited":
-            self.pace.hold(wait)
-        doubling = min(self.backoff_s * 2 ** (tries - 1), 60.0) * self._jitter.uniform(0.5, 1.0)
-        until = monotonic() + max(wait or 0.0, doubling)
-        while not self._ending() and (left := until - monotonic()) > 0:
-            await asyncio.sleep(min(left, 0.25))
+    def _wait(self, asked: _Asked, reply: Reply) -> float:
+        """Seconds until the next attempt, few at first; as the server says, unless it has told all of us."""
+        refused = reply.answer.reason == "rate_limited"
+        longer: float = min(self.backoff_s * _LONGER[refused] ** (asked.tries[refused] - 1), 60.0)
+        return max(longer * self._jitter.uniform(0.5, 1.0), 0.0 if refused else reply.wait or 0.0)
+
+    def _summed(self, asked: _Asked, answer: Answer) -> Answer:
+        """`answer` with what all attempts took."""
+        used: dict[str, Any] = {"usd": self.budget.cost(**asked.used) + asked.doubt, **asked.used}
+        return replace(answer, model=answer.model or self.model, seconds=round(monotonic() - asked.began, 3), **used)
 
     def _settings(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "max_completion_tokens": request.max_tokens}
         body |= {"temperature": request.temperature} if request.temperature >= 0 else {}
         body |= {"seed": request.seed} if request.seed else {}
         effort = self.params.reasoning_effort
-        return body | ({"reasoning_effort": effort} if effort != "default" else {})
+        body |= {"reasoning_effort": effort} if effort != "default" else {}
+        if request.schema:
+            schema = {"name": "rounds", "strict": True, "schema": request.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
 
     @contextmanager
     def _loop(self) -> Iterator[asyncio.AbstractEventLoop]:
         """An event loop in a thread, with clients; on leaving, whatever still runs is cancelled."""
-        self._servers = [_Server(url, _client(url, self.params)) for url in self.urls]
+        clients = [ChatClient(url, self.params) for url in self.urls]
+        servers = [Server(client, self.params, rest_s=self.backoff_s) for client in clients]
+        self._turns = Turns(servers, self.params.max_in_flight, put_off=lambda: self._done.put(None))
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai engine", daemon=True)
         thread.start()
         try:
             yield loop
         finally:
-            asyncio.run_coroutine_threadsafe(self._close(), loop).result()
+            asyncio.run_coroutine_threadsafe(_close(clients), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
 
-    async def _close(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(server.client.close() for server in self._servers), return_exceptions=True)
 
-
-def server_urls(base_url: str) -> list[str]:
-    """The servers that `base_url` names (separated by spaces); empty: OPENAI_BASE_URL, else the provider."""
-    urls = (base_url or os.environ.get("OPENAI_BASE_URL", "") or PROVIDER).split()
-    for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            raise InputError(
-                f"base_url: {parts.scheme}://{parts.hostname or '?'} … is no server address; write "
-                "http://host:port/v1, without user or password (the key stands in OPENAI_API_KEY)"
-            )
-    return urls
+async def _close(clients: list[ChatClient]) -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
@@ -232,16 +233,3 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
         content = [{"type": "text", "text": request.prompt}, {"type": "image_url", "image_url": {"url": uri}}]
     system = [{"role": "system", "content": request.system}] if request.system else []
     return [*system, {"role": "user", "content": content}]
-
-
-def _client(url: str, params: Any) -> "AsyncOpenAI":
-    import httpx2
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-    key = os.environ.get("OPENAI_API_KEY", "")
-    if not key and url == PROVIDER:
-        raise InputError(f"{url} needs a key; set OPENAI_API_KEY in the environment, or base_url to another server")
-    timeout = httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0))
-    limits = httpx2.Limits(max_connections=params.max_in_flight, max_keepalive_connections=params.max_in_flight)
-    http = DefaultAsyncHttpxClient(timeout=timeout, limits=limits)
-    return AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)

@@ -37,6 +37,12 @@ class Template:
         return short_hash(self.text)
 
     @property
+    def shared(self) -> int:
+        """Characters before the first field: every rendered prompt begins with them."""
+        first = _FIELD.search(self.text)
+        return first.start() if first else len(self.text)
+
+    @property
     def fields(self) -> frozenset[str]:
         """Names of the fields in the text."""
         return frozenset(_FIELD.findall(self.text))

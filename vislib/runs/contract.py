@@ -37,16 +37,26 @@ QUESTIONS = _schema(
     options=pa.list_(_TEXT), answer=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT, prompt_sha=_TEXT,
     request_sha=_TEXT,
 )  # fmt: skip
+REQUESTS = _schema(
+    sample_id=_TEXT, kind=_TEXT, question_type=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT, request_sha=_TEXT,
+    tokens_in=_INT, tokens_out=_INT,
+)  # fmt: skip
 CONVERSATIONS = _schema(
     id=_TEXT, images=pa.list_(_TEXT), conversations=pa.list_(pa.struct([("from", _TEXT), ("value", _TEXT)])),
     sample_id=_TEXT, doc_id=_TEXT, sources=pa.list_(_TEXT),
 )  # fmt: skip
+PAIRS = _schema(
+    pair_id=_TEXT, sample_id=_TEXT, position=_INT, shown_left=_TEXT, left=_TEXT, right=_TEXT, left_model=_TEXT,
+    right_model=_TEXT,
+)  # fmt: skip
+VOTES = _schema(pair_id=_TEXT, sample_id=_TEXT, choice=_TEXT, remark=_TEXT)
 
 SCHEMAS: dict[str, dict[str, pa.Schema]] = {
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE, "dropped": DROPPED},
     "02_filtering": {"documents": FILTERED, "samples": SAMPLES, "dropped": DROPPED},
     "03_images": {"images": IMAGES, "dropped": DROPPED},
     "06_captioning": {"captions": CAPTIONS, "dropped": DROPPED},
-    "07_qa_generation": {"questions": QUESTIONS, "dropped": DROPPED},
+    "07_qa_generation": {"questions": QUESTIONS, "requests": REQUESTS, "dropped": DROPPED},
     "08_merging": {"conversations": CONVERSATIONS, "dropped": DROPPED},
+    "40_comparison": {"pairs": PAIRS, "votes": VOTES, "dropped": DROPPED},
 }

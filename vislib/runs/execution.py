@@ -5,8 +5,12 @@ papermill returned, every code cell has an execution count, and the last cell wr
 """
 
 import os
+import re
 import signal
+import threading
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +23,7 @@ from vislib.runs.redaction import redact
 from vislib.runs.stage import Stage, read_record, write_record
 
 _SCHEME = "redacted:"
+_PROGRESS = re.compile(r"^\S+ \S+ INFO vislib\.(?:runs\.(?:progress|interrupts)|engines\.\w+): (.+)", re.M)
 
 
 class StageFailed(Exception):
@@ -43,15 +48,16 @@ class _RedactingFiles:
         return path
 
 
-def execute(stage: Stage, key: str, facts: dict[str, Any]) -> dict[str, Any]:
+def execute(stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run `stage` in a kernel of its own, then promote it. Returns its record; raises StageFailed or KeyboardInterrupt.
 
-    The caller holds the run folder's lock.
+    The caller holds the run folder's lock. `tell` is given every line of progress.
     """
     stage.open_partial(key, facts)
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     try:
-        book = _run_notebook(stage)
+        with _followed(stage.partial / "log.txt", tell):
+            book = _run_notebook(stage)
         record = read_record(stage.partial)
         code = [(n, cell) for n, cell in enumerate(book.cells) if cell.cell_type == "code" and cell.source.strip()]
         skipped = [n for n, cell in code if not cell.execution_count]
@@ -74,8 +80,36 @@ def execute(stage: Stage, key: str, facts: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _kernel_manager(stderr: Path, sockets: str) -> type[Any]:
+@contextmanager
+def _followed(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Give `tell` the lines of progress that are written to the log meanwhile, each within a second."""
+    over, seen = threading.Event(), file.stat().st_size if file.exists() else 0
+
+    def follow() -> None:
+        nonlocal seen
+        last = False
+        while not last:
+            last = over.wait(1.0)
+            with suppress(FileNotFoundError), file.open("rb") as log:
+                log.seek(seen)
+                new = log.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                seen += len(whole)
+                for line in _PROGRESS.findall(whole.decode(errors="replace")):
+                    tell(line)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _kernel_manager(stage: Stage, sockets: str) -> type[Any]:
     """Kernels over IPC (no port to collide on), whose own messages go to a file and not between the runner's lines."""
+    stderr = stage.partial / "scratch" / "kernel.log"
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
@@ -83,6 +117,12 @@ def _kernel_manager(stderr: Path, sockets: str) -> type[Any]:
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             with stderr.open("w", encoding="utf-8") as file:
                 await super().start_kernel(stderr=file, **options)
+
+        @default("shutdown_wait_time")
+        def _patience(self) -> float:
+            # s: an interrupted stage finishes what is in flight (a second interrupt ends it at once); an ended one
+            # has nothing left to do, and a kernel that hangs on its way out is ended
+            return 1200.0 if stage.is_at_work() else 5.0
 
         @default("transport")
         def _over_ipc(self) -> str:
@@ -108,7 +148,7 @@ def _run_notebook(stage: Stage) -> Any:
             return execute_notebook(
                 str(Stage.notebook_file(stage.notebook)), f"{_SCHEME}{stage.partial / 'notebook.ipynb'}",
                 parameters=stage.values, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
-                kernel_manager_class=_kernel_manager(stage.partial / "scratch" / "kernel.log", sockets),
+                kernel_manager_class=_kernel_manager(stage, sockets),
             )  # fmt: skip
     except PapermillExecutionError as error:
         _log(stage, "\n".join(error.traceback))

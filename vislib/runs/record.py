@@ -38,7 +38,7 @@ class Run:
         self.metrics: dict[str, Any] = {}
         self._record, self._locks = record, locks
         self._counts: dict[str, Counter[str]] = {}  # by what made them: a cell run twice counts once
-        self._usage: Counter[str] = Counter({"tokens_in": 0, "tokens_out": 0, "usd": 0})
+        self._usage: Counter[str] = Counter({"tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "usd": 0})
         self._started = time.monotonic()
         self.finished = False
 
@@ -72,7 +72,7 @@ class Run:
         """One stream of rows over the stage's tables, in parts of `rows_per_part`."""
         with Output(self.data, self.schemas, rows_per_part=rows_per_part) as output:
             yield output
-        self._counts["stream"] = output.counts
+        self._count("stream", output.counts)
 
     def map_shards(
         self, function: ShardFunction, shards: Sequence[Path], workers: int = 1, resume: bool = True
@@ -85,10 +85,15 @@ class Run:
         marks = self.folder / "shards" / name
         if not resume or name in self._counts:
             rmtree(marks, ignore_errors=True)
-        self._counts[name] = map_shards(
+        counts = map_shards(
             function, shards, folder=self.data, schemas=self.schemas, workers=workers, marks=marks,
             lock=self.stage.run / ".workers.lock",
         )  # fmt: skip
+        self._count(name, counts)
+
+    def _count(self, name: str, counts: Counter[str]) -> None:
+        self._counts[name] = counts
+        self.metrics |= {note[5:]: n for note, n in sorted(self._all_counts().items()) if note.startswith("note/")}
 
     def progress(self, total: int, unit: str) -> Progress:
         """A progress bar, or a line per 30 s headless; use as a context manager."""
@@ -96,11 +101,20 @@ class Run:
 
     def journal(self, name: str) -> Journal:
         """The journal of that name, shared by all sets."""
-        return Journal(self.stage.run.parent / "journal" / f"{name}.sqlite")
+        return Journal(self.journal_path(name))
 
-    def usage(self, *, tokens_in: int = 0, tokens_out: int = 0, usd: float = 0.0) -> None:
-        """Add what was paid in this run."""
-        self._usage.update({"tokens_in": tokens_in, "tokens_out": tokens_out, "usd": usd})
+    def journal_path(self, name: str) -> Path:
+        """Where that journal lies."""
+        return self.stage.run.parent / "journal" / f"{name}.sqlite"
+
+    def usage(self, **amounts: float) -> None:
+        """Add what was paid in this run: tokens_in, tokens_cached (of these), tokens_out, usd.
+
+        Goes into the record at once, so that an attempt that fails or is killed tells what it paid.
+        """
+        self._usage.update(amounts)
+        self._record["usage"] = dict(self._usage)
+        write_record(self.folder, self._record)
 
     # -- the end
     def _all_counts(self) -> Counter[str]:
@@ -141,7 +155,6 @@ class Run:
         for unit, entry in self.counts().items():
             if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
                 raise AssertionError(f"{self.stage.name}: the accounts of {unit} do not close: {entry}")
-        self.metrics |= {name[5:]: n for name, n in sorted(self._all_counts().items()) if name.startswith("note/")}
         folders = sorted({part.parent for part in self.data.rglob("*.parquet")})
         tables = {str(folder.relative_to(self.data)): count_rows(folder) for folder in folders}
         self._record |= {

@@ -6,6 +6,9 @@ import os
 import re
 
 SECRET_NAME = re.compile(r"(^|_)(api_?key|secret|password|credential|(hf|auth|access|api)_token)$", re.IGNORECASE)
+_PLACE = re.compile(  # addresses, paths, account ids, pieces of keys: what servers and systems name in errors
+    r"\w+://[^\s'\"]+|(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?|(?<![\w.])~?/(?:[\w.@+-]+/)+[\w.@+-]*|\b(?:org|proj|sk)-[\w*-]+"
+)
 _SHORTEST = 12  # shorter values would match ordinary words
 
 
@@ -23,3 +26,8 @@ def redact(text: str) -> str:
         for form in sorted(shown | written, key=len, reverse=True):  # as text, JSON and notebook.html hold it
             text = text.replace(form, f"[{name} removed]")
     return text
+
+
+def without_places(text: str) -> str:
+    """`text` without addresses, paths and account ids: `dropped` and exported answers are published."""
+    return _PLACE.sub("[removed]", text)

@@ -7,13 +7,16 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT
+from vislib.runs.keys import ROOT, expand, input_path, input_values
 from vislib.runs.locking import FolderLock
 from vislib.runs.provenance import pinned_versions
-from vislib.runs.record import summary
+from vislib.runs.record import Run, summary
 from vislib.runs.redaction import redact
 from vislib.runs.sets import SetFile, read_set
 from vislib.runs.stage import Stage, read_record
@@ -78,6 +81,7 @@ def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
     for entry in entries:
         if entry.omitted:
             print(f"{entry.file.name}: takes the notebook's defaults for {', '.join(entry.omitted)}")
+        _check(entry)
     lock = FolderLock(entries[0].stage.run / ".lock")
     if not dry_run:
         lock.acquire()
@@ -93,6 +97,16 @@ def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
     if not dry_run:
         _print_results(entries[0].stage.run)
     return 0
+
+
+def _check(entry: SetFile) -> None:
+    """Raise InputError, with the file's name, for what an engine cannot work with: before earlier stages are paid."""
+    if entry.stage.values.get("engine", "extractive") == "extractive":
+        return
+    try:
+        import_module("vislib.engines.asking").check_parameters(SimpleNamespace(**entry.stage.values))
+    except InputError as error:
+        raise InputError(f"{entry.file}: {error}") from error
 
 
 def _print_results(run: Path) -> None:
@@ -126,17 +140,31 @@ def _run_stage(entry: SetFile, *, force: bool) -> bool:
     from vislib.runs.execution import StageFailed, execute, interrupt_on_termination
 
     interrupt_on_termination()
-    print(f"{stage.name:<22} ", end="", flush=True)
+    line = _Line(stage.name)
     try:
-        record = execute(stage, key, facts)
+        record = execute(stage, key, facts, tell=line.tell)
     except StageFailed as error:
-        print(
-            redact(f"FAILED\nerror: {stage.name}: {error}") + f"\n       log and notebook: {_shown(stage.partial)}",
-            flush=True,
-        )
+        reason = redact(f"FAILED\nerror: {stage.name}: {error}")
+        line.end(f"{reason}\n       log and notebook: {_shown(stage.partial)}")
         return False
-    print(f"ok         {summary(record)}", flush=True)
+    line.end(f"ok         {summary(record)}")
     return True
+
+
+class _Line:
+    """A stage's line on the terminal. Progress breaks it, and its end then begins with the name again."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._broken = f"{name:<22} ", False
+        print(self._name, end="", flush=True)
+
+    def tell(self, progress: str) -> None:
+        with suppress(BrokenPipeError):  # the end finds out
+            print("" if self._broken else "\n", f"    {progress}\n", sep="", end="", flush=True)
+        self._broken = True
+
+    def end(self, text: str) -> None:
+        print(f"{self._name if self._broken else ''}{text}", flush=True)
 
 
 def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
@@ -149,6 +177,26 @@ def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
     if verdict != "unchanged":
         changed.add(stage.name)
     print(f"{stage.name:<22} {verdict}")
+    if verdict != "unchanged" and stage.values.get("engine", "extractive") != "extractive":
+        print(f"{'':<22}   {_estimate(entry)}", flush=True)
+
+
+def _estimate(entry: SetFile) -> str:
+    """What a stage that asks a model would ask, as far as its inputs are there already."""
+    stage = entry.stage
+    lacking = [value for _, value in input_values(stage.schema, stage.values) if not _exists(value, stage.run)]
+    if lacking:
+        return f"no estimate before {', '.join(lacking)} is there"
+    from vislib.engines.asking import preview
+
+    run = Run(stage, {}, [])
+    plan = import_module(f"vislib.{stage.notebook[3:]}").Plan.of(run)
+    return preview(run, plan.requests)
+
+
+def _exists(value: str, run: Path) -> bool:
+    path = input_path(value, run)
+    return path.is_dir() or bool(expand(path))
 
 
 def _table_values(stage: Stage) -> list[str]:

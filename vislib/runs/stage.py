@@ -155,6 +155,10 @@ class Stage:
             self.partial, {"stage": self.name, "set": self.run.name, **before, "status": "failed", "reason": reason}
         )
 
+    def is_at_work(self) -> bool:
+        """Whether its notebook has neither finished nor failed yet."""
+        return read_record(self.partial).get("reason") == _UNFINISHED
+
     def promote(self) -> None:
         """`.partial` becomes the stage's folder; the folder before becomes `.previous`."""
         for name in ("scratch", "shards"):

@@ -170,8 +170,8 @@ class Output:
         self.counts[f"{unit}/dropped/{reason}"] += 1
         self.write("dropped", {"id": id, "reason": reason, "detail": detail})
 
-    def note(self, name: str, n: int = 1) -> None:
-        """Add `n` to a number that run.json keeps under `metrics` (placeholders neutralised, say)."""
+    def note(self, name: str, n: Any = 1) -> None:
+        """Add `n` (whole or not) to a number that run.json keeps under `metrics` (placeholders neutralised, say)."""
         self.counts[f"note/{name}"] += n
 
     def close(self) -> None:

@@ -83,7 +83,9 @@ def _refuse_trap(node: yaml.Node, place: str) -> None:
         )
     if kind == "str" and not quoted and _ALMOST_FLOAT.match(raw):
         raise InputError(f"{place}: {raw} would be read as a text; write {_with_point(raw)}, or '{raw}' for the text")
-    if kind in ("timestamp", "null", "merge"):
+    if kind == "timestamp":
+        raise InputError(f'{place}: {raw} would be read as {kind}; write it in quotes: "{raw}"')
+    if kind in ("null", "merge"):
         raise InputError(f"{place}: {raw or 'nothing'} would be read as {kind}; write a value, '' for an empty text")
 
 

@@ -36,7 +36,7 @@ _MODEL = f"extractive-{short_hash(*(path.read_bytes() for path in _FILES))[:8]}"
 class Extractive:
     """Answers from the evidence in the requests; the same set of requests gets the same answers in any order."""
 
-    name = "extractive"
+    name = journal = "extractive"
 
     def __init__(self) -> None:
         self.model = _MODEL

@@ -1,0 +1,249 @@
+"""Rules on captions and Q&A: what models write when they fail is found, and what people write is left alone."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from vislib import prompts
+from vislib.checks import RULES, Checks, foreign, repetition, truncation
+from vislib.runs import InputError, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT = prompts.load("contextual_caption").text
+QA_PROMPT = prompts.load("free_form").text
+CHECKS = Checks(list(RULES))
+GOOD = (
+    "A red lighthouse stands on a rock, and two sailing boats pass in front of it. The sky is overcast, and the sea "
+    "shows small waves. The tower was built in 1887 and still guides ships into the harbour."
+)
+SENTENCE = "The picture shows a man in a white shirt who stands next to a wooden table. "
+
+
+def fault(text: str, page: str = GOOD, prompt: str = PROMPT) -> str:
+    return CHECKS.fault(text, prompt=prompt, page=page)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't assist with that request.",
+        "I’m sorry, I can’t help with identifying people in images.",
+        "I am sorry, but I cannot provide a description of this image.",
+        "I'm sorry, but I can't.",
+        "I apologize, but I'm unable to view the image you mention.",
+        "Unfortunately, I am not able to see any picture here.",
+        "I cannot identify the people in this photo. It shows three men at a table.",
+        "As an AI language model, I don't have eyes, but the picture seems to show a dog.",
+        "The picture shows a crowd. As an AI developed by a company, I can't name anyone in it.",
+        "I'm just an AI, so I have no opinion about the painting.",
+        "**I'm sorry, but I can't help with that.**",
+        "I don't see any image attached. Please upload the image.",
+        "Could you please provide the image you want me to caption?",
+        "It looks like no image was provided.",
+        "I can't directly view images, but it may be a boat.",
+        "抱歉，我无法识别图片中的人物。",
+        "申し訳ありませんが、この画像の説明はできません。",
+        "Es tut mir leid, aber ich kann dieses Bild leider nicht beschreiben.",
+        "Je suis désolé, mais je ne peux pas décrire cette image.",
+        "Lo siento, pero no puedo ayudar con eso.",
+    ],
+)
+def test_refusals_are_found(text: str) -> None:
+    assert fault(text) == "refusal"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A wooden sign at the gate reads “I'm sorry, I can't open before nine.” Below it hangs a small brass bell.",
+        "The woman holds a board with the words 'Sorry, we cannot help you today'. Behind her stands a closed shop.",
+        'The chat window shows "As an AI language model, I cannot help with that." in grey on white.',
+        "As an AI researcher, Jane Doe works on robots. She stands in her laboratory in Leeds.",
+        "Unfortunately for the rider, the horse stopped before the fence.",
+    ],
+)
+def test_quoted_and_told_refusals_pass(text: str) -> None:
+    assert fault(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD + " " + SENTENCE * 4,
+        SENTENCE * 3,
+        GOOD + "\n\n" + GOOD,
+        "It is a very " + "very " * 60 + "large dog.",
+        "The sign reads: " + "!" * 2000,
+        "The label says A" + "a" * 1500,
+        "A list of colours: " + "red, blue, " * 30 + "red.",
+        "".join(f"{i}. A man in a white shirt stands next to a wooden table.\n" for i in range(12)),
+        "写真には岩の上に立つ赤い灯台が写っており、手前を二隻の帆船が通り過ぎていく。" * 4,
+        "图中是一位穿着白色衬衫的男子站在木桌旁边，桌上放着许多水果和一只花瓶。" * 3,
+        "ภาพแสดงประภาคารสีแดงบนโขดหินและเรือใบสองลำแล่นผ่าน" * 5,
+        GOOD + " The flag is" + " red and white and" * 12,
+    ],
+)
+def test_stuck_models_are_found(text: str) -> None:
+    assert repetition(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        "The sign reads “No, no, no!” and below it “NO ENTRY” in red letters.",
+        "The dump on the screen begins with 00 00 00 00 00 00 00 00 and ends with ff.",
+        "Left of the tree stands a red car. Right of the tree stands a blue car. Behind the tree stands a green car.",
+        "Row, row, row your boat, gently down the stream. Merrily, merrily, merrily, merrily, life is but a dream.",
+        "A table with the columns Name, Age and Town: Ann, 31, Leeds; Bob, 32, Leeds; Cid, 33, Leeds; Dot, 34, Leeds.",
+        "すもももももももものうち。東京都の東にある東京駅から東京タワーまで歩くと、東京の街並みがよく見える。",
+    ],
+)
+def test_repeated_words_of_people_pass(text: str) -> None:
+    assert repetition(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD[: GOOD.index(" into the")],
+        GOOD + " Behind the tower, a group of houses with red roofs and",
+        GOOD + " Behind the tower, a group of houses with white walls climbs the hill towards the chur",
+        "A large black dog runs along the beach with a",
+        "The chart has four bars. The names of the bars are the following:",
+        "Left stands a bus, a tram,",
+    ],
+)
+def test_cut_texts_are_found(text: str) -> None:
+    assert truncation(text)
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["", " The sign reads “Open”", " (see the next page)", " It is called “And then…”", " **It is old.**", " Old?",
+     " All of it stands at https://example.org/a/b_c", "\n\nPhoto: Jane Doe", " 灯台は赤い。", " ما اسم هذه؟", " ☀",
+     "\n1. First comes the keel of the ship\n- red\n- blue and a bit of green\n- the white of the sea",
+     "\n\n4.2. The lamp room and the gallery of the tower"],
+)  # fmt: skip
+def test_whole_texts_pass(end: str) -> None:
+    assert truncation(GOOD + end) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Three", "A red boat on a lake", "Vitamin A", "In St. Ives, near the harbour", "1,5 m", "C:",
+     "Jane Doe, John Smith and J. R. Doe in front of the old town hall"],
+)  # fmt: skip
+def test_short_answers_and_labels_pass_all_rules(text: str) -> None:
+    assert fault(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_end|>", "</s>", "[INST] Describe it.", "<start_of_turn>model", "A boat.</think>", "{{caption}}",
+        "In <image>, a boat lies at the pier.", "The [image] shows a boat.", "<data-0a1b2c3d> A boat.",
+        "A boat.\nUSER: What colour is it?", "A boat.\n### Response: It is red.",
+        "Sure! Here is the caption you asked for: a boat.", "Here is a detailed caption of the image:\n\nA boat.",
+        "Caption: A boat lies at the pier.", "A boat.\nAnswer with the caption alone.",
+        "The picture decides. Where the page contradicts what you see, leave the page's claim out. A boat.",
+        "As described in the caption, the boat is red.", "According to the provided context, it was built in 1887.",
+        "Based on the description, there are three boats.", "The image description does not mention a boat.",
+        "It is a harbour, as stated in the alt text.",
+    ],
+)  # fmt: skip
+def test_leaks_are_found(text: str) -> None:
+    assert fault(text) == "leakage"
+
+
+def test_an_example_of_the_prompt_is_no_answer() -> None:
+    answer = "It is a cantilever bridge, and its towers work in pairs of arms."
+    assert fault(answer, prompt=QA_PROMPT) == "leakage"
+    assert fault(answer) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The code on the slide holds the tags “<image>” and `</s>`.",
+        "The caption below the cartoon reads “Home at last”.",
+        "The web page on the screen names the colours of the flag.",
+        "A diagram, described in the text of the patent, hangs in the hall.",
+        "According to the plaque, the bridge was opened in 1890.",
+        "Here is where the river meets the sea: a wide, flat delta.",
+        "User interface of the editor: the menu bar, the toolbars and the canvas.",
+    ],
+)
+def test_words_that_are_no_leak_pass(text: str) -> None:
+    assert fault(text) == ""
+
+
+GERMAN = (
+    "Das Bild zeigt einen roten Leuchtturm auf einem Felsen. Davor fahren zwei Segelboote, und der Himmel ist "
+    "bewölkt. Die Tür des Turmes ist weiß gestrichen."
+)
+JAPANESE = "写真には岩の上に立つ赤い灯台が写っている。手前を二隻の帆船が通り過ぎ、空は曇っている。"
+
+
+def test_the_language_is_the_pages_or_english() -> None:
+    assert foreign(GERMAN, GOOD) == "de"
+    assert foreign(JAPANESE, GOOD) == "ja"
+    assert foreign(JAPANESE, "") == "ja"
+    for page in (GERMAN, JAPANESE, GOOD, ""):
+        assert foreign(GOOD, page) == ""
+    assert foreign(GERMAN, f"{GOOD} {GERMAN}") == foreign(JAPANESE, f"{GOOD * 9} {JAPANESE}") == ""
+    assert Checks(["language"], "de").fault(GOOD)[0] == "language"
+    assert Checks(["language"], "de").fault(GERMAN) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Ein roter Turm.", "Homo sapiens, Pan troglodytes, Gorilla gorilla, Pongo pygmaeus, Hylobates lar.",
+     f"A poster with the words “{GERMAN}”.", f"The sign shows 立入禁止, and below it one reads: {JAPANESE}",
+     "Kafka, Brod, Weltsch, Baum, Prague, Zürau, Meran, Klosterneuburg, Felice Bauer, Milena Jesenská.",
+     f"{GERMAN} {GOOD}", "x = np.zeros((3, 4)); print(x[0], sum(x), len(x), range(10))"],
+)  # fmt: skip
+def test_short_mixed_and_doubtful_texts_pass(text: str) -> None:
+    assert fault(text) == ""
+
+
+def test_rules_and_language_are_chosen_by_name() -> None:
+    refusal = "I'm sorry, but I can't assist with that."
+    assert Checks([]).fault(refusal) == ("", "")
+    assert Checks(["truncation", "refusal"]).fault(refusal) == ("refusal", refusal.removesuffix(" with that."))
+    with pytest.raises(InputError, match="checks: 'spelling' is none of refusal"):
+        Checks(["spelling"])
+    with pytest.raises(InputError, match="language is 'xx'; take page, or one of the codes af,"):
+        Checks(["language"], "xx")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [GOOD + " ", "a", "!", " ", "\n", "'a ", "“", '"', "`", "sorry ", "I'm sorry, ", "as an ", "<", "{{a", "\n- ",
+     "ab. ", "(", "字", "the ", "here is ", "based on the ", "the provided page's "],
+)  # fmt: skip
+def test_time_is_linear(unit: str) -> None:
+    text = unit * (100_000 // len(unit))
+    began = time.process_time()
+    CHECKS.fault(text, prompt=PROMPT, page=text)
+    assert time.process_time() - began < 0.5  # each rule under 0.1 s; a quadratic one takes minutes
+
+
+def test_what_people_write_passes() -> None:
+    files = sorted((ROOT / "vislib/sample/pages").glob("*.md"))
+    texts = [part for file in files for part in file.read_text(encoding="utf-8").split("\n\n")]
+    assert len(texts) > 600
+    assert [found for text in texts if (found := CHECKS.fault(text, prompt=PROMPT, page=text))[0]] == []
+
+
+@pytest.mark.skipif(not os.environ.get("VISLIB_WEBDOCS"), reason="VISLIB_WEBDOCS names no folder")
+def test_prose_of_real_pages_passes() -> None:
+    documents = tables.read_rows(Path(os.environ["VISLIB_WEBDOCS"]) / "documents.parquet", ["texts"])
+    pages = ["\n\n".join(text for text in row["texts"] if text) for row in documents]
+    parts = [(part, page) for page in pages for part in page.split("\n\n")]
+    prose = [(part, page) for part, page in parts if part.endswith((".", "。")) and "\n" not in part]
+    assert len(prose) > 3000
+    hits = [(part, found) for part, page in prose if (found := CHECKS.fault(part, prompt=PROMPT, page=page))[0]]
+    assert len(hits) <= 0.002 * len(prose), hits

@@ -1,0 +1,220 @@
+"""Asking what a journal lacks, and nothing twice (VisCon-100K, sections 3.2 and 3.3).
+
+A stage gives all its requests; those without an answer go to the engine, and every answer is journalled as it
+comes. Too many failures or an interrupt end the asking, never what was answered before.
+"""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from vislib.checks import Checks
+from vislib.engines import Answer, Engine, Request, open_engine, request_key
+from vislib.engines.batch_files import batched_keys
+from vislib.engines.estimate import Estimate, estimate_for
+from vislib.runs.errors import InputError
+from vislib.runs.interrupts import interrupts
+from vislib.runs.journal import Journal, unusable
+
+if TYPE_CHECKING:
+    from vislib.runs import Run
+
+SETTLED = ("content_filter", "length", "refused")  # the same request would fail again, and be paid again
+_DUE_S = 86_400.0  # seconds after which a settled failure is asked again all the same
+_FEW = 50  # answers before a failure rate means anything
+_TELL_S = 30.0  # seconds between two notes of the usage in the record
+_PAID = ("tokens_in", "tokens_cached", "tokens_out", "usd")
+
+
+def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]]) -> None:
+    """Ask what the journal lacks and journal every answer as it comes.
+
+    `requests()` gives all requests of the stage, the same ones each time it is called. Failures of an earlier run
+    are asked again, `SETTLED` ones when a day has passed. Raises InputError when more than `max_failure_rate` of
+    the requests fail or the engine cannot go on; on an interrupt, what is under way is waited for (a second one
+    is immediate). In each case all answers so far are kept.
+    """
+    engine.study(requests())
+    asking = _Asking(run, engine)
+    if (missing := asking.survey(requests())) and run.params.replay:
+        raise InputError(asking.no_replay(missing))
+    if asking.failed > asking.allowed * asking.total:  # whatever the others bring
+        asking.check()
+    if asking.in_batches:
+        folder = asking.journal.path.with_name("openai_batch")
+        raise InputError(
+            f"{asking.in_batches} of {missing} requests are under way in batch files and would be paid twice; run with "
+            f"engine openai_batch to collect them, or delete their files (in {folder}, or in batch_folder)"
+        )
+    if missing:
+        if asking.estimate:
+            line = f"to ask: {asking.estimate.line()}"
+            print(line, flush=True)
+            logging.getLogger(__name__).info(line)
+        with run.progress(missing, "request") as progress, interrupts(asking.stop):
+            lacking = asking.lacking(requests())
+            try:
+                for request, answer in engine.answer(lacking, spent=asking.spent):
+                    asking.record(request, answer)
+                    progress.update(1, **asking.shown())
+                    asking.tell(run, every=_TELL_S)
+            finally:
+                asking.tell(run)
+    run.metrics |= {f"{name}_of_answers": amount for name, amount in asking.answers.items()}
+    asking.check()
+
+
+def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
+    """What `ask_all` would ask of the engine in `run.params`, and what that would take; writes and sends nothing."""
+    looking: Any = SimpleNamespace(params=run.params, journal=lambda name: _Reading(run.journal_path(name)))
+    engine = open_engine(looking)
+    engine.study(requests())
+    asking = _Asking(looking, engine)
+    if not (missing := asking.survey(requests())):
+        return f"nothing to ask: all {asking.known:,} answers are in the journal"
+    if run.params.replay:
+        return asking.no_replay(missing)
+    return asking.estimate.line() if asking.estimate else "needs no model"
+
+
+def check_parameters(params: Any) -> None:
+    """Raise InputError for parameters of an engine or of the checks that cannot work; opens and asks nothing."""
+    open_engine(cast("Run", SimpleNamespace(params=params, journal=lambda name: SimpleNamespace(path=Path(name)))))
+    Checks(params.checks, params.language)
+
+
+class _Reading(Journal):
+    """A journal as it stands, opened so that not even SQLite writes; empty if there is none."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            super().__init__(Path(":memory:"))
+            return
+        self.path, self._lock = path, threading.Lock()
+        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        try:
+            self._db = sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True)
+            self._db.execute("SELECT key FROM answers UNION SELECT key FROM failures LIMIT 1")
+        except sqlite3.Error as error:
+            raise unusable(path, error) from error
+
+
+class _Asking:
+    """The state of one `ask_all`: what is known, what it cost, and what the rest will take; what is asked and failed.
+
+    Requests with equal keys are one.
+    """
+
+    def __init__(self, run: "Run", engine: Engine) -> None:
+        self.engine, self.journal = engine, run.journal(engine.journal)
+        self.allowed, self.replay = float(run.params.max_failure_rate), bool(run.params.replay)
+        self.stop: threading.Event = getattr(engine, "stop", threading.Event())
+        self.stop.clear()
+        self.known = self.failed = self.total = 0
+        self.spent = 0.0
+        self.usage: dict[str, Any] = dict.fromkeys(_PAID, 0)  # of this run, failures too
+        self.answers: dict[str, Any] = dict.fromkeys(_PAID, 0)  # of all answers, whichever run paid for them
+        self.in_batches = 0  # requests that the engine of batch files is to collect
+        self.estimate: Estimate | None = estimate_for(engine)
+        self.last_failure = ""
+        self._told, self._told_at = dict(self.usage), time.monotonic()
+        self._open: set[str] = set()  # keys under way or failed in this run: a twin is not asked too
+
+    def survey(self, requests: Iterable[Request]) -> int:
+        """Count what is known and what it cost; return how many requests are to be asked."""
+        missing, seen = 0, set[int]()
+        elsewhere = batched_keys(self.journal.path.parent) if self.engine.name == "openai" else frozenset()
+        for request in requests:
+            key = request_key(self.engine, request)
+            if (number := int(key, 16)) in seen:  # numbers take a third of the memory
+                continue
+            seen.add(number)
+            self.total += 1
+            if failure := self.journal.failure(key):  # failed attempts may have been billed
+                self.spent += failure["usd"]
+            if body := self.journal.get(key):
+                self.known, self.spent = self.known + 1, self.spent + self._count(body)
+                if self.estimate:
+                    self.estimate.learn(request, body)
+            elif self._settled(key) or (failure and self.replay):
+                self.known, self.failed = self.known + 1, self.failed + 1
+            else:
+                missing, self.in_batches = missing + 1, self.in_batches + (key in elsewhere)
+                if self.estimate:
+                    self.estimate.add(request)
+        return missing
+
+    def no_replay(self, missing: int) -> str:
+        """What is wrong when answers are missing that may not be asked for."""
+        return (
+            f"replay is on, and {self.journal.path} lacks {missing} of {self.total} answers; import the journal that "
+            "the data were made with, or set replay to false"
+        )
+
+    def lacking(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """The requests without an answer, one of each key, until told to stop."""
+        for request in requests:
+            key = request_key(self.engine, request)
+            if self.stop.is_set():
+                return
+            if key not in self._open and not self.journal.has(key) and not self._settled(key):
+                self._open.add(key)
+                yield request
+
+    def record(self, request: Request, answer: Answer) -> None:
+        """Journal one answer, count it, and stop asking when too many have failed."""
+        key = request_key(self.engine, request)
+        self.known += 1
+        for name in self.usage:
+            self.usage[name] += getattr(answer, name)
+        if answer.status == "ok":
+            body = asdict(answer)
+            body.pop("request_sha")
+            self._count(body)
+            self.journal.put(key, body)
+            self._open.discard(key)
+            return
+        self.journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
+        if answer.reason == "no_evidence":  # the extractive engine has nothing to say: no fault to stop for
+            return
+        self.failed, self.last_failure = self.failed + 1, f"{request.id}: {answer.reason} {answer.detail}".strip()
+        if self.failed > self.allowed * min(self.total, 2 * max(self.known, _FEW)):
+            self.stop.set()
+
+    def tell(self, run: "Run", *, every: float = 0.0) -> None:
+        """Add what was paid since the last time to the run's usage, if `every` seconds have passed."""
+        if time.monotonic() - self._told_at >= every:
+            run.usage(**{name: amount - self._told[name] for name, amount in self.usage.items()})
+            self._told, self._told_at = dict(self.usage), time.monotonic()
+
+    def shown(self) -> dict[str, Any]:
+        """What the progress line tells beside the count."""
+        names = ("tokens_in", "tokens_out")
+        return {"failed": self.failed, **{n: self.usage[n] for n in names}, "usd": round(self.usage["usd"], 4)}
+
+    def check(self) -> None:
+        """Raise InputError if more failed than may."""
+        if self.failed > self.allowed * self.known:
+            raise InputError(
+                f"{self.engine.name} {self.engine.model}: {self.failed} of {self.known} requests failed, more than "
+                f"max_failure_rate {self.allowed:g} allows. The last: {self.last_failure or 'of an earlier run'}. "
+                f"Mend the cause or raise max_failure_rate and run again; answers stay in {self.journal.path}"
+            )
+
+    def _count(self, body: dict[str, Any]) -> float:
+        """Add an answer to the totals; its USD, by today's prices if none were set when it was paid."""
+        if self.estimate and not body["usd"]:
+            body = body | {"usd": self.estimate.budget.cost(body["tokens_in"], body["tokens_out"])}
+        self.answers = {name: amount + body.get(name, 0) for name, amount in self.answers.items()}
+        return float(body["usd"])
+
+    def _settled(self, key: str) -> bool:
+        failure = self.journal.failure(key)
+        return failure is not None and failure["reason"] in SETTLED and time.time() - failure["last_at"] < _DUE_S

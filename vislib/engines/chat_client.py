@@ -1,0 +1,104 @@
+"""One server of the chat protocol: the official client, bounded in time and in size (VisCon-100K, section 3.2)."""
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from vislib.engines.replies import Oversized, Reply, read_body, read_error, refuses_schema
+from vislib.runs.errors import InputError
+
+if TYPE_CHECKING:
+    import httpx2
+
+PROVIDER = "https://api.openai.com/v1"
+_LARGEST = 8 << 20  # bytes of a reply; an answer of 100,000 tokens has half a million
+_PACKED = 100  # a compressed one, which nobody asked for, may be as much smaller
+
+
+def server_urls(base_url: str) -> list[str]:
+    """The servers that `base_url` names (separated by spaces); empty: OPENAI_BASE_URL, else the provider."""
+    urls = (base_url or os.environ.get("OPENAI_BASE_URL", "") or PROVIDER).split()
+    for number, url in enumerate(urls, start=1):
+        try:
+            parts = urlsplit(url)
+            plain = parts.port != 0 and not (parts.username or parts.password or parts.query)
+        except ValueError:  # a port that is none, half an IPv6 address
+            plain = False
+        if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(
+                f"base_url: address {number} is no server's; write http://host:port/v1, without user, password or "
+                "query (the key stands in OPENAI_API_KEY)"
+            )
+    return urls
+
+
+def api_key(url: str) -> str:
+    """The key of the environment; raises InputError if it cannot be one, or if there is none and `url` needs it."""
+    key = os.environ.get("OPENAI_API_KEY", "")
+    if not key and url == PROVIDER:
+        raise InputError(f"{url} needs a key; set OPENAI_API_KEY in the environment, or base_url to another server")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise InputError("OPENAI_API_KEY holds a blank, a line end or a character outside ASCII; set it anew")
+    return key or "none"
+
+
+class ChatClient:
+    """Asks the server at `url`; every reply, and the lack of one, comes back as a `Reply`."""
+
+    def __init__(self, url: str, params: Any) -> None:
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        timeout = httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0))
+        limits = httpx2.Limits(max_connections=params.max_in_flight, max_keepalive_connections=params.max_in_flight)
+        self._client = AsyncOpenAI(
+            base_url=url, api_key=api_key(url), max_retries=0, default_headers={"Accept-Encoding": "identity"},
+            http_client=DefaultAsyncHttpxClient(timeout=timeout, limits=limits, event_hooks={"response": [_bounded]}),
+        )  # fmt: skip
+        self.url, self.model, self.timeout_s = url, params.model, params.timeout_s
+        self._structured = True  # takes a JSON schema, as far as is known
+        self._heard = False  # has answered: then a 403 or 404 is about one request
+        self.close = self._client.close
+
+    async def ask(self, body: dict[str, Any]) -> Reply:
+        """One attempt. Raises InputError for what no other request would survive."""
+        import httpx2
+
+        if not self._structured:
+            body = {name: value for name, value in body.items() if name != "response_format"}
+        try:
+            async with asyncio.timeout(self.timeout_s):  # the client's own counts from byte to byte
+                reply = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+            self._heard = (answer := read_body(reply.content)).status == "ok" or self._heard
+            return Reply(answer, None, reply.headers)
+        except Exception as error:  # read_error raises again what is no reply
+            if "response_format" in body and refuses_schema(error, named=self._heard):
+                without = await self.ask({name: value for name, value in body.items() if name != "response_format"})
+                self._structured = without.answer.status != "ok"  # else it was the schema
+                return without
+            answer, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
+            return Reply(answer, wait, error.response.headers if hasattr(error, "response") else {})
+
+
+async def _bounded(response: "httpx2.Response") -> None:
+    """Make reading `response` raise Oversized beyond what an answer may have."""
+    import httpx2
+
+    stream: Any = response.stream
+    most = _LARGEST // (_PACKED if "content-encoding" in response.headers else 1)
+
+    class Bounded(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in stream:
+                if (size := size + len(part)) > most:
+                    raise Oversized(f"more than {most} bytes")
+                yield part
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    response.stream = Bounded()

@@ -1,0 +1,37 @@
+"""Stopping well: the first signal asks for an end, the second ends at once."""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def interrupts(stop: threading.Event) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into `stop`; deliver it when the block, which heeds `stop`, has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        stop.set()
+        restore()
+        said = "interrupted: what is in flight is finished; a second interrupt ends at once"
+        logging.getLogger(__name__).info(said)
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield
+    finally:
+        restore()
+    if caught:
+        signal.raise_signal(caught[0])
