@@ -166,7 +166,7 @@ def test_sigterm_finishes_what_is_under_way(tmp_path):
         while not bill(url)["billed"]:
             time.sleep(0.02)
         process.terminate()
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
         billed = bill(url)["billed"]
     assert 8 <= len(billed) < 40
     assert len(Ground(tmp_path).journal("openai")) == len(billed)
@@ -182,4 +182,4 @@ def test_a_second_interrupt_is_immediate(tmp_path):
         time.sleep(0.5)
         assert process.poll() is None  # it waits for what is under way
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) != 0
+        assert process.wait(30) != 0

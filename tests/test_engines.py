@@ -98,6 +98,6 @@ def test_the_token_pace_counts_what_was_really_used(monkeypatch, ground, server,
     monkeypatch.setattr(limits, "_MINUTE", 1.0)
     started = time.monotonic()
     ask(ground, chat(server, tokens_per_minute=1200), asking(25, max_tokens=1000))  # used: 120 tokens each
-    assert 1.9 < time.monotonic() - started < 6
+    assert 1.9 < time.monotonic() - started < 20
     for first in sent:
         assert sum(120 for when in sent if first <= when < first + 0.95) <= 1200

@@ -164,13 +164,13 @@ def test_a_run_that_is_ended_goes_on_where_it_was(tmp_path):
             while sum(server.asked.values()) < after:
                 time.sleep(0.01)
             ended.send_signal(number)
-            _, said = ended.communicate(timeout=20)
+            _, said = ended.communicate(timeout=60)
             assert sum(server.asked.values()) < len(urls) - 8, "the signal came, and the stage went on"
             if number == signal.SIGINT:
                 assert "KeyboardInterrupt" in said
                 assert len(Journal(tmp_path / "runs/journal/images.sqlite")) == sum(server.asked.values())
         last = stage(tmp_path, server, urls)
-        assert last.wait(timeout=30) == 0, last.stderr.read()
+        assert last.wait(timeout=60) == 0, last.stderr.read()
         assert sum(server.asked.values()) <= len(urls) + 4
     ledger = tables.read_rows(tmp_path / "runs/demo/03_images/data/images")
     assert [row["status"] for row in ledger] == ["ok"] * 60
@@ -185,7 +185,7 @@ def test_two_sets_at_once_ask_each_link_once(tmp_path):
             time.sleep(0.01)
         shutil.copytree(tmp_path / "runs/demo/02_filtering", tmp_path / "runs/other/02_filtering")
         second = stage(tmp_path, server, urls, "other")
-        said = [run.communicate(timeout=30)[1] for run in (first, second)]
+        said = [run.communicate(timeout=60)[1] for run in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], said
     assert f"journal/images: in use by process {first.pid}; waiting" in said[1]
     assert sum(server.asked.values()) == len(urls)

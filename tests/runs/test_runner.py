@@ -45,7 +45,7 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
 
     started = time.monotonic()
     again = project.run()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert again.stdout.count("unchanged") == 2
 
     project.parameters("80_first.yaml", "n: 4\n")
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_the_kernel_and_records_a_failure(project):
     process = _start_slow(project)
     kernel = int((project.root / "runs/demo/80_first.partial/data/pid").read_text())
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert not _alive(kernel)
     assert project.record("80_first.partial")["status"] == "failed"
@@ -200,7 +200,7 @@ def test_two_runners_do_not_share_a_folder(project):
     assert second.returncode == 2
     assert f"in use by process {process.pid}" in second.stderr
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
 
 
 def test_every_file_is_checked_before_a_kernel_starts(project):
