@@ -5,7 +5,7 @@ Ids are the first 16 hex digits of a SHA-256. Coordinates are 0-1 of width and h
 
 import pyarrow as pa
 
-_TEXT, _INT = pa.string(), pa.int64()
+_TEXT, _INT, _REAL = pa.string(), pa.int64(), pa.float64()
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -28,6 +28,17 @@ IMAGES = _schema(
     image_url=_TEXT, image_id=_TEXT, status=_TEXT, reason=_TEXT, path=_TEXT, width=_INT, height=_INT,
     format=_TEXT, perceptual_hash=_TEXT,
 )  # fmt: skip
+SELECTED = pa.schema([*SAMPLES, *_schema(image_id=_TEXT, cluster=_INT, rank=_INT, distance=_REAL)])
+EMBEDDINGS = _schema(image_id=_TEXT, cluster=_INT, distance=_REAL, vector=pa.list_(pa.float32()))
+DUPLICATES = _schema(image_id=_TEXT, kept_id=_TEXT, reason=_TEXT, distance=_REAL)
+_BOX = [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2")]
+_SCORE, _EXPERT = ("score", pa.float32()), ("expert", _TEXT)
+PRIORS = _schema(
+    image_id=_TEXT, tags=pa.list_(pa.struct([("label", _TEXT), _SCORE, _EXPERT])),
+    boxes=pa.list_(pa.struct([("label", _TEXT), _SCORE, *_BOX, _EXPERT])),
+    texts=pa.list_(pa.struct([("text", _TEXT), _SCORE, *_BOX, _EXPERT])),
+)  # fmt: skip
+EXPERTS = _schema(expert=_TEXT, model=_TEXT, revision=_TEXT)
 CAPTIONS = _schema(
     sample_id=_TEXT, kind=_TEXT, caption=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT,
     prompt_sha=_TEXT, request_sha=_TEXT, tokens_in=_INT, tokens_out=_INT,
@@ -55,6 +66,8 @@ SCHEMAS: dict[str, dict[str, pa.Schema]] = {
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE, "dropped": DROPPED},
     "02_filtering": {"documents": FILTERED, "samples": SAMPLES, "dropped": DROPPED},
     "03_images": {"images": IMAGES, "dropped": DROPPED},
+    "04_selection": {"samples": SELECTED, "embeddings": EMBEDDINGS, "duplicates": DUPLICATES, "dropped": DROPPED},
+    "05_experts": {"priors": PRIORS, "experts": EXPERTS, "dropped": DROPPED},
     "06_captioning": {"captions": CAPTIONS, "dropped": DROPPED},
     "07_qa_generation": {"questions": QUESTIONS, "requests": REQUESTS, "dropped": DROPPED},
     "08_merging": {"conversations": CONVERSATIONS, "dropped": DROPPED},

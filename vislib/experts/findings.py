@@ -1,0 +1,66 @@
+"""What vision experts say of an image, and the one interface that they share (DenseFusion-1M, Perceptual Fusion).
+
+Coordinates are 0-1 of the width and height of the image as `pixels.read_image` shows it, x to the right, y downwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label for the whole image, and how sure the expert is, 0-1."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object: its label, score (0-1), and corners, x1 < x2 and y1 < y2."""
+
+    label: str
+    score: float
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """A line of text that can be read in the image, with score and upright bounding box."""
+
+    text: str
+    score: float
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one expert, or several, found in one image."""
+
+    tags: tuple[Tag, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    texts: tuple[Text, ...] = ()
+
+
+class Expert(Protocol):
+    """Images in, findings out. `name` is what records call it; `model` and `revision` say what answers."""
+
+    name: str
+    model: str
+    revision: str
+
+    def __call__(self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]) -> list[Findings]:
+        """Findings of each RGB image, in order; `tags` are the labels that the tagger gave each image.
+
+        May raise anything: the stage then asks for the images one by one, and sets aside what fails alone.
+        """
+        ...
