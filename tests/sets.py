@@ -10,10 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def variation(folder: Path, *, only: str = "", **changes: dict) -> Path:
-    """The sample set with changed parameters, as `variation(folder, **{"01_documents": {"limit": 5}})`."""
+    """The sample set with changed parameters, as `variation(folder, **{"01_documents": {"limit": 5}})`.
+
+    `only`: beginnings of file names; variants then take part if one of these holds a dot.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted((ROOT / "params/sample").glob("*.yaml")):
-        if file.stem.startswith(tuple(only.split() or [""])):
+        if file.stem.startswith(tuple(only.split() or [""])) and ("." not in file.stem or not only or "." in only):
             values = yaml.safe_load(file.read_text()) | {"run_dir": f"runs/{folder.name}"}
             write_parameters(folder / file.name, values | changes.get(file.stem, {}))
     return folder

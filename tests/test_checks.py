@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vislib import prompts
-from vislib.checks import RULES, Checks, foreign, repetition, truncation
+from vislib.checks import RULES, Checks, foreign, loop, repetition, truncation
 from vislib.runs import InputError, tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +105,32 @@ def test_repeated_words_of_people_pass(text: str) -> None:
     assert repetition(text) == ""
 
 
+FRAMES = "There is a {} on the table. ", "In the background, a {} is parked near the building. ", "The man wears a {}. "
+THINGS = ("cup", "white plate", "knife", "fork", "large glass bowl", "spoon", "jug")
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_captioner_that_runs_dry_is_found(frame: str) -> None:
+    looped = "".join(frame.format(thing) for thing in THINGS)
+    assert fault(f"A table in a small room. {looped}") == "repetition"
+    assert fault(f"{GOOD} {GOOD[::-1]} {frame.format('cup')}{frame.format('knife')}") != "repetition"
+    assert loop("".join(frame.format(thing) for thing in THINGS[:4])) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"The bar of the year {2010 + i} is blue and reaches a height of {i * 7}. " for i in range(9)),
+        "Spain is red. France is blue. Italy is green. Malta is white. Norway is grey. Greece is pink. Chad is brown.",
+        "".join(f"- a {thing} on the table\n" for thing in THINGS),
+        "A cup stands on the table. Left of it lies a knife. The plate behind both is white. On the plate lies bread. "
+        "A jug stands at the edge. Its handle points to the left. There is a window on the right. A cat sits in front.",
+    ],
+)
+def test_enumerations_of_people_are_no_loop(text: str) -> None:
+    assert loop(text) == ""
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -112,6 +138,7 @@ def test_repeated_words_of_people_pass(text: str) -> None:
         GOOD + " Behind the tower, a group of houses with red roofs and",
         GOOD + " Behind the tower, a group of houses with white walls climbs the hill towards the chur",
         "A large black dog runs along the beach with a",
+        GOOD + " A flag flies from",
         "The chart has four bars. The names of the bars are the following:",
         "Left stands a bus, a tram,",
     ],
@@ -152,6 +179,9 @@ def test_short_answers_and_labels_pass_all_rules(text: str) -> None:
         "As described in the caption, the boat is red.", "According to the provided context, it was built in 1887.",
         "Based on the description, there are three boats.", "The image description does not mention a boat.",
         "It is a harbour, as stated in the alt text.",
+        "According to the tags, there is a boat.", "The OCR text says KESTREL.", "The detections show two boats.",
+        "Based on the provided world knowledge, it is Oslo.",
+        "A boat, as indicated by the detected objects, lies here.",
     ],
 )  # fmt: skip
 def test_leaks_are_found(text: str) -> None:
@@ -172,11 +202,44 @@ def test_an_example_of_the_prompt_is_no_answer() -> None:
         "The web page on the screen names the colours of the flag.",
         "A diagram, described in the text of the patent, hangs in the hall.",
         "According to the plaque, the bridge was opened in 1890.",
+        "According to the tags on the coats, they cost 20 euros. The price tags show the old price too.",
+        "OCR software reads the page on the screen. A poster about world knowledge hangs beside it.",
         "Here is where the river meets the sea: a wide, flat delta.",
         "User interface of the editor: the menu bar, the toolbars and the canvas.",
     ],
 )
 def test_words_that_are_no_leak_pass(text: str) -> None:
+    assert fault(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A man [0.123, 0.456, 0.789, 0.901] stands.", "man: [0.1, 0.2, 0.3, 0.4]",
+        "A dog at (0.12, 0.34, 0.5, 0.6) runs.", "dog: [12, 34, 560, 700]", "dog: 0.123, 0.456, 0.789, 0.912",
+        "The dog lies at (0.123, 0.456).",
+        "The box coordinates are [0, 0.5, 1, 1].", "x1=0.12, y1=0.3, x2=0.5, y2=0.9", '{bbox_2d: [1, 2, 3, 4]}',
+        "<loc0123><loc0456> car", "The bounding box of the dog covers the left half.", "Its bounding boxes overlap.",
+        "A man is detected with a score of 0.93.", "The dog, with a confidence of 0.93, runs.",
+        "The car has a confidence score of 0.87.", "A cup stands on a table (confidence: 0.87).",
+    ],
+)  # fmt: skip
+def test_printed_boxes_are_found(text: str) -> None:
+    assert fault(text) == "coordinates"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It costs 3.20, 4.50, 6.00 and 7.10 euros.", "The share lies between 0.5 and 0.8.", "Python 3.11 (0.12.3)",
+        "The curve runs from (0, 0) to (1, 1), and (0.5, 0.5) is its centre.", "A matrix [1, 0, 0, 1] stands there.",
+        "A green bounding box is drawn around each car.", "Scale: 0.25, 0.50, 0.75, 1.00", "A score of 21 to 14.",
+        "The tick labels 0.0, 0.2, 0.4, 0.6, 0.8, 1.0 stand below the axis.", "10:30, 11:45 and 12:00",
+        "Bounding boxes for each component can be enabled.", "A 95 % confidence interval is grey.",
+        "The board reads “cat: [0.1, 0.2, 0.3, 0.4]” in chalk.", "rgba(255, 0, 0, 0.5)", "x1 = 3 and x2 = 4 are roots.",
+    ],
+)  # fmt: skip
+def test_numbers_that_are_no_boxes_pass(text: str) -> None:
     assert fault(text) == ""
 
 
@@ -222,7 +285,8 @@ def test_rules_and_language_are_chosen_by_name() -> None:
 @pytest.mark.parametrize(
     "unit",
     [GOOD + " ", "a", "!", " ", "\n", "'a ", "“", '"', "`", "sorry ", "I'm sorry, ", "as an ", "<", "{{a", "\n- ",
-     "ab. ", "(", "字", "the ", "here is ", "based on the ", "the provided page's "],
+     "ab. ", "(", "字", "the ", "here is ", "based on the ", "the provided page's ",
+     "[0.1, ", "bounding box of ", "a: 0.123, ", "x1=1 ", "detected ", "there is a. ", "a b c d. "],
 )  # fmt: skip
 def test_time_is_linear(unit: str) -> None:
     text = unit * (100_000 // len(unit))

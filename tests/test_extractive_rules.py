@@ -93,7 +93,7 @@ def test_only_whole_sentences_near_the_picture_are_quoted() -> None:
         "about lamps here.\nClick here to subscribe to our weekly newsletter now.\nlamp_model = Lamp(brass=True);\n"
         "A heading"
     )
-    found = evidence.gather({"context": context, "alt_text": "brass lamp"}, None, contextual=True)
+    found = evidence.gather({"context": context, "alt_text": "brass lamp"}, None, kind="contextual")
     texts = [s.text for s in found.sentences]
     assert texts[0] == "The old lamp is made of brass, e.g. from Mr. Bell's shop in Dr. Lee's house."
     assert texts[1:] == ["Far away stands a sentence about the weather of the north."]
@@ -101,7 +101,7 @@ def test_only_whole_sentences_near_the_picture_are_quoted() -> None:
 
 def test_labels_are_taken_only_from_readers_words() -> None:
     def label(alt: str, url: str = "http://x/a.png", context: str = "<image>") -> str:
-        return evidence.gather({"alt_text": alt, "image_url": url, "context": context}, None, contextual=True).label
+        return evidence.gather({"alt_text": alt, "image_url": url, "context": context}, None, kind="contextual").label
 
     assert label("Grace Hopper in uniform.") == "Grace Hopper in uniform"
     assert label("image") == label("IMG_2041.JPG") == label("Figure 3") == label("logo") == ""
@@ -116,7 +116,7 @@ def test_other_languages_are_quoted_and_asked_by_gaps() -> None:
     tokyo = "東京タワーは港区にある高さ333メートルの電波塔です。"
     tower = "البرج مفتوح للزوار كل يوم من الصباح حتى المساء."
     context = f"<image>\n\n{tokyo}\n\n{tower}"
-    found = evidence.gather({"context": context, "alt_text": "東京タワー"}, None, contextual=True)
+    found = evidence.gather({"context": context, "alt_text": "東京タワー"}, None, kind="contextual")
     assert [s.english for s in found.sentences] == [False, False]
     caption = write_caption(found, None, 1)
     assert tokyo in caption
@@ -133,3 +133,37 @@ def test_lent_numbers_keep_unit_and_size() -> None:
     page = evidence.Evidence("", (), "", evidence.fold("It weighs 41 kg."), ())
     assert sorted(lender.draw(fact, page, "d64", 3)) == ["About 12 metres", "About 25 metres", "About 7 metres"]
     assert lender.draw(fact, page, "d7", 3) == lender.draw(fact, page, "d7", 3)
+
+
+def _text(text: str, y1: float, *, height: float = 0.1, score: float = 0.99) -> dict[str, object]:
+    return {"text": text, "score": score, "x1": 0.1, "x2": 0.5, "y1": y1, "y2": y1 + height}
+
+
+def test_only_texts_that_were_surely_read_are_quoted_in_reading_order() -> None:
+    texts = [
+        _text("closed on\nMondays", 0.9, height=0.03), _text("MUSEUM", 0.1), _text("MUSEUM", 0.3, height=0.05),
+        _text("MUSFUM", 0.5, score=0.8), _text("55", 0.6, height=0.2), _text("12.7", 0.85, height=0.11),
+        _text("→ x ||", 0.2), _text("a" * 61, 0.4), _text("🙂", 0.4), _text("営業中", 0.7, height=0.04),
+    ]  # fmt: skip
+    found = evidence.gather({}, {"texts": texts, "boxes": []}, kind="non_contextual")
+    assert found.texts == ("MUSEUM", "55", "営業中", "closed on Mondays")
+    assert "musfum" in found.page  # no wrong answer may be what the picture shows after all
+    assert "“MUSEUM”, “55”, “営業中” and “closed on Mondays”" in write_caption(found, None, 1)
+
+
+def test_each_kind_uses_its_own_sources_and_no_other() -> None:
+    sample = {"context": "<image>\n\nThe old lamp is made of brass by Mr. Bell.", "alt_text": "brass lamp"}
+    box = {"label": "lamp", "x1": 0.1, "y1": 0.1, "x2": 0.2, "y2": 0.2}
+    boxes = [box | {"score": 0.7}, box | {"label": "table", "score": 0.8}, box | {"score": 0.6}]
+    said = set()
+    for kind in ("contextual", "non_contextual", "fused", "fused_contextual"):
+        paged, fused = kind in ("contextual", "fused_contextual"), kind.startswith("fused")
+        found = evidence.gather(sample, {"texts": [_text("BELL & SON", 0.1)], "boxes": boxes}, kind=kind)
+        caption, facts = write_caption(found, None, 1), candidates(found, None, 1)
+        assert "“BELL & SON”" in caption
+        assert ("brass lamp" in caption) == (kind != "non_contextual")
+        assert ("made of brass by" in caption) == ("page" in caption.lower()) == paged
+        assert ("table and lamp (2)" in caption) == fused == ("objects" in {fact.topic for fact in facts})
+        assert ("page" in " ".join(form for fact in facts for form in fact.forms)) == paged
+        said.add(caption)
+    assert len(said) == 4

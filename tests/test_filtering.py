@@ -210,7 +210,7 @@ def test_workers_change_no_byte(begin):
         ([LONG], r"all 1 have more than max_tokens = 50 tokens, the shortest \d+; raise max_tokens"),
         (
             [PLAIN, document("!ftp://a.org/b.png")],
-            r"the 2 documents of .* hold 1 images, none at an http address; raise max_tokens",
+            r"the 2 documents of .* hold 1 images, none at an http address and of min_side = 0 px; raise",
         ),
     ],
 )

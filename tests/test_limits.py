@@ -88,6 +88,9 @@ def run(*scripted, n=1000, most=64, **settings):
     try:
         return loop.run_until_complete(all_of_them())
     finally:
+        for task in asyncio.all_tasks(loop):  # those of a run that raised must not die later, in another test
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
 

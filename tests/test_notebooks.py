@@ -20,9 +20,11 @@ from vislib.runs.yaml_files import read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = {
-    "01_documents", "02_filtering", "03_images", "06_captioning", "07_qa_generation", "08_merging",
-    "20_pipeline", "21_tokens", "22_overlap", "23_qa_types", "24_word_clouds", "25_examples", "40_comparison",
+    "01_documents", "02_filtering", "03_images", "04_selection", "05_experts", "06_captioning", "07_qa_generation",
+    "08_merging", "20_pipeline", "21_tokens", "22_overlap", "23_qa_types", "24_word_clouds", "25_examples",
+    "30_selection", "31_images", "32_caption_statistics", "33_priors", "40_comparison",
 }  # fmt: skip
+FUSED = "06_captioning.fused"  # the sample's one variant
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SETS = sorted(p for p in (ROOT / "params").iterdir() if p.is_dir() and any(p.glob("[0-9]*.yaml")))
 every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
@@ -43,7 +45,7 @@ def is_parameters(cell: dict) -> bool:
 
 def test_every_notebook_is_looked_at():
     assert {p.stem for p in NOTEBOOKS} == EXPECTED
-    assert {"sample", "viscon-100k"} <= {p.name for p in SETS}
+    assert {p.name for p in SETS} == {"sample", "viscon-100k", "densefusion-4v-100k", "densefusion-1m"}
 
 
 @every_notebook
@@ -112,10 +114,11 @@ def test_sets_name_and_explain_every_parameter(folder):
 
 
 def test_the_defaults_are_the_sample_sets_values():
-    for file in sorted((ROOT / "params/sample").glob("*.yaml")):
-        schema = read_schema(ROOT / "notebooks" / f"{file.stem}.ipynb")
-        assert {n: p.default for n, p in schema.items()} == read_parameters(file), file.name
-    assert {p.stem for p in (ROOT / "params/sample").glob("*.yaml")} == EXPECTED
+    files = {file.stem: file for file in (ROOT / "params/sample").glob("*.yaml")}
+    for name in EXPECTED:
+        schema = read_schema(ROOT / "notebooks" / f"{name}.ipynb")
+        assert {n: p.default for n, p in schema.items()} == read_parameters(files[name]), name
+    assert set(files) == {*EXPECTED, FUSED}
 
 
 def test_the_paper_set_holds_the_papers_values():
@@ -137,6 +140,21 @@ def test_the_paper_set_holds_the_papers_values():
     assert values["08_merging"]["test_fraction"] == 0.02
 
 
+def test_the_fusion_sets_hold_the_papers_values():
+    """DenseFusion-1M: selection, captions by the strong model, then by the engine over the whole selection."""
+    first, second = (
+        {file.stem: read_parameters(file) for file in (ROOT / f"params/densefusion-{name}").glob("*.yaml")}
+        for name in ("4v-100k", "1m")
+    )
+    chosen = {name: first["04_selection"][name] for name in ("min_side", "clusters", "epsilon", "top_k")}
+    assert chosen == {"min_side": 448, "clusters": 50_000, "epsilon": 0.4, "top_k": 20}
+    assert first["05_experts"]["open_detector"].startswith("google/owlv2")
+    assert all(first["05_experts"][name] for name in ("tagger", "detector", "ocr"))
+    assert (first["06_captioning"]["limit"], second["06_captioning"]["limit"]) == (100_000, 0)
+    assert first["06_captioning"]["kinds"] == second["06_captioning"]["kinds"] == ["fused"]
+    assert second["06_captioning"]["samples"] == "../densefusion-4v-100k/04_selection/samples"
+
+
 def run_set(folder: Path, runs: Path, *options: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "vislib.run", str(folder), *options], cwd=ROOT,
@@ -148,24 +166,25 @@ def run_set(folder: Path, runs: Path, *options: str) -> str:
 
 def ran(output: str) -> list[str]:
     """Names of the stages that ran; the others were unchanged."""
-    return re.findall(r"^(\w+) +ok ", output, flags=re.M)
+    return re.findall(r"^([\w.]+) +ok ", output, flags=re.M)
 
 
 def test_five_documents_run_through_every_notebook_and_only_changes_run_again(tmp_path):
     folder, runs = five_documents(tmp_path / "five"), tmp_path / "runs"
-    assert ran(run_set(folder, runs)) == sorted(EXPECTED)
-    records = {name: json.loads((runs / "five" / name / "run.json").read_text()) for name in EXPECTED}
+    stages = sorted({*EXPECTED, FUSED})
+    assert ran(run_set(folder, runs)) == stages
+    records = {name: json.loads((runs / "five" / name / "run.json").read_text()) for name in stages}
     assert {r["status"] for r in records.values()} == {"ok"}
     assert records["01_documents"]["counts"]["row"]["taken"] == 5
     assert records["08_merging"]["counts"]["sample"]["kept"] > 0
-    figures = list((runs / "five").glob("2*/figures/*.pdf"))
-    assert len(figures) >= 6
+    figures = list((runs / "five").glob("[23]*/figures/*.pdf"))
+    assert len(figures) >= 11
     assert all(p.with_suffix(".png").exists() for p in figures)
     before = result_bytes(runs / "five")
 
     again = run_set(folder, runs)
     assert ran(again) == []
-    assert again.count("unchanged") == len(EXPECTED)
+    assert again.count("unchanged") == len(stages)
 
     bins = yaml.safe_load((folder / "21_tokens.yaml").read_text()) | {"bins": 7}
     (folder / "21_tokens.yaml").write_text(yaml.safe_dump(bins))

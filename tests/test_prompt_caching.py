@@ -8,12 +8,14 @@ from PIL import Image
 from tests import openai_server as scripted_server
 from tests.openai_server import completion, openai_server
 from tests.test_budget import Ground, _environment, asking  # noqa: F401
-from vislib import prompts
+from vislib import captioning, priors, prompts
 from vislib.engines import Request, breakpoints
 from vislib.engines.asking import ask_all
 from vislib.engines.billing import caching_of
 from vislib.engines.openai_chat import OpenAIChat
+from vislib.tokenization import count_tokens, load_tokenizer
 
+TEMPLATES = (*captioning.TEMPLATES.values(), "free_form", "multiple_choice")
 MODEL, URL = "gpt-6-sol", "https://api.openai.com/v1"
 
 
@@ -84,10 +86,16 @@ def test_the_providers_own_breakpoint_would_cost_a_quarter_more(tmp_path, provid
     assert implicit["usd"] - explicit["usd"] == pytest.approx(implicit["tokens_in"] * 0.5e-6)
 
 
+def test_what_our_prompts_share_is_long_enough_to_be_cached():
+    shared = [prompts.load(name).text[: prompts.load(name).shared] for name in TEMPLATES]
+    assert min(count_tokens(load_tokenizer("mistral-common"), shared)) >= 1024
+
+
 def test_the_prompt_is_cut_where_the_samples_own_text_begins(tmp_path):
-    for name in ("contextual_caption", "non_contextual_caption", "free_form"):
+    values = dict.fromkeys(("caption", "page_url", "context", "alt_text", *priors.FIELDS), "A mast.")
+    for name in TEMPLATES:
         template = prompts.load(name)
-        prompt = template.render(caption="A mast.", context="c", page_url="p", alt_text="a")
+        prompt = template.render(**values)
         request = replace(asking(1)[0], prompt=prompt, shared=template.shared)
         for image in ([], [{"type": "image_url", "image_url": {"url": "data:,"}}]):
             content = [{"type": "text", "text": prompt}, *image] if image else prompt

@@ -1,8 +1,10 @@
 """Stage 06: one caption per sample and kind, asked of an engine (VisCon-100K, section 3.2).
 
 A `contextual` caption is written from the image and what its page says around it, a `non_contextual` one from the
-image alone, as the paper's control. Every answer is journalled before the tables are written from the journal, in
-the order of the samples, so that a rerun asks nothing twice. A caption that fails a check is set aside with its text.
+image alone, as the paper's control; a `fused` one from the image and its priors (DenseFusion-1M, Perceptual Fusion), a
+`fused_contextual` one from image, priors and page. Every answer is journalled before the tables are written from the
+journal, in the order of the samples, so that a rerun asks nothing twice. A caption that fails a check is set aside
+with its text.
 """
 
 import re
@@ -12,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vislib import prompts
+from vislib import priors, prompts
 from vislib.checks import RULES, Checks
 from vislib.engines import Engine, Request, answer_of, open_engine
 from vislib.engines.asking import ask_all
@@ -22,10 +24,14 @@ from vislib.runs.contract import SAMPLES
 from vislib.runs.journal import Journal
 from vislib.runs.tables import Output, Row
 
-TEMPLATES = {"contextual": "contextual_caption", "non_contextual": "non_contextual_caption"}
+_PAGE = ("page_url", "alt_text", "context")
+_FIELDS = {  # of a kind's prompt, by source; a prompt of one's own must hold one of each source
+    "contextual": (_PAGE,), "non_contextual": (), "fused": (priors.FIELDS,), "fused_contextual": (_PAGE, priors.FIELDS),
+}  # fmt: skip
+TEMPLATES = {kind: f"{kind}_caption" for kind in _FIELDS}
+_FUSED = {kind for kind, sources in _FIELDS.items() if priors.FIELDS in sources}
 _MARK = re.compile("<(image|another-image)>")  # sent with [ ]: to LLaVA and others `<image>` is where pixels go
 REASONS = RULES  # why a caption that came is dropped
-_FIELDS = {"contextual": ("page_url", "alt_text", "context"), "non_contextual": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +52,17 @@ class Plan:
         """The plan that a run's parameters describe. Raises InputError if nothing can be asked."""
         if not run.params.kinds or len(set(run.params.kinds)) < len(run.params.kinds):
             raise InputError(f"kinds is {run.params.kinds!r}; name each of {', '.join(TEMPLATES)} at most once")
-        samples, chosen = run.table("samples"), None
-        if run.params.limit:  # of samples that can be captioned: a trial must not be spent on dead links
-            ledger = tables.read_rows(run.table("images"), ["image_url", "status"])
-            usable = {row["image_url"] for row in ledger if row["status"] == "ok"}
-            rows = tables.read_rows(samples, ["sample_id", "image_url"])
-            ids = (row["sample_id"] for row in rows if row["image_url"] in usable)
-            chosen = frozenset(choose(ids, run.params.limit, run.seed))
+        if (fused := sorted(_FUSED & set(run.params.kinds))) and not run.params.priors:
+            raise InputError(f"kinds holds {fused[0]}, but priors is empty; set priors to 05_experts/priors")
         plan = cls(
-            params=run.params, samples=samples, images=run.table("images"), priors=run.input("priors"), chosen=chosen,
-            templates={kind: _template(run, kind) for kind in run.params.kinds},
+            params=run.params, samples=run.table("samples"), images=run.table("images"), priors=run.input("priors"),
+            templates={kind: _template(run, kind) for kind in run.params.kinds}, chosen=_chosen(run, bool(fused)),
             checks=Checks(run.params.checks, run.params.language), rule=rule_of(run.params),
         )  # fmt: skip
         if next(plan.requests(), None) is None:
+            lacks = f"a usable image in {plan.images}" + (f" and a row in {plan.priors}" if fused else "")
             raise InputError(
-                f"{samples}: no sample has a usable image in {plan.images}; see its reasons, mend and run 03 again"
+                f"{plan.samples}: no sample has {lacks}; see its reasons, mend and run {'05' if fused else '03'} again"
             )
         return plan
 
@@ -69,24 +71,31 @@ class Plan:
         for part in tables.parts(self.samples):
             yield from (request for _, _, request, _ in self.of_part(part) if request)
 
-    def of_part(self, part: Path) -> Iterator[tuple[Row, str, Request | None, str]]:
-        """`(sample, kind, request, why there is none)` for one part of the samples."""
+    def of_part(self, part: Path) -> Iterator[tuple[Row, str, Request | None, tuple[str, str]]]:
+        """`(sample, kind, request, reason and detail if there is none)` for one part of the samples."""
         rows = [
             r for r in tables.read_rows(part, SAMPLES.names) if self.chosen is None or r["sample_id"] in self.chosen
         ]
         images = tables.lookup(self.images, "image_url", {row["image_url"] for row in rows})
         usable = {url: image for url, image in images.items() if image["status"] == "ok"}
         ids = {image["image_id"] for image in usable.values()}
-        priors = tables.lookup(self.priors, "image_id", ids) if self.priors else {}
+        found = tables.lookup(self.priors, "image_id", ids) if self.priors else {}
         for row in rows:
             image = usable.get(row["image_url"])
             why = "" if image else images.get(row["image_url"], {"reason": "not in the ledger"})["reason"]
             for kind in self.templates:
-                yield row, kind, self._request(row, kind, image, priors) if image else None, why
+                if image is None:
+                    yield row, kind, None, ("image_failed", why)
+                elif kind in _FUSED and image["image_id"] not in found:  # 05 ran on fewer images
+                    yield row, kind, None, ("no_priors", image["image_id"])
+                else:
+                    yield row, kind, self._request(row, kind, image, found.get(image["image_id"])), ("", "")
 
-    def _request(self, row: Row, kind: str, image: Row, priors: dict[str, Row]) -> Request:
+    def _request(self, row: Row, kind: str, image: Row, found: Row | None) -> Request:
         template, path = self.templates[kind], self.images.parent / image["path"]
-        prompt = _MARK.sub(r"[\1]", template.render(**{name: row[name] or "" for name in _FIELDS[kind]}))
+        values = {name: row[name] or "" for name in _PAGE} | (priors.as_fields(row, found) if found else {})
+        fields = {name: values[name] for source in _FIELDS[kind] for name in source}
+        prompt = _MARK.sub(r"[\1]", template.render(**fields))
         size, bounds = (image["width"], image["height"]), (self.params.image_side, self.params.image_tokens)
         return Request(
             id=row["sample_id"], prompt=prompt, prompt_sha=template.sha, shared=template.shared,
@@ -95,16 +104,29 @@ class Plan:
             temperature=self.params.temperature, max_tokens=self.params.max_answer_tokens, seed=self.params.seed,
             evidence={
                 "task": "caption", "kind": kind, "sample": row, "caption": "", "image_path": str(path),
-                "priors": priors.get(image["image_id"]),
+                "priors": found,
             },
         )  # fmt: skip
+
+
+def _chosen(run: Run, fused: bool) -> frozenset[str] | None:
+    """The samples of a `limit`, of those that can be captioned: a trial must not be spent on dead links."""
+    if not run.params.limit:
+        return None
+    seen = {row["image_id"] for row in tables.read_rows(run.table("priors"), ["image_id"])} if fused else None
+    ledger = tables.read_rows(run.table("images"), ["image_url", "image_id", "status"])
+    usable = {row["image_url"] for row in ledger if row["status"] == "ok" and (seen is None or row["image_id"] in seen)}
+    rows = tables.read_rows(run.table("samples"), ["sample_id", "image_url"])
+    return frozenset(choose((r["sample_id"] for r in rows if r["image_url"] in usable), run.params.limit, run.seed))
 
 
 def _template(run: Run, kind: str) -> prompts.Template:
     own = run.input(f"{kind}_prompt")
     template = prompts.load(str(own) if own else TEMPLATES[kind])
-    if kind != "non_contextual" and not template.fields:  # every caption would be paid for without its page
-        raise InputError(f"{own}: a {kind} prompt must hold {{{{context}}}} or another field of the page")
+    for source in _FIELDS[kind]:
+        if not template.fields & set(source):  # every caption would be paid for without its page or its priors
+            held = f"{{{{{source[-1]}}}}} or another of {', '.join(source)}"
+            raise InputError(f"{own}: a {kind} prompt must hold {held}")
     return template
 
 
@@ -117,11 +139,11 @@ def write_captions(run: Run) -> None:
 
 
 def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal) -> None:
-    for sample, kind, request, why in plan.of_part(part):
+    for sample, kind, request, (lacking, why) in plan.of_part(part):
         output.take("caption")
         name = f"{sample['sample_id']}/{kind}"
         if request is None:
-            output.drop("caption", name, "image_failed", why)
+            output.drop("caption", name, lacking, why)
             continue
         answer, template = answer_of(journal, engine, request), plan.templates[kind]
         status, reason, detail = answer.status, answer.reason, answer.detail
@@ -142,14 +164,20 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
 
 
 def examples(run: Run, count: int) -> list[Row]:
-    """A seeded handful to look at: samples with their `picture` and, under the name of its kind, each caption."""
-    table = run.data / "captions"
+    """A seeded handful to look at: samples with `picture`, `priors` as a prompt holds them, and captions by kind."""
+    table, given = run.data / "captions", run.input("priors")
     ids = dict.fromkeys(row["sample_id"] for row in tables.read_rows(table, ["sample_id"]))
     chosen = tables.lookup(run.table("samples"), "sample_id", choose(ids, count, run.seed))
-    images = tables.lookup(run.table("images"), "image_url", {row["image_url"] for row in chosen.values()}, ["path"])
+    urls = {row["image_url"] for row in chosen.values()}
+    images = tables.lookup(run.table("images"), "image_url", urls, ["image_id", "path"])
+    found = tables.lookup(given, "image_id", {image["image_id"] for image in images.values()}) if given else {}
+    for shown in chosen.values():
+        image = images[shown["image_url"]]
+        shown["picture"] = run.table("images").parent / image["path"]
+        fields = priors.as_fields(shown, found[image["image_id"]]) if image["image_id"] in found else {}
+        shown["priors"] = [f"{name}: {text}" for name, text in fields.items() if text]
     for row in tables.read_rows(table):
-        if shown := chosen.get(row["sample_id"]):
+        if card := chosen.get(row["sample_id"]):
             reason = f"({row['reason']})" if row["reason"] else ""
-            shown |= {row["kind"]: f"{row['caption']} {reason}".strip(), "model": row["model"]}
-            shown["picture"] = run.table("images").parent / images[shown["image_url"]]["path"]
+            card |= {row["kind"]: f"{row['caption']} {reason}".strip(), "model": row["model"]}
     return [chosen[name] for name in ids if name in chosen]

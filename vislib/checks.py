@@ -1,11 +1,13 @@
 """Rules that set a caption, a question or an answer aside: how models fail (VisCon-100K, sections 3.2 and 3.3).
 
+DenseFusion-1M removed incomplete and repetitive captions by hand: here `truncation` and `repetition` do.
 Each rule reads one text and says what offends in it. All take linear time, and in doubt a text passes. Words in
 quotation marks speak for what they quote, a sign or a page, never for the model: most rules leave them out.
 """
 
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,9 +17,10 @@ from vislib.runs.errors import InputError
 
 RULES = {
     "refusal": "the model declines, or speaks of itself",
-    "repetition": "a good part of the text is there twice or more, word for word",
+    "repetition": "a good part of the text is there twice or more, word for word or but for one thing in a sentence",
     "truncation": "the text ends in mid-sentence",
     "leakage": "it holds marks or words of the prompt or of the chat format, or speaks of the text it was made from",
+    "coordinates": "it prints boxes, coordinates or scores of the priors",
     "language": "it is neither in the language asked for nor, for `page`, in English",
 }
 
@@ -40,14 +43,19 @@ def _pattern(phrases: Sequence[str], before: str = "") -> re.Pattern[str]:
 
 _REFUSAL = _pattern(_PHRASES["refusal"]["any"], r"(?:\A|[.!?。！？\n])[\s*_>#(-]{0,5}(?=[^\W_])")
 _LEAKS = _pattern(_PHRASES["leakage"]["any"]), _pattern(_PHRASES["leakage"]["start"], r"\A\W{0,4}")
+_BOXES = _pattern(_PHRASES["coordinates"]["any"])
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w){{1,30}}|([^\w\s])\1{{0,29}}")
 _GRAM, _CHARACTERS = 8, 24  # tokens that repeat together; in scripts without spaces, where a token is a character
 _FEWEST, _SHARE, _ROUNDS = 24, 0.4, 3  # repeated tokens in all; as a share of the text; times in a row
 
+_BREAK = re.compile(r"(?<=[.!?])\s+")
+_ALIKE, _FRAME, _GAP, _FRAMED = 5, 3, 3, 30  # sentences of one frame; words of a frame, of its gap, of a sentence
+
 _SENTENCE = re.compile(r"[^\W\d_]{2}[.!?][\"”’»)\]]{0,3}\s+(?=\S)")
 _OPEN_END = re.compile(r"[,:(\[“„«‘「『（、，：]\Z|(?<![\w'’])(?:the|a|an|and|or|its|their|our|your|my|whose|than)\Z")
+_NO_END = re.compile(r"\b(?:is|are|was|were|has|with|of|from|into|in|on|at|by|for|to|that|which|while)\Z")
 _WHOLE_END = re.compile(r"[^\w\s]\Z|(?:://|www\.|@)\S+\Z")
 _LIST_ITEM = re.compile(r"\s*(?:[-*•–+>|#]|\(?\w{1,3}[.):])\s")
 
@@ -77,11 +85,13 @@ class Checks:
                 case "refusal":
                     found = _found(said, _REFUSAL)
                 case "repetition":
-                    found = repetition(text)
+                    found = repetition(text) or loop(text)
                 case "truncation":
                     found = "" if fragment else truncation(text)
                 case "leakage":
                     found = _found(said, *_LEAKS) or echo(said, prompt)
+                case "coordinates":
+                    found = _found(said, _BOXES)
                 case _:
                     found = foreign(said, page) if self.language == "page" else foreign(said, wanted=(self.language,))
             if found:
@@ -116,6 +126,27 @@ def repetition(text: str) -> str:
     return ""
 
 
+def loop(text: str) -> str:
+    """The sentence that much of a text is built of, with another thing in it each time; "" if there is none.
+
+    `There is a cup on the table. There is a plate on the table.` and so on: captioners run dry this way. Sentences
+    that differ in a number are no loop: so are the values of a chart told.
+    """
+    sentences = [re.findall(r"\w+", sentence) for sentence in _BREAK.split(text.casefold())]
+    alike: dict[tuple[tuple[str, ...], ...], set[int]] = defaultdict(set)
+    for number, words in enumerate(sentences):
+        for gap in range(1, _GAP + 1) if len(words) <= _FRAMED else ():
+            if len(words) - gap >= max(_FRAME, 1.5 * gap):
+                for at in range(len(words) - gap + 1):
+                    if not any(word.isdigit() for word in words[at : at + gap]):
+                        alike[tuple(words[:at]), tuple(words[at + gap :])].add(number)
+    total = sum(map(len, sentences))
+    for numbers in alike.values():
+        if len(numbers) >= _ALIKE and sum(len(sentences[number]) for number in numbers) > _SHARE * total:
+            return " ".join(sentences[min(numbers)])
+    return ""
+
+
 def truncation(text: str) -> str:
     """The end of a text that stops in mid-sentence; "" if it may be whole, as a label, a list or an address is."""
     body = text.rstrip(" \t\n*_~")
@@ -126,7 +157,8 @@ def truncation(text: str) -> str:
     if len(sentences) < 2 or _WHOLE_END.search(body) or _LIST_ITEM.match(line):
         return ""
     rest = body[sentences[-1].end() :]
-    return rest[-60:] if "\n" not in body[sentences[-1].start() :] and len(rest.split()) > 4 else ""
+    stops = len(rest.split()) > 4 or _NO_END.search(rest)
+    return rest[-60:] if stops and "\n" not in body[sentences[-1].start() :] else ""
 
 
 def echo(text: str, prompt: str) -> str:

@@ -29,25 +29,26 @@ def cards(
     root: Path | None = None,
     title: str = "",
     text: Sequence[str] = (),
+    side: int = SIDE,
 ) -> HTML:
     """One card per row; every argument but `rows` and `root` names a column.
 
     `image`: path of the picture, below `root` (a stage's data folder) or absolute. `title`: the card's heading.
     `text`: columns shown with their names; lists become lines, absent values a dash.
-    Without `text` the cards are tiles of a contact sheet.
+    Without `text` the cards are tiles of a contact sheet. `side`: px of a picture's longest side, at most.
     """
-    shown = [_card(row, image, root, title, text) for row in rows]
+    shown = [_card(row, image, root, title, text, side) for row in rows]
     flow = "column" if text else "row wrap"
     return HTML(f'<div style="display:flex;flex-flow:{flow};gap:8px">{"".join(shown) or "no rows"}</div>')  # type: ignore[no-untyped-call]
 
 
-def _card(row: Mapping[str, Any], image: str, root: Path | None, title: str, text: Sequence[str]) -> str:
+def _card(row: Mapping[str, Any], image: str, root: Path | None, title: str, text: Sequence[str], side: int) -> str:
     bold = "font-weight:600;overflow-wrap:anywhere"
     heading = f'<div dir="auto" style="{bold}">{escape(_as_text(row.get(title)))}</div>' if title else ""
-    picture = f'<div style="flex:none;width:{SIDE}px">{_picture(row.get(image), root)}</div>' if image else ""
+    picture = f'<div style="flex:none;width:{side}px">{_picture(row.get(image), root, side)}</div>' if image else ""
     frame = f"border:{_LINE};border-radius:4px;padding:8px"
     if not text:
-        return f'<div style="{frame};width:{SIDE}px;font-size:80%">{picture}{heading}</div>'
+        return f'<div style="{frame};width:{side}px;font-size:80%">{picture}{heading}</div>'
     values = {name: _as_text(row.get(name)) for name in text}
     short = [name for name, value in values.items() if len(value) <= _SHORT and "\n" not in value]
     facts = " · ".join(f"{_label(name)} <bdi>{escape(values[name])}</bdi>" for name in short)
@@ -78,12 +79,12 @@ def _as_text(value: Any) -> str:
     return (f"{text[:_LONGEST]} … ({over} more characters)" if over > 0 else text) or "–"
 
 
-def _picture(path: str | Path | None, root: Path | None) -> str:
-    """An `img` of at most `SIDE` px, or the reason why there is none."""
+def _picture(path: str | Path | None, root: Path | None, side: int) -> str:
+    """An `img` of at most `side` px, or the reason why there is none."""
     if not path:
         return f'<span style="{_LABEL}">no image</span>'
     try:
-        small = scaled(read_image((root or Path()) / path), SIDE)
+        small = scaled(read_image((root or Path()) / path), side)
     except (ImageError, OSError) as error:
         why = f"{error.strerror}: {path}" if isinstance(error, OSError) else str(error)
         return f'<span style="{_LABEL}">{escape(why)}</span>'

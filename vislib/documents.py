@@ -1,9 +1,9 @@
 """Interleaved web documents in, every row held against the OBELICS form (VisCon-100K, section 3.1).
 
 A row holds `images` and `texts` of equal length with exactly one non-null per index, in page order, and two JSON
-strings. Rows that break the form, hold undecodable text or repeat a page are quarantined with their reason; pages
-with only text or only images keep the form and stay. Nothing here grows with the number of rows: shards are
-streamed, and the ids met lie in a scratch database.
+strings; LAION-style rows are brought into that form first. Rows that break the form, hold undecodable text or repeat
+a page are quarantined with their reason; pages with only text or only images keep the form and stay. Nothing here
+grows with the number of rows: shards are streamed, and the ids met lie in a scratch database.
 """
 
 import json
@@ -14,10 +14,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
+from vislib import laion
 from vislib.runs import InputError, Run, choose, seeded, short_hash
 from vislib.runs.keys import expand
 from vislib.runs.provenance import relative_to_root
@@ -37,6 +38,7 @@ _ENTRY: dict[str, tuple[type, ...]] = {
     "rendered_height": _SIZE,
 }  # fmt: skip
 Numbered = Iterator[tuple[str, int, Mapping[str, Any]]]
+ReadRows = Callable[[Any, str], list[dict[str, Any]]]  # of an Arrow table or batch, and the place to name in errors
 
 
 class BrokenRow(Exception):
@@ -86,13 +88,14 @@ def open_source(run: Run) -> tuple[Numbered, int]:
     files = list(dict.fromkeys(found))  # a glob and a folder may name a file twice
     if not files:
         raise InputError(f"paths = {run.params.paths!r}: no .parquet file there; give files, folders or globs")
-    positions: Sequence[int] = range(sum(_count_rows(file) for file in files))
+    read = laion.obelics_rows if source == "laion" else obelics_rows
+    positions: Sequence[int] = range(sum(_count_rows(file, read) for file in files))
     if 0 < limit < len(positions):
         positions = sorted(random.Random(seeded(run.seed, "01_documents")).sample(positions, limit))
-    return parquet_rows(files, positions), len(positions)
+    return parquet_rows(files, positions, read), len(positions)
 
 
-def parquet_rows(files: Sequence[Path], positions: Sequence[int]) -> Numbered:
+def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows) -> Numbered:
     """Stream the rows at the sorted `positions`, which count over all `files`; other row groups are not read."""
 
     def within(start: int, size: int) -> Sequence[int]:
@@ -108,7 +111,7 @@ def parquet_rows(files: Sequence[Path], positions: Sequence[int]) -> Numbered:
                     at = start
                     for batch in parquet.iter_batches(_BATCH, [group]) if within(start, size) else ():
                         chosen = within(at, len(batch))
-                        rows = _as_bytes(batch, source).take([position - at for position in chosen]).to_pylist()
+                        rows = read(batch.take([position - at for position in chosen]), source)
                         yield from ((source, p - first, row) for p, row in zip(chosen, rows, strict=True))
                         at += len(batch)
                     start += size
@@ -129,7 +132,7 @@ def hub_rows(revision: str, *, limit: int, seed: int) -> Numbered:
         if limit:
             stream = stream.shuffle(seed=seed, buffer_size=_SHUFFLE_ROWS).take(limit)
         for table in stream.with_format("arrow").iter(batch_size=_BATCH):
-            for row in _as_bytes(table, source).to_pylist():
+            for row in obelics_rows(table, source):
                 yield source, number, row
                 number += 1
     except InputError:
@@ -138,6 +141,18 @@ def hub_rows(revision: str, *, limit: int, seed: int) -> Numbered:
         raise InputError(
             f"{source}: the stream failed after {number} rows ({type(error).__name__}: {error}); "
             "check revision and network and run again, or set source to parquet"
+        ) from error
+
+
+def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
+    """The rows of an Arrow table or batch, texts as bytes; InputError where a column is missing or of another type."""
+    try:
+        return cast(list[dict[str, Any]], table.select(_BYTES.names).cast(_BYTES).to_pylist())
+    except (pa.ArrowException, KeyError) as error:
+        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise InputError(
+            f"{place}: not an OBELICS shard ({error}); it holds {found}, and must hold images and texts "
+            "(lists of strings), metadata and general_metadata (strings)"
         ) from error
 
 
@@ -177,21 +192,9 @@ def unseen(folder: Path) -> Iterator[Callable[[str], bool]]:
         yield lambda doc_id: database.execute(add, (int(doc_id, 16) - 2**63,)).rowcount == 1
 
 
-def _as_bytes(table: Any, place: str) -> Any:
-    """The four columns of an Arrow table or batch as bytes; InputError where they are missing or of another type."""
-    try:
-        return table.select(_BYTES.names).cast(_BYTES)
-    except (pa.ArrowException, KeyError) as error:
-        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
-        raise InputError(
-            f"{place}: not an OBELICS shard ({error}); it holds {found}, and must hold images and texts "
-            "(lists of strings), metadata and general_metadata (strings)"
-        ) from error
-
-
-def _count_rows(file: Path) -> int:
+def _count_rows(file: Path, read: ReadRows) -> int:
     with open_part(file) as parquet:
-        _as_bytes(parquet.schema_arrow.empty_table(), str(file))
+        read(parquet.schema_arrow.empty_table(), str(file))
         return int(parquet.metadata.num_rows)
 
 

@@ -2,7 +2,8 @@
 
 A page is kept when its text has at most `max_tokens` tokens. Each of its images becomes a sample whose context is
 the page with `<image>` where the image stands and `<another-image>` for every other one. The words that later
-formats reserve are written with ‹ › first, so that a page cannot place an image by itself.
+formats reserve are written with ‹ › first, so that a page cannot place an image by itself. Images that the page
+itself says are too small never have their link fetched.
 """
 
 import json
@@ -33,7 +34,8 @@ def filter_documents(run: Run) -> None:
     least = count_tokens(_tokenizer(parameters.tokenizer), [IMAGE])[0]
     if 0 < parameters.context_tokens < least:
         raise InputError(f"context_tokens = {parameters.context_tokens}: {IMAGE} alone takes {least}; 0 keeps the page")
-    options = {name: getattr(parameters, name) for name in ("tokenizer", "max_tokens", "context_tokens")}
+    names = ("tokenizer", "max_tokens", "context_tokens", "min_side")
+    options = {name: getattr(parameters, name) for name in names}
     run.map_shards(partial(filter_part, **options), tables.parts(run.table("documents")), workers=parameters.workers)
     counts = run.counts()
     pages, images = counts.get("document", {}), counts.get("image", {})
@@ -47,12 +49,15 @@ def filter_documents(run: Run) -> None:
     if not images.get("kept"):
         raise InputError(
             f"no sample is left: the {pages['kept']} documents of at most max_tokens = {parameters.max_tokens} tokens "
-            f"hold {images.get('taken', 0)} images, none at an http address; raise max_tokens or change documents"
+            f"hold {images.get('taken', 0)} images, none at an http address and of min_side = {parameters.min_side} "
+            "px; raise max_tokens, lower min_side or change documents"
         )
     run.metrics["share_within_cap"] = round(pages["kept"] / pages["taken"], 4)
 
 
-def filter_part(part: Path, output: tables.Output, *, tokenizer: str, max_tokens: int, context_tokens: int) -> None:
+def filter_part(
+    part: Path, output: tables.Output, *, tokenizer: str, max_tokens: int, context_tokens: int, min_side: int
+) -> None:
     """Filter one part of the documents table into `output`."""
     count = partial(count_tokens, _tokenizer(tokenizer))
     rows = tables.read_rows(part, _COLUMNS)
@@ -64,11 +69,11 @@ def filter_part(part: Path, output: tables.Output, *, tokenizer: str, max_tokens
                 continue
             output.keep("document")
             output.write("documents", row | {"n_tokens": n_tokens})
-            _write_samples(row, output, count, context_tokens)
+            _write_samples(row, output, count, context_tokens, min_side)
 
 
 def _write_samples(
-    row: Mapping[str, Any], output: tables.Output, count: Callable[[list[str]], list[int]], context_tokens: int
+    row: Mapping[str, Any], output: tables.Output, count: Callable[[list[str]], list[int]], limit: int, min_side: int
 ) -> None:
     texts = []
     for text in row["texts"]:
@@ -81,8 +86,12 @@ def _write_samples(
         if fault := url_fault(sample["image_url"]):
             output.drop("image", sample["sample_id"], fault, sample["image_url"][:200])
             continue
+        width, height = sample["width"], sample["height"]
+        if 0 < min(width, height) < min_side:  # an unknown size is 0: only the file can tell
+            output.drop("image", sample["sample_id"], "too_small", f"{width}x{height}")
+            continue
         before, after = around(texts, sample["image_index"])
-        samples.append(sample | {"context": nearest(before, after, context_tokens, count)})
+        samples.append(sample | {"context": nearest(before, after, limit, count)})
     for sample, n_tokens in zip(samples, count([sample["context"] for sample in samples]), strict=True):
         output.keep("image")
         output.write("samples", sample | {"n_context_tokens": n_tokens})

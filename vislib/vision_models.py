@@ -2,15 +2,22 @@
 
 One place says how a name is read (`id`, `id@revision`, or a folder), on which device it runs, and what is wrong when
 it cannot be loaded. The PIL image processors are taken: they need no torchvision and give the same pixels everywhere.
+Threads are left as torch has them: a stage with several workers divides the cores itself.
 """
 
-import os
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from vislib.pixels import scaled
 from vislib.runs.errors import InputError
+
+_SIDE = 2048  # px: more than these models look at; some processors would filter a 10,000 px picture in 64 bits
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,11 @@ class VisionModel:
     processor: Any
     device: Any
 
+    def inputs(self, images: Sequence[Image.Image], **options: Any) -> Any:
+        """The processor's batch of RGB images, ready for the model; `options` are the processor's (text, ...)."""
+        small = [scaled(image, _SIDE) for image in images]
+        return self.moved(self.processor(images=small, return_tensors="pt", **options))
+
     def moved(self, batch: Any) -> Any:
         """A processor's batch on the model's device, its floating values in the model's type."""
         return batch.to(self.device, self.model.dtype)
@@ -31,41 +43,72 @@ class VisionModel:
 def load_vision_model(
     value: str, auto_class: str, *, parameter: str, device: str = "auto", processor: str = "AutoImageProcessor"
 ) -> VisionModel:
-    """The model that the [model] parameter `parameter` names, as transformers' `auto_class` (`AutoModel`, ...) reads it.
+    """The model that the [model] parameter `parameter` names, as transformers' `auto_class` (`AutoModel`, ...) has it.
 
-    `processor` is the class that prepares its inputs: `AutoProcessor` where it reads text too.
-
-    `device`: cpu, cuda, cuda:1, mps, or auto for the best there is; half precision on a GPU, float32 elsewhere.
-    Raises InputError if it cannot be loaded.
+    `processor` is the class that prepares its inputs: `AutoProcessor` where it reads text too. `device`: cpu, cuda,
+    cuda:1, mps, or auto for the best there is; half precision on a GPU, float32 elsewhere.
+    Raises InputError if it cannot be loaded, or if weights are missing that this kind of model needs.
     """
+    with _transformers(value, parameter, auto_class) as (transformers, place, revision):
+        where = choose_device(device)
+        options = {"revision": revision or None, "trust_remote_code": False}  # nor asks for it at a terminal
+        config = transformers.AutoConfig.from_pretrained(place, **options)  # first: without a network it fails soonest
+        prepare = getattr(transformers, processor).from_pretrained(place, backend="pil", **options)
+        model, loading = getattr(transformers, auto_class).from_pretrained(
+            place,
+            config=config,
+            dtype="float32" if where.type == "cpu" else "float16",
+            output_loading_info=True,
+            **options,
+        )
+        if missing := sorted(loading["missing_keys"]):  # else chance would fill them
+            raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another kind")
+        model = model.eval().to(where)
+    return VisionModel(value, _commit(config, revision, place), model, prepare, where)
+
+
+def load_config(value: str, *, parameter: str) -> Any:
+    """The configuration of that model, read before its weights; raises InputError."""
+    with _transformers(value, parameter, "AutoConfig") as (transformers, place, revision):
+        return transformers.AutoConfig.from_pretrained(place, revision=revision or None, trust_remote_code=False)
+
+
+def choose_device(device: str) -> Any:
+    """The torch device that `device` names, or the best there is for auto; InputError for another word."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(f"device = {device!r} cannot be had here ({first}); allowed: auto, cpu, cuda, mps") from error
+
+
+@contextmanager
+def _transformers(value: str, parameter: str, auto_class: str) -> Iterator[tuple[Any, str, str]]:
+    """Quiet transformers with the place and revision of `value`; what it raises becomes an InputError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm asks for ipywidgets in every kernel
-        import torch
         import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     place, _, revision = value.partition("@")
-    if (folder := Path(value).expanduser()).is_dir():
+    if value and (folder := Path(value).expanduser()).is_dir():
         place, revision = str(folder), ""
-    where = torch.device(_best(torch) if device == "auto" else device)
-    kind = torch.float32 if where.type == "cpu" else torch.float16
-    options: dict[str, Any] = {"revision": revision or None}
     try:
-        prepare = getattr(transformers, processor).from_pretrained(place, backend="pil", **options)
-        model = getattr(transformers, auto_class).from_pretrained(place, dtype=kind, **options)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().partition("\n")[0]
+        yield transformers, place, revision
+    except InputError:
+        raise
+    except Exception as error:  # configurations, weights and tokenizers fail with all kinds
+        first = str(error).strip().partition("\n")[0][:300]
         raise InputError(
             f"{parameter} is {value!r}, which {auto_class} cannot load ({first}); give a hub id with an optional "
             "@revision, or the folder of a model with its processor"
         ) from error
-    commit = "" if folder.is_dir() else str(getattr(model.config, "_commit_hash", "") or revision)
-    return VisionModel(value, commit, model.eval().to(where), prepare, where)
 
 
-def _best(torch: Any) -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _commit(config: Any, revision: str, place: str) -> str:
+    return "" if Path(place).is_dir() else str(getattr(config, "_commit_hash", "") or revision)

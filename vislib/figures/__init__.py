@@ -40,6 +40,33 @@ def new_figure(*, columns: int = 1, aspect: float = 0.62, panels: int = 1, note:
     return figure, list(figure.subplots(down, across, squeeze=False).flat)
 
 
+def new_mosaic(
+    layout: str, *, columns: int = 1, aspect: float = 0.62, note: str = "", **ratios: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure like `new_figure` over the whole of which axes stand as in `layout` ("ab;ac"), in order of letter.
+
+    `ratios`: width_ratios and height_ratios of columns and rows.
+    """
+    figure, (whole,) = new_figure(columns=columns, aspect=aspect, note=note)
+    whole.remove()
+    panels = figure.subplot_mosaic(layout, **ratios)
+    return figure, [panels[name] for name in sorted(panels)]
+
+
+def head(axes: Axes, title: str, *, legend: bool = True) -> None:
+    """Give axes their title, over the legend of what has a label: a line of it, or two over one column.
+
+    Over two columns titles keep its room without a `legend` too, so that neighbours' stay level.
+    """
+    wide = axes.get_figure(root=True).get_figwidth() > figure_size(columns=1)[0]  # type: ignore[union-attr]
+    lines = 1 if wide else 2 * legend
+    axes.set_title(title, pad=6 + 9.4 * lines)
+    if n := len(axes.get_legend_handles_labels()[1]):
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": -(-n // lines)}
+        made = axes.legend(columnspacing=1.0, handlelength=1.6, **place)
+        made.set_in_layout(False)  # else a wide one would squeeze the axes
+
+
 def new_sheet() -> tuple[Figure, Axes, float]:
     """A two-column figure for text and images: bare axes that fill it, in points downwards, and its width."""
     matplotlib.style.use(["default", str(STYLE)])

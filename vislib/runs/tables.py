@@ -64,9 +64,11 @@ def lookup(table: Path, key: str, values: Collection[str], columns: Sequence[str
     found: dict[str, Row] = {}
     for part in parts(table):
         with open_part(part) as file:
-            for batch in file.iter_batches(batch_size=8192, columns=chosen):
-                for row in batch.filter(pc.is_in(batch.column(key), value_set=wanted)).to_pylist():
-                    found.setdefault(row[key], row)
+            for group in range(file.num_row_groups):
+                mask = pc.is_in(file.read_row_group(group, [key]).column(key), value_set=wanted)
+                if pc.any(mask).as_py():  # the other columns may be long lists
+                    for row in file.read_row_group(group, chosen).filter(mask).to_pylist():
+                        found.setdefault(row[key], row)
     return found
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from vislib import priors
 from vislib.engines import Answer, Request
 from vislib.engines.extractive.captions import write_caption
 from vislib.engines.extractive.clauses import Fact
@@ -30,6 +31,7 @@ Choice = tuple[str, int, int]  # question type, number of the fact, number of it
 
 # Taken when the code and the word lists are loaded: a later edit of a file is another model only once it is loaded.
 _FILES = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".toml"))
+_FILES.append(Path(priors.__file__))
 _MODEL = f"extractive-{short_hash(*(path.read_bytes() for path in _FILES))[:8]}"
 
 
@@ -109,7 +111,7 @@ def _seed(request: Request) -> int:
 
 def _evidence(request: Request) -> Evidence:
     given = request.evidence
-    return gather(given["sample"], given["priors"], contextual=given["kind"] == "contextual")
+    return gather(given["sample"], given["priors"], kind=given["kind"])
 
 
 def _fingerprint(request: Request) -> str:

@@ -1,13 +1,14 @@
 """Captions as prose: what the page calls the picture, what was measured in it, what the page says beside it.
 
-A contextual caption (VisCon-100K, section 3.2) uses all three, a non-contextual one the picture alone.
+A contextual caption (VisCon-100K, section 3.2) uses all three, a non-contextual one the picture alone. A fused one
+(DenseFusion-1M, Perceptual Fusion) also names what experts recognised in it.
 """
 
 from collections.abc import Iterator
 
 from vislib.engines.extractive.evidence import Evidence, Sentence, script
 from vislib.engines.extractive.picture import Picture
-from vislib.engines.extractive.questions import WORDINGS, joined, noun_phrase, quotable, shuffled
+from vislib.engines.extractive.questions import WORDINGS, as_quotes, joined, noun_phrase, quotable, shuffled
 from vislib.runs.seeding import seeded
 
 _SHAPES = ((2.0, "very wide"), (1.05, "landscape"), (0.95, "square"), (0.5, "portrait"), (0, "very tall"))
@@ -16,16 +17,19 @@ _DULL = ("level", "spread")  # said where little else can be
 
 
 def write_caption(evidence: Evidence, picture: Picture | None, seed: int) -> str:
-    """A caption of one to seven sentences; "" without any evidence."""
+    """A caption of one to eight sentences; "" without any evidence."""
     way, words = noun_phrase(evidence.label)
+    way = "named" if way == "label" and not evidence.context else way
     plan: list[tuple[str, dict[str, str]]] = [(way, {"label": words})] if words else []
     if picture:
         frame, colours = _frame(picture), _colours(picture)
         plan.append(("first" if words else "alone", {"frame": f"a {frame}", "bare": frame, "colours": colours}))
         details = shuffled(_details(picture), seed, "details")
         plan += sorted(details, key=lambda item: item[0] in _DULL)[: 2 if evidence.sentences else 4]
+    if evidence.objects:
+        plan.append(("objects", {"objects": joined([quotable(name) for name in evidence.objects])}))
     if evidence.texts:
-        plan.append(("texts", {"texts": quotable(", ".join(evidence.texts[:5]))}))
+        plan.append(("texts", {"texts": as_quotes(evidence.texts)}))
     for key, sentences in zip(("quote", "more"), _quotes(evidence, seed), strict=False):
         plan.append((key, {"text": quotable(" ".join(s.text for s in sentences))}))
     return " ".join(_say(key, fields, seed) for key, fields in plan)

@@ -1,5 +1,7 @@
 """What a page says about one picture: its label, and the sentences that stand nearest (VisCon-100K, section 3.2).
 
+Beside the page stands what experts found: visible text, and objects by label (DenseFusion-1M, Perceptual Fusion).
+
 Only complete sentences are quoted, without navigation, code or links. Nearness to the picture counts most, then
 words shared with the label. A rule that is not sure keeps silent: web text is long, and one sentence is enough.
 """
@@ -7,11 +9,14 @@ words shared with the label. A rule that is not sure keeps silent: web text is l
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from vislib.priors import Found, clearest, size
 
 LANGUAGE: dict[str, Any] = tomllib.loads((Path(__file__).parent / "language.toml").read_text(encoding="utf-8"))
 WORDS: dict[str, frozenset[str]] = {name: frozenset(words.split()) for name, words in LANGUAGE["words"].items()}
@@ -21,8 +26,16 @@ _UNQUOTABLE, _EMPTY = (re.compile(PATTERNS[name], re.IGNORECASE) for name in ("u
 _LEANS = re.compile(rf"(?:{PATTERNS['dangling']}|{PATTERNS['order']})\b")
 _PRONOUN = re.compile(r"\b(?:it|them|him|her|he|she|they)\b")
 _ABBREVIATION = re.compile(rf"(?:^|[\s(]){PATTERNS['abbreviation']}\.$")
+WORD = re.compile(r"[^\W\d_]{3}|[\u3040-\u9fff\uac00-\ud7a3]{2}")
+_SOURCES = {  # what a kind's captions and questions may use beside the picture and the text that can be read in it
+    "contextual": {"alt_text", "context"}, "non_contextual": set(), "fused": {"alt_text", "boxes"},
+    "fused_contextual": {"alt_text", "context", "boxes"},
+}  # fmt: skip
 _VERBS = WORDS["be"] | WORDS["modal"] | {part for k in ("past", "present") for p in WORDS[k] for part in p.split(":")}
 _NEAR = 400  # characters: at this distance from the picture nearness is halved
+_SURE, _WORDS = 0.95, 0.7  # of a quoted text: the reader's score, and letters and digits as a share of its signs
+_LARGER = 1.4  # times the size of the largest word: above it a number is the subject, below it the mark of an axis
+_TEXTS, _OBJECTS = 6, 6  # texts that are quoted, labels that are named
 _OTHER, _BEFORE = 500, 100  # characters added for another picture in between, and for text that comes before
 
 
@@ -39,22 +52,44 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What may be said beside the measured facts. Of a non-contextual request only `texts` is looked at."""
+    """What may be said beside the measured facts; of a kind without a page, `sentences` and `context` are empty."""
 
-    label: str  # what the page calls the picture: alternative text or figure caption
+    label: str  # what the picture is called: alternative text or figure caption
     sentences: tuple[Sentence, ...]  # best first
     context: str
     page: str  # everything that the page and the picture say, folded
-    texts: tuple[str, ...]  # visible text that an expert read in the picture
+    texts: tuple[str, ...]  # visible text that an expert read in the picture: the clearest, in reading order
+    objects: tuple[str, ...] = ()  # what experts recognised in it, the surest first: `person (2)`, `dog`
 
 
-def gather(sample: Mapping[str, Any], priors: Mapping[str, Any] | None, *, contextual: bool) -> Evidence:
-    """Evidence of one 02 sample and its 05 priors; without `contextual` neither page nor label is looked at."""
-    seen = dict.fromkeys(clean(str(entry["text"])) for entry in (priors or {}).get("texts") or [])
-    texts = tuple(text for text in seen if sum(c.isalnum() for c in text) > 1 and len(text) <= 60)
-    context, alt = (str(sample.get(k) or "") for k in ("context", "alt_text")) if contextual else ("", "")
+def gather(sample: Mapping[str, Any], priors: Mapping[str, Any] | None, *, kind: str) -> Evidence:
+    """Evidence of one 02 sample and its 05 priors, as far as a caption of that kind may use them."""
+    found, uses = priors or {"texts": (), "boxes": ()}, _SOURCES[kind]
+    context, alt = (str(sample.get(key) or "") if key in uses else "" for key in ("context", "alt_text"))
     label = _label(clean(alt), str(sample.get("image_url") or "")) or _figure_caption(context)
-    return Evidence(label, _ranked(context, label), context, fold(" ".join((context, alt, *texts))), texts)
+    objects = _objects(found["boxes"]) if "boxes" in uses else ()
+    page = fold(" ".join((context, alt, *(str(text["text"]) for text in found["texts"]))))
+    return Evidence(label, _ranked(context, label), context, page, _texts(found["texts"]), objects)
+
+
+def _texts(found: Sequence[Found]) -> tuple[str, ...]:
+    """The largest of the texts that were surely read; of those without a word, as on an axis, only the very large."""
+    read = [dict(text, text=clean(text["text"])) for text in found if text["score"] >= _SURE]
+    once = list({text["text"]: text for text in sorted(read, key=size) if _legible(text["text"])}.values())
+    largest = max((size(text) for text in once if WORD.search(text["text"])), default=0.0)
+    kept = [text for text in once if WORD.search(text["text"]) or size(text) > _LARGER * largest]
+    return tuple(text["text"] for text in clearest(kept, _TEXTS))
+
+
+def _legible(text: str) -> bool:
+    signs = sum(map(str.isalnum, text))
+    return len(text) <= 60 and signs > 1 and signs >= _WORDS * len(text.replace(" ", ""))
+
+
+def _objects(boxes: Sequence[Found]) -> tuple[str, ...]:
+    """Labels with their number where it is above one, by their best score."""
+    counts = Counter(clean(box["label"]) for box in sorted(boxes, key=lambda box: (-box["score"], box["label"])))
+    return tuple(f"{label} ({n})" if n > 1 else label for label, n in counts.items() if label)[:_OBJECTS]
 
 
 def clean(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from vislib.engines.extractive import clauses
 from vislib.engines.extractive.clauses import Fact
-from vislib.engines.extractive.evidence import PATTERNS, Evidence, script
+from vislib.engines.extractive.evidence import PATTERNS, WORD, Evidence, script
 from vislib.engines.extractive.picture import NEIGHBOURS, Colour, Picture
 from vislib.runs.seeding import seeded
 
@@ -48,6 +48,11 @@ def quotable(text: str) -> str:
     return re.sub(r'"([^"]*)"', r"‘\1’", text).replace("“", "‘").replace("”", "’").replace('"', "’")
 
 
+def as_quotes(texts: Sequence[str]) -> str:
+    """`“a”, “b” and “c”`."""
+    return joined([f"“{quotable(text)}”" for text in texts])
+
+
 def noun_phrase(label: str) -> tuple[str, str]:
     """How a label stands in a sentence: (`is`, `shows` or `label`, the words)."""
     if match := _KIND.fullmatch(label):
@@ -71,7 +76,7 @@ class Asker:
         """A fact with the wordings of `key`; `reply` names other wordings of the reply, "": multiple choice only."""
         fields["answer"] = answer
         values = fields | {k.capitalize(): v[:1].upper() + v[1:] for k, v in fields.items()}
-        asks, names = WORDINGS["ask"][key], self._names() if key != "shown" else []
+        asks, names = WORDINGS["ask"][key], self._names() if key not in ("shown", "named") else []
         named, described = (
             shuffled((ask.format(ref=ref, **values) for ask, ref in product(asks, references)), self.seed)
             for references in (names, self._looks(key))
@@ -133,12 +138,16 @@ def _text_facts(asker: Asker, evidence: Evidence) -> list[Fact]:
     gaps = [fact for facts in found for fact in facts[-1:] if fact.pool in ("figure", "date")][:3]
     plain: list[Fact] = []
     if evidence.texts:
-        plain.append(asker.fact("texts", evidence.texts[0], reply="", pool="text"))
-        plain.append(asker.fact("words", "", texts=quotable(", ".join(evidence.texts[:4]))))
+        word = next(filter(WORD.search, evidence.texts), "")  # of numbers a reader misses some: others might be there
+        plain.append(asker.fact("texts", word, reply="", pool="text"))
+        plain.append(asker.fact("words", "", texts=as_quotes(evidence.texts)))
+    if evidence.objects:
+        plain.append(asker.fact("objects", "", objects=joined([quotable(name) for name in evidence.objects])))
     if evidence.label:
         short = len(evidence.label.split()) <= 16
         label, pool = quotable(evidence.label), f"label {script(evidence.label)}"
-        plain.append(asker.fact("shown", evidence.label if short else "", label=label, pool=pool))
+        key = "shown" if evidence.context else "named"
+        plain.append(asker.fact(key, evidence.label if short else "", topic="shown", label=label, pool=pool))
     standing = [s for s in best[:5] if s.alone]
     for key, s in zip(shuffled(("describe", "statement"), asker.seed), standing[:2] * 2, strict=False):
         topic, pool = clauses.topic_of(s.text), f"statement {script(s.text)} {s.english}"

@@ -1,0 +1,350 @@
+"""`vislib.selection`: known duplicates and clusters are found, in any order of rows, and every sample is told."""
+
+import io
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance
+
+from vislib import pixels, selection
+from vislib.runs import InputError, Run, short_hash, start_run, tables
+from vislib.runs.contract import IMAGES, SAMPLES
+from vislib.selection import vectors
+from vislib.selection.features import ClipFamily, ColourGradient
+
+Pictures = dict[str, bytes]
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, quality=80)
+    return stream.getvalue()
+
+
+def picture(family: str, number: int) -> Image.Image:
+    """A picture of one of three families: a red disc, blue bars, or a green field of dots on a light ground."""
+    chance = random.Random(f"{family} {number}")
+    image = Image.new("RGB", (320, 240), {"disc": "black", "bars": "white", "field": "#d0f0c0"}[family])
+    draw = ImageDraw.Draw(image)
+    if family == "disc":
+        x, y, r = 160 + chance.randint(-40, 40), 120 + chance.randint(-20, 20), chance.randint(50, 90)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=(220, chance.randint(0, 60), 20))
+    for place in range(9):
+        if family == "bars":
+            draw.rectangle((place * 36, 240 - chance.randint(20, 230), place * 36 + 24, 240), fill=(20, 40, 200))
+        elif family == "field":
+            for _ in range(12):
+                x, y = chance.randint(0, 320), chance.randint(0, 240)
+                draw.ellipse((x, y, x + 18, y + 18), fill=(10, 130, 30))
+    return image
+
+
+def known() -> Pictures:
+    """Three families of eight; of each, copies of its first: as JPEG, smaller, and slightly brightened."""
+    found = {f"{family}/{n}.png": encoded(picture(family, n)) for family in ("disc", "bars", "field") for n in range(8)}
+    for family in ("disc", "bars", "field"):
+        first = picture(family, 0)
+        found[f"{family}/jpeg.jpg"] = encoded(first, "JPEG")
+        found[f"{family}/smaller.png"] = encoded(first.resize((280, 210), Image.Resampling.LANCZOS))
+        found[f"{family}/brighter.png"] = encoded(ImageEnhance.Brightness(first).enhance(1.06))
+    return found
+
+
+def begin(
+    folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, *, shuffle: int = 0, **given: object
+) -> Run:
+    """Stage 04 on one sample per picture, tables shuffled by `shuffle`; a picture without bytes failed in 03."""
+    monkeypatch.setenv("VISLIB_RUNS", str(folder / "runs"))
+    data, samples, ledger = folder / "runs/demo/03_images/data", [], []
+    for name, content in pictures.items():
+        url = f"http://pictures.example/{name}"
+        sample = {"sample_id": short_hash(url), "image_url": url, "alt_text": name, "context": f"<image> of {name}"}
+        samples.append(dict.fromkeys(SAMPLES.names) | sample)
+        row = dict.fromkeys(IMAGES.names) | {"image_url": url, "status": "failed", "reason": "not_found"}
+        if content:
+            facts = vars(pixels.verify(content, max_bytes=10**8, max_pixels=10**8))
+            row |= {
+                "image_id": short_hash(content),
+                "status": "ok",
+                "reason": "",
+                "path": f"files/{short_hash(content)}",
+            }
+            (data / "files").mkdir(parents=True, exist_ok=True)
+            (data / row["path"]).write_bytes(content)
+            row |= facts
+        ledger.append(row)
+    for number, (table, schema, rows) in enumerate(
+        ((folder / "runs/demo/02_filtering/data/samples", SAMPLES, samples), (data / "images", IMAGES, ledger))
+    ):
+        random.Random(shuffle + number).shuffle(rows)
+        writer = tables.TableWriter(table, schema, rows_per_part=10)
+        for row in rows:
+            writer.write(row)
+        writer.close()
+    least = {"min_side": 100, "clusters": 3, "top_k": 0, "epsilon": 0.0, "hash_distance": -1, "batch_size": 5}
+    return start_run("04_selection", {"run_dir": "runs/demo", **least, **given})
+
+
+def selected(folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, **given: object) -> dict:
+    """Rows of every table by name, sorted; with the account of samples and the metrics."""
+    run = begin(folder, pictures, monkeypatch, **given)
+    selection.select_images(run)
+    found: dict = {name: list(tables.read_rows(run.data / name)) for name in run.schemas}
+    run.finish()
+    for rows in found.values():
+        rows.sort(key=lambda row: row.get("sample_id") or row.get("image_id") or row["id"])
+    account = run.counts()["sample"]
+    assert account["taken"] == len(pictures) == len(found["samples"]) + len(found["dropped"])
+    return found | {"dropped for": account["dropped"], "metrics": run.metrics}
+
+
+def names(pictures: Pictures) -> dict[str, str]:
+    """Names of pictures by image_id and by sample_id."""
+    of_samples = {short_hash(f"http://pictures.example/{name}"): name for name in pictures}
+    return of_samples | {short_hash(content): name for name, content in pictures.items()}
+
+
+def test_copies_go_by_hash_and_the_largest_stays(tmp_path, monkeypatch):
+    pictures = known()
+    found = selected(tmp_path, pictures, monkeypatch, hash_distance=8)
+    name = names(pictures)
+    pairs = {(name[row["image_id"]], name[row["kept_id"]]) for row in found["duplicates"]}
+    for family in ("disc", "bars", "field"):
+        copies = {f"{family}/{copy}" for copy in ("0.png", "jpeg.jpg", "smaller.png", "brighter.png")}
+        mine = [pair for pair in pairs if pair[0] in copies]
+        assert len(mine) == 3
+        assert len({kept for _, kept in mine}) == 1
+        assert f"{family}/smaller.png" in {went for went, _ in mine}
+    assert {row["reason"] for row in found["duplicates"]} == {"near_duplicate"}
+    assert all(row["distance"] <= 8 for row in found["duplicates"])
+    details = {row["id"]: row["detail"] for row in found["dropped"]}
+    assert {(name[went], name[kept]) for went, kept in details.items()} == pairs
+
+
+def test_families_are_clusters_ranked_from_the_centre(tmp_path, monkeypatch):
+    pictures = known()
+    found = selected(tmp_path, pictures, monkeypatch, top_k=4)
+    name = names(pictures)
+    families: dict[int, Counter] = {}
+    for row in found["embeddings"]:
+        families.setdefault(row["cluster"], Counter())[name[row["image_id"]].split("/")[0]] += 1
+    assert sorted(map(dict, families.values()), key=str) == [{"bars": 11}, {"disc": 11}, {"field": 11}]
+    for cluster in families:
+        inside = sorted((r["distance"], r["image_id"]) for r in found["embeddings"] if r["cluster"] == cluster)
+        kept = sorted((r["rank"], r["distance"], r["image_id"]) for r in found["samples"] if r["cluster"] == cluster)
+        assert kept == [(rank, *place) for rank, place in enumerate(inside[:4])]
+    assert found["dropped for"] == {"below_top_k": 33 - 12}
+    assert found["samples"][0]["context"].startswith("<image> of ")
+
+
+def test_what_looks_alike_in_a_cluster_goes_and_nothing_at_epsilon_0(tmp_path, monkeypatch):
+    pictures = known()
+    found = selected(tmp_path / "on", pictures, monkeypatch, epsilon=0.03)
+    vector = {row["image_id"]: np.array(row["vector"]) for row in found["embeddings"]}
+    place = {row["image_id"]: row for row in found["embeddings"]}
+    stays = {row["image_id"] for row in found["samples"]}
+    assert len(found["duplicates"]) >= 9  # the nine copies at least
+    for row in found["duplicates"]:
+        went, kept = row["image_id"], row["kept_id"]
+        assert row["reason"] == "semantic_duplicate"
+        assert kept in stays
+        assert place[went]["cluster"] == place[kept]["cluster"]
+        assert place[went]["distance"] >= place[kept]["distance"]
+        assert 1 - vector[went] @ vector[kept] == pytest.approx(row["distance"], abs=1e-5)
+        assert row["distance"] < 0.03
+    assert selected(tmp_path / "off", pictures, monkeypatch)["duplicates"] == []
+    assert len(vector) == 33
+
+
+def test_the_order_of_rows_changes_nothing_and_a_rerun_neither(tmp_path, monkeypatch):
+    pictures = known() | {"disc/same again.png": encoded(picture("disc", 0)), "gone.png": b""}
+    rule = {"hash_distance": 4, "epsilon": 0.03, "top_k": 4, "clusters": 5, "limit": 30}
+    found = [
+        selected(tmp_path / str(turn), pictures, monkeypatch, shuffle=shuffle, workers=1 + turn, **rule)
+        for turn, shuffle in enumerate((1, 1, 2, 3))
+    ]
+    assert found[0]["samples"]
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_one_sample_stands_for_a_file_the_one_with_an_alt_text(tmp_path, monkeypatch):
+    same = encoded(picture("disc", 1))
+    pictures = {f"copy {n}.png": same for n in range(5)}
+    run = begin(tmp_path, pictures, monkeypatch)
+    rows = list(tables.read_rows(run.table("samples")))
+    told = sorted(row["sample_id"] for row in rows)[2:4]
+    writer = tables.TableWriter(run.table("samples"), SAMPLES)
+    for row in rows:
+        writer.write(row | {"alt_text": "told" if row["sample_id"] in told else "" if row is rows[0] else None})
+    writer.close()
+    selection.select_images(run)
+    assert [row["sample_id"] for row in tables.read_rows(run.data / "samples")] == told[:1]
+    dropped = list(tables.read_rows(run.data / "dropped"))
+    assert {(row["reason"], row["detail"]) for row in dropped} == {("exact_duplicate", told[0])}
+    assert run.counts()["sample"] == {"taken": 5, "kept": 1, "dropped": {"exact_duplicate": 4}}
+    run.close()
+
+
+def test_bad_pictures_cost_themselves_alone(tmp_path, monkeypatch):
+    pictures = {f"{n}.png": encoded(picture("bars", n)) for n in range(3)}
+    pictures |= {"gone.png": b"", "point.png": encoded(Image.new("RGB", (1, 1), "red"))}
+    pictures |= {
+        "narrow.png": encoded(picture("disc", 5).crop((0, 0, 99, 200))),
+        "cut.png": encoded(picture("disc", 6)),
+    }
+    run = begin(tmp_path, pictures, monkeypatch)
+    file = run.table("images").parent / "files" / short_hash(pictures["cut.png"])
+    file.write_bytes(pictures["cut.png"][:400])
+    (file.parent / short_hash(pictures["2.png"])).unlink()
+    selection.select_images(run)
+    name = names(pictures)
+    dropped = {name[row["id"]]: (row["reason"], row["detail"]) for row in tables.read_rows(run.data / "dropped")}
+    assert {key: reason for key, (reason, _) in dropped.items()} == {
+        "gone.png": "image_failed", "point.png": "too_small", "narrow.png": "too_small", "cut.png": "embedding_failed",
+        "2.png": "embedding_failed",
+    }  # fmt: skip
+    assert (dropped["gone.png"][1], dropped["narrow.png"][1]) == ("not_found", "99 x 200")
+    assert dropped["cut.png"][1].startswith(("truncated", "broken"))
+    assert "No such file" in dropped["2.png"][1]
+    steps = [run.metrics[f"images_{step}"] for step in ("distinct", "after_size", "after_hash", "embedded", "selected")]
+    assert steps == [6, 4, 4, 2, 2]
+    run.finish()
+
+
+def test_blank_pictures_and_points_are_clustered_too(tmp_path, monkeypatch):
+    shades = {f"{n}.png": encoded(Image.new("RGB", (n + 1, 2 * n + 1), (7 * n,) * 3)) for n in range(20)}
+    found = selected(tmp_path / "all", shades, monkeypatch, min_side=1, clusters=50)
+    assert len(found["samples"]) == 20
+    assert all(np.isfinite(row["vector"]).all() and row["distance"] < 1e-3 for row in found["embeddings"])
+    found = selected(tmp_path / "hash", shades, monkeypatch, min_side=1, hash_distance=0)
+    assert found["dropped for"]["near_duplicate"] >= 15  # a blank picture's hash knows no shade
+    same = {f"{n}.png": encoded(Image.new("RGB", (300, 200 + n), "white")) for n in range(40)}
+    assert len(selected(tmp_path / "white", same, monkeypatch, epsilon=0.01)["samples"]) == 1
+
+
+def test_a_limit_is_a_seeded_choice_of_distinct_images(tmp_path, monkeypatch):
+    pictures = known()
+    twice = pictures | {f"again/{name}": content for name, content in pictures.items()}
+    chosen = []
+    for seed in (0, 0, 1):
+        found = selected(tmp_path / str(len(chosen)), twice, monkeypatch, limit=7, seed=seed)
+        assert found["dropped for"] == {"exact_duplicate": 33, "beyond_limit": 26}
+        chosen.append({row["image_id"] for row in found["samples"]})
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(chosen[0]) == 7
+
+
+def test_nothing_left_and_senseless_values_say_what_to_mend(tmp_path, monkeypatch):
+    pictures = {"a.png": encoded(picture("disc", 1)), "gone.png": b""}
+    for number, (change, words) in enumerate(
+        (
+            ({"min_side": 500}, "largest short edge is 240 px, min_side 500"), ({"hash_distance": 64}, "hash_distance"),
+            ({"epsilon": 1.5}, "epsilon"), ({"top_k": -1}, "top_k"), ({"embedding_model": ""}, "embedding_model"),
+            ({"embedding_model": str(tmp_path / "none")}, "embedding_model"),
+        )
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            selected(tmp_path / str(number), pictures, monkeypatch, **change)
+    with pytest.raises(InputError, match="usable image"):
+        selected(tmp_path / "gone", {"gone.png": b""}, monkeypatch)
+    run = begin(tmp_path / "lost", {"a.png": pictures["a.png"]}, monkeypatch)
+    next((run.table("images").parent / "files").iterdir()).unlink()
+    with pytest.raises(InputError, match=r"colour-gradient failed on all, first with .*No such file"):
+        selection.select_images(run)
+    run.close()
+
+
+def test_an_interrupted_embedding_goes_on_at_the_unfinished_window(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{n}.png" for n in range(10)]
+    for n, path in enumerate(paths):
+        path.write_bytes(encoded(picture("field", n)) if n != 4 else b"nothing")
+
+    class Counting(ColourGradient):
+        seen = 0
+
+        def __call__(self, prepared):
+            if self.seen == fail_at:
+                raise KeyboardInterrupt
+            self.seen += len(prepared)
+            return super().__call__(prepared)
+
+    def embed(folder: str) -> tuple[np.ndarray, dict[int, str]]:
+        options = {"folder": tmp_path / folder, "batch_size": 2, "workers": 2, "window": 4}
+        return vectors.embed_images([p.stem for p in paths], [str(p) for p in paths], encoder=encoder, **options)
+
+    encoder, fail_at = Counting(), -1
+    whole, failures = embed("whole")
+    assert (len(whole), list(failures)) == (9, [4])
+    assert failures[4].startswith("not_an_image")
+    encoder, fail_at = Counting(), 5
+    with pytest.raises(KeyboardInterrupt):
+        embed("killed")
+    encoder, fail_at = Counting(), -1
+    resumed, again = embed("killed")
+    assert encoder.seen == 9 - 4
+    assert again == failures
+    np.testing.assert_array_equal(resumed, whole)
+
+
+def tiny(folder: Path, family: str) -> str:
+    """A model of that family with chance weights and its image processor, saved to a folder."""
+    import torch
+    import transformers as tf
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision, text = {**sizes, "patch_size": 8}, {**sizes, "vocab_size": 50}
+    if family == "siglip2":
+        config = tf.Siglip2Config(text_config=text, vision_config={**vision, "num_patches": 16})
+        model, processor = tf.Siglip2Model(config), tf.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    elif family == "siglip":
+        config = tf.SiglipConfig(text_config=text, vision_config={**vision, "image_size": 32})
+        model, processor = tf.SiglipModel(config), tf.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    else:
+        config = tf.CLIPConfig(text_config=text, vision_config={**vision, "image_size": 32}, projection_dim=12)
+        processor = tf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        model = tf.CLIPModel(config)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("family", "dimension"), [("clip", 12), ("siglip", 16), ("siglip2", 16)])
+def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(family, dimension, tmp_path, monkeypatch):
+    folder = tiny(tmp_path / family, family)
+    pictures = {f"{n}.png": encoded(picture("disc", n)) for n in range(6)}
+    pictures |= {"point.png": encoded(Image.new("RGB", (1, 1), "red")), "line.png": encoded(Image.new("RGB", (3, 400)))}
+    original = ClipFamily.__call__
+
+    def failing(self, prepared):
+        if any(float(one["pixel_values"].sum()) == poison for one in prepared):
+            raise RuntimeError("cannot bear this one")
+        return original(self, prepared)
+
+    found = selected(tmp_path / "whole", pictures, monkeypatch, embedding_model=folder, min_side=1, device="cpu")
+    assert len(found["embeddings"]) == 8, found["dropped"]
+    lengths = [np.linalg.norm(row["vector"]) for row in found["embeddings"]]
+    assert lengths == pytest.approx([1] * 8, abs=1e-5)
+    assert {len(row["vector"]) for row in found["embeddings"]} == {dimension}
+    (tmp_path / "one.png").write_bytes(pictures["3.png"])
+    prepared = ClipFamily(folder, device="cpu").prepare(pixels.read_image(tmp_path / "one.png"))
+    poison = float(prepared["pixel_values"].sum())
+    monkeypatch.setattr(ClipFamily, "__call__", failing)
+    found = selected(tmp_path / "one", pictures, monkeypatch, embedding_model=folder, min_side=1, device="cpu")
+    assert [(row["reason"], row["detail"]) for row in found["dropped"]] == [
+        ("embedding_failed", "cannot bear this one")
+    ]
+
+
+def test_a_model_without_image_features_is_refused(tmp_path):
+    import transformers as tf
+
+    folder = tmp_path / "vit"
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tf.ViTModel(tf.ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
+    tf.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    with pytest.raises(InputError, match="a ViTModel, which gives no image features"):
+        ClipFamily(str(folder), device="cpu")

@@ -1,0 +1,7 @@
+"""Stage 05: vision experts say what is in an image, as priors for captions (DenseFusion-1M, Perceptual Fusion)."""
+
+from vislib.experts.findings import Box, Expert, Findings, Tag, Text
+from vislib.experts.overlays import overlay
+from vislib.experts.stage import examples, run_experts
+
+__all__ = ["Box", "Expert", "Findings", "Tag", "Text", "examples", "overlay", "run_experts"]

@@ -1,0 +1,92 @@
+"""Experts asked together about a batch of images, and their findings as one prior (DenseFusion-1M, Perceptual Fusion).
+
+The tagger looks first: its tags are what the open-vocabulary detector looks for. An expert that fails on a batch is
+asked image by image; an image on which it fails alone loses that expert's priors, with the reason, not the others'.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vislib.experts.boxes import balanced, clipped, merge
+from vislib.experts.findings import Expert, Findings
+from vislib.pixels import ImageError, read_image, scaled
+from vislib.runs.tables import Output, Row
+
+SIDE = 2048  # px that experts see of a picture's longest side: a batch of larger ones would fill the memory
+Seen = tuple[str, Image.Image, tuple[int, int]]  # image_id, picture, its full size in px
+
+
+class Panel:
+    """Experts in the order in which they are asked, and the output that they write to."""
+
+    def __init__(self, experts: Sequence[Expert], output: Output, *, overlap: float, max_boxes: int) -> None:
+        self.experts, self.output = experts, output
+        self._overlap, self._max_boxes = overlap, max_boxes
+        self.faults: dict[str, str] = {}  # by expert, the last
+
+    def look(self, rows: Sequence[Row], root: Path) -> None:
+        """Write the priors of a batch: rows of image_id, path below `root`, image_url and reason (without a path)."""
+        if not (seen := list(self._readable(rows, root))):
+            return
+        tags: list[list[str]] = [[] for _ in seen]
+        found: dict[str, list[Findings]] = {}
+        for expert in self.experts:
+            began = time.perf_counter()
+            found[expert.name] = self._ask(expert, seen, tags)
+            self.output.note(f"seconds_{expert.name}", time.perf_counter() - began)
+            if expert.name == "tagger":
+                tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
+        for place, (image_id, _, size) in enumerate(seen):
+            prior = self._prior({name: findings[place] for name, findings in found.items()}, size)
+            self.output.write("priors", {"image_id": image_id} | prior)
+            self.output.keep("image")
+
+    def _readable(self, rows: Sequence[Row], root: Path) -> Iterator[Seen]:
+        for row in rows:
+            self.output.take("image")
+            if not row["path"]:
+                self.output.drop("image", row["image_url"], "image_failed", row["reason"])
+                continue
+            try:
+                image = read_image(root / row["path"])
+            except ImageError as error:
+                self.output.drop("image", row["image_id"], error.reason, error.detail)
+            except OSError as error:
+                self.output.drop("image", row["image_id"], "unreadable", f"{error.strerror}: {row['path']}")
+            else:
+                yield row["image_id"], scaled(image, SIDE), image.size
+
+    def _ask(self, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]) -> list[Findings]:
+        try:
+            found = expert([image for _, image, _ in seen], tags)
+        except Exception as error:  # models meet odd pictures with any exception there is
+            if len(seen) > 1:
+                return [self._ask(expert, [one], [words])[0] for one, words in zip(seen, tags, strict=True)]
+            reason = (str(error).strip().splitlines() or [""])[-1]  # of a traceback in the message, what it ends with
+            self.faults[expert.name] = f"{type(error).__name__}: {reason[:300]}"
+            self.output.take(expert.name)
+            self.output.drop(expert.name, f"{seen[0][0]}/{expert.name}", "expert_failed", self.faults[expert.name])
+            return [Findings()]
+        self.output.take(expert.name, len(seen))
+        self.output.keep(expert.name, len(seen))
+        return found
+
+    def _prior(self, found: Mapping[str, Findings], size: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
+        given = [(name, box) for name, findings in found.items() for box in findings.boxes]
+        whole = {name: [c for box in findings.boxes if (c := clipped(box))] for name, findings in found.items()}
+        boxes = balanced(merge(whole, overlap=self._overlap), self._max_boxes, size)
+        prior = {
+            "tags": [{**vars(tag), "expert": name} for name, one in found.items() for tag in one.tags],
+            "boxes": [{**vars(box), "expert": name} for name, box in boxes],
+            "texts": [{**vars(text), "expert": name} for name, one in found.items() for text in one.texts],
+        }
+        for kind, entries in prior.items():
+            self.output.note(kind, len(entries))
+        self.output.note("images_with_text", bool(prior["texts"]))
+        self.output.note("boxes_without_area", len(given) - sum(map(len, whole.values())))
+        self.output.note("boxes_given", len(given))
+        return prior
