@@ -1,6 +1,7 @@
 """OCR of stage 05 against the package's own loop over the same files, in turns; images of VISLIB_WEBDOCS.
 
-One process with all threads, and as many processes of one thread as there are cores, as the sets have it.
+One process with all threads, and as many processes of one thread as there are cores, as the sample set has it. The
+first does the same work as the package's loop: two runs on a shared machine gave 0.96 and 1.05, hence its margin.
 """
 
 import os
@@ -65,5 +66,5 @@ def test_reading_is_no_slower_than_the_packages_own_loop(tmp_path: Path, capsys:
     with capsys.disabled():
         rates = " · ".join(f"{name} {IMAGES / spent:.2f} images/s" for name, spent in vars(total).items())
         print(f"\n{rates} · ratio one {total.own / total.one:.2f}, many {total.own / total.many:.2f}")
-    assert total.many <= total.own * 1.05
+    assert total.many <= total.own
     assert total.one <= total.own * 1.05

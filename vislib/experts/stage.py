@@ -98,6 +98,10 @@ def distinct_images(samples: Path, ledger: Path, scratch: Path, *, limit: int = 
 def team(settings: Settings) -> tuple[Expert, ...]:
     """The experts that the settings name, the tagger first; loaded once in each process."""
     s, found = SimpleNamespace(**dict(settings)), list[Expert]()
+    if s.tagger not in ("", "measured") or s.detector or s.open_detector:
+        import torch
+
+        torch.set_num_threads(s.threads)  # before a tagger reads its list
     if s.tagger == "measured":
         from vislib.experts.measured import MeasuredTagger
 
@@ -115,10 +119,6 @@ def team(settings: Settings) -> tuple[Expert, ...]:
         from vislib.experts.detection import OpenDetector
 
         found.append(OpenDetector(s.open_detector, threshold=s.open_detector_threshold, device=s.device))
-    if s.tagger not in ("", "measured") or s.detector or s.open_detector:
-        import torch
-
-        torch.set_num_threads(s.threads)  # a model that is loaded takes all cores
     if s.ocr == "rapidocr":
         from vislib.experts.ocr import Reader
 
