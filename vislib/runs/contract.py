@@ -61,6 +61,28 @@ PAIRS = _schema(
     right_model=_TEXT,
 )  # fmt: skip
 VOTES = _schema(pair_id=_TEXT, sample_id=_TEXT, choice=_TEXT, remark=_TEXT)
+STEPS = _schema(
+    step=_INT, epoch=_REAL, loss=_REAL, learning_rate=_REAL, gradient_norm=_REAL, tokens=_INT, supervised_tokens=_INT,
+)  # fmt: skip
+ARMS = _schema(
+    model=_TEXT, arm=_TEXT, seed=_INT, base=_TEXT, method=_TEXT, conversations=_TEXT, samples=_INT, rows=_INT,
+    own_rows=_INT, text_only_rows=_INT, tokens=_INT, image_tokens=_INT, supervised_tokens=_INT, steps=_INT,
+)  # fmt: skip
+PREDICTIONS = _schema(sample_id=_TEXT, doc_id=_TEXT, system=_TEXT, caption=_TEXT, reference=_TEXT)
+CAPTION_SCORES = _schema(system=_TEXT, metric=_TEXT, score=_REAL, low=_REAL, high=_REAL, n=_INT, signature=_TEXT)
+_CELL = {"model": _TEXT, "arm": _TEXT}
+RESULTS = _schema(
+    **_CELL, seed=_INT, benchmark=_TEXT, sample_id=_TEXT, question_type=_TEXT, prediction=_TEXT, answer=_TEXT,
+    correct=pa.bool_(), parsed=pa.bool_(), strictly_correct=pa.bool_(), words=_INT, points=_REAL,
+)  # fmt: skip
+BENCHMARK_SCORES = _schema(
+    **_CELL, benchmark=_TEXT, n=_INT, seeds=_INT, accuracy=_REAL, low=_REAL, high=_REAL, seed_deviation=_REAL,
+    strict_accuracy=_REAL, unparsed=_REAL,
+)  # fmt: skip
+COMPARISONS = _schema(
+    **_CELL, reference=_TEXT, benchmark=_TEXT, n=_INT, b=_INT, c=_INT, difference=_REAL, low=_REAL, high=_REAL,
+    p=_REAL, p_holm=_REAL,
+)  # fmt: skip
 
 SCHEMAS: dict[str, dict[str, pa.Schema]] = {
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE, "dropped": DROPPED},
@@ -71,5 +93,19 @@ SCHEMAS: dict[str, dict[str, pa.Schema]] = {
     "06_captioning": {"captions": CAPTIONS, "dropped": DROPPED},
     "07_qa_generation": {"questions": QUESTIONS, "requests": REQUESTS, "dropped": DROPPED},
     "08_merging": {"conversations": CONVERSATIONS, "dropped": DROPPED},
+    "10_finetuning": {"steps": STEPS, "arms": ARMS, "dropped": DROPPED},
+    "11_captioner": {
+        "steps": STEPS,
+        "arms": ARMS,
+        "predictions": PREDICTIONS,
+        "scores": CAPTION_SCORES,
+        "dropped": DROPPED,
+    },
+    "12_evaluation": {
+        "results": RESULTS,
+        "scores": BENCHMARK_SCORES,
+        "comparisons": COMPARISONS,
+        "dropped": DROPPED,
+    },
     "40_comparison": {"pairs": PAIRS, "votes": VOTES, "dropped": DROPPED},
 }

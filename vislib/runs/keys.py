@@ -121,7 +121,9 @@ def input_path(value: str, run_folder: Path) -> Path:
 
 
 def is_local_model(value: str) -> bool:
-    """Whether a [model] value is a path (which must exist) rather than an installed name or a hub id."""
+    """Whether a [model] value is a run's table or a path (which must exist), not an installed name or a hub id."""
+    if table_reference(value):
+        return True
     path = Path(value).expanduser()
     if (ROOT / path).exists() and value:
         return True

@@ -1,0 +1,69 @@
+"""How a model is trained: what notebooks 10 and 11 take as parameters and the training processes read from a file.
+
+Defaults of the paper sets: ShareGPT4V-7b is fully fine-tuned, IDEFICS2-8b by adapters (VisCon-100K, section 5).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One training. Names of parameters are those of the notebooks; the last five are set by the stage."""
+
+    method: str  # full, lora, dora
+    parts: tuple[str, ...]  # of vision, connector, language: what learns
+    vision_from_layer: int  # first layer of the vision tower that learns, if vision does
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+    image_size: int  # px of the side that the processor makes, 0: its own
+    image_splitting: bool
+    max_length: int  # tokens of a row, image tokens included
+    epochs: float
+    max_steps: int  # 0: as many as the epochs have
+    batch_size: int  # rows of one optimiser step, over all processes
+    device_batch_size: int  # rows of one forward pass on one device
+    packing: bool  # rows of one forward pass in one sequence
+    learning_rate: float
+    warmup: float  # share of the steps
+    weight_decay: float
+    precision: str  # float32, bfloat16
+    attention: str  # sdpa, eager, flash_attention_2
+    gradient_checkpointing: bool
+    strategy: str  # ddp, zero2, zero3, fsdp
+    processes: int  # on this machine, 0: one per GPU
+    machines: int
+    machine_rank: int
+    main_address: str  # host:port of machine 0
+    loader_workers: int
+    checkpoint_steps: int  # steps between checkpoints
+    device: str  # auto, cpu, cuda
+    seed: int
+    model: str = ""  # folder or hub id[@revision] that the weights come from
+    rows: str = ""  # Parquet file of the rows to learn from (`planning.ROWS`)
+    checkpoints: str = ""  # folder
+    output: str = ""  # folder that the trained model is saved to
+    whole: bool = False  # save whole weights, adapters merged in, as servers need them
+
+    @classmethod
+    def of(cls, params: Any, **given: Any) -> "Settings":
+        """The settings in a notebook's parameters, and what its stage sets."""
+        named = {f.name: getattr(params, f.name) for f in fields(cls) if hasattr(params, f.name)}
+        return cls._typed({**named, **given})
+
+    @classmethod
+    def read(cls, file: Path) -> "Settings":
+        """The settings that `write` left in `file`."""
+        return cls._typed(json.loads(file.read_text(encoding="utf-8")))
+
+    @classmethod
+    def _typed(cls, values: Mapping[str, Any]) -> "Settings":
+        return cls(**{**values, "parts": tuple(values["parts"])})
+
+    def write(self, file: Path) -> None:
+        """Leave the settings for a training process."""
+        file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
