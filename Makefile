@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 SET ?= sample
 READY := $(VENV)/.installed
 
-.PHONY: help sample test test-all figures lab bench clean
+.PHONY: help sample models test test-all figures lab bench clean
 
 help:
 	@echo "make sample    install into .venv and run params/sample"
+	@echo "make models    the same, then tiny models trained and evaluated on it (params/sample-models)"
 	@echo "make test      lint, type check, tests"
 	@echo "make test-all  the same with the long campaigns (needs Chromium)"
 	@echo "make figures   publish the figures of SET (default: sample) into figures/"
@@ -18,11 +19,15 @@ help:
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@# --no-compile: Python compiles what is imported; compiling all that is installed takes a minute
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
 	touch $(READY)
 
 sample: $(READY)
 	$(BIN)/python -m vislib.run params/sample
+
+models: sample
+	$(BIN)/python -m vislib.run params/sample-models
 
 test: $(READY)
 	$(BIN)/ruff check .

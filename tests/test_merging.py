@@ -10,7 +10,7 @@ import pytest
 
 from vislib.embeddings import text_hash
 from vislib.merging import merge_conversations, similar_questions, stage
-from vislib.merging.candidates import Candidate, assign_splits, split_of
+from vislib.merging.candidates import Candidate, assign_splits
 from vislib.merging.conversations import (
     CONFIGURATIONS,
     Round,
@@ -24,6 +24,7 @@ from vislib.prompts import load
 from vislib.runs import InputError, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, QUESTIONS, SAMPLES
 from vislib.runs.record import Run
+from vislib.runs.seeding import split_of
 from vislib.runs.stage import Stage
 
 F, M = "free_form", "multiple_choice"
@@ -175,7 +176,7 @@ def inputs_at(root: Path, n: int = 12) -> dict[str, list[dict[str, Any]]]:
 def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> Run:
     schemas = {"samples": SAMPLES, "images": IMAGES, "captions": CAPTIONS, "questions": QUESTIONS}
     for name, schema in schemas.items():
-        save(root / name, schema, rows[name])
+        save(root / name, schema, rows.get(name, []))
     defaults = {"similarity_threshold": 0.9, "min_per_type": 2, "test_fraction": 0.3, "embedding_batch_size": 4}
     paths = {name: str(root / name) for name in schemas}
     place = {"run_dir": str(root / "runs"), "variant": "", "seed": 0, "embedding_model": "hash"}
@@ -250,6 +251,15 @@ def test_splits_share_no_page_and_two_runs_are_equal_to_the_byte(tmp_path: Path)
     sides = [{r["doc_id"] for r in tables.read_rows(folder / f"{s}-00000.parquet")} for s in ("train", "test")]
     assert all(sides)
     assert not sides[0] & sides[1]
+
+
+def test_captions_alone_become_conversations_where_nobody_asked_questions(tmp_path: Path) -> None:
+    with_questions = merge(tmp_path / "both", inputs_at(tmp_path))
+    run = merge(tmp_path / "alone", inputs_at(tmp_path), questions="")
+    assert [folder.name for folder in (run.data / "contextual").iterdir()] == ["captions"]
+    assert rows_of(run, "contextual", "captions") == rows_of(with_questions, "contextual", "captions")
+    assert run.metrics["identifiers_neutralised"] == 12 * len(KINDS)
+    assert similar_questions(run) == []
 
 
 def test_a_test_row_with_an_image_of_train_is_dropped_with_its_questions(tmp_path: Path) -> None:

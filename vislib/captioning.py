@@ -7,7 +7,6 @@ journal, in the order of the samples, so that a rerun asks nothing twice. A capt
 with its text.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vislib import priors, prompts
+from vislib.caption_prompts import FUSED, KINDS, load_prompt, render_prompt
 from vislib.checks import RULES, Checks
 from vislib.engines import Engine, Request, answer_of, open_engine
 from vislib.engines.asking import ask_all
@@ -24,13 +24,7 @@ from vislib.runs.contract import SAMPLES
 from vislib.runs.journal import Journal
 from vislib.runs.tables import Output, Row
 
-_PAGE = ("page_url", "alt_text", "context")
-_FIELDS = {  # of a kind's prompt, by source; a prompt of one's own must hold one of each source
-    "contextual": (_PAGE,), "non_contextual": (), "fused": (priors.FIELDS,), "fused_contextual": (_PAGE, priors.FIELDS),
-}  # fmt: skip
-TEMPLATES = {kind: f"{kind}_caption" for kind in _FIELDS}
-_FUSED = {kind for kind, sources in _FIELDS.items() if priors.FIELDS in sources}
-_MARK = re.compile("<(image|another-image)>")  # sent with [ ]: to LLaVA and others `<image>` is where pixels go
+TEMPLATES = {kind: f"{kind}_caption" for kind in KINDS}
 REASONS = RULES  # why a caption that came is dropped
 
 
@@ -52,11 +46,12 @@ class Plan:
         """The plan that a run's parameters describe. Raises InputError if nothing can be asked."""
         if not run.params.kinds or len(set(run.params.kinds)) < len(run.params.kinds):
             raise InputError(f"kinds is {run.params.kinds!r}; name each of {', '.join(TEMPLATES)} at most once")
-        if (fused := sorted(_FUSED & set(run.params.kinds))) and not run.params.priors:
+        if (fused := sorted(FUSED & set(run.params.kinds))) and not run.params.priors:
             raise InputError(f"kinds holds {fused[0]}, but priors is empty; set priors to 05_experts/priors")
         plan = cls(
             params=run.params, samples=run.table("samples"), images=run.table("images"), priors=run.input("priors"),
-            templates={kind: _template(run, kind) for kind in run.params.kinds}, chosen=_chosen(run, bool(fused)),
+            chosen=_chosen(run, bool(fused)),
+            templates={k: load_prompt(k, run.input(f"{k}_prompt"), TEMPLATES[k]) for k in run.params.kinds},
             checks=Checks(run.params.checks, run.params.language), rule=rule_of(run.params),
         )  # fmt: skip
         if next(plan.requests(), None) is None:
@@ -86,20 +81,17 @@ class Plan:
             for kind in self.templates:
                 if image is None:
                     yield row, kind, None, ("image_failed", why)
-                elif kind in _FUSED and image["image_id"] not in found:  # 05 ran on fewer images
+                elif kind in FUSED and image["image_id"] not in found:  # 05 ran on fewer images
                     yield row, kind, None, ("no_priors", image["image_id"])
                 else:
                     yield row, kind, self._request(row, kind, image, found.get(image["image_id"])), ("", "")
 
     def _request(self, row: Row, kind: str, image: Row, found: Row | None) -> Request:
         template, path = self.templates[kind], self.images.parent / image["path"]
-        values = {name: row[name] or "" for name in _PAGE} | (priors.as_fields(row, found) if found else {})
-        fields = {name: values[name] for source in _FIELDS[kind] for name in source}
-        prompt = _MARK.sub(r"[\1]", template.render(**fields))
         size, bounds = (image["width"], image["height"]), (self.params.image_side, self.params.image_tokens)
         return Request(
-            id=row["sample_id"], prompt=prompt, prompt_sha=template.sha, shared=template.shared,
-            image_id=image["image_id"], image_path=path,
+            id=row["sample_id"], prompt=render_prompt(template, kind, row, found), prompt_sha=template.sha,
+            shared=template.shared, image_id=image["image_id"], image_path=path,
             image_side=send_side(*size, side=bounds[0], tokens=bounds[1], rule=self.rule), image_size=size,
             temperature=self.params.temperature, max_tokens=self.params.max_answer_tokens, seed=self.params.seed,
             evidence={
@@ -118,16 +110,6 @@ def _chosen(run: Run, fused: bool) -> frozenset[str] | None:
     usable = {row["image_url"] for row in ledger if row["status"] == "ok" and (seen is None or row["image_id"] in seen)}
     rows = tables.read_rows(run.table("samples"), ["sample_id", "image_url"])
     return frozenset(choose((r["sample_id"] for r in rows if r["image_url"] in usable), run.params.limit, run.seed))
-
-
-def _template(run: Run, kind: str) -> prompts.Template:
-    own = run.input(f"{kind}_prompt")
-    template = prompts.load(str(own) if own else TEMPLATES[kind])
-    for source in _FIELDS[kind]:
-        if not template.fields & set(source):  # every caption would be paid for without its page or its priors
-            held = f"{{{{{source[-1]}}}}} or another of {', '.join(source)}"
-            raise InputError(f"{own}: a {kind} prompt must hold {held}")
-    return template
 
 
 def write_captions(run: Run) -> None:

@@ -49,7 +49,7 @@ def load_vision_model(
     cuda:1, mps, or auto for the best there is; half precision on a GPU, float32 elsewhere.
     Raises InputError if it cannot be loaded, or if weights are missing that this kind of model needs.
     """
-    with _transformers(value, parameter, auto_class) as (transformers, place, revision):
+    with quiet_transformers(value, parameter, auto_class) as (transformers, place, revision):
         where = choose_device(device)
         options = {"revision": revision or None, "trust_remote_code": False}  # nor asks for it at a terminal
         config = transformers.AutoConfig.from_pretrained(place, **options)  # first: without a network it fails soonest
@@ -69,7 +69,7 @@ def load_vision_model(
 
 def load_config(value: str, *, parameter: str) -> Any:
     """The configuration of that model, read before its weights; raises InputError."""
-    with _transformers(value, parameter, "AutoConfig") as (transformers, place, revision):
+    with quiet_transformers(value, parameter, "AutoConfig") as (transformers, place, revision):
         return transformers.AutoConfig.from_pretrained(place, revision=revision or None, trust_remote_code=False)
 
 
@@ -87,7 +87,7 @@ def choose_device(device: str) -> Any:
 
 
 @contextmanager
-def _transformers(value: str, parameter: str, auto_class: str) -> Iterator[tuple[Any, str, str]]:
+def quiet_transformers(value: str, parameter: str, auto_class: str) -> Iterator[tuple[Any, str, str]]:
     """Quiet transformers with the place and revision of `value`; what it raises becomes an InputError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm asks for ipywidgets in every kernel

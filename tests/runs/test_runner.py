@@ -222,6 +222,14 @@ def test_every_file_is_checked_before_a_kernel_starts(project):
         assert not (project.root / "runs").exists()
 
 
+def test_an_input_that_only_a_later_stage_lacks_does_not_hold_up_an_earlier_one(project):
+    two_stages(project)
+    project.parameters("81_second.yaml", "rows: 79_other/rows\n")
+    assert project.run("--only", "80").returncode == 0
+    assert "79_other" in project.run("--from", "81").stderr
+    assert project.run("--dry-run").returncode == 2
+
+
 def test_unknown_sets_notebooks_and_stages_are_named(project):
     assert "no such folder" in project.run().stderr
     project.parameters("80_first.yaml")

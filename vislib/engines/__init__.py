@@ -8,12 +8,13 @@ lacks (`asking.ask_all`), then writes its tables from the journal in the order o
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vislib.runs.errors import InputError
+from vislib.runs.keys import is_local_model
 from vislib.runs.redaction import without_places
 from vislib.runs.seeding import short_hash
 
@@ -61,6 +62,9 @@ class Answer:
     request_sha: str = ""
 
 
+Answered = Generator[tuple[Request, Answer], None, None]  # closing it ends what the engine has begun
+
+
 class Engine(Protocol):
     """Answers requests, in any order; failures are answers too.
 
@@ -77,23 +81,31 @@ class Engine(Protocol):
 
     def study(self, requests: Iterable[Request]) -> None: ...
     def basis(self, request: Request) -> Mapping[str, Any]: ...
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Iterator[tuple[Request, Answer]]: ...
+    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered: ...
 
 
 def open_engine(run: "Run") -> Engine:
-    """The engine that the parameters `engine`, `model`, `base_url` and the limits of `run` describe."""
+    """The engine that the parameters `engine`, `model`, `base_url` and the limits of `run` describe.
+
+    A model in a folder is served here if no `base_url` is given; else its folder is but the name of the server's.
+    """
     if run.params.engine == "extractive":
         from vislib.engines.extractive import Extractive
 
         return Extractive()
+    folder = run.inputs("model")[0] if is_local_model(run.params.model) else None
+    if run.params.engine == "openai" and folder is not None and not run.params.base_url:
+        from vislib.engines.own_server import OwnModel
+
+        return OwnModel(run.params, folder, run.folder)
     if run.params.engine == "openai":
         from vislib.engines.openai_chat import OpenAIChat
 
-        return OpenAIChat(run.params)
+        return OpenAIChat(run.params, folder)
     if run.params.engine == "openai_batch":
         from vislib.engines.openai_batch import OpenAIBatch
 
-        return OpenAIBatch(run.params, run.journal("openai"))
+        return OpenAIBatch(run.params, run.journal("openai"), folder)
     raise InputError(f"engine: {run.params.engine!r} is none of extractive, openai, openai_batch")
 
 

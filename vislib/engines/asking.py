@@ -9,6 +9,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,10 +63,11 @@ def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]
         with run.progress(missing, "request") as progress, interrupts(asking.stop):
             lacking = asking.lacking(requests())
             try:
-                for request, answer in engine.answer(lacking, spent=asking.spent):
-                    asking.record(request, answer)
-                    progress.update(1, **asking.shown())
-                    asking.tell(run, every=_TELL_S)
+                with closing(engine.answer(lacking, spent=asking.spent)) as answers:
+                    for request, answer in answers:
+                        asking.record(request, answer)
+                        progress.update(1, **asking.shown())
+                        asking.tell(run, every=_TELL_S)
             finally:
                 asking.tell(run)
     run.metrics |= {f"{name}_of_answers": amount for name, amount in asking.answers.items()}
@@ -73,7 +76,8 @@ def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]
 
 def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
     """What `ask_all` would ask of the engine in `run.params`, and what that would take; writes and sends nothing."""
-    looking: Any = SimpleNamespace(params=run.params, journal=lambda name: _Reading(run.journal_path(name)))
+    looking: Any = copy(run)
+    looking.journal = lambda name: _Reading(run.journal_path(name))
     engine = open_engine(looking)
     engine.study(requests())
     asking = _Asking(looking, engine)
@@ -86,7 +90,11 @@ def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
 
 def check_parameters(params: Any) -> None:
     """Raise InputError for parameters of an engine or of the checks that cannot work; opens and asks nothing."""
-    open_engine(cast("Run", SimpleNamespace(params=params, journal=lambda name: SimpleNamespace(path=Path(name)))))
+    no_run = SimpleNamespace(
+        params=params, folder=Path(), inputs=lambda name: [Path(params.model)],
+        journal=lambda name: SimpleNamespace(path=Path(name)),
+    )  # fmt: skip
+    open_engine(cast("Run", no_run))
     Checks(params.checks, params.language)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import httpx2
 
 PROVIDER = "https://api.openai.com/v1"
+_HERE = ("127.0.0.1", "::1", "localhost")  # no proxy leads here
 _LARGEST = 8 << 20  # bytes of a reply; an answer of 100,000 tokens has half a million
 _PACKED = 100  # a compressed one, which nobody asked for, may be as much smaller
 
@@ -56,7 +57,10 @@ class ChatClient:
         limits = httpx2.Limits(max_connections=params.max_in_flight, max_keepalive_connections=params.max_in_flight)
         self._client = AsyncOpenAI(
             base_url=url, api_key=api_key(url), max_retries=0, default_headers={"Accept-Encoding": "identity"},
-            http_client=DefaultAsyncHttpxClient(timeout=timeout, limits=limits, event_hooks={"response": [_bounded]}),
+            http_client=DefaultAsyncHttpxClient(
+                timeout=timeout, limits=limits, event_hooks={"response": [_bounded]},
+                trust_env=urlsplit(url).hostname not in _HERE,
+            ),
         )  # fmt: skip
         self.url, self.model, self.timeout_s = url, params.model, params.timeout_s
         self._structured = True  # takes a JSON schema, as far as is known

@@ -16,12 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vislib.engines import Answer, Request, request_key
+from vislib.engines import Answer, Answered, Request, request_key
 from vislib.engines.batch_files import BatchFile, BatchFiles
 from vislib.engines.batch_results import read_result, read_results
 from vislib.engines.batch_server import ENDPOINT, BatchServer
 from vislib.engines.breakpoints import with_breakpoint
 from vislib.engines.budget import Budget
+from vislib.engines.chat_client import PROVIDER
 from vislib.engines.openai_chat import OpenAIChat, chat_messages
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _NOT_RUN = {"batch_expired", "batch_cancelled", "request_timeout", "rate_limited", "server_error"}  # nor billed
 _SAY_S = 30.0  # polls that are so far apart are told
-Answered = Iterator[tuple[Request, Answer]]
 
 
 class OpenAIBatch(OpenAIChat):
@@ -46,12 +46,15 @@ class OpenAIBatch(OpenAIChat):
     max_requests, max_bytes = 50_000, 200_000_000
     poll_s = (10.0, 300.0)  # first and longest interval
 
-    def __init__(self, params: Any, journal: "Journal") -> None:
-        super().__init__(params)
+    def __init__(self, params: Any, journal: "Journal", folder: Path | None = None) -> None:
+        super().__init__(params, folder)
+        if folder is not None and self.urls == [PROVIDER] and not params.batch_folder:
+            raise InputError("model is a folder, which the provider lacks; set batch_folder, or engine to openai")
         if len(self.urls) > 1:
             raise InputError(f"base_url names {len(self.urls)} servers; engine openai_batch takes one")
-        self.budget, self._journal, folder = Budget(params, share=params.batch_price), journal, params.batch_folder
-        self._folder = (ROOT / Path(folder).expanduser()).resolve() if folder else None
+        self.budget, self._journal, place = Budget(params, share=params.batch_price), journal, params.batch_folder
+        self._weights = f"{folder} --served-model-name {self.model}" if folder is not None else self.model
+        self._folder = (ROOT / Path(place).expanduser()).resolve() if place else None
         self._place = str(self._folder or self.urls[0])
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
@@ -246,7 +249,7 @@ class OpenAIBatch(OpenAIChat):
         if self._folder and (paths := [file.path for name in self._awaited for file in self._files.find(name=name)]):
             requests = f"{len(self._asked)} request{'s wait' if len(self._asked) != 1 else ' waits'}"
             waiting = f"{requests} in {len(paths)} file{'s' * (len(paths) != 1)} in {self._folder}"
-            command = f"vllm run-batch -i {paths[0]} -o {paths[0].with_suffix('.output.jsonl')} --model {self.model}"
+            command = f"vllm run-batch -i {paths[0]} -o {paths[0].with_suffix('.output.jsonl')} --model {self._weights}"
             raise InputError(f"{waiting}. Have each answered, as by `{command}`, and run again")
 
     def _say(self, text: str) -> None:

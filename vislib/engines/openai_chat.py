@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-from vislib.engines import Answer, Request
+from vislib.engines import Answer, Answered, Request
 from vislib.engines.breakpoints import with_breakpoint
 from vislib.engines.budget import Budget
 from vislib.engines.chat_client import ChatClient, server_urls
@@ -47,17 +47,20 @@ class _Asked:
 
 
 class OpenAIChat:
-    """Asks `params.model` at one server or at several in balance; rate limits hold at each of them."""
+    """Asks `params.model` at one server or at several in balance; rate limits hold at each of them.
+
+    If the model's `folder` is on this machine, answers are known by its content, not by its name.
+    """
 
     name = journal = "openai"
     backoff_s = 0.15  # before the first retry, three times as long before each further one, up to a minute
 
-    def __init__(self, params: Any) -> None:
+    def __init__(self, params: Any, folder: Path | None = None) -> None:
         if not params.model:
             raise InputError("model is empty; name the model as the server at base_url calls it")
         self.params, self.model, self.urls = params, params.model, server_urls(params.base_url)
         self.budget = Budget(params)
-        folder = Path(self.model).expanduser()
+        folder = folder or Path(self.model).expanduser()
         self._identity = content_hash(folder_facts(folder, {}))[:16] if folder.is_dir() else self.model
         self.stop = threading.Event()
         self._halt: InputError | None = None
@@ -72,7 +75,7 @@ class OpenAIChat:
         """The reasoning effort, and the hash of the weights in place of a folder's name."""
         return {"model": self._identity, "reasoning_effort": self.params.reasoning_effort}
 
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Iterator[tuple[Request, Answer]]:
+    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answers as they come; see `Engine`."""
         self.budget.spent, self._halt, self._held = spent, None, None
         self._done = SimpleQueue[tuple[_Asked, asyncio.Task[Answer]] | None]()

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from vislib.merging.conversations import QUESTION_TYPES
 from vislib.runs import InputError, Run, seeded, tables
+from vislib.runs.seeding import split_of
 from vislib.runs.tables import Row
 
 IMAGE_IN_TRAIN = "image_in_train"
@@ -26,17 +27,18 @@ _AT_ONCE = 2000  # samples held in memory with all that belongs to them
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Folders of the four input tables."""
+    """Folders of the input tables; without questions there are conversations of captions alone."""
 
     samples: Path
     images: Path
     captions: Path
-    questions: Path
+    questions: Path | None
 
     @classmethod
     def of(cls, run: Run) -> "Inputs":
         """The inputs that a run's parameters name."""
-        return cls(**{name: run.table(name) for name in ("samples", "images", "captions", "questions")})
+        tables_of = {name: run.table(name) for name in ("samples", "images", "captions")}
+        return cls(**tables_of, questions=run.input("questions"))
 
     def kinds(self) -> list[str]:
         """The kinds of caption, in order of first appearance. Raises InputError if there is no caption."""
@@ -48,16 +50,19 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One sample, its row of the image ledger, its captions by kind, and its questions of all kinds."""
+    """One sample, its row of the image ledger, its captions by kind, and its questions of all kinds.
+
+    `questions` is None where none are asked for.
+    """
 
     sample: Row
     image: Row | None
     captions: dict[str, Row]
-    questions: list[Row]
+    questions: list[Row] | None
 
     def usable(self, kind: str) -> list[Row]:
         """Questions of one kind that were read without fault."""
-        return [q for q in self.questions if q["kind"] == kind and q["status"] == "ok"]
+        return [q for q in self.questions or [] if q["kind"] == kind and q["status"] == "ok"]
 
     def obstacle(self, kinds: Sequence[str]) -> tuple[str, str] | None:
         """Why this sample cannot stand in every configuration of every kind, with a detail; None if it can."""
@@ -68,7 +73,7 @@ class Candidate:
             if caption is None or caption["status"] != "ok":
                 return "caption_failed", f"{kind}: {caption['reason'] if caption else 'none'}"
             found = {question["question_type"] for question in self.usable(kind)}
-            for lacking in [name for name in QUESTION_TYPES if name not in found]:
+            for lacking in [name for name in QUESTION_TYPES if name not in found and self.questions is not None]:
                 return f"no_{lacking}", kind
         return None
 
@@ -88,14 +93,15 @@ def candidates(inputs: Inputs) -> Iterator[Candidate]:
         )
         for row in _rows_of(inputs.captions, ids):
             captions[row["sample_id"]].setdefault(row["kind"], row)
-        for row in _rows_of(inputs.questions, ids):
+        for row in _rows_of(inputs.questions, ids) if inputs.questions else ():
             questions[row["sample_id"]].append(row)
             joined += 1
         for sample, name in zip(chunk, ids, strict=True):
             yield Candidate(
-                sample=sample, image=images.get(sample["image_url"]), captions=captions[name], questions=questions[name]
-            )
-    if joined != tables.count_rows(inputs.questions):
+                sample=sample, image=images.get(sample["image_url"]), captions=captions[name],
+                questions=questions[name] if inputs.questions else None,
+            )  # fmt: skip
+    if inputs.questions and joined != tables.count_rows(inputs.questions):
         raise InputError(
             f"{inputs.questions} holds questions of samples that {inputs.samples} lacks; take both from one run"
         )
@@ -110,12 +116,6 @@ def _rows_of(table: Path, sample_ids: Collection[str]) -> Iterator[Row]:
             if pc.any(pc.is_in(ids, value_set=wanted)).as_py():
                 for batch in file.iter_batches(batch_size=8192):
                     yield from batch.filter(pc.is_in(batch.column("sample_id"), value_set=wanted)).to_pylist()
-
-
-def split_of(sample: Row, *, seed: int, test_fraction: float) -> str:
-    """`test` for a `test_fraction` of pages, by hash of seed and page URL (of doc_id where a page has no URL)."""
-    share = seeded(seed, sample["page_url"] or sample["doc_id"]) / 2**64
-    return "test" if share < test_fraction else "train"
 
 
 def assign_splits(

@@ -21,16 +21,19 @@ from vislib.prompts import load
 from vislib.runs import Run, choose, tables
 from vislib.runs.tables import Output, Row
 
+CAPTION_ALONE = "captions"  # the configuration that needs no questions
+
 
 def merge_conversations(run: Run) -> None:
     """Write `<kind>/<configuration>/{train,test}` and `dropped` from the captions and questions of a run.
 
-    Adds to the metrics the rows of every `kind/configuration/split`. Raises InputError when no sample is usable.
+    Without questions the one configuration is `captions`. Adds to the metrics the rows of every
+    `kind/configuration/split`. Raises InputError when no sample is usable.
     """
     inputs = Inputs.of(run)
     kinds = inputs.kinds()
     splits = assign_splits(candidates(inputs), kinds, seed=run.seed, test_fraction=run.params.test_fraction)
-    embeddings = _embed_questions(run, inputs.questions)
+    embeddings = _embed_questions(run, inputs.questions) if inputs.questions else None
     with run.output() as output, run.progress(len(splits), "samples") as progress:
         merger = _Merger(run, output, embeddings, kinds)
         for candidate, split in zip(candidates(inputs), splits, strict=True):
@@ -59,16 +62,17 @@ class _Merger:
 
     run: Run
     output: Output
-    embeddings: Embeddings
+    embeddings: Embeddings | None
     kinds: Sequence[str]
     instructions: list[str] = field(default_factory=lambda: load("caption_instructions").text.splitlines())
     request: str = field(default_factory=lambda: load("caption_context_request").text)
 
     def __post_init__(self) -> None:
+        self.names = [CAPTION_ALONE] if self.embeddings is None else list(CONFIGURATIONS)
         self.writers = {
             (kind, name, split): self.output.writer("conversations", path=f"{kind}/{name}", stem=split)
             for kind in self.kinds
-            for name in CONFIGURATIONS
+            for name in self.names
             for split in SPLITS
         }
 
@@ -76,9 +80,9 @@ class _Merger:
         """Write the rows of one sample, or drop it and its questions with the reason."""
         output, sample_id = self.output, candidate.sample["sample_id"]
         output.take("sample")
-        output.take("question", len(candidate.questions))
+        output.take("question", len(candidate.questions or []))
         obstacle = (IMAGE_IN_TRAIN, "") if split == IMAGE_IN_TRAIN else candidate.obstacle(self.kinds)
-        for question in candidate.questions:
+        for question in candidate.questions or []:
             if question["status"] != "ok":
                 output.drop("question", question["question_id"], "malformed", question["reason"])
             elif obstacle or question["kind"] not in self.kinds:
@@ -101,8 +105,10 @@ class _Merger:
         for row in self._unique(candidate.usable(kind)):
             rounds.append(Round(row["question_id"], row["question_type"], question_prompt(row), row["answer"]))
         for name, suffix, chosen in configured(shuffled_rounds(rounds, sample["sample_id"], kind, seed=seed)):
+            if name not in self.names:
+                continue
             turns, strays = conversation(chosen)
-            if name == "leaky_mix":
+            if name == self.names[-1]:  # which holds all rounds
                 self.output.note("identifiers_neutralised", strays)
             self.writers[kind, name, split].write(
                 {
@@ -114,6 +120,8 @@ class _Merger:
 
     def _unique(self, questions: list[Row]) -> list[Row]:
         """The questions that stay; the others are dropped with the question that they resemble."""
+        if self.embeddings is None:
+            return []
         ids = [row["question_id"] for row in questions]
         duplicates, stuck = find_duplicates(
             self.embeddings.of([row["question"] for row in questions]), [row["question_type"] for row in questions],
@@ -136,7 +144,7 @@ def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
         for row in choose(dropped, limit, run.seed, key=lambda row: str(row["id"]))
     ]
     ids = {name for pair in pairs for name in pair[:2]}
-    texts = tables.lookup(run.table("questions"), "question_id", ids, ["question"])
+    texts = tables.lookup(run.table("questions"), "question_id", ids, ["question"]) if ids else {}
     return [
         {"dropped": texts[lost]["question"], "kept": texts[kept]["question"], "similarity": float(similarity)}
         for lost, kept, similarity in pairs

@@ -136,13 +136,16 @@ def is_local_model(value: str) -> bool:
 
 
 def input_values(schema: Schema, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """`(parameter, entry)` of every non-empty [input] and every [model] that is a path, in order."""
+    """`(parameter, entry)` of every non-empty [input] and every [model] that is a path, in order.
+
+    With a `base_url`, a model is what the server calls it, whatever that looks like.
+    """
     found = []
     for name, parameter in schema.items():
         entries = values[name] if isinstance(values[name], list) else [values[name]]
         if "input" in parameter.flags:
             found += [(name, entry) for entry in entries if entry]
-        elif "model" in parameter.flags:
+        elif "model" in parameter.flags and not values.get("base_url"):
             found += [(name, entry) for entry in entries if is_local_model(entry)]
     return found
 

@@ -18,17 +18,19 @@ from vislib.runs.locking import FolderLock
 from vislib.runs.provenance import pinned_versions
 from vislib.runs.record import Run, summary
 from vislib.runs.redaction import redact
-from vislib.runs.sets import SetFile, read_set
-from vislib.runs.stage import Stage, read_record
+from vislib.runs.sets import SetFile, check_inputs, read_set
+from vislib.runs.stage import read_record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Exit status: 0 all stages ok, 1 a stage failed, 2 bad input, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        stages = _select(read_set(_set_folder(options.set)), options.only, options.start)
+        entries = read_set(_set_folder(options.set))
+        stages = _select(entries, options.only, options.start)
         if options.status:
             return _print_status(stages)
+        check_inputs(entries, stages)
         return _run(stages, force=options.force, dry_run=options.dry_run)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -169,7 +171,7 @@ class _Line:
 
 def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
     stage = entry.stage
-    upstream = [v for v in _table_values(stage) if v.split("/")[0] in changed]
+    upstream = [v for _, v in input_values(stage.schema, stage.values) if v.split("/")[0] in changed]
     if upstream:
         verdict = f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its data"
     else:
@@ -197,11 +199,6 @@ def _estimate(entry: SetFile) -> str:
 def _exists(value: str, run: Path) -> bool:
     path = input_path(value, run)
     return path.is_dir() or bool(expand(path))
-
-
-def _table_values(stage: Stage) -> list[str]:
-    values = [v for n, v in stage.values.items() if "input" in stage.schema[n].flags]
-    return [item for v in values for item in (v if isinstance(v, list) else [v])]
 
 
 def _print_status(entries: list[SetFile]) -> int:

@@ -1,8 +1,8 @@
 """Ids and seeded choices by hash, so that the order of rows and the number of workers never change a result."""
 
 import hashlib
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 Row = TypeVar("Row")
 
@@ -25,3 +25,9 @@ def choose(rows: Iterable[Row], limit: int, seed: int, *, key: Callable[[Row], s
         return kept
     ranked = sorted(range(len(kept)), key=lambda i: (seeded(seed, key(kept[i])), i))
     return [kept[i] for i in sorted(ranked[:limit])]
+
+
+def split_of(sample: Mapping[str, Any], *, seed: int, test_fraction: float) -> str:
+    """`test` for a `test_fraction` of pages, by hash of seed and page URL (of doc_id where a page has no URL)."""
+    share = seeded(seed, sample["page_url"] or sample["doc_id"]) / 2**64
+    return "test" if share < test_fraction else "train"

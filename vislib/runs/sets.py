@@ -22,7 +22,10 @@ class SetFile:
 
 
 def read_set(folder: Path) -> list[SetFile]:
-    """The stages of a set in order of file name. Any fault of any file is an InputError before anything runs."""
+    """The stages of a set in order of file name. Any fault of any file is an InputError before anything runs.
+
+    Inputs are checked by `check_inputs`, since those of a later stage may come after an earlier one has run.
+    """
     if not folder.is_dir():
         known = ", ".join(sorted(p.name for p in (ROOT / "params").iterdir() if any(p.glob("[0-9]*.yaml"))))
         raise InputError(f"{folder}: no such folder of parameter files; sets of this project in params/: {known}")
@@ -31,10 +34,7 @@ def read_set(folder: Path) -> list[SetFile]:
         raise InputError(f"{stray}: is not named NN_name.yaml or NN_name.variant.yaml; rename it or move it away")
     if not files:
         raise InputError(f"{folder}: holds no NN_name.yaml; each file must be named after a notebook")
-    stages = [_read_file(file, folder) for file in files]
-    for number, entry in enumerate(stages):
-        _check_inputs(entry, [earlier.stage for earlier in stages[:number]])
-    return stages
+    return [_read_file(file, folder) for file in files]
 
 
 def _read_file(file: Path, folder: Path) -> SetFile:
@@ -60,8 +60,14 @@ def _read_file(file: Path, folder: Path) -> SetFile:
     return SetFile(file=file, stage=Stage.of(notebook, values), omitted=omitted)
 
 
+def check_inputs(stages: Sequence[SetFile], chosen: Sequence[SetFile]) -> None:
+    """Every input of the `chosen` stages of a set must exist, or be a table that an earlier file of the set makes."""
+    for number, entry in enumerate(stages):
+        if entry in chosen:
+            _check_inputs(entry, [earlier.stage for earlier in stages[:number]])
+
+
 def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
-    """Every input must exist, or be a table that an earlier file of the set makes."""
     made = {stage.name: stage.notebook for stage in earlier}
     kinds = [kind for stage in earlier for kind in stage.values.get("kinds", []) if stage.notebook == "06_captioning"]
     for name, value in input_values(entry.stage.schema, entry.stage.values):
@@ -70,6 +76,7 @@ def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
             table, tables = reference[2], list(SCHEMAS.get(made[reference[1]], {}))
             if "conversations" in tables:  # 08 writes <kind>/<configuration>, of the kinds that 06 writes
                 table, tables = table.split("/")[0], ["dropped", *(kinds or [table.split("/")[0]])]
+            tables += ["model"] if "arms" in tables else []  # the folder of what was trained
             if table not in tables:
                 raise InputError(f"{entry.file}: {name} is {value!r}; {reference[1]} makes {', '.join(tables)}")
         else:

@@ -41,7 +41,9 @@ def build(name: str, folder: Path, *, seed: int = 0) -> None:
         raise InputError(f"model is {name!r}; the models that are built here: {', '.join(NAMES)}")
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    from vislib.vision_models import quiet_transformers
+
+    with quiet_transformers(name, "model", "AutoModel"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = NAMES[name]()
     ends = {processor.tokenizer.eos_token_id, processor.tokenizer.get_vocab().get("<end_of_utterance>")} - {None}

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from vislib import priors
-from vislib.engines import Answer, Request
+from vislib.engines import Answer, Answered, Request
 from vislib.engines.extractive.captions import write_caption
 from vislib.engines.extractive.clauses import Fact
 from vislib.engines.extractive.evidence import Evidence, gather
@@ -61,7 +61,7 @@ class Extractive:
         shared = 0 if request.evidence["task"] == "caption" else self._set
         return {"evidence": _fingerprint(request), "set": f"{shared:016x}"}
 
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Iterator[tuple[Request, Answer]]:
+    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answer each request; one without any evidence fails with reason `no_evidence`."""
         for request in requests:
             task = request.evidence["task"]

@@ -1,0 +1,226 @@
+"""Stage 11: who learns what, who is held to it, and a real training of the tiny model, end to end."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vislib import captioner, captioning
+from vislib.caption_prompts import KINDS, load_prompt
+from vislib.captioner.rows import Captions, Example, Split, swapped
+from vislib.engines import Request
+from vislib.engines.extractive import Extractive
+from vislib.engines.openai_chat import chat_messages
+from vislib.runs import InputError, Run, start_run, tables
+from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
+from vislib.runs.seeding import split_of
+from vislib.training import tiny
+from vislib.training.generation import Question, encode
+from vislib.training.models import open_processor
+from vislib.training.sources import Refusal
+
+PAGES, PER_PAGE = 20, 2
+HELD_SEED = 3  # with which four of the pages are held out
+TINY = {
+    "test_fraction": 0.2, "held_out": 0, "max_answer_tokens": 3, "max_steps": 2, "batch_size": 2, "device": "cpu",
+    "device_batch_size": 2, "max_length": 1024, "loader_workers": 1, "seed": HELD_SEED, "run_dir": "runs/demo",
+}  # fmt: skip
+
+
+def write_tables(folder: Path) -> None:
+    """20 pages of two samples: one image is on a held-out page and on another, one caption failed, one image too."""
+    root = folder / "runs/demo"
+    (root / "03_images/data/files").mkdir(parents=True)
+    writers = {
+        "samples": tables.TableWriter(root / "02_filtering/data/samples", SAMPLES),
+        "images": tables.TableWriter(root / "03_images/data/images", IMAGES),
+        "priors": tables.TableWriter(root / "05_experts/data/priors", PRIORS),
+        "captions": tables.TableWriter(root / "06_captioning/data/captions", CAPTIONS),
+    }
+    learnt = next(p for p in range(PAGES) if not is_held(p))
+    held = next(p for p in range(PAGES) if is_held(p))
+    for number in range(PAGES * PER_PAGE):
+        page, url = number // PER_PAGE, f"http://x.org/{number}.png"
+        file = f"i{number:015d}" if number != held * PER_PAGE else f"i{learnt * PER_PAGE:015d}"
+        Image.effect_noise((60, 40), 60 + number % 7).save(root / f"03_images/data/files/{file}.png")
+        writers["samples"].write(sample(number, page, url))
+        writers["images"].write({
+            "image_url": url, "image_id": file, "status": "failed" if number == 39 else "ok", "reason": "",
+            "path": None if number == 39 else f"files/{file}.png", "width": 60, "height": 40, "format": "PNG",
+            "perceptual_hash": "0",
+        })  # fmt: skip
+        if number % 2 == 0:
+            tag = {"label": "quay", "score": 0.9, "expert": "tagger"}
+            writers["priors"].write({"image_id": file, "tags": [tag], "boxes": [], "texts": []})
+        for kind in KINDS:
+            failed = (number, kind) == (learnt * PER_PAGE + 1, "contextual")
+            writers["captions"].write(dict.fromkeys(CAPTIONS.names) | {
+                "sample_id": f"s{number:02d}", "kind": kind, "caption": f"Boat {number} of page {page}, {kind}.",
+                "status": "dropped" if failed else "ok", "reason": "refusal" if failed else "", "tokens_in": 0,
+                "tokens_out": 0,
+            })  # fmt: skip
+    for writer in writers.values():
+        writer.close()
+
+
+def sample(number: int, page: int, url: str) -> dict:
+    return {
+        "sample_id": f"s{number:02d}", "doc_id": f"d{page}", "image_index": 1, "image_url": url,
+        "alt_text": f"alt {number}", "page_url": f"http://x.org/page{page}", "width": 60, "height": 40,
+        "context": f"Title {page}\n\n<image>\n\nThe harbour of page {page}.", "n_context_tokens": 9,
+    }  # fmt: skip
+
+
+def is_held(page: int) -> bool:
+    row = {"page_url": f"http://x.org/page{page}", "doc_id": ""}
+    return split_of(row, seed=HELD_SEED, test_fraction=0.2) == "test"
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """A folder with the tables of a run."""
+    folder = tmp_path_factory.mktemp("ground")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISLIB_RUNS", str(folder / "runs"))
+        write_tables(folder)
+        yield folder
+
+
+def begin(**parameters) -> Run:
+    return start_run("11_captioner", TINY | parameters)
+
+
+@pytest.fixture(scope="module")
+def trained(ground) -> Run:
+    run = begin()
+    captioner.train_captioner(run)
+    run.finish()
+    return run
+
+
+def joined(ground: Path, kind: str = "contextual", **changes) -> Captions:
+    """What `Captions.of` makes of a run's parameters."""
+    root = ground / "runs/demo"
+    given = {
+        "captions": root / "06_captioning/data/captions", "samples": root / "02_filtering/data/samples",
+        "images": root / "03_images/data/images", "priors": root / "05_experts/data/priors", "kind": kind,
+        "template": load_prompt(kind, None, f"captioner_{kind}"), "seed": HELD_SEED, "test_fraction": 0.2,
+    }  # fmt: skip
+    return Captions(**given | changes)
+
+
+def rows_of(run: Run, table: str) -> list[dict]:
+    return list(tables.read_rows(run.data / table))
+
+
+def test_no_page_stands_on_both_sides_and_no_held_out_image_is_learnt_from(ground):
+    captions = joined(ground)
+    split = Split.of(captions, most=0)
+    learnt = [e for e in captions if isinstance(e, Example) and not e.held_out]
+    assert {e.page for e in split.held_out}
+    assert not {e.page for e in split.held_out} & {e.page for e in learnt}
+    assert not {e.image_id for e in split.held_out} & {e.image_id for e in learnt}
+    assert {refusal.reason for refusal in split.refused} == {"caption_failed", "image_failed", "image_in_train"}
+    assert split.taken == len(split.held_out) + len(learnt) + len(split.refused) == PAGES * PER_PAGE
+    assert [entry["id"] for entry in captions.entries()] == [e.name for e in learnt]
+    some = Split.of(captions, most=3)
+    assert len(some.held_out) == 3
+    assert {e.name for e in some.held_out} < {e.name for e in split.held_out}
+    assert sum(r.reason == "not_chosen" for r in some.refused) == len(split.held_out) - 3
+
+
+def test_another_page_is_another_page_and_the_image_stays(ground):
+    held = Split.of(joined(ground), most=0).held_out
+    for before, after in zip(held, swapped(held, 0), strict=True):
+        assert (after.name, after.path, after.caption) == (before.name, before.path, before.caption)
+        source = next(e for e in held if e.sample["alt_text"] == after.sample["alt_text"])
+        assert after.sample["page_url"] == source.page != before.page
+        assert source.sample["context"] == after.sample["context"]
+    assert swapped(held, 0) == swapped(held, 0) != swapped(held, 1)
+
+
+@pytest.mark.parametrize("changes", [{"test_fraction": 0.0}, {"test_fraction": 1.0}, {"kind": "a kind of none"}])
+def test_too_few_captions_are_refused(ground, changes):
+    with pytest.raises(InputError, match="held-out ones of two pages"):
+        Split.of(replace(joined(ground), **changes), most=0)
+
+
+def test_priors_are_asked_for_where_a_kind_needs_them(ground):
+    run = begin(variant="look", kind="fused")
+    with pytest.raises(InputError, match="priors is empty"):
+        captioner.Plan.of(run)
+    run.close()
+    refused = [found for found in joined(ground, "fused") if isinstance(found, Refusal)]
+    assert {r.reason for r in refused} == {"no_priors", "image_failed"}
+
+
+@pytest.fixture(scope="module")
+def asked(ground):
+    """What stage 06 asks with our prompts, by kind and sample."""
+    ours = {f"{kind}_prompt": f"vislib/prompts/captioner_{kind}.txt" for kind in KINDS}
+    run = start_run(
+        "06_captioning", {"run_dir": "runs/demo", "kinds": list(KINDS), "priors": "05_experts/priors"} | ours
+    )
+    found = {(r.evidence["kind"], r.id): r for r in captioning.Plan.of(run).requests()}
+    run.close()
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_taught_to_the_letter_what_stage_06_asks(ground, asked, kind):
+    captions = joined(ground, kind)
+    examples = [found for found in captions if isinstance(found, Example)]
+    assert len(examples) > 15
+    for example in examples:
+        request = asked[kind, example.name]
+        assert captions.question(example) == f"{request.prompt}<image>"  # as chat_messages has it: text, then image
+        assert (captions.template.sha, example.path) == (request.prompt_sha, request.image_path)
+        assert ("[image]" in request.prompt) == (kind in ("contextual", "fused_contextual"))
+
+
+def test_a_real_training_is_scored_beside_its_baselines(trained, asked):
+    predictions, scores = rows_of(trained, "predictions"), rows_of(trained, "scores")
+    held = {row["sample_id"] for row in predictions}
+    assert list(dict.fromkeys(row["system"] for row in predictions)) == list(captioner.SYSTEMS)
+    assert len(predictions) == len(captioner.SYSTEMS) * len(held)
+    by_system = {s: {r["sample_id"]: r for r in predictions if r["system"] == s} for s in captioner.SYSTEMS}
+    assert all(row["caption"] == f"alt {int(name[1:])}" for name, row in by_system["alt_text"].items())
+    given = [asked["contextual", name] for name in held]
+    of_06 = [replace(request, evidence=request.evidence | {"priors": None}) for request in given]
+    quoted = {request.id: answer.text for request, answer in Extractive().answer(of_06)}
+    assert {name: row["caption"] for name, row in by_system["extractive"].items()} == quoted
+    assert all(row["reference"].startswith(f"Boat {int(row['sample_id'][1:])} of") for row in predictions)
+    systems = [*captioner.SYSTEMS, "after - before", "after - after_swapped"]
+    assert [row["system"] for row in scores] == systems * 2
+    assert {row["n"] for row in scores} == {len(held)}
+    assert all(row["low"] <= row["score"] <= row["high"] for row in scores)
+    assert trained.metrics["failed_before"] == trained.metrics["failed_after"] == 0
+    (arm,) = rows_of(trained, "arms")
+    assert (arm["arm"], arm["steps"], len(rows_of(trained, "steps"))) == ("captioner", 2, 2)
+    account = trained.counts()["caption"]
+    assert account["taken"] == PAGES * PER_PAGE == account["kept"] + sum(account["dropped"].values())
+    card = captioner.examples(trained, 2)[0]
+    assert card["picture"].exists()
+    assert {"reference", "page_url", *captioner.SYSTEMS} <= set(card)
+
+
+def test_its_model_is_whole_and_names_its_prompt(trained, ground):
+    facts = json.loads((trained.data / "model/training.json").read_text())
+    assert (trained.data / "model/model.safetensors").exists()
+    assert (facts["base"], facts["prompt_sha"]) == ("tiny-llava", joined(ground).template.sha)
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_a_server_reads_of_stage_06_what_was_taught(tmp_path, name):
+    """Tokens that a server's processor makes of the messages are those that a caption stands behind in training."""
+    tiny.build(name, tmp_path / "model")
+    processor, image = open_processor(tmp_path / "model"), tmp_path / "image.png"
+    Image.effect_noise((60, 40), 60).save(image)
+    asked = Request(id="s", prompt="Say [image] what\n\nyou see:", prompt_sha="", image_id="i", image_path=image)
+    sent = chat_messages(asked)
+    sent[0]["content"][1] = {"type": "image", "path": str(image)}  # as servers read the data URI
+    served = processor.apply_chat_template(sent, add_generation_prompt=True, tokenize=True, return_dict=True)
+    taught = encode(processor, Question("s", f"{asked.prompt}<image>", str(image), 1))
+    assert served["input_ids"][0] == taught.input_ids

@@ -1,0 +1,123 @@
+"""`vislib.evaluation.parsing`: which option an answer means, and when nobody can say."""
+
+import time
+
+import pytest
+
+from vislib.evaluation.parsing import (
+    lenient_letter,
+    lenient_yes_no,
+    options_in,
+    strict_letter,
+    strict_yes_no,
+    word_count,
+)
+
+COLOURS = ["red", "green", "dark green", "a blue car"]
+CASES = [  # answer, options, strict, lenient
+    ("B", COLOURS, "B", "B"),
+    (" B.\n", COLOURS, "B", "B"),
+    ("B)", COLOURS, "B", "B"),
+    ("(B)", COLOURS, "B", "B"),
+    ("b", COLOURS, "", "B"),
+    ("Ｂ", COLOURS, "", "B"),  # full width
+    ("（Ｂ）", COLOURS, "", "B"),
+    ("**B**", COLOURS, "", "B"),
+    ('"B"', COLOURS, "", "B"),
+    ("E", COLOURS, "", ""),  # no such option
+    ("B: red", ["blue", "red", "x", "y"], "", "B"),
+    ("B: red", COLOURS, "", ""),  # red is A
+    ("B. It looks green to me", COLOURS, "", "B"),
+    ("b) green", COLOURS, "", "B"),
+    ("B - green", COLOURS, "", "B"),
+    ("The answer is B.", COLOURS, "", "B"),
+    ("the answer is: (b)", COLOURS, "", "B"),
+    ("Answer: B", COLOURS, "", "B"),
+    ("The correct answer would be option B, because it is not red.", COLOURS, "", "B"),
+    ("I would choose B", COLOURS, "", "B"),
+    ("I think B", COLOURS, "", "B"),
+    ("I think it is B. green", COLOURS, "", "B"),
+    ("B is correct", COLOURS, "", "B"),
+    ("A, because it is red", COLOURS, "", "A"),
+    ("It must be (C)", COLOURS, "", "C"),
+    ("It is not A, it is B.", COLOURS, "", "B"),
+    ("B B B B", COLOURS, "", "B"),
+    ("A cat", COLOURS, "", ""),  # an article is no letter
+    ("A cat", ["dog", "cow", "A cat", "bird"], "", "C"),
+    ("a cat sits there", ["dog", "cow", "A cat", "bird"], "", "C"),
+    ("The answer is a cat", COLOURS, "", ""),
+    ("It is a red thing", COLOURS, "", "A"),
+    ("I think it is hard to say", [*COLOURS, "e", "f", "g", "h", "i"], "", ""),  # "I" is option I here
+    ("I", [*COLOURS, "e", "f", "g", "h", "pink"], "I", "I"),
+    ("A.I. systems are clever", COLOURS, "", ""),
+    ("Vitamin C is healthy", COLOURS, "", ""),
+    ("A B", COLOURS, "", ""),
+    ("A or B", COLOURS, "", ""),
+    ("A and B", COLOURS, "", ""),
+    ("AB", COLOURS, "", ""),
+    ("The answer is A or B.", COLOURS, "", ""),
+    ("The answer is A, B", COLOURS, "", ""),
+    ("(A) or (B)", COLOURS, "", ""),
+    ("A) or B)", COLOURS, "", ""),
+    ("A. red\nB. green\nC. dark green\nD. a blue car", COLOURS, "", ""),  # it says the options again
+    ("It is A. No, the answer is B.", COLOURS, "", ""),
+    ("The answer is not B", COLOURS, "", ""),
+    ("B is not correct", COLOURS, "", ""),
+    ("Red.", COLOURS, "", "A"),
+    ("dark green", COLOURS, "", "C"),
+    ("The car is dark green, I believe", COLOURS, "", "C"),  # green alone is not said
+    ("The car is dark green, the grass green", COLOURS, "", ""),
+    ("The wall is not red", COLOURS, "", ""),
+    ("It isn’t red", COLOURS, "", ""),
+    ("reddish", COLOURS, "", ""),
+    ("There are 3 of them", ["1", "2", "3", "4"], "", "C"),
+    ("There are 13 of them", ["1", "2", "3", "4"], "", ""),
+    ("No", ["Yes", "No"], "", "B"),
+    ("I have no idea", ["Yes", "No"], "", ""),
+    ("B", ["B", "A", "D", "C"], "B", "B"),  # the letter of the option was asked for
+    ("照片里是红色的杯子", ["蓝色", "红色的", "绿色", "黄"], "", "B"),
+    ("D", ["same", "same", "x", "y"], "D", "D"),
+    ("same", ["same", "same", "x", "y"], "", ""),
+    ("", COLOURS, "", ""),
+    ("...", COLOURS, "", ""),
+    ("What a question?", COLOURS, "", ""),
+]
+
+
+@pytest.mark.parametrize(("answer", "options", "strict", "lenient"), CASES)
+def test_an_answer_means_one_option_or_none(answer, options, strict, lenient):
+    assert strict_letter(answer, "ABCDEFGHI"[: len(options)]) == strict
+    assert lenient_letter(answer, options) == lenient
+
+
+@pytest.mark.parametrize(("answer", "options", "strict", "lenient"), CASES)
+def test_what_the_strict_reading_takes_the_lenient_one_takes_too(answer, options, strict, lenient):
+    assert strict in ("", lenient)
+
+
+@pytest.mark.parametrize(
+    "flood", ["A " * 30_000, "the answer is " * 9_000, "(" * 60_000, "is (((" * 20_000, "\n" * 60_000]
+)
+def test_no_answer_takes_long_to_read(flood):
+    started = time.process_time()
+    lenient_letter(flood, COLOURS)
+    assert time.process_time() - started < 20  # a hang, not a slow machine
+
+
+@pytest.mark.parametrize(
+    ("answer", "strict", "lenient"),
+    [("Yes", "yes", "yes"), ("no.", "no", "no"), ("No, there is no dog.", "", "no"), ("There is no dog, yes?", "", ""),
+     ("I see: yes", "", "yes"), ("nothing", "", ""), ("Yesterday", "", ""), ("", "", ""), ("yes or no", "", "yes")],
+)  # fmt: skip
+def test_yes_and_no_are_read(answer, strict, lenient):
+    assert (strict_yes_no(answer), lenient_yes_no(answer)) == (strict, lenient)
+
+
+def test_options_are_read_off_a_prompt():
+    prompt = "Context:\nA. Miller wrote it.\nWhich?\nA. one\nB. two. B. or not\nC. three\nAnswer with the letter."
+    assert options_in(prompt) == ["one", "two. B. or not", "three"]
+    assert options_in("Describe the picture.\nA. Miller took it.") == []
+
+
+def test_words_are_counted_in_any_script():
+    assert [word_count(text) for text in ("", "A", "Two words.", "红色的 cup")] == [0, 1, 2, 4]

@@ -1,0 +1,166 @@
+"""Stage 10: two arms are trained through the library on tables of the contract, and one of them again."""
+
+import math
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vislib import finetuning
+from vislib.runs import InputError, Run, start_run, tables
+from vislib.runs.contract import CONVERSATIONS, IMAGES
+from vislib.training.models import open_trained, read_facts
+
+TALL = 26  # samples; one of them has a damaged picture: less than 5 %
+TINY = {
+    "max_steps": 8, "batch_size": 8, "device_batch_size": 4, "max_length": 256, "learning_rate": 0.01, "device": "cpu",
+    "loader_workers": 1, "run_dir": "runs/demo", "precision": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """A folder with the run's tables that stage 10 reads: `separate` has two rows of each sample."""
+    folder = tmp_path_factory.mktemp("ground")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISLIB_RUNS", str(folder / "runs"))
+        _write_tables(folder)
+        yield folder
+
+
+def _write_tables(folder: Path) -> None:
+    data, merged = folder / "runs/demo/03_images/data", folder / "runs/demo/08_merging/data/contextual/separate"
+    ledger = tables.TableWriter(data / "images", IMAGES)
+    train = tables.TableWriter(merged, CONVERSATIONS, stem="train")
+    test = tables.TableWriter(merged, CONVERSATIONS, stem="test")
+    (data / "files").mkdir(parents=True)
+    for number in range(TALL + 1):
+        name = f"s{number:02d}"
+        colour = ("red", "green", "blue")[number % 3]
+        Image.new("RGB", (60, 40 + number), colour).save(data / f"files/{name}.png")
+        row = dict.fromkeys(IMAGES.names) | {"image_url": name, "image_id": name, "path": f"files/{name}.png"}
+        ledger.write(row | {"status": "ok"})
+        for end, asked, told in (("c", "Describe it.", f"A {colour} picture."), ("q", "Which colour?", colour)):
+            turns = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": told}]
+            (train if number < TALL else test).write({
+                "id": f"{name}-{end}", "images": [name], "conversations": turns, "sample_id": name, "doc_id": "d",
+                "sources": ["caption"],
+            })  # fmt: skip
+    for writer in (ledger, train, test):
+        writer.close()
+    (data / "files/s07.png").write_bytes(b"\x89PNG\r\n, cut off")
+
+
+def begin(ground: Path, **parameters) -> Run:
+    given = {"conversations": "08_merging/contextual/separate", "images": "03_images/images"}
+    return start_run("10_finetuning", given | TINY | parameters)
+
+
+def trained(ground: Path, **parameters) -> Run:
+    run = begin(ground, **parameters)
+    finetuning.finetune(run)
+    run.finish()
+    return run
+
+
+@pytest.fixture(scope="module")
+def base(ground) -> Run:
+    return trained(ground, conversations="", images="", variant="base", own_fraction=0.75)
+
+
+@pytest.fixture(scope="module")
+def arm(ground) -> Run:
+    return trained(ground, variant="separate", own_fraction=0.75, model_name="Tiny", method="lora")
+
+
+def rows_of(run: Run, table: str) -> list[dict]:
+    return list(tables.read_rows(run.data / table))
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    return {str(p.relative_to(run.data)): p.read_bytes() for p in sorted(run.data.rglob("*")) if p.is_file()}
+
+
+def test_an_arm_is_a_row_and_arms_share_their_own_data(base, arm):
+    (first,), (second,) = rows_of(base, "arms"), rows_of(arm, "arms")
+    assert (first["model"], first["arm"], first["base"], first["method"]) == (
+        "tiny-llava",
+        "base",
+        "tiny-llava",
+        "full",
+    )
+    assert (second["model"], second["arm"], second["method"]) == ("Tiny", "separate", "lora")
+    assert (first["conversations"], second["conversations"]) == ("", "08_merging/contextual/separate")
+    assert 0 < first["own_rows"] == second["own_rows"] < 24
+    assert first["rows"] == first["own_rows"]
+    assert second["rows"] == first["own_rows"] + 2 * (TALL - 1)
+    assert (first["samples"], second["samples"]) == (0, TALL - 1)
+    assert first["text_only_rows"] == second["text_only_rows"] > 0
+    for run, found in ((base, first), (arm, second)):
+        steps = rows_of(run, "steps")
+        assert found["steps"] == len(steps) == TINY["max_steps"]
+        assert found["tokens"] == sum(step["tokens"] for step in steps)
+        assert found["supervised_tokens"] == sum(step["supervised_tokens"] for step in steps) < found["tokens"]
+        assert run.metrics["tokens_per_second"] > 0
+
+
+def test_losses_are_finite_and_fall(base, arm):
+    for run in (base, arm):
+        losses = [step["loss"] for step in rows_of(run, "steps")]
+        assert all(math.isfinite(loss) for loss in losses)
+        assert min(losses[-2:]) < losses[0] - 0.05
+
+
+def test_the_model_opens_again_and_says_what_it_is(base, arm):
+    for run in (base, arm):
+        facts, (row,) = read_facts(run.data / "model"), rows_of(run, "arms")
+        assert {name: facts[name] for name in ("model", "arm", "seed", "method", "conversations", "samples")} == {
+            name: row[name] for name in ("model", "arm", "seed", "method", "conversations", "samples")
+        }
+        model, processor = open_trained(run.data / "model")
+        assert not model.training
+        assert processor.tokenizer.pad_token
+
+
+def test_nothing_is_lost_in_silence(base, arm):
+    assert rows_of(base, "dropped") == []
+    assert [(row["id"], row["reason"]) for row in rows_of(arm, "dropped")] == [
+        ("s07-c", "image_broken"), ("s07-q", "image_broken"),
+    ]  # fmt: skip
+    kept = rows_of(arm, "arms")[0]["rows"]
+    assert arm.counts()["row"] == {"taken": kept + 2, "kept": kept, "dropped": {"image_broken": 2}}
+
+
+def test_the_same_arm_again_has_the_same_bytes_and_none_of_the_machine(ground, arm):
+    before = contents(arm)
+    again = trained(ground, variant="separate", own_fraction=0.75, model_name="Tiny", method="lora")
+    assert contents(again) == before
+    assert {"arms/part-00000.parquet", "steps/part-00000.parquet", "model/training.json"} <= before.keys()
+    assert not [name for name, found in before.items() if str(ground).encode() in found]
+
+
+def test_a_plan_is_looked_at_before_anything_is_trained(ground):
+    run = begin(ground, max_samples=10, variant="look")
+    plan = finetuning.Plan.of(run)
+    assert (plan.arm["samples"], plan.planned.counts()["visual_rows"], plan.arm["own_rows"]) == (10, 20, 24)
+    shown = finetuning.examples(run, 4)
+    assert [row["source"] for row in shown] == ["visual", "own"] * 2
+    assert all("⟦" in row["text"] for row in shown)
+    assert not (run.data / "model").exists()
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"conversations": "", "own_data": []}, "no row to learn from"),
+        ({"own_images": "no/such/folder"}, r"own_images is 'no/such/folder', but .* is no folder"),
+        ({"own_images": "tests"}, r"14 of 24 rows of the own data are refused \(image_missing 14\), such as house-1"),
+        ({"conversations": "03_images/images"}, r"images: no train-\*\.parquet; name a configuration"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_an_error_before_the_training(ground, changes, said):
+    run = begin(ground, variant="bad", **changes)
+    with pytest.raises(InputError, match=said):
+        finetuning.finetune(run)
+    run.close()

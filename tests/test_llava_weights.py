@@ -1,0 +1,191 @@
+"""`vislib.training.llava_weights`: a checkpoint in LLaVA's own layout becomes the same model in transformers' form."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+import mistral_common
+import pytest
+import torch
+import transformers as t
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor
+
+from tests.test_training_models import IMAGE, ROW, SETTINGS
+from vislib.runs import InputError
+from vislib.training import models
+from vislib.training.labels import IGNORED, Encoder
+from vislib.training.llava_weights import convert, main
+
+PIECES = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"  # of LLaMA's kind, 32,000 entries
+SIDE = 56
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 32000, "max_position_embeddings": 512}  # fmt: skip
+VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+          "image_size": SIDE, "patch_size": 14}  # fmt: skip
+
+
+def build() -> t.LlavaForConditionalGeneration:
+    """The model itself, in this form: what a conversion must give, but for the vocabulary that it adds."""
+    torch.manual_seed(0)
+    vision = t.CLIPVisionConfig(**VISION)
+    config = t.LlavaConfig(text_config=t.LlamaConfig(**TEXT), vision_config=vision, image_token_index=0)
+    return t.LlavaForConditionalGeneration(config).eval()
+
+
+def original(model: t.LlavaForConditionalGeneration) -> tuple[dict, dict]:
+    """Its weights under the names of LLaVA's code: the language model with its projector, and the vision tower."""
+    language, vision = {}, {}
+    for name, value in model.state_dict().items():
+        if name.startswith("model.vision_tower."):
+            vision["vision_model." + name.removeprefix("model.vision_tower.")] = value
+        else:
+            name = name.replace("multi_modal_projector.linear_1", "mm_projector.0").replace(".language_model.", ".")
+            language[name.replace("multi_modal_projector.linear_2", "mm_projector.2")] = value
+    return language, vision
+
+
+def sharded(weights: dict, folder: Path) -> None:
+    """In the two files and the index that old versions of transformers wrote, with a buffer that they still had."""
+    weights = weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    places = {name: f"pytorch_model-0000{1 + (at % 2)}-of-00002.bin" for at, name in enumerate(weights)}
+    for file in set(places.values()):
+        torch.save({name: weights[name].clone() for name, place in places.items() if place == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """`source` has no tower of its own, but `clip`'s; `tuned`, in one file, came with a tower that was trained."""
+    folder = tmp_path_factory.mktemp("llava")
+    model = build()
+    language, vision = original(model)
+    described = TEXT | {
+        "model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2, "mm_vision_tower": "clip",
+        "image_aspect_ratio": "pad", "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 2, "use_cache": False,
+    }  # fmt: skip
+    for name in ("source", "tuned", "clip"):
+        (folder / name).mkdir()
+        if name != "clip":
+            (folder / name / "config.json").write_text(json.dumps(described))
+            (folder / name / "tokenizer.model").write_bytes(PIECES.read_bytes())
+    sharded(language, folder / "source")
+    t.CLIPVisionConfig(**VISION).save_pretrained(folder / "clip")
+    size = {"shortest_edge": SIDE}
+    t.CLIPImageProcessorPil(size=size, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(folder / "clip")
+    save_file(
+        {name: value.clone() for name, value in vision.items()}, folder / "clip/model.safetensors", {"format": "pt"}
+    )
+    own = {f"model.vision_tower.vision_tower.{name}": value * 1.5 for name, value in vision.items()}
+    torch.save(language | own, folder / "tuned/pytorch_model.bin")
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def converted(ground):
+    folder, _ = ground
+    assert main([str(folder / "source"), str(folder / "clip"), str(folder / "converted")]) == 0
+    return folder / "converted"
+
+
+def encoded(processor):
+    row = Encoder(processor, max_length=512).encode(ROW, [IMAGE])
+    return row, {"input_ids": torch.tensor([row.input_ids]), **row.pixels}
+
+
+def direct(model, processor, batch):
+    """Logits of the model itself, its image token set to the processor's, which no text holds."""
+    model.config.image_token_id = model.model.config.image_token_id = processor.image_token_id
+    embeds = model.get_input_embeddings()(batch["input_ids"].clamp(max=TEXT["vocab_size"] - 1))
+    features = torch.cat(list(model.model.get_image_features(batch["pixel_values"]).pooler_output))
+    at = batch["input_ids"] == processor.image_token_id
+    return model(inputs_embeds=embeds.masked_scatter(at.unsqueeze(-1), features)).logits
+
+
+def test_the_converted_model_computes_what_the_original_does(ground, converted):
+    _, source = ground
+    model, processor = models.open_model(converted, settings=replace(SETTINGS, parts=("language",)))
+    row, batch = encoded(processor)
+    with torch.inference_mode():
+        logits, expected = model.eval()(**batch).logits, direct(source, processor, batch)
+    assert torch.equal(logits[..., : TEXT["vocab_size"]], expected)
+    assert row.n_image_tokens == (SIDE // 14) ** 2
+    added = logits[..., TEXT["vocab_size"] :]
+    assert added.shape[-1] == 64
+    assert (added < expected.max(-1, keepdim=True).values).all()  # no greedy answer takes what was added
+
+
+def test_a_tower_that_came_with_the_language_model_is_taken_before_clip_s(ground, tmp_path):
+    folder, source = ground
+    convert(folder / "tuned", folder / "clip", tmp_path / "out")
+    model, processor = models.open_trained(tmp_path / "out")
+    _, batch = encoded(processor)
+    tuned = build()
+    tuned.load_state_dict(source.state_dict())
+    with torch.inference_mode():
+        for parameter in tuned.model.vision_tower.parameters():
+            parameter *= 1.5
+        assert torch.equal(model(**batch).logits[..., : TEXT["vocab_size"]], direct(tuned, processor, batch))
+
+
+def test_text_is_tokenised_as_by_the_original_with_vicuna_s_form(converted):
+    processor = models.open_processor(converted)
+    pieces = SentencePieceProcessor(model_file=str(PIECES))
+    for text in ("A  naïve\tcafé, 12,345.", "東京 🙂\n\nmulti-line ", " x"):
+        assert processor.tokenizer(text, add_special_tokens=False)["input_ids"] == pieces.encode(text)
+        assert processor.tokenizer.decode(pieces.encode(text)) == text
+    turns = [{"from": "human", "value": "<image>\nHi?"}, {"from": "gpt", "value": "Yes."},
+             {"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]  # fmt: skip
+    row = Encoder(processor, max_length=512).encode({"images": ["x"], "conversations": turns}, [IMAGE])
+    first, second = pieces.encode(["\nHi? ASSISTANT: Yes.", "USER: Why? ASSISTANT: So."])
+    expected = [1, *pieces.encode("USER: "), *first, 2, *second, 2]  # a text behind a special token begins anew
+    assert [token for token in row.input_ids if token != processor.image_token_id] == expected
+    told = processor.tokenizer.decode([label for label in row.labels if label != IGNORED])
+    assert "".join(told.split()) == "Yes.</s>So.</s>"
+
+
+def test_a_wide_picture_is_padded_to_a_square_as_llava_does(converted):
+    processor = models.open_processor(converted)
+    wide = Image.new("RGB", (200, 50), "red")
+    values = processor.image_processor(wide, return_tensors="pt")["pixel_values"][0]
+    assert values.shape == (3, SIDE, SIDE)
+    assert values[:, 0].abs().max() < 0.02  # the mean colour above it
+    assert values[0, SIDE // 2].min() > 1  # red from edge to edge: nothing is cropped
+
+
+def test_what_is_missing_unknown_or_misshapen_is_an_error_and_leaves_no_folder(ground, tmp_path):
+    folder, model = ground
+    language, _ = original(model)
+    norm = "model.norm.weight"
+    for number, (change, named) in enumerate([
+        ({norm: None}, "lacks 1 of .* such as language_model.model.norm.weight"),
+        ({"model.extra.weight": torch.ones(2)}, "model.extra.weight is unknown"),
+        ({norm: torch.ones(3)}, r"model.norm.weight has the shape \(3,\)"),
+    ]):  # fmt: skip
+        broken = copytree(folder / "tuned", tmp_path / str(number))
+        weights = torch.load(broken / "pytorch_model.bin") | change
+        torch.save({name: value for name, value in weights.items() if value is not None}, broken / "pytorch_model.bin")
+        with pytest.raises(InputError, match=named):
+            convert(broken, folder / "clip", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    assert set(language) & set(load_file(folder / "clip/model.safetensors")) == set()
+
+
+def test_other_checkpoints_and_folders_that_exist_are_refused(ground, tmp_path, capsys):
+    folder, _ = ground
+    other = copytree(folder / "tuned", tmp_path / "other")
+    described = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(described | {"mm_projector_type": "resampler"}))
+    with pytest.raises(InputError, match="mm_projector_type is 'resampler'"):
+        convert(other, folder / "clip", tmp_path / "out")
+    with pytest.raises(InputError, match="its config file cannot be read"):
+        convert(tmp_path / "none", folder / "clip", tmp_path / "out")
+    (other / "config.json").write_text(json.dumps(described))
+    (other / "pytorch_model.bin").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="bin: cannot be read"):
+        convert(other, folder / "clip", tmp_path / "out")
+    assert main([str(other), str(folder / "clip"), str(other)]) == 2
+    assert "exists; remove it" in capsys.readouterr().err

@@ -1,0 +1,192 @@
+"""`vislib.training.worker`: what is learnt is the same however it is interrupted or shared out, and it is learnt."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training_rows import SETTINGS, a_run, plan
+from vislib.pixels import read_image
+from vislib.runs import InputError
+from vislib.training import tiny, worker
+from vislib.training.chat import model_inputs, prompt_text
+from vislib.training.children import run_child
+from vislib.training.launch import launch_command, train
+from vislib.training.models import open_trained
+from vislib.training.settings import Settings
+from vislib.training.trainer import last_checkpoint
+
+ALL = {"parts": ("vision", "connector", "language"), "loader_workers": 1}
+LORA = {"method": "lora", "learning_rate": 0.02, "batch_size": 2, "epochs": 2.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alone():
+    """One thread, as children have it here; what a training sets in this process is taken back."""
+    threads, before = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """A tiny model and twelve rows, half of them without an image."""
+    folder = tmp_path_factory.mktemp("worker")
+    tiny.build("tiny-llava", folder / "tiny-llava")
+    plan(folder, folder / "tiny-llava", pictured=6, texts=6)
+    return folder
+
+
+def settings_of(ground: Path, folder: Path, **given) -> Settings:
+    """Settings of a training in `folder`, with the file of facts that `train` leaves beside its checkpoints."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints/facts.json").write_text('{"base": "tiny-llava"}')
+    places = {"model": str(ground / "tiny-llava"), "rows": str(ground / "rows.parquet")}
+    places |= {"checkpoints": str(folder / "checkpoints"), "output": str(folder / "model")}
+    return replace(SETTINGS, **places | given)
+
+
+def trained(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Weights and log of a training in this process."""
+    file = Path(settings.checkpoints) / "settings.json"
+    settings.write(file)
+    worker.main(file)
+    return result(settings)
+
+
+def result(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    done = json.loads((Path(settings.checkpoints) / "done.json").read_text())
+    name = "model" if settings.method == "full" else "adapter_model"
+    return load_file(Path(settings.output) / f"{name}.safetensors"), done["log"]
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def alone(ground, tmp_path_factory):
+    return trained(settings_of(ground, tmp_path_factory.mktemp("alone"), **ALL))
+
+
+@pytest.mark.parametrize("given", [{"packing": True}, {"gradient_checkpointing": True}, {"device_batch_size": 3}])
+def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(ground, tmp_path, alone, given):
+    weights, log = trained(settings_of(ground, tmp_path, **ALL, **given))
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, alone[0][name], rtol=1e-3, atol=1e-5)
+    assert [row["supervised_tokens"] for row in log] == [row["supervised_tokens"] for row in alone[1]]
+
+
+def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(ground, tmp_path, alone):
+    together = settings_of(ground, tmp_path / "two", processes=2, **ALL)
+    run = a_run(tmp_path / "run")
+    totals = train(run, together)
+    weights, log = result(together)
+    assert weights.keys() == alone[0].keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, alone[0][name], rtol=1e-4, atol=1e-6)
+    assert [row["tokens"] for row in log] == [row["tokens"] for row in alone[1]]
+    assert totals["log"] == log
+    assert {"steps": 3, "rows": 12}.items() <= totals.items()
+    assert {"tokens_per_second", "samples_per_second", "peak_memory_gib"} <= run.metrics.keys()
+    assert "mfu" not in run.metrics
+
+
+# ---- stopping and going on ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ground, tmp_path_factory):
+    return trained(settings_of(ground, tmp_path_factory.mktemp("undisturbed"), **LORA))
+
+
+def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_path, undisturbed, monkeypatch):
+    settings = settings_of(ground, tmp_path, **LORA)
+    settings.write(tmp_path / "checkpoints/settings.json")
+    pids: list[int] = []
+
+    def kill(event: dict) -> None:
+        pids.extend([event["pid"]] if event["event"] == "child" else [])
+        if event["event"] == "step":
+            steps.append(event["loss"])
+            if len(steps) == 5:
+                os.kill(pids[0], signal.SIGKILL)
+
+    steps: list[float] = []
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with pytest.raises(InputError, match="killed"):
+        run_child(launch_command(settings, tmp_path / "checkpoints"), log=tmp_path / "log.txt", lock=None,
+                  on_event=kill, environment=environment)  # fmt: skip
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert "checkpoint-4" in kept or "checkpoint-6" in kept
+    torn = tmp_path / "checkpoints/checkpoint-11"
+    torn.mkdir()
+    weights, log = trained(settings)
+    assert same(weights, undisturbed[0])
+    assert log == undisturbed[1]
+    assert [row["step"] for row in log] == list(range(1, 13))
+    assert not torn.exists()
+
+
+def test_a_stop_ends_the_step_under_way_and_training_goes_on_from_there(ground, tmp_path, undisturbed, monkeypatch):
+    settings = settings_of(ground, tmp_path, checkpoint_steps=100, **LORA)
+
+    def stop_at_three(event: str, **values) -> None:
+        if event == "step" and sum(1 for _ in seen) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        seen.append(event) if event == "step" else None
+
+    seen: list[str] = []
+    monkeypatch.setattr(worker, "emit", stop_at_three)
+    with pytest.raises(InputError, match="stopped after step 3"):
+        trained(settings)
+    assert last_checkpoint(Path(settings.checkpoints)).name == "checkpoint-3"
+    monkeypatch.undo()
+    weights, log = trained(settings)
+    assert same(weights, undisturbed[0])
+    assert log == undisturbed[1]
+
+
+# ---- what goes wrong ----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_the_step_and_its_rows(ground, tmp_path):
+    settings = settings_of(ground, tmp_path, learning_rate=1e30, warmup=0.0, batch_size=2, device_batch_size=2)
+    with pytest.raises(InputError, match=r"step 2: loss .*lower learning_rate, or look at its rows row\d+, row\d+"):
+        trained(settings)
+
+
+def test_too_little_memory_is_said_before_training_begins(ground, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    with pytest.raises(InputError, match=r"too little memory: 0.0 GiB or more, .* has 0.0; lower device_batch_size"):
+        trained(settings_of(ground, tmp_path))
+
+
+# ---- what is learnt -----------------------------------------------------------------------------------------
+
+
+def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_for_word(ground, tmp_path):
+    plan(tmp_path, ground / "tiny-llava", pictured=8)
+    given = {"rows": str(tmp_path / "rows.parquet"), "parts": ("vision", "connector", "language"), "batch_size": 8}
+    given |= {"device_batch_size": 8, "epochs": 120.0, "learning_rate": 1e-2, "checkpoint_steps": 1000}
+    settings = settings_of(ground, tmp_path, **given)
+    _, log = trained(settings)
+    assert log[0]["loss"] > 5
+    assert log[-1]["loss"] < 0.01
+    model, processor = open_trained(settings.output)
+    for row in pq.read_table(settings.rows).to_pylist():
+        *asked, told = row["conversations"]
+        inputs = model_inputs(processor, prompt_text(processor, asked), [read_image(row["images"][0])])
+        with torch.inference_mode():
+            out = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == told["value"]

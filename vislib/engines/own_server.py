@@ -1,0 +1,140 @@
+"""A model of one's own as engine `openai`: its folder is served on this machine for as long as a stage asks.
+
+VisCon-100K (section 5.6) and DenseFusion-1M both train a captioner on 100 K captions and let it write the next million.
+With an empty `base_url` and a `model` that names a folder, stage 06 starts `vllm serve` where that is installed, else
+`transformers serve`, on a free port of loopback, and ends it when the stage ends, in whatever way.
+"""
+
+import fcntl
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vislib.engines import Answered, Request
+from vislib.engines.openai_chat import OpenAIChat
+from vislib.runs.errors import InputError
+from vislib.runs.keys import ROOT, table_reference
+from vislib.runs.redaction import redact
+from vislib.training.children import end_process
+
+LOG = "server.log"  # beside the stage's log
+_HOST = "127.0.0.1"
+_COMMANDS = (("vllm", "serve"), ("transformers", "serve"))  # the first that is installed
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # a folder needs no network
+_NOT_PASSED = ("OPENAI_API_KEY", "VLLM_API_KEY")  # the server has no use for the one and would ask for the other
+_TAIL = 1500  # characters of the log that an error shows
+_GRACE_S = 5.0  # for a server that is told to end
+
+
+class OwnModel(OpenAIChat):
+    """Asks the model in `folder`, served while answers are awaited; its log is written into the folder `place`.
+
+    Raises InputError if no server is installed, or it does not come up or ends: with the last lines of its log.
+    """
+
+    def __init__(self, params: Any, folder: Path, place: Path) -> None:
+        super().__init__(params, folder)
+        self._folder, self._place, self._command = folder, place, _command()
+        reference = table_reference(params.model)
+        self.model = f"{'/'.join(reference[1:]) if reference else folder.name}@{self._identity[:8]}"
+
+    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
+        """Answers as they come; see `Engine`."""
+        with self._served() as up:
+            for request, answer in super().answer(requests, spent=spent) if up else ():
+                yield request, replace(answer, model=self.model)  # the server's name for it is a path
+
+    def _settings(self, request: Request) -> dict[str, Any]:
+        return super()._settings(request) | {"model": str(self._folder)}
+
+    @contextmanager
+    def _served(self) -> Iterator[bool]:
+        """The server, up unless this was interrupted before; it ends with the block, and with this process."""
+        with socket.socket() as probe:
+            probe.bind((_HOST, 0))
+            port = probe.getsockname()[1]
+        self.urls = [f"http://{_HOST}:{port}/v1"]
+        command = [*self._command, str(self._folder), "--host", _HOST, "--port", str(port)]
+        process = self._begin(command)
+        try:
+            up = self._wait_until_up(process, port)
+            try:
+                yield up
+            except InputError as error:
+                with suppress(subprocess.TimeoutExpired):  # perhaps it is about to
+                    raise self._ended(f"ended with {process.wait(1)}") from error
+                raise
+        finally:
+            _end(process)
+
+    def _begin(self, command: list[str]) -> "subprocess.Popen[str]":
+        """The server under the guard of `training.children`, in a process group of its own, holding the run's lock."""
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED} | _ENVIRONMENT
+        lock = os.open(self._place.parent / ".workers.lock", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            with (self._place / LOG).open("w", encoding="utf-8") as log:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "vislib.training.children", *command], cwd=ROOT, stdin=subprocess.PIPE,
+                    stdout=log, stderr=log, start_new_session=True, pass_fds=[lock], env=environment, text=True,
+                )  # fmt: skip
+        finally:
+            os.close(lock)
+
+    def _wait_until_up(self, process: "subprocess.Popen[str]", port: int) -> bool:
+        print(f"serving {self.model}: {' '.join(self._command[-2:])} on {_HOST}:{port}, log in {LOG}", flush=True)
+        while not self.stop.is_set():
+            if process.poll() is not None:
+                raise self._ended(f"did not come up (it ended with {process.returncode})")
+            if _is_up(port):
+                return True
+            time.sleep(0.25)
+        return False
+
+    def _ended(self, how: str) -> InputError:
+        log = self._place / LOG
+        said = redact(log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]).strip()
+        return InputError(
+            f"{' '.join(self._command[-2:])} {self.params.model} {how}; mend the model or serve it yourself and set "
+            f"base_url. Its log {log} ends with:\n{said}"
+        )
+
+
+def _command() -> list[str]:
+    """The server that is installed, with this Python or on the path."""
+    for name, verb in _COMMANDS:
+        beside = Path(sys.executable).with_name(name)
+        if found := str(beside) if beside.exists() else shutil.which(name):
+            return [found, verb]
+    raise InputError("model is a folder and base_url is empty, but neither vllm nor transformers is installed here")
+
+
+def _is_up(port: int) -> bool:
+    """Whether the server answers; asked past any proxy."""
+    connection = http.client.HTTPConnection(_HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Tell the server and all that it started to end, and kill what has not after a while."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    end_process(process)
