@@ -178,14 +178,16 @@ def test_a_run_that_is_ended_goes_on_where_it_was(tmp_path):
 
 def test_two_sets_at_once_ask_each_link_once(tmp_path):
     """The second waits for the first and says so; then all is known."""
-    with web_server(latency_s=0.3) as server:
+    with web_server(latency_s=3) as server:  # longer than a process takes to start
         urls = [f"{server.url}/{n}" for n in range(24)]
         first = stage(tmp_path, server, urls)
         while not server.asked:
             time.sleep(0.01)
         shutil.copytree(tmp_path / "runs/demo/02_filtering", tmp_path / "runs/other/02_filtering")
         second = stage(tmp_path, server, urls, "other")
+        waits = any(f"journal/images: in use by process {first.pid}; waiting" in line for line in second.stderr)
+        server.latency_s = 0
         said = [run.communicate(timeout=60)[1] for run in (first, second)]
+    assert waits
     assert [first.returncode, second.returncode] == [0, 0], said
-    assert f"journal/images: in use by process {first.pid}; waiting" in said[1]
     assert sum(server.asked.values()) == len(urls)

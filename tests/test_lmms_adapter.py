@@ -113,6 +113,17 @@ def test_a_log_without_any_text_is_an_error_not_a_score_of_zero():
         list(read_log("seedbench", silent))
 
 
+def test_an_answer_whose_generation_failed_is_dropped_and_an_empty_one_is_wrong():
+    failed, empty, said = (dict(sample) for sample in log("seedbench"))
+    failed |= {"filtered_resps": "", "token_counts": [None]}  # the harness goes on after an error
+    empty |= {"filtered_resps": "", "token_counts": [{"output_tokens": 1}]}
+    said |= {"token_counts": [{"output_tokens": 5}]}
+    rows = list(read_log("seedbench", [failed, empty, said]))
+    assert [(row["sample_id"], row.get("reason"), row.get("correct")) for row in rows] == [
+        ("0", "generation_failed", None), ("1", None, False), ("2", None, False),
+    ]  # fmt: skip
+
+
 def test_a_log_of_another_form_is_an_error_that_names_it():
     sample = {"doc_id": 0, "filtered_resps": "a", "input": "Say a.", "target": "a", "bleu": 0.5}
     with pytest.raises(InputError, match=r"some_task logs .*bleu"):

@@ -33,7 +33,7 @@ _PROBE = (
     "import importlib.metadata as m, json, torch, torchvision; "
     "print(json.dumps({'version': m.version('lmms-eval'), 'cuda': torch.cuda.is_available()}))"
 )
-_UNKEPT = re.compile("token_counts|doc_hash|input_media|submission|gpt_eval_llava_(conv|detail|complex)")  # of a sample
+_UNKEPT = re.compile("doc_hash|input_media|submission|gpt_eval_llava_(conv|detail|complex)")  # of a sample
 
 
 def lmms_rows(run: "Run", arms: list[Arm], output: Output) -> Iterator[Row]:
@@ -44,6 +44,7 @@ def lmms_rows(run: "Run", arms: list[Arm], output: Output) -> Iterator[Row]:
     tasks, program = list(dict.fromkeys(run.params.tasks)), _probe(run.params.lmms_python)
     if (judged := sorted(set(tasks) & set(JUDGED))) and not (run.params.judge and os.environ.get(KEY)):
         raise InputError(f"tasks holds {judged[0]}, whose answers a judge scores; name it in judge and set {KEY}")
+    run.metrics["lmms_eval"] = program["version"]
     with run.progress(len(arms) * len(tasks), "tasks of models") as progress:
         for arm in arms:
             for task in tasks:
@@ -74,18 +75,14 @@ def _probe(python: str) -> dict[str, Any]:
 def _logs(run: "Run", arm: Arm, task: str, program: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """What was logged for one model and task, by task (a group has several): from the journal, or asked now."""
     journal, judge = run.journal(JOURNAL), run.params.judge if task in JUDGED else ""
-    # the parquet bytes of our own task stand for its questions and pictures
-    own = [short_hash(*(p.read_bytes() for p in sorted((run.data / "task").rglob("*.*"))))] if task == LOCAL else []
+    own = [p.read_bytes() for p in sorted((run.data / "task").rglob("*.*"))] if task == LOCAL else []
     limit = "" if task == LOCAL else str(run.params.limit)
     key = short_hash(program["version"], model_key(arm.place, precision=run.params.precision), task, limit, judge, *own)
     if (body := journal.get(key)) is None:
         folder = run.scratch / "lmms" / key
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        run_child(
-            _command(run, arm, task, program, folder), log=run.folder / "log.txt", on_event=lambda event: None,
-            lock=run.stage.run / ".workers.lock", environment={"MODEL_VERSION": judge} if judge else {},
-        )  # fmt: skip
+        _run_child(run, _command(run, arm, task, program, folder), {"MODEL_VERSION": judge} if judge else {})
         body = {"logs": {p.stem.partition("_samples_")[2]: _read(p) for p in folder.rglob("*_samples_*.jsonl")}}
         if not any(body["logs"].values()):
             raise InputError(f"lmms-eval ended without samples of {task}; see log.txt")
@@ -137,11 +134,13 @@ def _whole_model(run: "Run", arm: Arm) -> str:
         return arm.place
     folder = run.scratch / "merged" / short_hash(arm.place)
     if not (folder / "training.json").is_file():  # written last
-        command = [sys.executable, "-m", __name__, arm.place, str(folder), run.params.precision]
-        run_child(
-            command, log=run.folder / "log.txt", lock=run.stage.run / ".workers.lock", on_event=lambda event: None
-        )
+        _run_child(run, [sys.executable, "-m", __name__, arm.place, str(folder), run.params.precision], {})
     return str(folder)
+
+
+def _run_child(run: "Run", command: list[str], environment: Mapping[str, str]) -> None:
+    lock, log = run.stage.run / ".workers.lock", run.folder / "log.txt"
+    run_child(command, log=log, lock=lock, on_event=lambda event: None, environment=environment)
 
 
 def _merge(place: str, folder: str, precision: str) -> None:

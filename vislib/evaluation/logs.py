@@ -16,7 +16,6 @@ from vislib.runs import InputError
 from vislib.runs.tables import Row
 
 JUDGED = ("llava_in_the_wild", "mmvet")  # tasks that need a judge
-NO_JUDGEMENT, UNPAIRED = "no_judgement", "unpaired"
 _MOST_OPTIONS = 5  # letters that are read where a prompt lists no options
 _MME = {"mme_perception_score": "mme", "mme_cognition_score": "mme_cognition"}  # papers give the first
 Log = Sequence[Mapping[str, Any]]
@@ -26,10 +25,17 @@ Refused = dict[str, str]  # reason and detail, in the place of a row
 def read_log(task: str, log: Log) -> Iterator[Row | Refused]:
     """Results without model, arm and seed of the `log` of one task; a sample without a verdict gives its reason.
 
-    Raises InputError for a form that is not known, and where no answer holds any text: generation failed silently.
+    The harness logs an empty answer where generation failed; where it counts tokens, such a one has no count. Raises
+    InputError where all failed, and for a form that is not known.
     """
-    if log and not any(_said(sample) for sample in log):
+    failed = [sample for sample in log if not _said(sample) and not any(sample.get("token_counts", ()))]
+    if log and len(failed) == len(log):
         raise InputError(f"tasks: {task} has {len(log)} answers without any text; see what failed in log.txt")
+    if any(any(sample.get("token_counts", ())) for sample in log):
+        for sample in failed:
+            name = {"benchmark": task, "sample_id": str(sample["doc_id"])}
+            yield {**name, "reason": "generation_failed", "detail": "an empty answer of no tokens; see log.txt"}
+        log = [sample for sample in log if _said(sample) or any(sample.get("token_counts", ()))]
     if any(key in sample for sample in log for key in _MME):
         yield from _mme(log)
     elif log and "gpt_eval_llava_all" in log[0]:
@@ -57,7 +63,7 @@ def _read(task: str, sample: Mapping[str, Any], *, graded: bool) -> Row | Refuse
         return yes_no_row(name, said, target)
     if "score" in (judged := sample.get("gpt_eval_score", {})):
         if not judged["eval_model"]:
-            return {"sample_id": name, "reason": NO_JUDGEMENT, "detail": f"{task}: the judge gave no score"}
+            return {"sample_id": name, "reason": "no_judgement", "detail": f"{task}: the judge gave no score"}
         return answer_row(name, said, target, points=float(judged["score"]), question_type=judged["capabilities"])
     if sample.get("mmmu_acc", {}).get("question_type") == "open":
         right = _open_answer_agrees(sample["mmmu_acc"])
@@ -83,16 +89,14 @@ def _llava_bench(task: str, log: Log) -> Iterator[Row | Refused]:
     reviews = [(sample, sample["gpt_eval_llava_all"]) for sample in log]
     judged = [review["scores"] for _, review in reviews if min(review["scores"]) > 0]
     for sample, review in reviews:
-        name = str(sample["doc_id"])
+        name = {"benchmark": task, "sample_id": str(sample["doc_id"])}
         if min(review["scores"]) <= 0:  # -1 where a judge gave no two numbers or did not answer
-            yield {"benchmark": task, "sample_id": name, "reason": NO_JUDGEMENT, "detail": str(review["review"])[:200]}
+            yield {**name, "reason": "no_judgement", "detail": str(review["review"])[:200]}
             continue
         points = review["scores"][1] / (sum(first for first, _ in judged) / len(judged))
         kind = review["category"].removeprefix("llava_bench_")
-        yield {
-            "benchmark": task,
-            **answer_row(name, _said(sample), str(sample["target"]), points=points, question_type=kind),
-        }
+        row = answer_row(name["sample_id"], _said(sample), str(sample["target"]), points=points, question_type=kind)
+        yield name | row
 
 
 def _mme(log: Log) -> Iterator[Row | Refused]:
@@ -107,7 +111,7 @@ def _mme(log: Log) -> Iterator[Row | Refused]:
     for (benchmark, category, image), pair in found.items():
         name = {"benchmark": benchmark, "sample_id": image}
         if len(pair) != 2:
-            yield {**name, "reason": UNPAIRED, "detail": f"{len(pair)} questions of the image were asked, not 2"}
+            yield {**name, "reason": "unpaired", "detail": f"{len(pair)} questions of the image were asked, not 2"}
             continue
         right = [lenient_yes_no(_said(sample)) == lenient_yes_no(str(sample["target"])) for sample in pair]
         images = sum(other == benchmark for other, _, _ in pairs)

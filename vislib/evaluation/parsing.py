@@ -8,24 +8,27 @@ not understood stands beside every accuracy.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STRICT = re.compile(r"\(?([A-Z])[.)]?")
 _LETTER_ENDS = r"(?=\s*(?:$|[.;:!)\]\"'”’*]|,(?!\s*(?:or|and)?\s*[A-Z]\b)|[ ](?:because|since)\b))"
-_OPENS = re.compile(  # "B: red", "(B) red", "b) red", "B - red", "B is correct", at the start of a line
-    r"^[\s(\[\"'“*]{0,4}([A-Z])(?:[\s*]{0,3}[.:)\]][\s*]{0,3}(?=\s|$)(?!\s*(?:or|and)\s*[(\[]?[A-Z]\b)|[ ][-–—][ ]"
+_OPENS = re.compile(  # "B: red", "(B) red", "b) red", "B - red", "B is correct", at the start of a line, or "B" on one
+    r"^[\s(\[\"'“*]{0,4}([A-Z])(?:[\s*]{0,3}[.:)\]][\s*]{0,3}(?=\s|$)"
+    r"(?!\s*(?:(?:or|and)\s*[(\[]?[A-Z]\b|is(?:n['’]t|\s+not)\b))|[ ][-–—][ ]|[ *\"'”]{0,3}$"
     r"|,?[ ](?:because|since)\b|[ ]is[ ](?:the[ ])?(?:correct|right|best)\b)",
     re.IGNORECASE | re.MULTILINE,
 )
 _NAMED = re.compile(  # "The answer is B.", "Answer: (B)", "I choose B", "option B"
-    r"\b(?:answer|option|choice|letter|is|be|choose|chose|pick|select|say|think|with)\s*:?\s*[(\[\"'“*]{0,3}"
+    r"\b(?:answer|option|choice|letter|is|it['’]s|be|choose|chose|pick|select|say|think|with)\s*:?\s*[(\[\"'“*]{0,3}"
     rf"([A-Z])\b{_LETTER_ENDS}",
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 _DENIAL = re.compile(r"\b(?:not?|never|neither|nor|none|cannot|without|except)\b|n['’]t\b", re.IGNORECASE)
+_CLAUSE_ENDS, _CLAUSE = re.compile(r"[.,;:!?\n]"), 80  # characters of a clause that are searched for a denial
 _QUOTES = " \t\r\n\"'“”‘’«»`*_.,;:!?"
+_CJK = "぀-ヿ㐀-鿿豈-﫿ｦ-ﾟ"
 _LEAST = 3  # letters that an option's text has if it is found inside a sentence: "no" stands in too many
 
 
@@ -39,8 +42,8 @@ def lenient_letter(answer: str, options: Sequence[str]) -> str:
     """The letter of the one option that the answer means, or "" where none or several could be meant.
 
     Asked in turn, the first that finds anything decides: the whole answer is a letter, or an option's text; a letter
-    opens a line or is named by a sentence; one stands in brackets; an option's text stands in a sentence that denies
-    nothing.
+    opens a line or is named by a clause that denies nothing; one stands in brackets, or an option's text in a sentence,
+    where the answer denies nothing.
     """
     letters, text = LETTERS[: len(options)], unicodedata.normalize("NFKC", answer).strip()
     texts = {letter: _plain(option) for letter, option in zip(letters, options, strict=True)}
@@ -48,7 +51,7 @@ def lenient_letter(answer: str, options: Sequence[str]) -> str:
         _letters_alone(text, letters),
         _quoted_whole(text, texts),
         _named(text, texts),
-        {match[1] for match in _BRACKETED.finditer(text)} & set(letters),
+        set() if _DENIAL.search(text) else {match[1] for match in _BRACKETED.finditer(text)} & set(letters),
         _quoted_inside(text, texts),
     ):
         if found:
@@ -73,10 +76,17 @@ def _quoted_whole(text: str, texts: dict[str, str]) -> set[str]:
 def _named(text: str, texts: dict[str, str]) -> set[str]:
     found = set()
     for match in (*_OPENS.finditer(text), *_NAMED.finditer(text)):
-        if (letter := match[1].upper()) in texts:
+        clause = _CLAUSE_ENDS.split(text[max(0, match.start(1) - _CLAUSE) : match.start(1)])[-1]
+        if (letter := match[1].upper()) in texts and not _DENIAL.search(clause):
             rest = text[match.end() :].partition("\n")[0]
-            found |= {letter} | _quoted_whole(rest, texts)  # "A: red" where red is B could mean either
+            found |= {letter} | _quoted_whole(rest, texts) | _listed(rest, texts)  # "A: red" where red is B is unsure
     return found
+
+
+def _listed(line: str, texts: dict[str, str]) -> set[str]:
+    """Options that a line repeats letter and all, as "B. green C. grey"."""
+    spoken = _plain(line)
+    return {o for o, option in texts.items() if option and re.search(rf"\b{o}[.:)] {re.escape(option)}", spoken, re.I)}
 
 
 def _quoted_inside(text: str, texts: dict[str, str]) -> set[str]:
@@ -97,10 +107,10 @@ def strict_yes_no(answer: str) -> str:
 
 
 def lenient_yes_no(answer: str) -> str:
-    """`yes` or `no`, if the answer begins with that word or holds only that one of the two, else ""."""
+    """`yes` or `no`, if the answer begins with that word (not "yes or no") or holds only that one, else ""."""
     words: list[str] = re.findall(r"\w+", unicodedata.normalize("NFKC", answer).lower())
     said = {word for word in words if word in ("yes", "no")}
-    if words and words[0] in said:
+    if words and words[0] in said and words[1:2] != ["or"]:
         return words[0]
     return next(iter(said)) if len(said) == 1 else ""
 
@@ -115,7 +125,6 @@ def options_in(prompt: str) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def word_count(texts: Iterable[str] | str) -> int:
+def word_count(text: str) -> int:
     """Words of an answer, by spaces; a Chinese or Japanese character counts as one."""
-    text = texts if isinstance(texts, str) else " ".join(texts)
-    return len(re.findall(r"[぀-ヿ㐀-鿿豈-﫿ｦ-ﾟ]|(?:(?![぀-ヿ㐀-鿿豈-﫿ｦ-ﾟ])\S)+", text))
+    return len(re.findall(rf"[{_CJK}]|[^\s{_CJK}]+", text))

@@ -89,26 +89,29 @@ def _rounds(row: tables.Row) -> Iterator[tuple[str, str, str, str, list[str]]]:
             yield f"{row['id']}-{number}", kind, text.removeprefix(_IMAGE), answer.strip(), row["images"]
 
 
-def write_task(items: list[Item], folder: Path, *, max_tokens: int) -> None:
+def write_task(items: list[Item], folder: Path, *, max_tokens: int) -> list[Refused]:
     """Write the multiple-choice questions into `folder` as a task of lmms-eval, which runs from within that folder.
 
     Images have the pixels that training sees: the file's own bytes where any reader would see these, else a PNG.
+    Returns the questions, of both types, whose picture nobody can read.
     """
     questions = tables.TableWriter(folder / "questions", _QUESTIONS)
-    images, seen = tables.TableWriter(folder / "images", _IMAGES), set[str]()
-    for item in (item for item in items if item.type == MULTIPLE_CHOICE):
-        if item.image_id not in seen:
+    images, failed = tables.TableWriter(folder / "images", _IMAGES), dict[str, ImageError | None]()
+    for item in items:
+        if item.image_id not in failed:
             try:
                 images.write({"image_id": item.image_id, "image": _portable(item.image)})
-            except ImageError:
-                continue  # its own question fails with the reason
-            seen.add(item.image_id)
-        values = (item.id, item.text, item.answer, item.image_id)
-        questions.write(dict(zip(_QUESTIONS.names, values, strict=True)))
+                failed[item.image_id] = None
+            except ImageError as error:
+                failed[item.image_id] = error
+        if item.type == MULTIPLE_CHOICE and failed[item.image_id] is None:
+            values = (item.id, item.text, item.answer, item.image_id)
+            questions.write(dict(zip(_QUESTIONS.names, values, strict=True)))
     questions.close()
     images.close()
     shutil.copyfile(contextual_task.__file__, folder / "contextual_task.py")
     write_task_file(folder, questions=Path("questions/part-00000.parquet"), max_tokens=max_tokens)
+    return [(item.id, f"image_{error.reason}", error.detail) for item in items if (error := failed[item.image_id])]
 
 
 def write_task_file(folder: Path, *, questions: Path, max_tokens: int, cache: Path | None = None) -> None:

@@ -8,7 +8,6 @@ from vislib.evaluation.lmms import lmms_rows
 from vislib.evaluation.questions import LOCAL, MULTIPLE_CHOICE, Item, load_items, write_task
 from vislib.evaluation.statistics import Statistics
 from vislib.runs import choose, tables
-from vislib.runs.contract import RESULTS
 from vislib.runs.tables import Output, Row
 from vislib.training import generation
 from vislib.training.generation import Question
@@ -26,7 +25,9 @@ def evaluate(run: "Run") -> None:
     """
     arms = open_arms(run)
     items, refused = load_items(run)
-    write_task(items, run.data / "task", max_tokens=run.params.max_answer_tokens_choice)
+    refused += write_task(items, run.data / "task", max_tokens=run.params.max_answer_tokens_choice)
+    lost = {name for name, _, _ in refused}
+    items = [item for item in items if item.id not in lost]
     counted: dict[str, list[Any]] = {name: [] for name in _COUNTED}
     with run.output() as output:
         output.take("question", len(items) + len(refused))
@@ -38,20 +39,14 @@ def evaluate(run: "Run") -> None:
             output.write("results", row)
             for name in _COUNTED:
                 counted[name].append(row[name])
-        statistics = _statistics(run, counted)
+        statistics = Statistics(
+            counted, resamples=run.params.resamples, confidence=run.params.confidence, seed=run.seed,
+            left_out=(LOCAL,),
+        )  # fmt: skip
         for row in statistics.scores():
             output.write("scores", row)
         for row in statistics.comparisons(run.params.reference):
             output.write("comparisons", row)
-
-
-def _statistics(run: "Run", counted: dict[str, list[Any]]) -> Statistics:
-    import pandas
-
-    return Statistics(
-        pandas.DataFrame(counted), resamples=run.params.resamples, confidence=run.params.confidence, seed=run.seed,
-        left_out=(LOCAL,),
-    )  # fmt: skip
 
 
 def local_rows(run: "Run", arms: list[Arm], items: list[Item], output: Output) -> Iterator[Row]:
@@ -80,10 +75,8 @@ def local_rows(run: "Run", arms: list[Arm], items: list[Item], output: Output) -
 def wrong_answers(run: "Run", count: int) -> list[Row]:
     """A seeded handful of wrong answers to local questions, with `picture` and `question`, to look at."""
     items = {item.id: item for item in load_items(run)[0]}
-    wrong = (
-        row for row in tables.read_rows(run.data / "results", RESULTS.names)
-        if row["correct"] is False and row["sample_id"] in items
-    )  # fmt: skip
+    rows = tables.read_rows(run.data / "results")
+    wrong = (row for row in rows if row["correct"] is False and row["sample_id"] in items)
     shown = choose(wrong, count, run.seed, key=lambda row: f"{row['sample_id']}/{row['model']}/{row['arm']}")
     pairs = [(row, items[row["sample_id"]]) for row in shown]
     return [{**row, "picture": item.image, "question": item.text} for row, item in pairs]

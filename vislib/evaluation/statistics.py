@@ -1,4 +1,4 @@
-"""Whether a difference between arms is real (VisCon-100K, section 5.2: McNemar's test; intervals and seeds are ours).
+"""Whether a difference between arms is real (VisCon-100K, section 5.3: McNemar's test; intervals and seeds are ours).
 
 A question's value is 0 or 1, or its points where a benchmark gives points; with several seeds of an arm it is their
 mean. What chance could do is drawn over questions (seeds stay as they are; their own spread stands beside). McNemar's
@@ -21,16 +21,19 @@ _CELL = ["model", "arm"]
 
 
 class Statistics:
-    """Scores and comparisons of a table of results (pandas; the contract's columns), deterministic by `seed`.
+    """Scores and comparisons of results (the contract's columns, by name), deterministic by `seed`.
 
-    `left_out`: benchmarks that do not count for the means where others do.
+    `left_out`: benchmarks that are in no mean.
     """
 
     def __init__(
-        self, results: Any, *, resamples: int, confidence: float, seed: int, left_out: tuple[str, ...] = ()
+        self, results: Mapping[str, Any], *, resamples: int, confidence: float, seed: int, left_out: tuple[str, ...]
     ) -> None:
-        values = results["points"].astype(float).fillna(results["correct"].astype(float))
-        self.results = results.assign(value=values)[values.notna()]
+        import pandas
+
+        table = pandas.DataFrame(results)
+        values = table["points"].astype(float).fillna(table["correct"].astype(float))
+        self.results = table.assign(value=values)[values.notna()]
         self.resamples, self.confidence, self.seed, self.left_out = resamples, confidence, seed, left_out
 
     def scores(self) -> Iterator[Row]:
@@ -79,10 +82,9 @@ class Statistics:
         questions, by_seed = _by_question(cell), cell.groupby("seed")["value"].mean()
         interval = self._interval(draws)
         if len(by_seed) == 1 and cell["points"].isna().all():
-            low, high = proportion_confint(
-                int(questions.sum()), len(questions), alpha=1 - self.confidence, method="wilson"
-            )
-            interval = {"low": float(low), "high": float(high)}
+            right, alpha = int(questions.sum()), 1 - self.confidence
+            ends = proportion_confint(right, len(questions), alpha=alpha, method="wilson")
+            interval = dict(zip(("low", "high"), map(float, ends), strict=True))
         return {
             "n": len(questions), "seeds": len(by_seed), "accuracy": float(questions.mean()), **interval,
             "seed_deviation": _deviation(by_seed), "strict_accuracy": _share(cell["strictly_correct"]),
@@ -116,14 +118,13 @@ class Statistics:
         from statsmodels.stats.contingency_tables import mcnemar
 
         ours, theirs = (
-            cell[cell["arm"] == name].pivot(index="sample_id", columns="seed", values="value").dropna()
+            cell[cell["arm"] == name].pivot(index="sample_id", columns="seed", values="value")
             for name in (arm, reference)
         )
-        seeds, questions = ours.columns.intersection(theirs.columns), ours.index.intersection(theirs.index)
-        row: Row = dict.fromkeys(("b", "c", "difference", "low", "high", "p")) | {"n": len(questions)}
-        if seeds.empty or questions.empty:
-            return row | {"n": 0}, np.array([])
-        gains = (ours.loc[questions, seeds] - theirs.loc[questions, seeds]).mean(axis=1)
+        gains = (ours - theirs)[ours.columns.intersection(theirs.columns)].mean(axis=1, skipna=False).dropna()
+        row: Row = dict.fromkeys(("b", "c", "difference", "low", "high", "p")) | {"n": len(gains)}
+        if gains.empty:
+            return row, np.array([])
         draws = self._draws(gains, benchmark)
         row |= {"difference": float(gains.mean()), **self._interval(draws)}
         if cell["points"].isna().all():
