@@ -17,8 +17,8 @@ from vislib.runs import InputError, Run, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
 from vislib.runs.seeding import split_of
 from vislib.training import tiny
-from vislib.training.generation import Question, encode
-from vislib.training.models import open_processor
+from vislib.training.generation import Question, encode, model_key, question_key
+from vislib.training.models import open_processor, resolve_model
 from vislib.training.sources import Refusal
 
 PAGES, PER_PAGE = 20, 2
@@ -94,7 +94,12 @@ def begin(**parameters) -> Run:
 
 @pytest.fixture(scope="module")
 def trained(ground) -> Run:
+    """A run of the stage; what the model writes before it is trained stands in the journal."""
     run = begin()
+    captions, key = Captions.of(run), model_key(resolve_model("tiny-llava", run))
+    for found in Split.of(captions, most=0).held_out:
+        question = Question(found.name, captions.question(found), str(found.path), run.params.max_answer_tokens)
+        run.journal("generation").put(question_key(key, question), {"text": f"<image> {found.name}", "tokens": 3})
     captioner.train_captioner(run)
     run.finish()
     return run
@@ -187,6 +192,7 @@ def test_a_real_training_is_scored_beside_its_baselines(trained, asked):
     assert len(predictions) == len(captioner.SYSTEMS) * len(held)
     by_system = {s: {r["sample_id"]: r for r in predictions if r["system"] == s} for s in captioner.SYSTEMS}
     assert all(row["caption"] == f"alt {int(name[1:])}" for name, row in by_system["alt_text"].items())
+    assert all(row["caption"] == f"‹image› {name}" for name, row in by_system["before"].items())
     given = [asked["contextual", name] for name in held]
     of_06 = [replace(request, evidence=request.evidence | {"priors": None}) for request in given]
     quoted = {request.id: answer.text for request, answer in Extractive().answer(of_06)}

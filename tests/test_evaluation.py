@@ -14,18 +14,20 @@ from vislib import evaluation
 from vislib.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import CONVERSATIONS, IMAGES
-from vislib.runs.journal import Journal
 from vislib.training.generation import Question, model_key, question_key
 from vislib.training.tiny import build
 
 ASK = "\nA. red\nB. green\nC. dark blue\nD. grey\nGive the letter of the right option and nothing else."
 ROUNDS = [("multiple_choice", f"Which colour?{ASK}", "A"), ("free_form", "What is it?", "A red square."),
           ("multiple_choice", f"Which other colour?{ASK}", "C")]  # fmt: skip
-MODES = ("RGB", "RGB", "CMYK", "broken", "lost")  # of the samples' pictures
+MODES = ("RGB", "RGB", "CMYK", "broken", "lost", "failed")  # of the samples' pictures
 
 
 def write_inputs(root: Path) -> None:
-    """Five held-out samples of three rounds, one with a file that is no picture and one whose file is gone."""
+    """Six held-out samples of three rounds: one file is no picture, one is gone, one was never fetched.
+
+    One question is too long for a tiny model.
+    """
     folder = root / "08_merging" / "data" / "contextual" / "questions"
     test, train = (tables.TableWriter(folder, CONVERSATIONS, stem=stem) for stem in ("test", "train"))
     images = tables.TableWriter(root / "03_images" / "data" / "images", IMAGES)
@@ -35,14 +37,16 @@ def write_inputs(root: Path) -> None:
         path = root / "03_images/data/files" / f"{name}.jpg"
         if mode == "broken":
             path.write_bytes(b"\xff\xd8\xff\xe0 no picture")
-        elif mode != "lost":
+        elif mode in ("RGB", "CMYK"):
             Image.new("RGB", (40 + number, 30), ("red", "gold", "navy")[number]).convert(mode).save(path)
-        row = {"image_url": f"http://p.example/{number}", "image_id": name, "path": f"files/{name}.jpg"}
+        row = {"image_url": f"http://p.example/{number}", "image_id": name}
+        row["path"] = None if mode == "failed" else f"files/{name}.jpg"
         images.write(dict.fromkeys(IMAGES.names) | row | {"status": "ok"})
         turns = [
             {"from": who, "value": text} for _, asked, said in ROUNDS for who, text in (("human", asked), ("gpt", said))
         ]
         turns[0]["value"] = f"<image>\n{turns[0]['value']}"
+        turns[2]["value"] *= 2000 if mode == "CMYK" else 1  # more than a tiny model can read
         row = {"id": name, "images": [name], "conversations": turns, "sample_id": name, "doc_id": "d"}
         (train if number == 99 else test).write(row | {"sources": [kind for kind, _, _ in ROUNDS]})
     for writer in (test, train, images):
@@ -104,9 +108,7 @@ def test_answers_become_results_scores_and_comparisons(ground):
     asked = [r for r in results if r["arm"] == "leaky_mix"]
     assert [r["sample_id"] for r in asked] == [r["sample_id"] for r in results if r["arm"] == "base"]
     assert {r["benchmark"] for r in results} == {"vislib_contextual"}
-    assert (
-        len({r["sample_id"] for r in asked}) == len(asked) == 3 * 4
-    )  # the broken picture's answers were journalled too
+    assert len({r["sample_id"] for r in asked}) == len(asked) == 3 * 3  # none of a broken picture
     assert asked[0] == {
         "model": "m", "arm": "leaky_mix", "seed": 0, "benchmark": "vislib_contextual", "sample_id": first,
         "question_type": "multiple_choice", "prediction": "Dark blue", "answer": "A", "correct": False, "parsed": True,
@@ -115,19 +117,20 @@ def test_answers_become_results_scores_and_comparisons(ground):
     free = next(r for r in asked if r["question_type"] == "free_form")
     assert (free["answer"], free["correct"], free["parsed"], free["words"]) == ("A red square.", None, None, 1)
     scores = {r["arm"]: r for r in rows(run, "scores")}
-    assert (scores["base"]["n"], scores["base"]["accuracy"], scores["base"]["strict_accuracy"]) == (8, 0.5, 0.0)
+    assert (scores["base"]["n"], scores["base"]["accuracy"], scores["base"]["strict_accuracy"]) == (6, 0.5, 0.0)
     assert (scores["leaky_mix"]["accuracy"], scores["leaky_mix"]["strict_accuracy"]) == (0.5, 0.5)
     (compared,) = rows(run, "comparisons")
-    assert [compared[name] for name in ("arm", "reference", "n", "b", "c", "p")] == ["leaky_mix", "base", 8, 1, 1, 1.0]
+    assert [compared[name] for name in ("arm", "reference", "n", "b", "c", "p")] == ["leaky_mix", "base", 6, 1, 1, 1.0]
     assert rows(run, "dropped")[0]["reason"] == "image_missing"
-    assert run.counts()["question"] == {"taken": 15, "kept": 12, "dropped": {"image_missing": 3}}
+    dropped = {"image_missing": 6, "image_truncated": 3}
+    assert run.counts()["question"] == {"taken": 18, "kept": 9, "dropped": dropped}
     wrong = evaluation.wrong_answers(run, 3)
     assert len(wrong) == 3
     assert all(row["picture"].is_file() and row["question"].startswith("Which") for row in wrong)
     before = contents(run)
     run.finish()
-    again = begin(models, reference="base")
-    evaluation.evaluate(again)
+    again = begin(models, reference="base", batch_size=4)
+    evaluation.evaluate(again)  # asks nothing: there is no model
     assert contents(again) == before
 
 
@@ -148,7 +151,7 @@ def test_the_same_questions_are_chosen_for_every_model(ground):
     }
 
 
-def test_a_real_model_answers_once_and_a_broken_picture_costs_its_own_questions(ground):
+def test_a_real_model_answers_once_and_a_question_that_fails_is_dropped(ground):
     place = ground / "10_finetuning.tiny" / "data" / "model"
     build("tiny-llava", place)
     models = ["10_finetuning.tiny/model", "tiny-llava"]  # its own arm, and the same weights under its installed name
@@ -156,18 +159,12 @@ def test_a_real_model_answers_once_and_a_broken_picture_costs_its_own_questions(
     run = begin(models, max_answer_tokens_free=5)
     evaluation.evaluate(run)
     results = rows(run, "results")
-    assert [(r["arm"], r["seed"]) for r in results[::9]] == [("base", 3), ("untrained", 0)]
-    assert [r["prediction"] for r in results[:9]] == [r["prediction"] for r in results[9:]]
+    assert [(r["arm"], r["seed"]) for r in results[::8]] == [("base", 3), ("untrained", 0)]
+    assert [r["prediction"] for r in results[:8]] == [r["prediction"] for r in results[8:]]
     assert all(r["prediction"] for r in results)
-    assert run.counts()["answer"] == {"taken": 24, "kept": 18, "dropped": {"image_truncated": 6}}
+    assert run.counts()["answer"] == {"taken": 18, "kept": 16, "dropped": {"too_long": 2}}
     assert {r["n"] for r in rows(run, "scores")} == {6}
-    before, answers = contents(run), len(Journal(ground.parent / "journal" / "generation.sqlite"))
-    assert answers == 9
-    run.finish()
-    again = begin(models, max_answer_tokens_free=5, batch_size=4)
-    evaluation.evaluate(again)
-    assert contents(again) == before
-    assert len(again.journal("generation")) == answers
+    assert len(run.journal("generation")) == 8
 
 
 def test_the_task_for_lmms_eval_holds_the_pixels_that_training_sees_and_no_path(ground):
@@ -197,7 +194,7 @@ def test_the_task_for_lmms_eval_holds_the_pixels_that_training_sees_and_no_path(
      ({"reference": "leaky"}, "reference is 'leaky'; the arms of models: base, or empty"),
      ({"evaluator": "lmms_eval"}, "lmms_python is ''"),
      ({"evaluator": "lmms_eval", "lmms_python": "/usr/bin/false"}, "lmms-eval cannot be had"),
-     ({"images": "03_images/none"}, "test files hold no .* 15 lack options")],
+     ({"images": "03_images/none"}, "test files hold no .* 18 lack options")],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_said_with_its_mend(ground, change, message):
     write_model(ground, "base")

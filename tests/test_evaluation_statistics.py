@@ -90,7 +90,7 @@ def test_holm_adjusts_over_the_arms_of_one_benchmark():
 def test_several_seeds_are_pooled_by_question():
     rows = [*answers("1100", arm="mix", seed=0), *answers("1010", arm="mix", seed=1)]
     rows += [*answers("0101", arm="base", seed=0), *answers("0010", arm="base", seed=1)]
-    rows += answers("1111", arm="base", seed=2)  # the other arm has no such seed
+    rows += answers("111", arm="base", seed=2)  # the other arm has no such seed
     scores = by(statistics(rows).scores(), "arm")
     assert (scores["mix",]["n"], scores["mix",]["seeds"], scores["mix",]["accuracy"]) == (4, 2, 0.5)
     assert scores["mix",]["seed_deviation"] == 0.0

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from vislib import figures
 from vislib.figures import arm_table, benchmarks, plots
@@ -77,6 +78,14 @@ def test_every_benchmark_has_a_place_and_means_stand_apart(tmp_path: Path) -> No
     assert len({bar.lines[0].get_marker() for bar in axes.containers}) == 3
 
 
+def test_an_end_that_rounding_puts_beyond_its_accuracy_is_drawn(tmp_path: Path) -> None:
+    scores = benchmarks.load_scores(scores_at(tmp_path / "a", SHARE[:1], {"ai2d": 0.0}), [])
+    low, high = proportion_confint(0, 7, method="wilson")
+    assert low > 0
+    panels = figures.new_mosaic("a", columns=2, aspect=0.4)[1]
+    benchmarks.plot_models(panels, scores.assign(low=low, high=high), paper=[], caveat="")
+
+
 def test_the_papers_means_stand_beside_the_models_that_the_set_names_alone(tmp_path: Path) -> None:
     cells = [*SHARE, ("mine", "base")]
     named, other = models_figure(tmp_path, cells, SIX, ["ShareGPT4V-7b", "IDEFICS2-8b"])
@@ -86,6 +95,12 @@ def test_the_papers_means_stand_beside_the_models_that_the_set_names_alone(tmp_p
     reported = benchmarks.paper_table(["ShareGPT4V-7b"])
     assert reported["model"].tolist() == ["ShareGPT4V-7b (paper)"] * 3
     assert set(reported["benchmark"]) == {"mean"}
+
+
+def test_more_models_than_panels_are_refused(tmp_path: Path) -> None:
+    cells = [(f"model {n}", "base") for n in range(len(benchmarks.LETTERS) + 1)]
+    with pytest.raises(InputError, match="9 models, a figure 8 panels"):
+        models_figure(tmp_path, cells, {"ai2d": 0.5}, [])
 
 
 def test_what_is_not_a_result_says_so_on_every_figure(tmp_path: Path) -> None:
@@ -167,22 +182,20 @@ def test_points_are_no_shares_and_an_unknown_benchmark_is_named(tmp_path: Path) 
         sheet(tmp_path / "b", "gqa", [])
 
 
-def densefusion(folder: Path, cells: Sequence[Cell], accuracies: dict[str, float], fusion: Sequence[str]) -> list[Any]:
+def densefusion(
+    folder: Path, cells: Sequence[Cell], accuracies: dict[str, float], fusion: Sequence[str]
+) -> tuple[list[Any], list[bytes]]:
     scores = benchmarks.load_scores(scores_at(folder, cells, accuracies), [])
-    saved = []
-    for place in (folder / "first", folder / "again"):
-        place.mkdir()
-        figure, panels = figures.new_mosaic("ab;ac", columns=2, aspect=0.7)
-        benchmarks.plot_densefusion(panels, scores, fusion=fusion, caveat="")
-        saved.append([file.read_bytes() for file in figures.save_figure(figure, place, "f", scores)])
-    assert saved[0] == saved[1]
-    return panels
+    figure, panels = figures.new_mosaic("ab;ac", columns=2, aspect=0.7)
+    benchmarks.plot_densefusion(panels, scores, fusion=fusion, caveat="")
+    return panels, [file.read_bytes() for file in figures.save_figure(figure, folder, "f", scores)]
 
 
 def test_ours_stand_below_the_papers_numbers_and_mme_on_a_scale_of_its_own(tmp_path: Path) -> None:
     cells = [("LLaVA-1.5-7B", "base"), ("LLaVA-1.5-7B", "densefusion")]
     ours = {"gqa": 0.6, "mme": 1500.0, "textvqa_val": 0.5, "mean": 0.5}
-    shares, points, priors = densefusion(tmp_path, cells, ours, ["densefusion"])
+    (shares, points, priors), saved = densefusion(tmp_path / "a", cells, ours, ["densefusion"])
+    assert densefusion(tmp_path / "b", cells, ours, ["densefusion"])[1] == saved
     assert "62.0 → 64.0" in texts(shares)
     assert "1,510 → 1,574" in texts(points)
     assert [len(axes.containers) for axes in (shares, points, priors)] == [4, 2, 1]
@@ -192,7 +205,7 @@ def test_ours_stand_below_the_papers_numbers_and_mme_on_a_scale_of_its_own(tmp_p
 
 
 def test_a_benchmark_of_ours_alone_stands_beside_the_reference_without_an_invented_cell(tmp_path: Path) -> None:
-    shares, points, priors = densefusion(tmp_path, TINY, {"vislib_contextual": 0.2}, [])
+    (shares, points, priors), _ = densefusion(tmp_path, TINY, {"vislib_contextual": 0.2}, [])
     names = [tick.get_text() for tick in shares.get_yticklabels()]
     assert names[0] == "contextual VQA"
     assert len(names) == 1 + 8

@@ -65,6 +65,11 @@ class Scripted:
         return Reply(answer, wait if self.wait else None, headers)
 
 
+def heard(task):
+    """Look at its error: one that nobody looks at is told when it is collected, amid another test."""
+    return task.cancelled() or task.exception()
+
+
 def run(*scripted, n=1000, most=64, **settings):
     """Ask `n` requests in virtual time: seconds, answers, the most in flight at once."""
     engine = chat(base_url="http://a/v1", max_in_flight=most, **settings)
@@ -78,7 +83,7 @@ def run(*scripted, n=1000, most=64, **settings):
                 await wake.wait()
                 wake.clear()
             tasks.add(task := asyncio.create_task(engine._ask(_Asked(request, 0.0))))
-            task.add_done_callback(lambda task: (tasks.discard(task), done.append(task), wake.set()))
+            task.add_done_callback(lambda task: (tasks.discard(task), done.append(task), wake.set(), heard(task)))
             widest = max(widest, turns.in_flight)
         await asyncio.gather(*tasks)
         return Clock.now - began, [task.result() for task in done], widest

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from vislib.runs import start_run
 from vislib.training import generation, models, tiny
-from vislib.training.generation import Question, answer_to, encode, failure_of, generate, generate_answers, model_key
+from vislib.training.generation import Question, answer_to, answers_of_models, encode, failure_of, generate, model_key
 
 SIDES = [(40, 40), (200, 90), (90, 300), (56, 57)]
 ASKED = [
@@ -132,7 +132,7 @@ def test_answers_come_from_a_child_once_and_a_failed_image_costs_its_own_answer_
         Question("long", "word " * 9000, None, 8),
     ]  # fmt: skip
     twin = replace(asked[0], id="twin", image_path=str(ground / "whole.png"))
-    name = generate_answers(run, place, [*asked, *bad, twin], batch_size=4, device="cpu")
+    (name,) = answers_of_models(run, [place], [*asked, *bad, twin], batch_size=4, device="cpu")
     journal = run.journal(generation.JOURNAL)
     assert name == model_key(place)
     assert len(journal) == len(asked)
@@ -145,9 +145,9 @@ def test_answers_come_from_a_child_once_and_a_failed_image_costs_its_own_answer_
     reasons = [failure_of(journal, name, question)[0] for question in bad]
     assert reasons == ["image_broken", "image_missing", "image_count", "too_long"]
     monkeypatch.setattr(generation, "run_child", lambda *args, **options: pytest.fail("asked again"))
-    assert generate_answers(run, place, asked) == name
+    assert answers_of_models(run, [place], asked) == [name]
     with pytest.raises(pytest.fail.Exception):
-        generate_answers(run, place, [replace(asked[0], max_tokens=9)])
+        answers_of_models(run, [place], [replace(asked[0], max_tokens=9)])
 
 
 def test_a_model_s_weights_image_question_and_precision_name_an_answer(ground, tmp_path):

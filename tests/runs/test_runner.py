@@ -73,7 +73,8 @@ def test_a_table_changed_by_hand_is_made_again(project):
     assert project.run().stdout.count(" ok ") == 1
     for broken in ("[]", "null", "{", '{"inputs": [1]}'):
         (project.root / "runs/demo/81_second/run.json").write_text(broken)
-        assert project.run().stdout.count(" ok ") == 1
+        assert project.run("--dry-run").stdout.count("would run") == 1
+    assert project.run().stdout.count(" ok ") == 1
 
 
 def test_stray_files_and_reserved_variants_are_refused(project):

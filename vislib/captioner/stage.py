@@ -16,7 +16,7 @@ from vislib.engines.extractive import Extractive
 from vislib.runs import Run, choose, tables
 from vislib.runs.tables import Output, Row
 from vislib.training import planning
-from vislib.training.generation import JOURNAL, Question, answer_to, generate_answers
+from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
 from vislib.training.launch import train
 from vislib.training.models import resolve_model
 from vislib.training.planning import Planned, plan_rows
@@ -76,7 +76,7 @@ def train_captioner(run: Run) -> None:
     """
     plan = Plan.of(run)
     arm = _arm(run, plan)
-    totals = train(run, plan.settings, arm | {"base": run.params.model, "prompt_sha": plan.captions.template.sha})
+    totals = train(run, plan.settings, arm | {"prompt_sha": plan.captions.template.sha})
     texts = _written(run, plan)
     with run.output() as output:
         _account(output, plan)
@@ -111,15 +111,16 @@ def _written(run: Run, plan: Plan) -> Texts:
     texts |= {"after": answers[: len(held)]} | ({"after_swapped": answers[len(held) :]} if other else {})
     written = Extractive().answer(_request(example, plan.captions.kind) for example in held)
     texts["extractive"] = [answer.text for _, answer in written]
-    return texts | {"alt_text": [example.sample["alt_text"] or "" for example in held]}
+    texts["alt_text"] = [example.sample["alt_text"] or "" for example in held]
+    return {system: [prompts.neutralise(text)[0] for text in written] for system, written in texts.items()}
 
 
 def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when: str) -> list[str]:
     """A model's captions; one that could not be had counts as an empty one, and in the metrics."""
     settings, most = plan.settings, run.params.max_answer_tokens
     asked = [Question(e.name, plan.captions.question(e), str(e.path), most) for e in examples]
-    key = generate_answers(
-        run, model, asked, batch_size=settings.device_batch_size, device=settings.device,
+    (key,) = answers_of_models(
+        run, [model], asked, batch_size=settings.device_batch_size, device=settings.device,
         precision=settings.precision, progress=f"captions {when}",
     )  # fmt: skip
     answers = [answer_to(run.journal(JOURNAL), key, question) for question in asked]
@@ -152,7 +153,7 @@ def _write_scored(output: Output, plan: Plan, texts: Texts, seed: int) -> None:
         for example, text in zip(held, written, strict=True):
             output.write("predictions", {
                 "sample_id": example.name, "doc_id": example.sample["doc_id"], "system": system,
-                "caption": prompts.neutralise(text)[0], "reference": example.caption,
+                "caption": text, "reference": example.caption,
             })  # fmt: skip
     references, pages = [e.caption for e in held], [e.page for e in held]
     pairs = [pair for pair in _DIFFERENCES if set(pair) <= set(texts)]

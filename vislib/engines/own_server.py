@@ -33,7 +33,7 @@ _COMMANDS = (("vllm", "serve"), ("transformers", "serve"))  # the first that is 
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # a folder needs no network
 _NOT_PASSED = ("OPENAI_API_KEY", "VLLM_API_KEY")  # the server has no use for the one and would ask for the other
 _TAIL = 1500  # characters of the log that an error shows
-_GRACE_S = 5.0  # for a server that is told to end
+_GRACE_S = 5.0  # for a server that is told to end, or that no longer answers
 
 
 class OwnModel(OpenAIChat):
@@ -72,7 +72,7 @@ class OwnModel(OpenAIChat):
                 yield up
             except InputError as error:
                 with suppress(subprocess.TimeoutExpired):  # perhaps it is about to
-                    raise self._ended(f"ended with {process.wait(1)}") from error
+                    raise self._ended(f"ended with {process.wait(_GRACE_S)}") from error
                 raise
         finally:
             _end(process)

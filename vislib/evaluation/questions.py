@@ -67,8 +67,8 @@ def load_items(run: "Run") -> tuple[list[Item], list[Refused]]:
     items: list[Item] = []
     refused: list[Refused] = []
     for name, kind, text, answer, images in chosen:
-        place = ledger.parent / paths[images[0]]["path"] if len(images) == 1 and images[0] in paths else None
-        if place is None or not place.is_file():
+        file = paths.get(images[0], {}).get("path") if len(images) == 1 else None
+        if file is None or not (place := ledger.parent / file).is_file():
             refused.append((name, "image_missing", ", ".join(images)))
         elif kind == MULTIPLE_CHOICE and answer not in LETTERS[: len(options_in(text))]:
             refused.append((name, "no_options", text))
@@ -111,7 +111,7 @@ def write_task(items: list[Item], folder: Path, *, max_tokens: int) -> list[Refu
     images.close()
     shutil.copyfile(contextual_task.__file__, folder / "contextual_task.py")
     write_task_file(folder, questions=Path("questions/part-00000.parquet"), max_tokens=max_tokens)
-    return [(item.id, f"image_{error.reason}", error.detail) for item in items if (error := failed[item.image_id])]
+    return [(item.id, f"image_{broken.reason}", broken.detail) for item in items if (broken := failed[item.image_id])]
 
 
 def write_task_file(folder: Path, *, questions: Path, max_tokens: int, cache: Path | None = None) -> None:

@@ -110,12 +110,9 @@ def marks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     names = list(dict.fromkeys(names))
     if len(names) > len(_SHAPES):
         raise InputError(f"{len(names)} arms, but a figure tells {len(_SHAPES)} apart: name fewer in show")
-    colours: list[dict[str, Any]] = [
-        {"markerfacecolor": EDGE, "color": EDGE},
-        {"markerfacecolor": "white", "color": INK},
-    ]
+    same = {"markersize": 4, "markeredgewidth": 0.8, "elinewidth": 0.8}
     return {
-        name: {"marker": shape, "markersize": 4, "markeredgewidth": 0.8, "elinewidth": 0.8, **colours[n % 2]}
+        name: same | {"marker": shape, "markerfacecolor": (EDGE, "white")[n % 2], "color": (EDGE, INK)[n % 2]}
         for n, (name, shape) in enumerate(zip(names, _SHAPES, strict=False))
     }
 
@@ -123,7 +120,7 @@ def marks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _dot(axes: Axes, place: float, row: Any, look: Mapping[str, Any], *, upright: bool, label: str) -> None:
     """The accuracy of one row with its interval, at `place` of the other axis; per cent, or points as they are."""
     scale = scale_of(row.benchmark)
-    reach = [[scale * (row.accuracy - row.low)], [scale * (row.high - row.accuracy)]]
+    reach = [[max(0.0, scale * by)] for by in (row.accuracy - row.low, row.high - row.accuracy)]  # rounding: -1e-17
     where = (place, scale * row.accuracy) if upright else (scale * row.accuracy, place)
     new = label not in axes.get_legend_handles_labels()[1]
     more: dict[str, Any] = {**look, "yerr" if upright else "xerr": reach, "label": label if new else None}
@@ -141,6 +138,8 @@ def legend(axes: Axes, title: str, *, columns: int) -> None:
 
 def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str], caveat: str) -> None:
     """A panel per model (figures 3 and 4); beside the models named in `paper` stand VisCon-100K's averages."""
+    if (models := scores["model"].nunique()) > len(LETTERS):
+        raise InputError(f"scores has {models} models, a figure {len(LETTERS)} panels: give 12 fewer models at a time")
     looks, by_model = marks(scores["arm"]), scores.groupby("model", sort=False)
     for axes, letter, (model, rows) in zip(panels, LETTERS, by_model, strict=False):
         means = REFERENCE["viscon"]["means"][model] if model in paper else {}

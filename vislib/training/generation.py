@@ -7,7 +7,7 @@ answer, which other harnesses cannot say.
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def question_key(model: str, question: Question) -> str:
 
 
 def answer_to(journal: Journal, model: str, question: Question) -> str | None:
-    """The answer that `generate_answers` journalled, or None if it failed (`failure_of` says why)."""
+    """The answer that `answers_of_models` journalled, or None if it failed (`failure_of` says why)."""
     body = journal.get(question_key(model, question))
     return None if body is None else str(body["text"])
 
@@ -73,16 +73,6 @@ def failure_of(journal: Journal, model: str, question: Question) -> tuple[str, s
     """Reason and detail of a question's last failure, empty if there was none."""
     failure = journal.failure(question_key(model, question)) or {"reason": "", "detail": ""}
     return str(failure["reason"]), str(failure["detail"])
-
-
-def generate_answers(
-    run: "Run", model: str, questions: Iterable[Question], *, batch_size: int = 1, device: str = "auto",
-    precision: str = "float32", progress: str = "answer",
-) -> str:  # fmt: skip
-    """`answers_of_models` of one model; returns its `model_key`."""
-    return answers_of_models(
-        run, [model], list(questions), batch_size=batch_size, device=device, precision=precision, progress=progress
-    )[0]
 
 
 def answers_of_models(
