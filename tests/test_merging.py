@@ -179,7 +179,7 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
         save(root / name, schema, rows.get(name, []))
     defaults = {"similarity_threshold": 0.9, "min_per_type": 2, "test_fraction": 0.3, "embedding_batch_size": 4}
     paths = {name: str(root / name) for name in schemas}
-    place = {"run_dir": str(root / "runs"), "variant": "", "seed": 0, "embedding_model": "hash"}
+    place = {"run_dir": str(root / "runs"), "variant": "", "limit": 0, "seed": 0, "embedding_model": "hash"}
     merging = Stage(notebook="08_merging", schema={}, values={**place, **paths, **defaults, **values})
     run = Run(merging, merging.open_partial("key", {}), [])
     merge_conversations(run)
@@ -251,6 +251,17 @@ def test_splits_share_no_page_and_two_runs_are_equal_to_the_byte(tmp_path: Path)
     sides = [{r["doc_id"] for r in tables.read_rows(folder / f"{s}-00000.parquet")} for s in ("train", "test")]
     assert all(sides)
     assert not sides[0] & sides[1]
+
+
+def test_a_limit_is_a_seeded_choice_of_usable_samples_whose_rows_are_those_of_all(tmp_path: Path) -> None:
+    rows = inputs_at(tmp_path)
+    rows["images"][0] |= {"status": "failed", "reason": "http_404"}
+    whole, some = merge(tmp_path / "all", rows), merge(tmp_path / "some", rows, limit=5)
+    found, all_rows = (rows_of(run, "contextual", "separate") for run in (some, whole))
+    assert len({row["sample_id"] for row in found.values()}) == 5
+    assert found.items() <= all_rows.items()
+    assert some.metrics["distinct_questions"] <= whole.metrics["distinct_questions"]
+    assert some.counts()["sample"] == {"taken": 5, "kept": 5, "dropped": {}}
 
 
 def test_captions_alone_become_conversations_where_nobody_asked_questions(tmp_path: Path) -> None:

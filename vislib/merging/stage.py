@@ -1,6 +1,6 @@
 """The stage function of 08: embed, judge, de-duplicate, merge and split, one shard of samples in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,25 +27,35 @@ CAPTION_ALONE = "captions"  # the configuration that needs no questions
 def merge_conversations(run: Run) -> None:
     """Write `<kind>/<configuration>/{train,test}` and `dropped` from the captions and questions of a run.
 
-    Without questions the one configuration is `captions`. Adds to the metrics the rows of every
-    `kind/configuration/split`. Raises InputError when no sample is usable.
+    Without questions the one configuration is `captions`. With a `limit` only so many of the usable samples take
+    part. Adds to the metrics the rows of every `kind/configuration/split`. Raises InputError when no sample is usable.
     """
     inputs = Inputs.of(run)
     kinds = inputs.kinds()
     splits = assign_splits(candidates(inputs), kinds, seed=run.seed, test_fraction=run.params.test_fraction)
-    embeddings = _embed_questions(run, inputs.questions) if inputs.questions else None
+    chosen = _chosen(run, inputs, splits) if run.params.limit else None
+    embeddings = _embed_questions(run, inputs.questions, chosen) if inputs.questions else None
     with run.output() as output, run.progress(len(splits), "samples") as progress:
         merger = _Merger(run, output, embeddings, kinds)
         for candidate, split in zip(candidates(inputs), splits, strict=True):
-            merger.add(candidate, split)
+            if chosen is None or candidate.sample["sample_id"] in chosen:
+                merger.add(candidate, split)
             progress.update()
     run.metrics["rows"] = {"/".join(name): writer.rows for name, writer in merger.writers.items()}
 
 
-def _embed_questions(run: Run, questions: Path) -> Embeddings:
+def _chosen(run: Run, inputs: Inputs, splits: Sequence[str]) -> Collection[str]:
+    """The samples of a `limit`, of those that every configuration can use."""
+    names = (row["sample_id"] for row in tables.read_rows(inputs.samples, ["sample_id"]))
+    usable = (name for name, split in zip(names, splits, strict=True) if split in SPLITS)
+    return frozenset(choose(usable, run.params.limit, run.seed))
+
+
+def _embed_questions(run: Run, questions: Path, chosen: Collection[str] | None) -> Embeddings:
     def texts() -> Iterator[str]:
-        rows = tables.read_rows(questions, ["question", "status"])
-        return (row["question"] for row in rows if row["status"] == "ok")
+        rows = tables.read_rows(questions, ["sample_id", "question", "status"])
+        asked = (row for row in rows if row["status"] == "ok")
+        return (row["question"] for row in asked if chosen is None or row["sample_id"] in chosen)
 
     hashes = distinct_hashes(texts())
     run.metrics["distinct_questions"] = len(hashes)
