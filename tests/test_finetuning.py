@@ -1,14 +1,18 @@
 """Stage 10: two arms are trained through the library on tables of the contract, and one of them again."""
 
 import math
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from vislib import finetuning
 from vislib.runs import InputError, Run, start_run, tables
 from vislib.runs.contract import CONVERSATIONS, IMAGES
+from vislib.training import launch, worker
 from vislib.training.models import open_trained, read_facts
 
 TALL = 26  # samples; one of them has a damaged picture: less than 5 %
@@ -24,6 +28,7 @@ def ground(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ground")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VISLIB_RUNS", str(folder / "runs"))
+        patch.setenv("OMP_NUM_THREADS", "1")
         _write_tables(folder)
         yield folder
 
@@ -63,9 +68,23 @@ def trained(ground: Path, **parameters) -> Run:
     return run
 
 
+@contextmanager
+def here():
+    """Within it the process that trains is this one, which has its imports already; what it sets is taken back."""
+    threads, before = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "run_child", lambda command, **_: worker.main(Path(command[-1])))
+        yield
+    torch.set_num_threads(threads)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def base(ground) -> Run:
-    return trained(ground, conversations="", images="", variant="base", own_fraction=0.75)
+    with here():
+        return trained(ground, conversations="", images="", variant="base", own_fraction=0.75)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +152,8 @@ def test_nothing_is_lost_in_silence(base, arm):
 
 def test_the_same_arm_again_has_the_same_bytes_and_none_of_the_machine(ground, arm):
     before = contents(arm)
-    again = trained(ground, variant="separate", own_fraction=0.75, model_name="Tiny", method="lora")
+    with here():  # nor of the process
+        again = trained(ground, variant="separate", own_fraction=0.75, model_name="Tiny", method="lora")
     assert contents(again) == before
     assert {"arms/part-00000.parquet", "steps/part-00000.parquet", "model/training.json"} <= before.keys()
     assert not [name for name, found in before.items() if str(ground).encode() in found]

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor
 
-from tests.test_training_models import IMAGE, ROW, SETTINGS
+from tests.test_training_models import IMAGE, ROW
+from tests.training_rows import SETTINGS
 from vislib.runs import InputError
 from vislib.training import models
 from vislib.training.labels import IGNORED, Encoder

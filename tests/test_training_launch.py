@@ -163,6 +163,7 @@ def test_one_process_per_gpu_and_every_machine_in_one_group(tmp_path, monkeypatc
         ("0", {"device": "auto", "machines": 2, "main_address": "node"}, "set host:port"),
         ("", {"strategy": "zero3"}, "set ddp"),
         ("0", {"device": "auto", "strategy": "zero2"}, "pip install deepspeed"),
+        ("0", {"device": "auto", "attention": "flash_attention_2"}, "attention is .* precision bfloat16; set sdpa"),
     ],
 )
 def test_what_a_machine_lacks_is_said_before_anything_starts(tmp_path, monkeypatch, visible, given, message):

@@ -11,19 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.training_rows import SETTINGS
 from vislib.runs import InputError, start_run
 from vislib.training import adapters, models, tiny
 from vislib.training.labels import Encoder
 from vislib.training.parts import parts_of
-from vislib.training.settings import Settings
 
-SETTINGS = Settings(
-    method="full", parts=("connector", "language"), vision_from_layer=0, lora_rank=4, lora_alpha=4, lora_dropout=0.1,
-    image_size=0, image_splitting=False, max_length=512, epochs=1, max_steps=0, batch_size=2, device_batch_size=2,
-    packing=False, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, precision="float32", attention="sdpa",
-    gradient_checkpointing=False, strategy="ddp", processes=1, machines=1, machine_rank=0, main_address="",
-    loader_workers=0, checkpoint_steps=10, device="cpu", seed=7,
-)  # fmt: skip
 ROW = {"id": "r", "source": "own", "images": ["x"], "conversations": [
     {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A picture of noise."},
 ]}  # fmt: skip
@@ -109,6 +102,8 @@ def test_the_parts_that_learn_all_get_gradients_and_the_others_none(ground, name
     assert got == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {part for part, names in known.items() if got & set(names)} == set(parts)
     assert all(set(known[part]) <= got for part in parts if part != "vision")
+    layers = {type(module).__name__ for module in model.modules()}
+    assert len(layers & set(model._no_split_modules)) == len(model._no_split_modules) > 1  # FSDP cuts there
 
 
 def test_the_vision_tower_learns_from_a_layer_on(ground):

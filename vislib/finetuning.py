@@ -58,9 +58,7 @@ def _entries(run: Run) -> Iterator[Entry]:
         yield from contract_rows(conversations, run.table("images"), max_samples=p.max_samples, seed=run.seed)
     folder = input_path(p.own_images, run.stage.run) if p.own_images else None
     if folder is not None and not folder.is_dir():
-        raise InputError(
-            f"own_images is {p.own_images!r}, but {folder} is no folder; name the one that holds the images"
-        )
+        raise InputError(f"own_images is {p.own_images!r}, but {folder} is no folder; name the one that holds images")
     yield from own_rows(
         run.inputs("own_data"), images=folder, fraction=p.own_fraction, seed=run.seed, store=run.scratch / "images"
     )

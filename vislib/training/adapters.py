@@ -84,9 +84,7 @@ def apply(base: Any, config: Any, weights: Mapping[str, Any], *, place: object) 
     expected = {name: value.shape for name, value in _weights(model).items()}
     given = {name: value.shape for name, value in weights.items()}
     if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
-        lacks = (
-            "lacks" if wrong[0] not in given else "has, unlike the model," if wrong[0] not in expected else "resizes"
-        )
+        lacks = "lacks" if wrong[0] not in given else "resizes" if wrong[0] in expected else "has, unlike the model,"
         raise InputError(
             f"model is {str(place)!r}: the adapter {lacks} {wrong[0]}, one of {len(wrong)} weights of {len(expected)} "
             "that do not fit; take the base that it was trained on, and the peft version of its record"

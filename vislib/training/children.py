@@ -4,6 +4,7 @@ The notebook's kernel must not initialise CUDA, and training needs one process p
 so both run in children. A child says what it does in events, one JSON object per line of its output.
 """
 
+import atexit
 import fcntl
 import json
 import os
@@ -149,6 +150,9 @@ def child_main(function: Callable[[], None], *, on_no_memory: str = "lower batch
             traceback.print_exc()
             emit("error", message=f"{type(error).__name__}: {said[:500]}")
         sys.exit(1)
+    sys.stdout.flush()
+    atexit._run_exitfuncs()
+    os._exit(0)  # taking torch's modules apart one by one takes a second or more
 
 
 def main(command: Sequence[str]) -> int:

@@ -76,6 +76,8 @@ def _placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
         raise InputError(f"strategy is {settings.strategy!r}, which shares weights out among GPUs; set ddp without any")
     if settings.strategy.startswith("zero") and find_spec("deepspeed") is None:
         raise InputError(f"strategy is {settings.strategy!r}, which needs the package deepspeed: pip install deepspeed")
+    if settings.attention == "flash_attention_2" and not (gpus and settings.precision == "bfloat16"):
+        raise InputError("attention is 'flash_attention_2', which needs a GPU and precision bfloat16; set sdpa")
     environment = {"TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes])}
     environment |= {} if gpus else {"ACCELERATE_USE_CPU": "true"}
     if settings.strategy == "fsdp":  # so that accelerate can gather weights in main memory

@@ -35,12 +35,9 @@ def resolve_model(value: str, run: "Run") -> str:
     An installed tiny name is built into the run's scratch folder, always from the same seed, as a checkpoint would
     be. Raises InputError if there is no model.
     """
-    if not value:
-        raise InputError(f"model is empty; name one of {', '.join(tiny.NAMES)}, a folder or a hub id")
     if not is_local_model(value) and value not in tiny.NAMES:
         if "/" not in value:
-            known = ", ".join(tiny.NAMES)
-            raise InputError(f"model is {value!r}: neither one of {known}, nor a folder, nor a hub id org/name")
+            raise InputError(f"model is {value!r}; name one of {', '.join(tiny.NAMES)}, a folder or a hub id org/name")
         return value
     folder = input_path(value, run.stage.run) if value not in tiny.NAMES else run.scratch / value
     if value in tiny.NAMES and not folder.exists():
@@ -97,6 +94,8 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
     updated = settings.method == "full" and settings.strategy in ("ddp", "fsdp")
     model = _weights(str(place), precision="float32" if updated else settings.precision, attention=settings.attention)
     fit_tower(model, processor)
+    layers = {type(module).__name__ for module in model.modules()}
+    model._no_split_modules = sorted(layers & set(model._no_split_modules))  # for FSDP: CLIP names layers of texts too
     if settings.method == "full":
         freeze(model, settings.parts, vision_from_layer=settings.vision_from_layer)
     else:

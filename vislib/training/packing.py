@@ -19,9 +19,10 @@ def prove_packing(model: Any, processor: Any) -> None:
     Two rows are packed, then the first is replaced by another of its length: the logits of the second must not change
     in a single bit. Takes two forward passes of 32 tokens, in evaluation mode, with the arguments of training.
     """
+    bare = getattr(model, "module", model)  # of DistributedDataParallel or DeepSpeed
     special = {processor.image_token_id, *processor.tokenizer.all_special_ids}
     plain = [token for token in range(len(processor.tokenizer)) if token not in special][: 3 * _TOKENS]
-    device = model.get_input_embeddings().weight.device
+    device = bare.get_input_embeddings().weight.device
     positions = torch.arange(_TOKENS, device=device).repeat(2)[None]
     training = model.training
     model.eval()
@@ -33,7 +34,7 @@ def prove_packing(model: Any, processor: Any) -> None:
         )  # fmt: skip
     model.train(training)
     if not torch.equal(first, second):
-        how = f"{model.config.model_type} with {model.config._attn_implementation} attention"
+        how = f"{bare.config.model_type} with {bare.config._attn_implementation} attention"
         raise InputError(
             f"packing is True, but {how} lets packed rows see each other; set packing to False "
             "(a model that keeps a cache, use_cache, sees them in any case)"

@@ -121,19 +121,15 @@ def _own_files(places: Sequence[Path]) -> list[Path]:
     if wrong := [file for file in files if file.suffix not in _ENDINGS]:
         raise InputError(f"own_data holds {wrong[0]}; it takes .json (LLaVA) and .parquet (The Cauldron)")
     if places and not files:
-        raise InputError(f"own_data is {places[0]}, which without any .json or .parquet; name the files")
+        raise InputError(f"own_data is {places[0]}, where no .json or .parquet is; name the files")
     return files
-
-
-def _joins(name: str, chance: int, seed: int) -> bool:
-    return seeded(seed, "own", name) < chance
 
 
 def _llava_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
     for number, row in enumerate(_json_items(file)):
         fields = row if isinstance(row, dict) else {}
         name = str(fields.get("id") or f"{file.stem}/{number}")
-        if not _joins(name, chance, seed):
+        if seeded(seed, "own", name) >= chance:
             continue
         given = fields.get("image") or []
         given = [given] if isinstance(given, str) else given
@@ -173,7 +169,7 @@ def _json_items(file: Path) -> Iterator[Any]:
 def _cauldron_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
     for number, row in enumerate(tables.read_rows(file, ["images", "texts"])):
         name = f"{file.parent.name}/{file.stem}/{number}"
-        if not _joins(name, chance, seed):
+        if seeded(seed, "own", name) >= chance:
             continue
         images, texts = row["images"] or [], row["texts"] or []
         if not all(isinstance(one, dict | None) for one in (*images, *texts)):

@@ -36,7 +36,6 @@ PEAKS: tuple[tuple[str, float], ...] = (  # FLOP/s, bfloat16, dense, by a patter
     (r"\bRTX 4090$", 165.2e12),  # NVIDIA Ada architecture whitepaper, with float32 accumulation
 )
 _MARGIN = 1.1  # allocator, libraries, communication
-_BYTES = {"float32": 4, "bfloat16": 2}
 Counts = npt.NDArray[Any]
 
 
@@ -96,13 +95,13 @@ def size(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def memory_needed(model: Any, settings: Settings, *, processes: int, tokens: int) -> int:
-    """Bytes that one process needs at least: weights, gradients, Adam's moments, activations of `tokens` in a pass.
+def memory_needed(model: Any, settings: Settings, *, processes: int, tokens: int, supervised: int) -> int:
+    """Bytes that one process needs at least: weights, gradients, Adam's moments, activations of a pass.
 
-    `processes` share what the strategy shares out. Float32 weights have bfloat16 copies in bfloat16 training, and
-    bfloat16 weights that learn have float32 ones, under ZeRO. Activations after Korthikanti et al. 2022: 34 x tokens x
-    width bytes a layer in bfloat16, or 2 of these where they are computed again, and one logit and its gradient a
-    token. Vision activations are not counted; a tenth is added.
+    A pass holds `tokens`, `supervised` ones among them; `processes` share what the strategy shares out. Float32
+    weights have bfloat16 copies in bfloat16 training, and bfloat16 weights that learn have float32 ones, under ZeRO.
+    Activations after Korthikanti et al. 2022: 34 x tokens x width bytes a layer in bfloat16, or 2 of these where they
+    are computed again; logits and their gradients for supervised tokens. Vision's are not counted; a tenth is added.
     """
     every = [(size(p), p.element_size(), p.requires_grad) for p in model.parameters()]
     copies = 2 * (settings.precision == "bfloat16")
@@ -110,7 +109,7 @@ def memory_needed(model: Any, settings: Settings, *, processes: int, tokens: int
     gradients = sum(n * width for n, width, learns in every if learns)
     moments = sum(n * (8 if width == 4 else 12) for n, width, learns in every if learns)
     shares = {"ddp": (1, 1), "zero2": (1, processes)}.get(settings.strategy, (processes, processes))
-    text, width = model.config.get_text_config(), _BYTES[settings.precision]
+    text, width = model.config.get_text_config(), 4 - copies
     layers = text.num_hidden_layers + 17 if settings.gradient_checkpointing else 17 * text.num_hidden_layers
-    activations = tokens * width * (text.hidden_size * layers + 2 * text.vocab_size)
+    activations = width * (tokens * text.hidden_size * layers + supervised * 2 * text.vocab_size)
     return int(_MARGIN * (weights / shares[0] + (gradients + moments) / shares[1] + activations))

@@ -2,8 +2,8 @@
 
 An optimiser step takes the same rows however many processes there are, and its loss is the sum over its supervised
 tokens divided by their number, over all processes: a row weighs by its answers, not by the batch that it fell into.
-Logits are made for supervised tokens alone and turned into losses in chunks, so that memory does not grow with the
-vocabulary times the length. The loss of IDEFICS2 and LLaVA is the plain next-token one.
+Logits are made for supervised tokens alone and turned into losses in chunks: memory grows with the answers, not with
+the length. The loss of IDEFICS2 and LLaVA is the plain next-token one.
 """
 
 import math
@@ -26,6 +26,7 @@ from vislib.runs import tables
 from vislib.runs.errors import InputError
 from vislib.training.batches import collate, dummy_row, plan_batches
 from vislib.training.labels import IGNORED, Encoded, Encoder, RowError
+from vislib.training.packing import prove_packing
 from vislib.training.settings import Settings
 
 COLUMNS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
@@ -59,10 +60,6 @@ class Rows(Dataset[Encoded]):
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
-
-    def ids(self, numbers: list[int]) -> list[str]:
-        """Their ids."""
-        return [self.table.column("id")[number].as_py() for number in numbers]
 
 
 def unpack(file: Path) -> None:
@@ -121,7 +118,7 @@ class Share(Sampler[list[int]]):
 def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy summed over tokens: `logits` (tokens, vocabulary), `targets` (tokens,). In float32, chunk by chunk.
 
-    Each chunk's float32 copies are made again when gradients are: only the logits' own memory grows with the tokens.
+    What a softmax needs is made again for gradients: only the logits grow, which accelerate's autocast makes float32.
     """
     loss = partial(cross_entropy, reduction="sum")
     sums = [
@@ -155,7 +152,7 @@ class AnswerTrainer(Trainer):
         stop: Event,
     ) -> None:  # fmt: skip
         super().__init__(model=model, args=args)
-        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = True  # so that tokens of a step are counted, whatever the model says
         self.rows, self.settings, self.on_step, self.stop, self.stopped = rows, settings, on_step, stop, False
         self.share = Share(rows, settings, process=args.process_index, processes=args.world_size)
 
@@ -170,6 +167,13 @@ class AnswerTrainer(Trainer):
         loader.set_epoch = self.share.set_epoch  # the Trainer calls it
         return loader
 
+    def _prepare_for_training(self, *given: Any) -> Any:
+        """Packing is proven on the model as processes share it: ZeRO-3 cannot run it before, FSDP not hold it whole."""
+        prepared = super()._prepare_for_training(*given)  # type: ignore[no-untyped-call]
+        if self.settings.packing:
+            prove_packing(self.model_wrapped, self.rows.encoder.processor)
+        return prepared
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -179,9 +183,7 @@ class AnswerTrainer(Trainer):
         logits = model(**inputs, logits_to_keep=supervised).logits
         targets = targets[supervised]
         if logits.shape[:-1] != targets.shape:
-            raise InputError(
-                f"{type(self.model).__name__} makes all logits whatever is asked; it cannot be trained here"
-            )
+            raise InputError(f"{type(self.model).__name__} makes all logits whatever is asked: it cannot be trained")
         loss = summed_loss(logits, targets) / num_items_in_batch * self.accelerator.num_processes  # gradients are means
         return (loss, None) if return_outputs else loss
 
@@ -198,7 +200,7 @@ class AnswerTrainer(Trainer):
         if not math.isfinite(logs["loss"] + logs.get("grad_norm", 0)):
             raise InputError(
                 f"step {step + 1}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}: lower learning_rate, or "
-                f"look at its rows {', '.join(self.rows.ids(rows))}"
+                f"look at its rows {', '.join(self.rows.table.column('id').take(rows).to_pylist())}"
             )
         sums = {name: int(self.rows.counts[f"n_{name}"][rows].sum()) for name in ("tokens", "supervised")}
         logs |= {"tokens": sums["tokens"], "supervised_tokens": sums["supervised"]}
@@ -211,6 +213,12 @@ class AnswerTrainer(Trainer):
         """Whether any process was: all stop after the same step."""
         asked = torch.tensor(float(self.stop.is_set()), device=self.args.device)
         return bool(self.accelerator.reduce(asked, "sum").item())
+
+    def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
+        """A checkpoint's weights, named as in memory: by LLaVA's own none would be found when training goes on."""
+        model: Any = self.model
+        if self.args.should_save:
+            model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """A checkpoint that counts only when all of it is there; the one before it goes. None after the last step."""

@@ -30,7 +30,6 @@ from vislib.training.children import child_main, emit
 from vislib.training.labels import Encoder
 from vislib.training.launch import DONE, FACTS
 from vislib.training.models import open_model, save_trained
-from vislib.training.packing import prove_packing
 from vislib.training.settings import Settings
 from vislib.training.throughput import Cost, memory_needed, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint, passes, unpack
@@ -58,9 +57,6 @@ def main(file: Path) -> None:
     meter = Meter(rows, settings, args, Cost.of(model))
     trainer = AnswerTrainer(model, args, rows, settings, on_step=meter.step, stop=stop)
     with _without_cache(model):
-        if settings.packing:
-            with trainer.accelerator.autocast():
-                prove_packing(model.to(args.device), processor)
         meter.begin(trainer.share.steps, resumed)
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.stopped:
@@ -91,7 +87,8 @@ def _arguments(settings: Settings) -> TrainingArguments:
         output_dir=settings.checkpoints, seed=settings.seed, num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1, per_device_train_batch_size=settings.device_batch_size,
         gradient_accumulation_steps=passes(settings.batch_size, settings, processes),
-        learning_rate=settings.learning_rate, lr_scheduler_type="cosine", warmup_steps=settings.warmup,
+        learning_rate=settings.learning_rate, lr_scheduler_type="cosine",
+        warmup_steps=min(settings.warmup, 1 - 1e-9),  # 1 would be one step
         weight_decay=settings.weight_decay, max_grad_norm=1.0, optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=settings.precision == "bfloat16", use_cpu=not cuda, ddp_find_unused_parameters=False,
         activation_checkpointing=settings.gradient_checkpointing,
@@ -110,8 +107,11 @@ def _sharing(strategy: str) -> dict[str, Any]:
 
 def _require_memory(model: Any, settings: Settings, args: TrainingArguments, rows: Rows) -> None:
     """Raise InputError if what the training needs at least is more than there is."""
-    tokens = settings.device_batch_size * int(rows.counts["n_tokens"].max())
-    needed = memory_needed(model, settings, processes=args.world_size, tokens=tokens)
+    longest = rows.counts["n_tokens"].argmax()
+    tokens, supervised = (
+        settings.device_batch_size * int(rows.counts[f"n_{n}"][longest]) for n in ("tokens", "supervised")
+    )
+    needed = memory_needed(model, settings, processes=args.world_size, tokens=tokens, supervised=supervised)
     if args.device.type == "cuda":
         free, where = torch.cuda.mem_get_info()[0], torch.cuda.get_device_name()
     else:
@@ -188,10 +188,8 @@ class Meter:
             return metrics
         first = len(self.log) - len(self.ended) + 1
         rows = [row for number in range(first, len(self.log)) for row in share.of_step(number)]
-        counts, seconds = (
-            {name: values[rows] for name, values in self.rows.counts.items()},
-            self.ended[-1] - self.ended[0],
-        )
+        counts = {name: values[rows] for name, values in self.rows.counts.items()}
+        seconds = self.ended[-1] - self.ended[0]
         metrics |= {"tokens_per_second": counts["n_tokens"].sum() / seconds, "samples_per_second": len(rows) / seconds}
         device = torch.cuda.get_device_name() if self.args.device.type == "cuda" else ""
         if peak := peak_flops(device, self.settings.precision):
