@@ -19,8 +19,9 @@ help:
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@# --no-compile: Python compiles what is imported; compiling all that is installed takes a minute
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
+	@# on all cores, where pip would take one; some files are templates, which do not compile
+	-@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 	touch $(READY)
 
 sample: $(READY)
