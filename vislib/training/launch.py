@@ -23,12 +23,11 @@ from vislib.runs.progress import Progress
 from vislib.runs.provenance import hardware
 from vislib.runs.record import Run
 from vislib.training.children import Event, run_child
-from vislib.training.settings import Settings
+from vislib.training.settings import DONE, FACTS, SETTINGS, Settings
 
 if TYPE_CHECKING:
     from vislib.training import worker  # noqa: F401  what the processes run: its code is part of a stage's key
 
-DONE, FACTS, SETTINGS = "done.json", "facts.json", "settings.json"  # beside the checkpoints
 
 
 def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+DONE, FACTS, SETTINGS = "done.json", "facts.json", "settings.json"  # files beside the checkpoints
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

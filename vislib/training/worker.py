@@ -28,9 +28,8 @@ from vislib.runs.keys import ROOT
 from vislib.runs.provenance import peak_memory_mib
 from vislib.training.children import child_main, emit
 from vislib.training.labels import Encoder
-from vislib.training.launch import DONE, FACTS
 from vislib.training.models import open_model, save_trained
-from vislib.training.settings import Settings
+from vislib.training.settings import DONE, FACTS, Settings
 from vislib.training.throughput import Cost, memory_needed, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint, passes, unpack
 
