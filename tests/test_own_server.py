@@ -185,6 +185,10 @@ def test_bad_settings_are_told_before_anything_is_asked(run, tmp_path, monkeypat
     batch.params.batch_folder = str(tmp_path / "files")
     engine = open_engine(batch)
     assert engine._weights == f"{tmp_path / 'model'} --served-model-name {engine.model}"
+    (tmp_path / "model/adapter_config.json").touch()
+    with pytest.raises(InputError, match="adapters alone; name whole weights"):
+        open_engine(run_in(tmp_path, "well"))
+    (tmp_path / "model/adapter_config.json").unlink()
     monkeypatch.undo()
     monkeypatch.setattr(own_server, "_COMMANDS", (("no-such-server", "serve"),))
     with pytest.raises(InputError, match="neither vllm nor transformers"):

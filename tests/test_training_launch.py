@@ -145,7 +145,7 @@ def gpus(monkeypatch, visible):
 def test_one_process_per_gpu_and_every_machine_in_one_group(tmp_path, monkeypatch):
     gpus(monkeypatch, "2,3")
     given = replace(SETTINGS, processes=0, device="auto", machines=2, machine_rank=1, main_address="node-0:29500")
-    settings, environment = launch._placed(given)
+    settings, environment = launch.placed(given)
     assert (settings.processes, settings.device, environment["CUDA_VISIBLE_DEVICES"]) == (2, "cuda", "2,3")
     command = launch_command(settings, tmp_path)
     config = json.loads(Path(command[command.index("--config_file") + 1]).read_text())

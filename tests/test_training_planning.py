@@ -123,6 +123,8 @@ def test_a_source_that_loses_more_than_a_few_rows_stops_the_stage(tmp_path, run,
         InputError, match=r"2 of 2 rows of the own data are refused \(image_missing 2\), such as x0: image 0"
     ):
         plan_rows(run, lost, settings(run, model))
+    assert (run.scratch / "refused.csv").read_text().splitlines()[1] == '"x0","own","image_missing","image 0"'
+    assert plan_rows(run, kept, settings(run, model)).counts()["rows"] == 30  # what was mended is read anew
     rmtree(run.scratch / "planning")
     with pytest.raises(InputError, match="no row to learn from"):
         plan_rows(run, [], settings(run, model))

@@ -13,7 +13,7 @@ from vislib.runs import InputError, Run, tables
 from vislib.runs.keys import input_path
 from vislib.runs.tables import Row
 from vislib.training import planning, tiny
-from vislib.training.launch import train
+from vislib.training.launch import placed, train
 from vislib.training.models import read_facts, resolve_model
 from vislib.training.planning import Planned, plan_rows
 from vislib.training.settings import Settings
@@ -41,6 +41,7 @@ class Plan:
             run.params, model=resolve_model(run.params.model, run), checkpoints=str(run.scratch / "checkpoints"),
             output=str(run.data / "model"),
         )  # fmt: skip
+        placed(settings)  # what this machine lacks is said before rows are read for hours
         planned = plan_rows(run, _entries(run), settings)
         arm = _arm(run, settings, planned)
         return cls(settings=replace(settings, rows=str(planned.rows)), planned=planned, arm=arm)

@@ -97,6 +97,16 @@ def test_a_model_is_a_path_only_when_it_looks_like_one(tmp_path):
         keys.require_exists(tmp_path / "none", "here", "paths", "none")
 
 
+def test_an_input_that_is_misspelt_is_told_what_there_is(tmp_path):
+    (tmp_path / "sample/08_merging/data/leaky_mix").mkdir(parents=True)
+    for value, said in [
+        ("../sample/08_merging/leaky", r"08_merging/data has leaky_mix$"),
+        ("../smaple/08_merging/leaky_mix", r"run 08_merging first, \S+ has sample$"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            keys.require_exists(keys.input_path(value, tmp_path / "mine"), "here", "conversations", value)
+
+
 def test_files_are_hashed_again_only_when_size_or_time_differ(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     facts = keys.folder_facts(tmp_path, {})

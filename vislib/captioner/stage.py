@@ -17,7 +17,7 @@ from vislib.runs import Run, choose, tables
 from vislib.runs.tables import Output, Row
 from vislib.training import planning
 from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
-from vislib.training.launch import train
+from vislib.training.launch import placed, train
 from vislib.training.models import resolve_model
 from vislib.training.planning import Planned, plan_rows
 from vislib.training.settings import Settings
@@ -64,6 +64,7 @@ class Plan:
             run.params, model=resolve_model(run.params.model, run), checkpoints=str(run.scratch / "checkpoints"),
             output=str(run.data / "model"), whole=True,
         )  # fmt: skip
+        placed(settings)  # what this machine lacks is said before rows are read for hours
         planned = plan_rows(run, captions.entries(), settings)
         settings = replace(settings, rows=str(planned.rows))
         return cls(settings=settings, captions=captions, split=split, planned=planned)

@@ -43,6 +43,10 @@ class OwnModel(OpenAIChat):
     """
 
     def __init__(self, params: Any, folder: Path, place: Path) -> None:
+        if (folder / "adapter_config.json").exists():
+            raise InputError(
+                f"model is {params.model!r}, adapters alone; name whole weights, such as 11_captioner/model"
+            )
         super().__init__(params, folder)
         self._folder, self._place, self._command = folder, place, _command()
         reference = table_reference(params.model)

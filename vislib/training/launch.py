@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vislib.training import worker  # noqa: F401  what the processes run: its code is part of a stage's key
 
 
-
 def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Train as `settings` say, in one process per GPU, going on from the last whole checkpoint; shows loss and rate.
 
@@ -41,7 +40,7 @@ def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) 
     folder = Path(settings.checkpoints)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / DONE).exists():
-        settings, environment = _placed(settings)
+        settings, environment = placed(settings)
         facts = {"base": run.params.model, "method": settings.method} if facts is None else facts
         (folder / FACTS).write_text(json.dumps(dict(facts)), encoding="utf-8")
         settings.write(folder / SETTINGS)
@@ -56,7 +55,7 @@ def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) 
     return {**done["totals"], "log": done["log"]}
 
 
-def _placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
+def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
     """The settings with device and number of processes decided, and the environment that keeps processes to them.
 
     Raises InputError for what this machine lacks. Does not wake CUDA.
@@ -85,7 +84,7 @@ def _placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
 
 
 def launch_command(settings: Settings, folder: Path) -> list[str]:
-    """The `accelerate launch` of settings that `_placed` decided; its own configuration goes to `folder`."""
+    """The `accelerate launch` of settings that `placed` decided; its own configuration goes to `folder`."""
     several = settings.machines * settings.processes > 1 or settings.strategy != "ddp"
     host, _, port = settings.main_address.rpartition(":")
     config = {
@@ -136,7 +135,7 @@ def join(run: Path, rank: int) -> None:
                 if joined.get(file) == begun:
                     continue
                 joined[file] = begun
-                settings, environment = _placed(replace(Settings.read(file), machine_rank=rank))
+                settings, environment = placed(replace(Settings.read(file), machine_rank=rank))
                 print(f"joining {file.parent.parent.parent.name}", flush=True)
                 command, environment = launch_command(settings, file.parent), {**os.environ, **environment}
                 subprocess.run(command, cwd=ROOT, env=environment, check=False)

@@ -118,7 +118,7 @@ def save_trained(
     if hasattr(model, "peft_config"):
         config, weights, place = adapters.of(model, state)
         if whole:
-            base = _adapted(place, processor, config, weights, precision="float32")
+            base = _adapted(place, processor, config, weights, precision="float32", place=folder)
             _save_whole(base.merge_and_unload(), folder, precision)
         else:
             adapters.save(model, folder, base=kept["base"], state=state)
@@ -151,7 +151,8 @@ def open_trained(
     else:
         config, weights = adapters.read(Path(folder))
         with _base_of(Path(folder)) as base:
-            model = _adapted(base, processor, config, weights, precision="float32" if merge else precision)
+            kind = "float32" if merge else precision
+            model = _adapted(base, processor, config, weights, precision=kind, place=folder)
         model = model.merge_and_unload().to(getattr(torch, precision)) if merge else model
     return model.eval().to(where), processor
 
@@ -193,10 +194,12 @@ def _weights(place: str, *, precision: str, attention: str = "sdpa") -> Any:
     return model
 
 
-def _adapted(base: str, processor: Any, config: Any, weights: Mapping[str, Any], *, precision: str) -> Any:
+def _adapted(
+    base: str, processor: Any, config: Any, weights: Mapping[str, Any], *, precision: str, place: object
+) -> Any:
     model = _weights(base, precision=precision)
     fit_tower(model, processor)
-    return adapters.apply(model, config, weights, place=base)
+    return adapters.apply(model, config, weights, place=place)
 
 
 def _save_whole(model: Any, folder: Path, precision: str, state: Mapping[str, Any] | None = None) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.csv import write_csv
 
 from vislib.runs import InputError, Run, choose, tables
 from vislib.runs.contract import CONVERSATIONS
@@ -78,7 +79,8 @@ def plan_rows(run: Run, entries: Iterable[Entry], settings: Settings) -> Planned
     """Encode all `entries` as `settings` say and leave what passes in `<scratch>/planning/rows.parquet`.
 
     Shards that are done stay done when the stage goes on after a stop. Raises InputError, which names reasons and a
-    first row, if nothing passes or more than `MOST_REFUSED` of a source's rows are refused.
+    first row, if nothing passes or more than `MOST_REFUSED` of a source's rows are refused; these are then listed in
+    `<scratch>/refused.csv`, and the next attempt reads all rows anew.
     """
     folder = run.scratch / "planning"
     candidates, file = _gathered(entries, folder), folder / "rows.parquet"
@@ -90,7 +92,7 @@ def plan_rows(run: Run, entries: Iterable[Entry], settings: Settings) -> Planned
     if not file.exists():
         _join(tables.parts(folder / "encoded/rows"), file)
     planned = Planned(file, (candidates / "refused", folder / "encoded/refused"), counts["note/truncated"])
-    _require_enough(planned)
+    _require_enough(planned, folder)
     return planned
 
 
@@ -142,18 +144,21 @@ def _encode_part(part: Path, output: Output, *, settings: Settings) -> None:
         })  # fmt: skip
 
 
-def _require_enough(planned: Planned) -> None:
-    """Stop before anything is trained on data that lost more than a few rows."""
+def _require_enough(planned: Planned, folder: Path) -> None:
+    """Stop before anything is trained on data that lost more than a few rows, and forget what was planned."""
     table = planned.account()
     for source, row in table.iterrows():
         refused = row["taken"] - row["kept"]
         if refused > MOST_REFUSED * row["taken"]:
             first = next(found for found in planned.refusals() if found["source"] == source)
             reasons = ", ".join(f"{name.removeprefix('dropped: ')} {n}" for name, n in row[2:].items() if n)
+            listed = folder.with_name("refused.csv")
+            write_csv(pa.Table.from_pylist(list(planned.refusals()), _REFUSED), listed)
+            rmtree(folder)
             raise InputError(
                 f"{refused} of {row['taken']} rows of the {source} data are refused ({reasons}), such as "
-                f"{first['id']}: {first['detail']}; at most {MOST_REFUSED:.0%} may be: mend the images, the rows or "
-                "max_length"
+                f"{first['id']}: {first['detail']}; at most {MOST_REFUSED:.0%} may be: mend the images, where they are "
+                f"looked for (images, own_images), the rows or max_length. All refused rows stand in {listed}"
             )
     if table.empty:
         raise InputError("there is no row to learn from; name conversations, own_data with an own_fraction above 0")
