@@ -192,7 +192,8 @@ class _Asking:
         self.journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
         if answer.reason == "no_evidence":  # the extractive engine has nothing to say: no fault to stop for
             return
-        self.failed, self.last_failure = self.failed + 1, f"{request.id}: {answer.reason} {answer.detail}".strip()
+        mend = "(cut: raise max_answer_tokens) " * (answer.reason == "length")
+        self.failed, self.last_failure = self.failed + 1, f"{request.id}: {answer.reason} {mend}{answer.detail}".strip()
         if self.failed > self.allowed * min(self.total, 2 * max(self.known, _FEW)):
             self.stop.set()
 
