@@ -4,6 +4,7 @@ The notebook file is no evidence: papermill marks every cell of a killed noteboo
 papermill returned, every code cell has an execution count, and the last cell wrote `finished` into the record.
 """
 
+import logging
 import os
 import re
 import signal
@@ -143,6 +144,8 @@ def _run_notebook(stage: Stage) -> Any:
 
     if all(scheme != _SCHEME for scheme, _ in papermill_io._handlers):
         papermill_io.register(_SCHEME, _RedactingFiles())
+    for name in ("papermill", "asyncio"):  # what they log comes as an exception too, which an interrupt overtakes
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with TemporaryDirectory(prefix="vislib-", ignore_cleanup_errors=True) as sockets:
             return execute_notebook(
