@@ -121,7 +121,7 @@ def test_run_all_in_jupyterlab(clone, by_runner, lab, tmp_path):
                 papermill(clone, by_runner / "06_captioning.fused", tmp_path)
             page.goto(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset&token=loopback")
             page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=60_000)
-            page.get_by_text("Python 3", exact=False).first.wait_for(timeout=60_000)
+            page.get_by_text("| Idle").first.wait_for(timeout=60_000)  # before that JupyterLab may forget the click
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_text("Run All Cells", exact=True).click()
             _wait_for(tmp_path / "runs/sample" / name / "run.json", name)
