@@ -191,9 +191,9 @@ def content_hash(facts: Mapping[str, FileFacts]) -> str:
 def require_exists(path: Path, place: str, name: str, value: str) -> None:
     """Raise InputError unless an input's path or glob matches something."""
     if not expand(path) and not path.is_dir():
-        reference, near = table_reference(value), next(folder for folder in path.parents if folder.is_dir())
-        there = ", ".join(sorted(item.name for item in near.iterdir() if item.name[0] != "."))[:300] or "nothing"
-        mend = f"run {reference[1]} first, {near} has {there}" if reference else "mend the path or make it first"
-        if reference and reference[1] in near.parts:  # the stage has run
-            mend = f"{near} has {there}"
+        mend = "mend the path or make it first"
+        if reference := table_reference(value):
+            near = next(folder for folder in path.parents if folder.is_dir())
+            has = f"{near} has {', '.join(sorted(item.name for item in near.glob('[!.]*')))[:300] or 'nothing'}"
+            mend = has if reference[1] in near.parts else f"run {reference[1]} first, {has}"
         raise InputError(f"{place}: {name} is {value!r}, but {path} does not exist; {mend}")
