@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
 from tests.training_rows import SETTINGS, a_run, plan
@@ -105,6 +107,46 @@ def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(grou
     assert {"steps": 3, "rows": 12}.items() <= totals.items()
     assert {"tokens_per_second", "samples_per_second", "peak_memory_gib"} <= run.metrics.keys()
     assert "mfu" not in run.metrics
+
+
+FROZEN = [
+    {"method": "lora"},
+    {"method": "full"},
+    {"method": "full", "parts": ("vision", "connector"), "vision_from_layer": 1},
+]
+
+
+@pytest.mark.parametrize("given", FROZEN)
+@pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
+def test_layers_before_all_that_learns_are_computed_forward_and_once(tmp_path, monkeypatch, name, given):
+    """By torch's own counter and through the Trainer, with activations computed again."""
+    tiny.build(name, tmp_path / name)
+    plan(tmp_path, tmp_path / name, pictured=2)
+    flops, asked = dict[bool, dict[str, int]](), list[bool]()
+
+    class Counted(worker.AnswerTrainer):
+        def training_step(self, model, *more):
+            found = [n for n, _ in model.named_modules() if re.search(r"vision_.*layers\.\d+$", n)]
+            frozen = found[: given.get("vision_from_layer", len(found))]
+            for layer in frozen:
+                model.get_submodule(layer).register_forward_hook(
+                    lambda module, taken, out: asked.append(out.requires_grad)
+                )
+            with FlopCounterMode(display=False) as counter:
+                loss = super().training_step(model, *more)
+            counts = {key: sum(n.values()) for key, n in counter.get_flop_counts().items()}
+            flops[self.settings.gradient_checkpointing] = {
+                layer: sum(n for key, n in counts.items() if key.endswith(layer)) for layer in frozen
+            }
+            return loss
+
+    monkeypatch.setattr(worker, "AnswerTrainer", Counted)
+    for again in (False, True):
+        place = {"model": str(tmp_path / name), "gradient_checkpointing": again, "max_steps": 1}
+        trained(settings_of(tmp_path, tmp_path / str(again), **given, **place, rows=str(tmp_path / "rows.parquet")))
+    assert flops[True] == flops[False]
+    assert all(flops[True].values())
+    assert not any(asked)
 
 
 # ---- stopping and going on ----------------------------------------------------------------------------------

@@ -100,7 +100,19 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
         freeze(model, settings.parts, vision_from_layer=settings.vision_from_layer)
     else:
         model = adapters.attach(model, settings, base=str(place))
+    if settings.gradient_checkpointing:
+        _checkpoint_layers(model)
     return model, processor
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Compute activations of layers again for their gradients, of those alone that have any.
+
+    transformers also lets every embedding ask for gradients, the vision tower's too, as only the reentrant form needs
+    it: a frozen tower would be computed three times instead of once. Hence here, not by the Trainer's option.
+    """
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    model.disable_input_require_grads()
 
 
 def save_trained(

@@ -90,8 +90,7 @@ def _arguments(settings: Settings) -> TrainingArguments:
         warmup_steps=min(settings.warmup, 1 - 1e-9),  # 1 would be one step
         weight_decay=settings.weight_decay, max_grad_norm=1.0, optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=settings.precision == "bfloat16", use_cpu=not cuda, ddp_find_unused_parameters=False,
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False}, logging_steps=1, logging_nan_inf_filter=False,
+        logging_steps=1, logging_nan_inf_filter=False,
         save_strategy="steps", save_steps=settings.checkpoint_steps, disable_tqdm=True, report_to="none",
         **_sharing(settings.strategy),
     )  # fmt: skip
