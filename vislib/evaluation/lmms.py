@@ -64,7 +64,8 @@ def _probe(python: str) -> dict[str, Any]:
     mend = f"make its environment as {RECIPE} says, and name its bin/python in lmms_python"
     if not python or shutil.which(python) is None:
         raise InputError(f"evaluator is lmms_eval, but lmms_python is {python!r}, no program; {mend}")
-    done = subprocess.run([python, "-P", "-c", _PROBE], capture_output=True, text=True, check=False)
+    probe = [python, "-P", "-c", _PROBE]
+    done = subprocess.run(probe, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise InputError(f"lmms_python is {python!r}, where lmms-eval cannot be had ({said}); {mend}")

@@ -20,7 +20,7 @@ from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock, end_group
 from vislib.runs.record import summary
-from vislib.runs.redaction import redact
+from vislib.runs.redaction import redact, write_redacted
 from vislib.runs.stage import Stage, read_record, write_record
 
 _SCHEME = "redacted:"
@@ -43,7 +43,7 @@ class _RedactingFiles:
     def write(self, buf: str, path: str) -> None:
         file = Path(path.removeprefix(_SCHEME))
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(redact(buf), encoding="utf-8")
+        write_redacted(file, buf)
 
     def pretty_path(self, path: str) -> str:
         return path
@@ -174,11 +174,11 @@ def _write_html(book: Any, file: Path) -> None:
     from nbconvert import HTMLExporter
 
     body, _ = HTMLExporter(embed_images=True).from_notebook_node(book)  # type: ignore[no-untyped-call]
-    file.write_text(redact(body), encoding="utf-8")
+    write_redacted(file, body)
 
 
 def _log(stage: Stage, text: str) -> None:
-    with (stage.partial / "log.txt").open("a", encoding="utf-8") as file:
+    with (stage.partial / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(redact(text) + "\n")
 
 

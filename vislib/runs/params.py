@@ -139,7 +139,7 @@ def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, A
     for name, parameter in schema.items():
         value = given.get(name, parameter.default)
         value = value or parameter.from_environment(value)
-        if redact(str(value)) != str(value):
-            raise InputError(f"{place}: {name} holds the value of a secret variable of the environment; leave it out")
+        if (shown := redact(str(value))) != str(value):
+            raise InputError(f"{place}: {name} holds a secret of the environment ({shown[:200]}); leave it out")
         values[name] = float(value) if parameter.type == "float" else value  # 0 and 0.0 must give one key
     return values

@@ -27,18 +27,24 @@ def git_state() -> dict[str, Any]:
 
     The diff leaves notebooks out, since the executed one stands beside the record.
     """
-    commit = _output(*_GIT, "rev-parse", "HEAD").strip()
-    changed = _output(*_GIT, "status", "--porcelain").splitlines() if commit else []
-    diff = _output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else ""
-    hashed = sha256(diff.encode())
-    return {"commit": commit, "dirty": bool(changed), "changed": changed, "diff_sha256": hashed, "diff": diff[:_DIFF]}
+    commit = _output(*_GIT, "rev-parse", "HEAD").decode().strip()
+    changed = _output(*_GIT, "status", "--porcelain").decode(errors="replace").splitlines() if commit else []
+    diff = _output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else b""
+    shown = diff.decode(errors="replace")[:_DIFF]  # files may hold any bytes; the hash is of these
+    return {
+        "commit": commit,
+        "dirty": bool(changed),
+        "changed": changed,
+        "diff_sha256": sha256(diff),
+        "diff": shown,
+    }
 
 
-def _output(*command: str) -> str:
+def _output(*command: str) -> bytes:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        return subprocess.run(command, capture_output=True, timeout=20, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return b""
 
 
 def pinned_versions() -> dict[str, str]:
@@ -62,7 +68,7 @@ def hardware() -> dict[str, Any]:
     """Machine, processors, memory in GiB, and the GPUs that nvidia-smi lists."""
     gpus = ""
     if shutil.which("nvidia-smi"):
-        gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+        gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").decode(errors="replace")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "machine": platform.machine(), "system": platform.platform(), "python": platform.python_version(),

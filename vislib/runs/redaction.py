@@ -1,11 +1,23 @@
 """No secret lands in an artefact: which names are secret, and how their values leave any text that is kept."""
 
+import base64
 import html
 import json
 import os
 import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote, quote_plus, unquote
 
 SECRET_NAME = re.compile(r"(^|_)(api_?key|secret|password|credential|(hf|auth|access|api)_token)$", re.IGNORECASE)
+# A word of the variable's name must end so: HUGGING_FACE_HUB_TOKEN, AWS_ACCESS_KEY_ID, PGPASSWORD, but
+# neither TOKENIZERS_PARALLELISM nor KEYBOARD; PWD is the folder of a shell, MYSQL_PWD a password.
+_SECRET_VARIABLE = re.compile(
+    r"(key|token|secret|password|passwd|passphrase|credential|_pwd|_pass)s?(?=[^a-z]|$)|(^|_)(auth|pat|jwt)$",
+    re.IGNORECASE,
+)
+_LOGIN = re.compile(r"^[a-z][a-z0-9+.-]*://[^/\s:@]*:([^/\s]+)@", re.IGNORECASE)  # DATABASE_URL, HTTPS_PROXY
 _PLACE = re.compile(  # addresses, paths, account ids, pieces of keys: what servers and systems name in errors
     r"\w+://[^\s'\"]+|(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?|(?<![\w.])~?/(?:[\w.@+-]+/)+[\w.@+-]*|\b(?:org|proj|sk)-[\w*-]+"
 )
@@ -13,19 +25,59 @@ _SHORTEST = 12  # shorter values would match ordinary words
 
 
 def secret_values() -> dict[str, str]:
-    """Values of the environment's secret variables, by variable name; those under 12 characters are left out."""
-    return {name: value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= _SHORTEST}
+    """Values of the environment's secret variables, by variable name; those under 12 characters are left out.
+
+    Of an address with a login in it the password alone is secret; a path that exists (to a key file) is none.
+    """
+    found = {}
+    for name, value in os.environ.items():
+        if login := _LOGIN.match(value):
+            found[name] = login[1]
+        elif _SECRET_VARIABLE.search(name) and not os.path.exists(value):
+            found[name] = value
+    return {name: value for name, value in found.items() if len(value) >= _SHORTEST}
 
 
 def redact(text: str) -> str:
     """`text` with every secret value replaced by its variable's name in brackets."""
     for name, value in secret_values().items():
-        shown = {value, repr(value)[1:-1]}
-        shown |= {html.escape(form, quote=quote) for form in shown for quote in (True, False)}
-        written = {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in shown for ascii in (True, False)}
-        for form in sorted(shown | written, key=len, reverse=True):  # as text, JSON and notebook.html hold it
+        for form in _forms(value):
             text = text.replace(form, f"[{name} removed]")
     return text
+
+
+@lru_cache(maxsize=256)
+def _forms(value: str) -> tuple[str, ...]:
+    """How a value stands in text, JSON, notebook.html, addresses and headers; the longest form first."""
+    plain = {value, unquote(value)}
+    forms = plain | {repr(form)[1:-1] for form in plain}
+    forms |= {html.escape(form, quote=quotes) for form in forms for quotes in (True, False)}
+    forms |= {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
+    forms |= {encode(form, safe="", errors="surrogateescape") for form in plain for encode in (quote, quote_plus)}
+    forms |= {inner for form in plain for inner in _in_base64(os.fsencode(form))}
+    return tuple(sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True))
+
+
+def _in_base64(value: bytes) -> Iterator[str]:
+    """What base64 of `value` has in common wherever it stands: a header's `user:password`, say."""
+    for before in range(3):  # three bytes give four characters; those that neighbours share are left out
+        whole = (len(value) + before) // 3 * 3 - before
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(b"\0" * before + value[:whole]).decode()[(0, 2, 3)[before] :]
+
+
+def write_redacted(file: Path, text: str) -> None:
+    """Write `text` without secrets, whole or not at all.
+
+    Half a character, as names of files may hold, becomes an escape, which JSON reads back as it was.
+    """
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        temporary.write_text(redact(text), encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk needs the room
+        raise
 
 
 def without_places(text: str) -> str:

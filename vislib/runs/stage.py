@@ -25,7 +25,7 @@ from vislib.runs.keys import (
     stage_key,
 )
 from vislib.runs.params import Schema, read_schema
-from vislib.runs.redaction import redact
+from vislib.runs.redaction import write_redacted
 
 RUNS_VARIABLE = "VISLIB_RUNS"
 CONTENT_ADDRESSED = "files"  # folder under data/ whose files are named by their content's hash
@@ -51,10 +51,8 @@ def read_record(folder: Path) -> Record:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write run.json atomically and without secrets."""
-    text = redact(json.dumps(record, indent=1, ensure_ascii=False, default=str))
-    temporary = folder / ".run.json.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "run.json")
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
+    write_redacted(folder / "run.json", text + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)

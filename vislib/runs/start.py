@@ -111,7 +111,7 @@ class _RedactedFile(logging.FileHandler):
 def _log_to(file: Path) -> None:
     logger = logging.getLogger("vislib")
     logger.handlers.clear()
-    handler = _RedactedFile(file, encoding="utf-8")
+    handler = _RedactedFile(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
