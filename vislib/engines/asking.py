@@ -106,7 +106,8 @@ class _Reading(Journal):
             super().__init__(Path(":memory:"))
             return
         self.path, self._lock = path, threading.Lock()
-        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        in_use = any(path.with_name(f"{path.name}-{log}").exists() for log in ("wal", "journal"))
+        how = "mode=ro" if in_use else "immutable=1"
         try:
             self._db = sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True)
             self._db.execute("SELECT key FROM answers UNION SELECT key FROM failures LIMIT 1")

@@ -5,7 +5,6 @@ With an empty `base_url` and a `model` that names a folder, stage 06 starts `vll
 `transformers serve`, on a free port of loopback, and ends it when the stage ends, in whatever way.
 """
 
-import fcntl
 import http.client
 import os
 import shutil
@@ -24,6 +23,7 @@ from vislib.engines import Answered, Request
 from vislib.engines.openai_chat import OpenAIChat
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, table_reference
+from vislib.runs.locking import share
 from vislib.runs.redaction import redact
 from vislib.training.children import end_process
 
@@ -84,8 +84,7 @@ class OwnModel(OpenAIChat):
     def _begin(self, command: list[str]) -> "subprocess.Popen[str]":
         """The server under the guard of `training.children`, in a process group of its own, holding the run's lock."""
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED} | _ENVIRONMENT
-        lock = os.open(self._place.parent / ".workers.lock", os.O_RDWR | os.O_CREAT)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        lock = share(self._place.parent / ".workers.lock")
         try:
             with (self._place / LOG).open("w", encoding="utf-8") as log:
                 return subprocess.Popen(

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 from vislib.runs.errors import InputError
+from vislib.runs.filesystems import journal_mode
 from vislib.runs.redaction import redact
 
 _TABLES = """
@@ -34,7 +35,7 @@ def unusable(path: Path, error: Exception) -> InputError:
 
 
 class Journal:
-    """Answers and failures by key. One writer per process; several processes may share the file (WAL).
+    """Answers and failures by key. One writer per process; several processes may share the file (see `filesystems`).
 
     Each answer is committed before it counts, so a kill loses none; the disk is made to keep them once a second, so
     a power cut costs those of the last one. A disk that needs 10 ms for that would allow 100 answers a second.
@@ -46,7 +47,7 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(f"PRAGMA journal_mode={journal_mode(path.parent)}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:

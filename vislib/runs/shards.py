@@ -4,7 +4,6 @@ A part that is done leaves a mark; while the stage's key holds, a rerun takes it
 input part k alone, so the number of workers never changes a byte.
 """
 
-import fcntl
 import json
 import os
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from vislib.runs.locking import share
 from vislib.runs.progress import Progress
 from vislib.runs.tables import Output
 
@@ -82,8 +82,7 @@ def _run_shard(
 def _start_worker(parent: int, lock: Path | None) -> None:
     """Hold the folder's lock for as long as this worker lives, and end when the kernel is gone."""
     if lock is not None:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
-        fcntl.flock(handle, fcntl.LOCK_SH)  # kept open: the lock ends with the process
+        share(lock)  # kept open: the lock ends with the process
 
     def watch() -> None:
         while os.getppid() == parent:

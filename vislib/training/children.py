@@ -5,7 +5,6 @@ so both run in children. A child says what it does in events, one JSON object pe
 """
 
 import atexit
-import fcntl
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import Any
 from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
 from vislib.runs.keys import ROOT
+from vislib.runs.locking import share
 from vislib.runs.redaction import redact
 
 Event = dict[str, Any]
@@ -76,9 +76,7 @@ def run_child(
 
 def _start(command: Sequence[str], lock: Path | None, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
     """The command under a guard (`main`), in a process group of its own. The guard's stdin ends with this process."""
-    held = [] if lock is None else [os.open(lock, os.O_RDWR | os.O_CREAT)]
-    for handle in held:
-        fcntl.flock(handle, fcntl.LOCK_SH)  # of the open file: it lasts as long as any process that inherits it
+    held = [] if lock is None else [share(lock)]
     try:
         return subprocess.Popen(
             [sys.executable, "-m", __name__, *command], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
