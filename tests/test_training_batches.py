@@ -1,8 +1,10 @@
 """`vislib.training.batches` and `packing`: batches teach what their rows teach alone, and every row comes once."""
 
 import random
+from collections import Counter
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -161,25 +163,60 @@ def test_every_row_comes_once_and_the_order_is_the_seeds(count):
     assert sorted(number for batch in batches for number in batch) == list(range(count))
     assert [len(batch) for batch in batches] == [8] * (count // 8) + [count % 8] * (count % 8 > 0)
     assert plan() == batches
-    if count > 8:
+    if count > 64:
         assert len({str(plan()), str(plan(seed=2)), str(plan(epoch=1)), str(plan(epoch=2))}) == 4
 
 
-def test_batches_hold_rows_of_like_length_and_pixels_and_text_only_rows_apart():
-    lengths, pixels = rows_of_every_size(6400)
-    batches = plan_batches(lengths, pixels, batch=8, seed=1, epoch=0)
-    kinds = [{bool(pixels[number]) for number in batch} for batch in batches]
-    assert all(len(kind) == 1 for kind in kinds[:-2])
-    shares = [sum(kind == {True} for kind in kinds[start : start + 100]) for start in range(0, 800, 100)]
-    assert all(20 < share < 80 for share in shares)  # both kinds all the way
+def a_mix(count: int, *, answer: int, sizes: list[int]) -> tuple[list[str], list[int], list[int], list[int]]:
+    """Kinds, lengths, supervised tokens and pixels of a mix: short answers, captions, text-only rows."""
+    chance, rows = random.Random(5), []
+    for _ in range(count):
+        kind = chance.choices(["short", "caption", "text"], [69, 25, 6])[0]
+        told = chance.randint(2, answer) if kind == "short" else int(chance.lognormvariate(5.2, 0.6)) + 1
+        seen = kind != "text"
+        rows.append((kind, told + chance.randint(50, 120) + 576 * seen, told, chance.choice(sizes) * seen))
+    kinds, lengths, supervised, pixels = zip(*rows, strict=True)
+    return list(kinds), list(lengths), list(supervised), list(pixels)
 
-    def waste(sizes, some):
+
+@pytest.mark.parametrize("batch", [16, 128])
+@pytest.mark.parametrize("answer", [4, 40])
+@pytest.mark.parametrize("sizes", [[336 * 336], [640 * 480, 980 * 735, 980 * 980, 500 * 375]])
+def test_a_token_weighs_the_same_in_a_short_answer_in_a_caption_and_in_a_row_without_image(batch, answer, sizes):
+    """Its weight is one over the supervised tokens of its step; in steps of like rows it was ten times as large."""
+    kinds, lengths, supervised, pixels = a_mix(16384, answer=answer, sizes=sizes)
+    weight, tokens = Counter[str](), Counter[str]()
+    for step in plan_batches(lengths, pixels, batch=batch, seed=1, epoch=0):
+        for number in step:
+            weight[kinds[number]] += supervised[number] / sum(supervised[n] for n in step)
+            tokens[kinds[number]] += supervised[number]
+    each = {kind: weight[kind] / tokens[kind] for kind in tokens}
+    assert each["short"] / each["caption"] == pytest.approx(1, abs=0.1)
+    assert each["text"] / each["caption"] == pytest.approx(1, abs=0.1)
+
+
+def test_what_stands_in_a_step_says_nothing_of_a_row_s_length():
+    """The lengths of two rows of a step are correlated no more than those of any two rows."""
+    _, lengths, _, pixels = a_mix(12800, answer=40, sizes=[336 * 336])
+    steps = plan_batches(lengths, pixels, batch=128, seed=1, epoch=0)
+    table = np.array([[lengths[number] for number in step] for step in steps])
+    between, within = table.mean(axis=1).var(), table.var(axis=1).mean()
+    assert between < within / 128  # what chance alone would give
+
+
+def test_passes_hold_rows_of_like_length_and_pixels():
+    def waste(sizes, width, steps):
         """Share of what is computed that is padding."""
-        return 1 - sum(sizes) / sum(max(sizes[n] for n in batch) * len(batch) for batch in some)
+        passes = [step[start : start + width] for step in steps for start in range(0, len(step), width)]
+        return 1 - sum(sizes) / sum(max(sizes[n] for n in some) * len(some) for some in passes)
 
-    unsorted = [list(range(start, start + 8)) for start in range(0, 6400, 8)]
-    assert waste(lengths, batches) < waste(lengths, unsorted) / 3
-    assert waste(pixels, batches) < waste(pixels, unsorted) / 3
-    same = [336 * 336] * 6400  # LLaVA: length alone counts
-    alike = plan_batches(lengths, same, batch=8, seed=1, epoch=0)
-    assert waste(lengths, alike) < 0.02
+    _, lengths, _, same = a_mix(16384, answer=40, sizes=[336 * 336])
+    alike = plan_batches(lengths, same, batch=128, seed=1, epoch=0)
+    chance = [list(range(start, start + 128)) for start in range(0, 16384, 128)]
+    assert waste(lengths, 4, alike) < 0.01 < 0.15 < waste(lengths, 4, chance)
+    assert waste(lengths, 8, alike) < 0.05
+    assert waste(same, 4, alike) < 0.01
+    _, lengths, _, pixels = a_mix(16384, answer=40, sizes=[640 * 480, 980 * 735, 980 * 980, 500 * 375])
+    steps = plan_batches(lengths, pixels, batch=128, seed=1, epoch=0)
+    assert waste(lengths, 2, steps) < 0.01
+    assert waste(pixels, 2, steps) < 0.01 < 0.2 < waste(pixels, 2, chance)

@@ -1,7 +1,8 @@
 """The Trainer of transformers with our batches, our loss and checkpoints that are whole (VisCon-100K, section 5).
 
 An optimiser step takes the same rows however many processes there are, and its loss is the sum over its supervised
-tokens divided by their number, over all processes: a row weighs by its answers, not by the batch that it fell into.
+tokens divided by their number, over all processes. An answer token weighs the same in every pass of a step, and about
+the same in every step, because steps are alike (`batches`): by the step's number alone it would not.
 Logits are made for supervised tokens alone and turned into losses in chunks: memory grows with the answers, not with
 the length. The loss of IDEFICS2 and LLaVA is the plain next-token one.
 """
@@ -77,8 +78,9 @@ def passes(rows: int, settings: Settings, processes: int) -> int:
 class Share(Sampler[list[int]]):
     """The row numbers of each forward pass of one process, an epoch long; the same number of passes for all processes.
 
-    A step of `batch_size` rows, grouped by `plan_batches`, is cut into passes of `device_batch_size`, which are dealt
-    out in turn. Where the last step has none left for a process it gets an empty one.
+    A step of `batch_size` rows (`plan_batches`) is cut into passes of `device_batch_size` like
+    rows, which are dealt out in turn, so that processes have about equal work. Where the last step
+    has none left for a process it gets an empty one.
     """
 
     def __init__(self, rows: Rows, settings: Settings, *, process: int, processes: int) -> None:
@@ -95,8 +97,8 @@ class Share(Sampler[list[int]]):
         if self._planned[0] != epoch:
             lengths, pixels = (self.rows.counts[name].tolist() for name in ("n_tokens", "n_pixels"))
             settings = self.settings
-            batches = plan_batches(lengths, pixels, batch=settings.batch_size, seed=settings.seed, epoch=epoch)
-            self._planned = epoch, batches
+            steps = plan_batches(lengths, pixels, batch=settings.batch_size, seed=settings.seed, epoch=epoch)
+            self._planned = epoch, steps
         return self._planned[1]
 
     def of_step(self, step: int) -> list[int]:
