@@ -1,7 +1,6 @@
 """What a stage's key holds, and what it leaves out."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -105,15 +104,3 @@ def test_an_input_that_is_misspelt_is_told_what_there_is(tmp_path):
     ]:
         with pytest.raises(InputError, match=said):
             keys.require_exists(keys.input_path(value, tmp_path / "mine"), "here", "conversations", value)
-
-
-def test_files_are_hashed_again_only_when_size_or_time_differ(tmp_path):
-    (tmp_path / "a.txt").write_text("one")
-    facts = keys.folder_facts(tmp_path, {})
-    lie = {"a.txt": {**facts["a.txt"], "sha256": "remembered"}}
-    assert keys.folder_facts(tmp_path, lie)["a.txt"]["sha256"] == "remembered"
-    (tmp_path / "a.txt").write_text("other text")
-    assert keys.folder_facts(tmp_path, lie)["a.txt"]["sha256"] == keys.sha256(b"other text")
-    shutil.copy(tmp_path / "a.txt", tmp_path / "b.txt")
-    assert keys.content_hash(keys.folder_facts(tmp_path, {})) != keys.content_hash(facts)
-    assert [p.name for p in keys.expand(tmp_path / "*.txt")] == ["a.txt", "b.txt"]

@@ -36,7 +36,7 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
     folder = project.root / "runs/demo/81_second"
     assert (folder / "data/copy.txt").read_text() == "3\n"
     assert {p.name for p in folder.iterdir()} == {
-        "notebook.ipynb", "notebook.html", "params.yaml", "run.json", "data", "figures", "log.txt",
+        "notebook.ipynb", "notebook.html", "params.yaml", "run.json", "inputs.csv", "data", "figures", "log.txt",
     }  # fmt: skip
     record = project.record("81_second")
     assert record["status"] == "ok"

@@ -24,8 +24,9 @@ from vislib.engines.budget import Budget
 from vislib.engines.chat_client import ChatClient, server_urls
 from vislib.engines.replies import DOUBTFUL, RETRIED, Reply, refusing, unreachable
 from vislib.engines.servers import GivenUp, Server, Turns
+from vislib.runs.digests import content_hash, folder_facts
 from vislib.runs.errors import InputError
-from vislib.runs.keys import content_hash, folder_facts
+from vislib.runs.keys import expand
 
 _USED = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
 _TRIES, _LONGER = {True: 12, False: 6}, {True: 2, False: 3}  # refused for the rate; failed otherwise
@@ -61,7 +62,7 @@ class OpenAIChat:
         self.params, self.model, self.urls = params, params.model, server_urls(params.base_url)
         self.budget = Budget(params)
         folder = folder or Path(self.model).expanduser()
-        self._identity = content_hash(folder_facts(folder, {}))[:16] if folder.is_dir() else self.model
+        self._identity = content_hash(folder_facts(folder, expand(folder)))[:16] if folder.is_dir() else self.model
         self.stop = threading.Event()
         self._halt: InputError | None = None
         self._held: Request | None = None  # by the ceiling

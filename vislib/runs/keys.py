@@ -8,7 +8,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from vislib.runs.params import Schema
 
 ROOT = Path(__file__).resolve().parents[2]
 _TABLE = re.compile(r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./-]+)$")
-FileFacts = dict[str, Any]  # size in bytes, mtime_ns, sha256
 
 
 def sha256(data: bytes) -> str:
@@ -158,34 +157,6 @@ def expand(path: Path) -> list[Path]:
         return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     anchor = Path(path.anchor)
     return sorted(p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
-
-
-def file_facts(path: Path, known: Mapping[str, FileFacts], name: str) -> FileFacts:
-    """Size, mtime and hash of a file; the hash is taken from `known[name]` while size and mtime agree."""
-    stat = path.stat()
-    before = known.get(name, {})
-    if (before.get("size"), before.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
-        return dict(before)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest.hexdigest()}
-
-
-def folder_facts(
-    folder: Path, known: Mapping[str, FileFacts], files: Iterable[Path] | None = None
-) -> dict[str, FileFacts]:
-    """Facts of all files below `folder`, by relative path."""
-    chosen = expand(folder) if files is None else files
-    base = next(p for p in (folder, *folder.parents) if p.is_dir())  # of a file or a glob: the folder it stands in
-    names = {str(p.relative_to(base)): p for p in chosen}
-    return {name: file_facts(path, known, name) for name, path in sorted(names.items())}
-
-
-def content_hash(facts: Mapping[str, FileFacts]) -> str:
-    """One hash over names and contents of a set of files."""
-    return sha256("\n".join(f"{name} {fact['sha256']}" for name, fact in sorted(facts.items())).encode())
 
 
 def require_exists(path: Path, place: str, name: str, value: str) -> None:

@@ -4,6 +4,7 @@
 the work early leaves the truth behind. Promotion renames it to `<run>/<stage>`; the folder before stays beside it.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -12,18 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vislib.runs.digests import FileFacts, content_hash, file_hashes, folder_facts
 from vislib.runs.errors import InputError
-from vislib.runs.keys import (
-    ROOT,
-    content_hash,
-    expand,
-    file_facts,
-    folder_facts,
-    input_path,
-    input_values,
-    require_exists,
-    stage_key,
-)
+from vislib.runs.keys import ROOT, expand, input_path, input_values, require_exists, stage_key
 from vislib.runs.params import Schema, read_schema
 from vislib.runs.redaction import write_redacted
 
@@ -104,10 +96,7 @@ class Stage:
 
     def key(self, place: str) -> tuple[str, Record]:
         """The stage's key and the hashes in it, with the facts of all input files."""
-        facts = {}
-        before = {**read_record(self.folder).get("inputs", {}), **read_record(self.partial).get("inputs", {})}
-        for name, path in self.input_files(place).items():
-            facts[name] = folder_facts(path, before.get(name, {}))
+        facts = {name: folder_facts(path, expand(path)) for name, path in self.input_files(place).items()}
         hashes = {name: content_hash(found) for name, found in facts.items()}
         key, parts = stage_key(self.notebook_file(self.notebook), self.schema, self.values, hashes)
         return key, {"hashes": parts, "inputs": facts}
@@ -126,7 +115,9 @@ class Stage:
             "set": self.run.name,
             "key": key,
             **facts,
+            "inputs": {name: _sum(files) for name, files in facts["inputs"].items()},
         }
+        _write_inputs(self.partial / "inputs.csv", facts["inputs"])
         write_record(self.partial, record)
         return record
 
@@ -136,14 +127,13 @@ class Stage:
         return record.get("status") == "ok" and record.get("key") == key and self._is_intact(record)
 
     def _is_intact(self, record: Record) -> bool:
-        for name, fact in record.get("files", {}).items():
-            path = self.folder / name
-            if "files" in fact:
-                if sum(1 for _ in path.glob("*/*")) != fact["files"]:
-                    return False
-            elif not path.is_file() or file_facts(path, {name: fact}, name)["sha256"] != fact["sha256"]:
-                return False
-        return True
+        written = {self.folder / name: fact for name, fact in record.get("files", {}).items() if "files" not in fact}
+        if not all(path.is_file() for path in written):
+            return False
+        if file_hashes(list(written)) != [fact["sha256"] for fact in written.values()]:
+            return False
+        stored = {name: fact["files"] for name, fact in record.get("files", {}).items() if "files" in fact}
+        return all(sum(1 for _ in (self.folder / name).glob("*/*")) == count for name, count in stored.items())
 
     def fail(self, reason: str) -> None:
         """Record in `.partial` how an attempt ended; the last good folder stays."""
@@ -173,6 +163,21 @@ class Stage:
             self.promote()
 
 
+def _sum(files: Mapping[str, FileFacts]) -> Record:
+    """What the record keeps of an input, which may be a folder of many thousand images."""
+    size = sum(fact["size"] for fact in files.values())
+    return {"files": len(files), "size": size, "sha256": content_hash(files)}
+
+
+def _write_inputs(file: Path, inputs: Mapping[str, Mapping[str, FileFacts]]) -> None:
+    """Every input file in a table beside the record."""
+    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(("input", "file", "size", "sha256"))
+        for name, files in inputs.items():
+            table.writerows((name, path, fact["size"], fact["sha256"]) for path, fact in files.items())
+
+
 def output_facts(folder: Path) -> Record:
     """Size and hash of every file under `data/` and `figures/`; leftovers of a killed write are removed.
 
@@ -183,7 +188,7 @@ def output_facts(folder: Path) -> Record:
     facts: Record = {}
     for name in ("data", "figures"):
         found = [path for path in expand(folder / name) if path.parent.parent.name != CONTENT_ADDRESSED]
-        facts |= {f"{name}/{path}": fact for path, fact in folder_facts(folder / name, {}, found).items()}
+        facts |= {f"{name}/{path}": fact for path, fact in folder_facts(folder / name, found).items()}
     if stored := sum(1 for _ in (folder / "data" / CONTENT_ADDRESSED).glob("*/*")):
         facts[f"data/{CONTENT_ADDRESSED}"] = {"files": stored}
     if not facts:

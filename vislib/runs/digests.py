@@ -1,0 +1,87 @@
+"""Content hashes of files: each file is read once, as long as it stays what it was.
+
+A model of 4 GB would be read at every look otherwise. What was read is kept for this process, and beside the runs
+for the next (`.digests.sqlite`, which may be deleted at any time), under the file's inode, size and times.
+"""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+FileFacts = dict[str, Any]  # size in bytes, sha256
+
+# A file that was written a moment ago may be written again at the same time of the file system's clock,
+# whose steps are of 2 s at most (FAT): it is read again, as git does with a "racily clean" file.
+_SETTLED_NS = 2_100_000_000
+_known: dict[str, str] = {}
+
+
+def folder_facts(folder: Path, files: Iterable[Path]) -> dict[str, FileFacts]:
+    """Facts of `files` by their path from `folder` (from its own folder, where it is a file or a glob)."""
+    base = next(p for p in (folder, *folder.parents) if p.is_dir())
+    named = sorted((str(path.relative_to(base)), path) for path in files)
+    hashes = file_hashes([path for _, path in named])
+    return {
+        name: {"size": path.stat().st_size, "sha256": found} for (name, path), found in zip(named, hashes, strict=True)
+    }
+
+
+def content_hash(facts: Mapping[str, FileFacts]) -> str:
+    """One hash over names and contents of a set of files."""
+    lines = (f"{name} {fact['sha256']}" for name, fact in sorted(facts.items()))
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def file_hashes(paths: Sequence[Path]) -> list[str]:
+    """Hex SHA-256 of each file."""
+    identities = [_identity(path) for path in paths]
+    known, new = _recall(identities), {}
+    for path, identity in zip(paths, identities, strict=True):
+        if identity not in known:
+            settled = _is_settled(path)
+            with path.open("rb") as file:
+                known[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+            if settled and _identity(path) == identity:
+                new[identity] = known[identity]
+    _remember(new)
+    return [known[identity] for identity in identities]
+
+
+def _identity(path: Path) -> str:
+    """What changes with the content. The change time does even when a tool puts the time of writing back."""
+    stat = path.stat()
+    return f"{path.name!a} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+
+
+def _is_settled(path: Path) -> bool:
+    stat = path.stat()
+    return bool(stat.st_ino) and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS
+
+
+def _cache() -> Path:
+    root = Path(__file__).resolve().parents[2]
+    return Path(os.environ.get("VISLIB_RUNS") or root / "runs") / ".digests.sqlite"
+
+
+def _recall(identities: Sequence[str]) -> dict[str, str]:
+    """The hashes that are known of these identities."""
+    unknown = [(identity,) for identity in identities if identity not in _known]
+    if unknown and _cache().exists():
+        with suppress(sqlite3.Error), closing(sqlite3.connect(_cache(), timeout=5)) as db:
+            for row in unknown:
+                _known.update(db.execute("SELECT identity, sha256 FROM digests WHERE identity = ?", row))
+    return {identity: _known[identity] for identity in identities if identity in _known}
+
+
+def _remember(new: Mapping[str, str]) -> None:
+    """Keep hashes, if there is a folder that keeps them: a cache that cannot be written is no error."""
+    _known.update(new)
+    if new and _cache().parent.is_dir():
+        with suppress(sqlite3.Error), closing(sqlite3.connect(_cache(), timeout=5)) as db, db:
+            db.execute("CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
+            db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())
