@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vislib import filtering
-from vislib.filtering import IMAGE, around, nearest, page_samples, url_fault
+from vislib.filtering import IMAGE, OTHER, around, nearest, page_samples, surroundings, url_fault
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import DOCUMENTS
 from vislib.tokenization import count_tokens, load_tokenizer, sentences
@@ -55,6 +55,32 @@ def test_the_context_is_the_page_with_its_placeholders():
     assert nearest(*around(texts, 1), 0, words) == "Intro.\n\n<image>\n\n<another-image>\n\nEnd."
     assert nearest(*around(texts, 2), 0, words) == "Intro.\n\n<another-image>\n\n<image>\n\nEnd."
     assert nearest(*around([None], 0), 0, words) == "<image>"
+
+
+def test_the_nearest_placeholders_stay():
+    texts = [None, "a", None, None, "b", None, None]
+    assert surroundings(texts, 2)(3) == (f"a\n\n{OTHER}\n\n", f"\n\nb\n\n{OTHER}")
+    assert surroundings(texts, 2)(0) == ("", f"\n\na\n\n{OTHER}\n\n{OTHER}\n\nb")
+    assert surroundings(texts, 2)(6) == (f"a\n\n{OTHER}\n\nb\n\n{OTHER}\n\n", "")
+    assert surroundings(texts, 0)(3) == ("a\n\n", "\n\nb")
+    for others in (3, 4, 100):
+        assert all((surroundings(texts, others)(i) == around(texts, i)) == (others > 3) for i in (0, 3, 6))
+
+
+@pytest.mark.parametrize(
+    ("size", "stated"),
+    [
+        (640, 640), (640.0, 640), (None, 0), (float("nan"), 0), (float("inf"), 0), (10**20, 0), (1e30, 0), (-5, 0),
+        (True, 0), ("100%", 0), ("640", 0), ([640], 0), (2**31, 0), (2**31 - 1, 2**31 - 1),
+    ],
+)  # fmt: skip
+def test_an_odd_size_is_an_unknown_one(size, stated):
+    row = document("!https://a.org/b.png", original_width=size, original_height=size, alt_text=float("nan"))
+    (sample,) = page_samples(row)
+    assert (sample["width"], sample["height"], sample["alt_text"]) == (stated, stated, "")
+    digits = row | {"metadata": json.dumps([{**ENTRY, "alt_text": "\ud83d"}]).replace("640", "9" * 5000)}
+    (sample,) = page_samples(digits)
+    assert (sample["width"], sample["alt_text"]) == (0, "?")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +216,45 @@ def test_the_cap_is_the_largest_count_that_stays(begin):
     assert len(table(begin(SHORT, max_tokens=exact), "documents")) == 1
     with pytest.raises(InputError, match=f"the shortest {exact};"):
         begin(SHORT, max_tokens=exact - 1)
+
+
+def gallery(count: int) -> dict:
+    return document("Boats.", *(f"!https://a.org/{number}.png" for number in range(count)))
+
+
+def test_the_placeholders_of_a_gallery_stay_within_the_cap(begin):
+    """And the page with odd sizes or foreign metadata costs itself alone."""
+    broken = PLAIN | {"doc_id": "b" * 16, "metadata": "[null, null]"}
+    huge = document("Boats.", "!https://a.org/huge.png", original_width=10**20)
+    run = begin(broken, gallery(400), huge, max_tokens=200, images_per_page=0)
+    lengths = [row["n_context_tokens"] for row in table(run, "samples")]
+    assert len(lengths) == 401
+    assert 150 < max(lengths) <= 200
+    dropped = [(row["id"], row["reason"]) for row in table(run, "dropped")]
+    assert dropped == [(broken["doc_id"], "unexpected")]
+
+
+def test_images_per_page_bounds_what_a_gallery_can_cost(begin):
+    run = begin(gallery(9), images_per_page=4)
+    assert [row["image_index"] for row in table(run, "samples")] == [1, 2, 3, 4]
+    assert {row["reason"] for row in table(run, "dropped")} == {"above_images_per_page"}
+    assert run.counts()["image"] == {"taken": 9, "kept": 4, "dropped": {"above_images_per_page": 5}}
+
+
+def test_a_very_long_page_is_dropped_without_counting_it(begin, monkeypatch):
+    counted = []
+
+    def count(tokenizer: object, texts: list[str]) -> list[int]:
+        counted.extend(map(len, texts := list(texts)))
+        return count_tokens(tokenizer, texts)
+
+    monkeypatch.setattr("vislib.tokenization.count_tokens", count)
+    monkeypatch.setattr(filtering, "count_tokens", count)
+    run = begin(document("A very long page. " * 100_000), SHORT)
+    (row,) = table(run, "dropped")[:1]
+    assert row["reason"] == "above_cap"
+    assert int(row["detail"].removeprefix("over ")) > 2000
+    assert sum(counted) < 200_000
 
 
 def test_workers_change_no_byte(begin):

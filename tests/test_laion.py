@@ -102,10 +102,15 @@ def test_small_images_are_dropped_before_their_link_is_fetched(tmp_path):
 
 @pytest.mark.parametrize("names", [("url", "caption", "width", "height"), ("Url", "alt", "ORIGINAL_WIDTH", "Height")])
 def test_names_of_columns_vary_and_sizes_may_be_real_numbers(tmp_path, names):
-    rows = [*ROWS[:2], ("https://a.org/3.jpg", "No size", float("nan"), None), ("https://a.org/4.jpg", "", -1, 1e400)]
+    rows = [
+        *ROWS[:2],
+        ("https://a.org/3.jpg", "No size", float("nan"), None),
+        ("https://a.org/4.jpg", "", -1, 1e400),
+        ("https://a.org/5.jpg", "", 1e30, 480.0),
+    ]
     found = table(load(shard(tmp_path / "0.parquet", rows, names, pa.float64())), "documents")
     sizes = [(e["original_width"], e["original_height"]) for row in found for e in json.loads(row["metadata"])]
-    assert sizes == [(640, 480), (200, 900), (0, 0), (0, 0)]
+    assert sizes == [(640, 480), (200, 900), (0, 0), (0, 0), (0, 480)]
 
 
 def test_address_and_text_are_enough():
@@ -114,6 +119,17 @@ def test_address_and_text_are_enough():
     )
     assert [json.loads(row["metadata"])[0]["alt_text"] for row in rows] == ["B", "C"]
     assert json.loads(rows[0]["metadata"])[0]["original_width"] == 0
+
+
+def test_views_and_whole_numbers_too_large_for_a_real_one_are_read(tmp_path):
+    columns = {
+        "url": pa.array(["https://a.org/1.jpg", "https://a.org/2.jpg"], pa.string_view()),
+        "text": pa.array(["A", None], pa.string_view()),
+        "width": pa.array([2**62 + 1, 640]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "0.parquet")
+    found = [json.loads(row["metadata"])[0] for row in table(load(tmp_path / "0.parquet"), "documents")]
+    assert [(entry["alt_text"], entry["original_width"]) for entry in found] == [("A", 0), (None, 640)]
 
 
 def test_a_limit_is_a_seeded_choice_over_all_shards(tmp_path):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from vislib import sample, tokenization
 from vislib.runs.errors import InputError
-from vislib.tokenization import count_tokens, load_tokenizer, sentences
+from vislib.tokenization import count_tokens, load_tokenizer, sentences, tokens_beyond
 
 MODEL = Path(find_spec("mistral_common").submodule_search_locations[0]) / "data/tokenizer.model.v1"
 TEXTS = [
@@ -187,8 +187,44 @@ def test_sentences_lose_nothing():
         assert all(found)
 
 
-@pytest.mark.parametrize("text", ["." * 200_000, " " * 200_000, "a" * 200_000 + ". B", ".)" * 99_999, "\n " * 99_999])
+@pytest.mark.parametrize("text", ["." * 80_000, " " * 80_000, "a" * 80_000 + ". B", ".)" * 99_999, "\n " * 99_999])
 def test_long_texts_take_linear_time(text):
     started = time.perf_counter()
     assert "".join(sentences(text)) == text
     assert time.perf_counter() - started < 10
+
+
+def test_a_text_that_is_surely_too_long_is_not_counted_to_its_end():
+    tokenizer = load_tokenizer("mistral-common")
+    text = "The harbour was opened in 1932. " * 12_000
+    (whole,) = count_tokens(tokenizer, [text])
+    asked = []
+
+    class Counting:
+        def encode_batch_fast(self, texts: list[str], **options: object) -> list:
+            asked.extend(map(len, texts))
+            return tokenizer.encode_batch_fast(texts, **options)
+
+    assert 2000 < tokens_beyond(Counting(), text, 2000) <= whole
+    assert sum(asked) < len(text) / 5
+    # Near the cap nothing is guessed: the text must be counted whole.
+    for most in (whole - 1, whole):
+        assert tokens_beyond(tokenizer, text, most) == 0
+    assert whole // 16 < tokens_beyond(tokenizer, text, whole // 16) <= whole
+    assert tokens_beyond(tokenizer, "word " * 100, 3) == 0
+    for odd in ("=" * 80_000, " " * 80_000, "\N{BRIDGE AT NIGHT}" * 100_000):
+        beyond = tokens_beyond(tokenizer, odd, 2000)
+        assert beyond == 0 or 2000 < beyond <= count_tokens(tokenizer, [odd])[0]
+
+
+def test_texts_are_encoded_about_a_million_characters_at_a_time():
+    sizes = []
+
+    class Recording:
+        def encode_batch_fast(self, texts: list[str], **_: object) -> list[list[int]]:
+            sizes.append(sum(map(len, texts)))
+            return [[0] * len(text) for text in texts]
+
+    texts = ["a" * n for n in (5, 900_000, 0, 300_000, 2_000_000, 7)]
+    assert count_tokens(Recording(), texts) == [len(text) for text in texts]
+    assert sizes == [1_200_005, 2_000_000, 7]

@@ -20,23 +20,28 @@ import pyarrow as pa
 
 from vislib import laion
 from vislib.runs import InputError, Run, choose, seeded, short_hash
+from vislib.runs.arrow_types import plain
 from vislib.runs.keys import expand
 from vislib.runs.provenance import relative_to_root
-from vislib.runs.tables import open_part
+from vislib.runs.tables import batches, open_part
 
 HUB = "HuggingFaceM4/OBELICS"
 _HUB_ROWS = 141_047_697  # what progress is measured against when there is no limit
 _SHUFFLE_ROWS = 10_000  # rows held to shuffle a stream, which draws from ten shards at a time
-_BATCH = 256
+_BATCH = 256  # rows of a stream
 # Read as bytes: one undecodable row must not take its whole batch with it.
 _TEXTS, _JSON = pa.list_(pa.binary()), pa.binary()
 _BYTES = pa.schema([("images", _TEXTS), ("texts", _TEXTS), ("metadata", _JSON), ("general_metadata", _JSON)])
-_OPTIONAL, _SIZE = (str, type(None)), (int, float, str, type(None))  # a rendered width may read "100%"
+# What later stages read of an image's entry. Sizes are not among it: an odd one is an unknown one
+# (`sizes`), and costs nobody the page. pandas writes NaN, a float, where a text is missing.
+_OPTIONAL = (str, float, type(None))
 _ENTRY: dict[str, tuple[type, ...]] = {
-    "document_url": (str,), "unformatted_src": (str,), "src": (str,), "format": (str,), "original_width": (int,),
-    "original_height": (int,), "alt_text": _OPTIONAL, "formatted_filename": _OPTIONAL, "rendered_width": _SIZE,
-    "rendered_height": _SIZE,
-}  # fmt: skip
+    "document_url": (str,),
+    "unformatted_src": (str,),
+    "src": (str,),
+    "format": _OPTIONAL,
+    "alt_text": _OPTIONAL,
+}
 Numbered = Iterator[tuple[str, int, Mapping[str, Any]]]
 ReadRows = Callable[[Any, str], list[dict[str, Any]]]  # of an Arrow table or batch, and the place to name in errors
 
@@ -56,7 +61,7 @@ def load_documents(run: Run) -> None:
         for source, number, row in rows:
             output.take("row")
             try:
-                document = read_document(row)
+                document = _read_safely(row)
                 if not is_new(document["doc_id"]):
                     raise BrokenRow("duplicate", f"repeats document {document['doc_id']}")
                 output.write("documents", document)
@@ -109,12 +114,17 @@ def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows
                 for group in range(parquet.num_row_groups):
                     size = parquet.metadata.row_group(group).num_rows
                     at = start
-                    for batch in parquet.iter_batches(_BATCH, [group]) if within(start, size) else ():
+                    for batch in batches(parquet, [group]) if within(start, size) else ():
                         chosen = within(at, len(batch))
                         rows = read(batch.take([position - at for position in chosen]), source)
                         yield from ((source, p - first, row) for p, row in zip(chosen, rows, strict=True))
                         at += len(batch)
                     start += size
+        except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # whole, but of odd types
+            raise InputError(
+                f"{file}: holds {_held(parquet.schema_arrow)}, which cannot be read ({error}); "
+                "write it again with plain strings and lists"
+            ) from error
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{file}: cannot be read to its end ({error}); fetch it again or leave it out") from error
 
@@ -147,13 +157,26 @@ def hub_rows(revision: str, *, limit: int, seed: int) -> Numbered:
 def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
     """The rows of an Arrow table or batch, texts as bytes; InputError where a column is missing or of another type."""
     try:
-        return cast(list[dict[str, Any]], table.select(_BYTES.names).cast(_BYTES).to_pylist())
+        read = plain(table.select(_BYTES.names)).cast(_BYTES).to_pylist()
+        return cast(list[dict[str, Any]], read)
     except (pa.ArrowException, KeyError) as error:
-        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise InputError(
-            f"{place}: not an OBELICS shard ({error}); it holds {found}, and must hold images and texts "
-            "(lists of strings), metadata and general_metadata (strings)"
+            f"{place}: not an OBELICS shard ({error}); it holds {_held(table.schema)}, and must hold "
+            "images and texts (lists of strings), metadata and general_metadata (strings)"
         ) from error
+
+
+def _held(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def _read_safely(row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return read_document(row)
+    except BrokenRow:
+        raise
+    except Exception as error:  # a fault that nobody thought of costs its row, not the stage
+        raise BrokenRow("unexpected", f"{type(error).__name__}: {error}"[:300]) from error
 
 
 def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +243,8 @@ def _texts(row: Mapping[str, Any], column: str) -> list[str | None]:
 def _json(row: Mapping[str, Any], column: str, kind: type) -> Any:
     text = _text(row.get(column), column)
     try:
-        value = json.loads(text)
+        # As floats: a size of 5,000 digits is no size, and no reason to lose the page.
+        value = json.loads(text, parse_int=float if column == "metadata" else None)
         if "\\ud" in text.lower():  # an escape may spell half a character too
             _text(json.dumps(value, ensure_ascii=False), column)
     except (ValueError, RecursionError) as error:

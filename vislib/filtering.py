@@ -1,27 +1,36 @@
 """Pages short enough to be read whole, and one sample per image with the text around it (VisCon-100K, 3.1, 3.2).
 
 A page is kept when its text has at most `max_tokens` tokens. Each of its images becomes a sample whose context is
-the page with `<image>` where the image stands and `<another-image>` for every other one. The words that later
-formats reserve are written with ‹ › first, so that a page cannot place an image by itself. Images that the page
-itself says are too small never have their link fetched.
+the page with `<image>` where the image stands and `<another-image>` for every other one: the nearest ones, where
+text and placeholders together would pass the cap. The words that later formats reserve are written with ‹ › first,
+so that a page cannot place an image by itself. Images that the page itself says are too small never have their link
+fetched. Time and memory grow with what is kept of a page, not with what it is made of.
 """
 
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from vislib import prompts
 from vislib.runs import InputError, Run, short_hash, tables
-from vislib.tokenization import count_tokens, load_tokenizer, sentences
+from vislib.sizes import stated_size
+from vislib.tokenization import (
+    batched_by_length,
+    count_tokens,
+    load_tokenizer,
+    sentences,
+    tokens_beyond,
+)
 
 IMAGE, OTHER = "<image>", "<another-image>"
 _COLUMNS = ["doc_id", "images", "texts", "metadata", "general_metadata"]
-_BATCH = 256
+ABOVE_CAP = "above_cap"  # the reason; its detail is the number of tokens, or "over" so many
+Count = Callable[[Iterable[str]], list[int]]
 _tokenizer = cache(load_tokenizer)
 
 
@@ -34,17 +43,19 @@ def filter_documents(run: Run) -> None:
     least = count_tokens(_tokenizer(parameters.tokenizer), [IMAGE])[0]
     if 0 < parameters.context_tokens < least:
         raise InputError(f"context_tokens = {parameters.context_tokens}: {IMAGE} alone takes {least}; 0 keeps the page")
-    names = ("tokenizer", "max_tokens", "context_tokens", "min_side")
+    names = ("tokenizer", "max_tokens", "context_tokens", "images_per_page", "min_side")
     options = {name: getattr(parameters, name) for name in names}
     run.map_shards(partial(filter_part, **options), tables.parts(run.table("documents")), workers=parameters.workers)
     counts = run.counts()
     pages, images = counts.get("document", {}), counts.get("image", {})
     if not pages.get("kept"):
         dropped = tables.read_rows(run.data / "dropped")
-        shortest = min((int(row["detail"]) for row in dropped), default=0)
+        tokens = [int(row["detail"].split()[-1]) for row in dropped if row["reason"] == ABOVE_CAP]
+        broken = pages.get("taken", 0) - len(tokens)
         raise InputError(
-            f"no document is left: all {pages.get('taken', 0)} have more than max_tokens = {parameters.max_tokens} "
-            f"tokens, the shortest {shortest}; raise max_tokens"
+            f"no document is left: all {len(tokens)} have more than max_tokens = {parameters.max_tokens} "
+            f"tokens, the shortest {min(tokens, default=0)}; raise max_tokens"
+            + (f"; {broken} more are not what 01 writes" if broken else "")
         )
     if not images.get("kept"):
         raise InputError(
@@ -56,45 +67,87 @@ def filter_documents(run: Run) -> None:
 
 
 def filter_part(
-    part: Path, output: tables.Output, *, tokenizer: str, max_tokens: int, context_tokens: int, min_side: int
+    part: Path,
+    output: tables.Output,
+    *,
+    tokenizer: str,
+    max_tokens: int,
+    context_tokens: int,
+    images_per_page: int,
+    min_side: int,
 ) -> None:
     """Filter one part of the documents table into `output`."""
-    count = partial(count_tokens, _tokenizer(tokenizer))
-    rows = tables.read_rows(part, _COLUMNS)
-    while batch := list(islice(rows, _BATCH)):
-        for row, n_tokens in zip(batch, count([page_text(row) for row in batch]), strict=True):
+    counter = _tokenizer(tokenizer)
+    count = partial(count_tokens, counter)
+    one, two = count([f"\n\n{OTHER}", f"\n\n{OTHER}" * 2])
+    unit = max(1, two - one)  # tokens of one more placeholder
+    for rows in tables.read_batches(part, _COLUMNS):
+        for row, (n_tokens, exact) in zip(rows, _page_lengths(rows, counter, max_tokens), strict=True):
             output.take("document")
             if n_tokens > max_tokens:
-                output.drop("document", row["doc_id"], "above_cap", str(n_tokens))
+                detail = str(n_tokens) if exact else f"over {n_tokens}"
+                output.drop("document", row["doc_id"], ABOVE_CAP, detail)
+                continue
+            try:
+                samples = list(page_samples(row))
+            except Exception as error:  # of a table that 01 did not make: costs its page, not the stage
+                output.drop("document", row["doc_id"], "unexpected", f"{type(error).__name__}: {error}"[:300])
                 continue
             output.keep("document")
             output.write("documents", row | {"n_tokens": n_tokens})
-            _write_samples(row, output, count, context_tokens, min_side)
+            samples = _usable(samples, output, images_per_page, min_side)
+            others = max(0, (max_tokens - n_tokens) // unit - 1)  # the image's own takes one
+            contexts = _contexts(_neutral(row["texts"], output), samples, others, context_tokens, count)
+            for batch in batched_by_length(contexts, lambda sample: len(sample["context"])):
+                for sample, length in zip(batch, count(s["context"] for s in batch), strict=True):
+                    output.keep("image")
+                    output.write("samples", sample | {"n_context_tokens": length})
 
 
-def _write_samples(
-    row: Mapping[str, Any], output: tables.Output, count: Callable[[list[str]], list[int]], limit: int, min_side: int
-) -> None:
-    texts = []
-    for text in row["texts"]:
-        neutral, replaced = (None, 0) if text is None else prompts.neutralise(text)
-        output.note("reserved_words_rewritten", replaced)
-        texts.append(neutral)
-    samples = []
-    for sample in page_samples(row):
+def _page_lengths(rows: list[tables.Row], tokenizer: Any, most: int) -> list[tuple[int, bool]]:
+    """Tokens of each page, and whether that is all of them: beyond `most` nobody counts to the end."""
+    texts = list(map(page_text, rows))
+    beyond = [tokens_beyond(tokenizer, text, most) for text in texts]
+    short = (text for text, tokens in zip(texts, beyond, strict=True) if not tokens)
+    counted = iter(count_tokens(tokenizer, short))
+    return [(tokens, False) if tokens else (next(counted), True) for tokens in beyond]
+
+
+def _usable(
+    samples: list[dict[str, Any]], output: tables.Output, images_per_page: int, min_side: int
+) -> list[dict[str, Any]]:
+    """The samples worth asking for; the others are dropped with their reason."""
+    usable: list[dict[str, Any]] = []
+    for sample in samples:
         output.take("image")
+        width, height = sample["width"], sample["height"]
         if fault := url_fault(sample["image_url"]):
             output.drop("image", sample["sample_id"], fault, sample["image_url"][:200])
-            continue
-        width, height = sample["width"], sample["height"]
-        if 0 < min(width, height) < min_side:  # an unknown size is 0: only the file can tell
+        elif 0 < min(width, height) < min_side:  # an unknown size is 0: only the file can tell
             output.drop("image", sample["sample_id"], "too_small", f"{width}x{height}")
-            continue
-        before, after = around(texts, sample["image_index"])
-        samples.append(sample | {"context": nearest(before, after, limit, count)})
-    for sample, n_tokens in zip(samples, count([sample["context"] for sample in samples]), strict=True):
-        output.keep("image")
-        output.write("samples", sample | {"n_context_tokens": n_tokens})
+        elif 0 < images_per_page <= len(usable):
+            output.drop("image", sample["sample_id"], "above_images_per_page", str(len(samples)))
+        else:
+            usable.append(sample)
+    return usable
+
+
+def _neutral(texts: Iterable[str | None], output: tables.Output) -> list[str | None]:
+    neutral: list[str | None] = []
+    for text in texts:
+        kept, replaced = (None, 0) if text is None else prompts.neutralise(text)
+        output.note("reserved_words_rewritten", replaced)
+        neutral.append(kept)
+    return neutral
+
+
+def _contexts(
+    texts: list[str | None], samples: list[dict[str, Any]], others: int, limit: int, count: Count
+) -> Iterator[dict[str, Any]]:
+    around_image = surroundings(texts, others)
+    for sample in samples:
+        before, after = around_image(sample["image_index"])
+        yield sample | {"context": nearest(before, after, limit, count)}
 
 
 def page_text(row: Mapping[str, Any]) -> str:
@@ -104,15 +157,26 @@ def page_text(row: Mapping[str, Any]) -> str:
 
 def page_samples(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The samples of a page in page order, without context: one per image position."""
-    metadata, general = json.loads(row["metadata"]), json.loads(row["general_metadata"])
+    metadata = json.loads(row["metadata"], parse_int=float)  # as 01 reads it: a size may have any digits
+    general = json.loads(row["general_metadata"])
     for index, (url, entry) in enumerate(zip(row["images"], metadata, strict=True)):
         if url is not None:
             yield {
-                "sample_id": short_hash(row["doc_id"], str(index)), "doc_id": row["doc_id"], "image_index": index,
-                "image_url": url, "alt_text": prompts.neutralise(entry.get("alt_text") or "")[0],
+                "sample_id": short_hash(row["doc_id"], str(index)),
+                "doc_id": row["doc_id"],
+                "image_index": index,
+                "image_url": url,
+                "alt_text": _alt_text(entry.get("alt_text")),
                 "page_url": general.get("url") or entry["document_url"],
-                "width": entry.get("original_width") or 0, "height": entry.get("original_height") or 0,
-            }  # fmt: skip
+                "width": stated_size(entry.get("original_width")),
+                "height": stated_size(entry.get("original_height")),
+            }
+
+
+def _alt_text(value: Any) -> str:
+    """The alternative text, "" where there is none; NaN stands for none, half a character as ?."""
+    text = value if isinstance(value, str) else ""
+    return prompts.neutralise(text.encode(errors="replace").decode())[0]
 
 
 def url_fault(url: str) -> str:
@@ -123,12 +187,30 @@ def url_fault(url: str) -> str:
 
 
 def around(texts: list[str | None], index: int) -> tuple[str, str]:
-    """The page before and after the image at `index`, blank lines and the other images' placeholders included."""
-    blocks = [OTHER if text is None else text for text in texts]
-    return "".join(f"{block}\n\n" for block in blocks[:index]), "".join(f"\n\n{block}" for block in blocks[index + 1 :])
+    """The page before and after the image at `index`, with blank lines and all other images' placeholders."""
+    return surroundings(texts, len(texts))(index)
 
 
-def nearest(before: str, after: str, limit: int, count: Callable[[list[str]], list[int]]) -> str:
+def surroundings(texts: list[str | None], others: int) -> Callable[[int], tuple[str, str]]:
+    """What `around` gives for any image of the page, with the placeholders of the `others` nearest alone.
+
+    A gallery of 4,000 images would else put 4,000 placeholders into each of 4,000 contexts.
+    """
+    images = [index for index, text in enumerate(texts) if text is None]
+    written = [index for index, text in enumerate(texts) if text is not None]
+
+    def at(index: int) -> tuple[str, str]:
+        first = max(0, min(bisect_left(images, index) - others // 2, len(images) - 1 - others))
+        shown = sorted([*written, *images[first : first + others + 1]])  # two sorted runs: linear
+        here = bisect_left(shown, index)
+        blocks = [OTHER if (text := texts[i]) is None else text for i in shown]
+        before = "".join(f"{block}\n\n" for block in blocks[:here])
+        return before, "".join(f"\n\n{block}" for block in blocks[here + 1 :])
+
+    return at
+
+
+def nearest(before: str, after: str, limit: int, count: Count) -> str:
     """The context: `<image>` and the whole sentences nearest to it, at most `limit` tokens in all (0: the page).
 
     Sentences join in order of their distance in characters. When the next one does not fit, its side is closed and

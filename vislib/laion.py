@@ -4,13 +4,14 @@ Such a row does not say on which page its image stood: the image's own address s
 """
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from vislib.runs.arrow_types import plain
 from vislib.runs.errors import InputError
+from vislib.sizes import stated_size
 
 # The names that a column may have, case ignored, the first one found wins; sizes may be missing.
 _NAMES = {
@@ -30,7 +31,12 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
     try:
         if not found["url"] or not found["text"]:
             raise KeyError("no column of addresses" if not found["url"] else "no column of texts")
-        chosen = {key: table.column(name).cast(_TYPES[key]).to_pylist() for key, name in found.items() if name}
+        data = plain(table)
+        chosen = {
+            key: data.column(name).cast(_TYPES[key], safe=False).to_pylist()  # a huge size is odd
+            for key, name in found.items()
+            if name
+        }
     except (pa.ArrowException, KeyError) as error:
         held = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise InputError(
@@ -44,16 +50,11 @@ def _document(row: Mapping[str, Any]) -> dict[str, Any]:
     url = (row["url"] or b"").decode(errors="surrogateescape")
     entry = {
         "document_url": url, "unformatted_src": url, "src": url, "format": "",
-        "original_width": _pixels(row.get("width")), "original_height": _pixels(row.get("height")),
+        "original_width": stated_size(row.get("width")), "original_height": stated_size(row.get("height")),
         "alt_text": None if row["text"] is None else row["text"].decode(errors="surrogateescape"),
     }  # fmt: skip
     metadata, general = _json([entry]), _json({"url": url})
     return {"images": [row["url"] or b""], "texts": [None], "metadata": metadata, "general_metadata": general}
-
-
-def _pixels(value: float | None) -> int:
-    """A stated size; 0 for one that is missing or no number of pixels."""
-    return int(value) if value is not None and math.isfinite(value) and value > 0 else 0
 
 
 def _json(value: Any) -> bytes:

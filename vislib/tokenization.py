@@ -7,14 +7,18 @@ never as one special token.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vislib.runs.errors import InputError
 
-_BATCH = 256  # texts per call: bounds the memory that encodings take
+# Texts and characters per call: encodings take some 60 bytes a character.
+_BATCH, _CHARACTERS = 256, 2**20
+_LONG = 2**16  # characters: a shorter text is counted whole, which takes 15 ms at most
+_SEAM = 64  # tokens by which a count may change where a text is cut; seldom one
+Item = TypeVar("Item")
 _PROBE = "A  naïve\tcafé,   12,345 ﬁles\n\n東京 ① Ａ e\u0301 مرحبا 🙂🇫🇷 <s></s> ▁ <0x0A> ====  x\u200b\ufeff  "
 
 
@@ -41,13 +45,43 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+def count_tokens(tokenizer: Any, texts: Iterable[str]) -> list[int]:
     """Number of tokens of each text, without added special tokens."""
     counts: list[int] = []
-    for start in range(0, len(texts), _BATCH):
-        batch = list(texts[start : start + _BATCH])
-        counts += [len(encoding) for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+    for batch in batched_by_length(texts, len):
+        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        counts += map(len, encodings)
     return counts
+
+
+def batched_by_length(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Cut `items` into lists of at most 256, and of about 1 M characters by `length`."""
+    batch: list[Item] = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += length(item)
+        if len(batch) == _BATCH or held >= _CHARACTERS:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def tokens_beyond(tokenizer: Any, text: str, most: int) -> int:
+    """A number above `most` of which `text` surely has more tokens; 0 where it must be counted whole.
+
+    A page of 20 MB need not be tokenised to see that it is too long: its beginning is, up to a
+    space, and twice as much again until `most` is passed by more than the cut can change.
+    """
+    size = max(_LONG, 8 * most)
+    while size < len(text):
+        end = text.rfind(" ", size - 1000, size)
+        (counted,) = count_tokens(tokenizer, [text[: end if end > 0 else size]])
+        if counted > most + _SEAM:
+            return counted - _SEAM
+        size *= 2
+    return 0
 
 
 def _open(name: str) -> Any:

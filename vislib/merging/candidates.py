@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from vislib.merging.conversations import QUESTION_TYPES
 from vislib.runs import InputError, Run, seeded, tables
+from vislib.runs.arrow_types import plain
 from vislib.runs.seeding import split_of
 from vislib.runs.tables import Row
 
@@ -112,9 +113,9 @@ def _rows_of(table: Path, sample_ids: Collection[str]) -> Iterator[Row]:
     wanted = pa.array(sample_ids, pa.string())
     for part in tables.parts(table):
         with tables.open_part(part) as file:
-            ids = file.read(columns=["sample_id"]).column("sample_id")
+            ids = plain(file.read(columns=["sample_id"])).column("sample_id")
             if pc.any(pc.is_in(ids, value_set=wanted)).as_py():
-                for batch in file.iter_batches(batch_size=8192):
+                for batch in tables.batches(file):
                     yield from batch.filter(pc.is_in(batch.column("sample_id"), value_set=wanted)).to_pylist()
 
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vislib.runs.arrow_types import plain
 from vislib.runs.contract import DROPPED
 from vislib.runs.errors import InputError
 
 ROWS_PER_PART = 2000
 _BUFFERED_ROWS = 500
+_BUFFERED_BYTES = 2**25
 Row = dict[str, Any]
 
 
@@ -48,13 +51,33 @@ def count_rows(table: Path) -> int:
 
 def read_rows(table: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Stream the rows of a table folder or of one part as dictionaries, in order."""
+    for rows in read_batches(table, columns):
+        yield from rows
+
+
+def read_batches(table: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
+    """The same rows, as many at once as `batches` takes."""
     for part in parts(table):
         with open_part(part) as file:
             lacking = set(columns or ()) - set(file.schema_arrow.names)
             if lacking:
                 raise InputError(f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}")
-            for batch in file.iter_batches(batch_size=_BUFFERED_ROWS, columns=columns):
-                yield from batch.to_pylist()
+            for batch in batches(file, columns=columns):
+                yield batch.to_pylist()
+
+
+def batches(
+    file: pq.ParquetFile, groups: Sequence[int] | None = None, *, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of an open part, of some row groups or all, in plain types and bounded memory.
+
+    A batch has at most 500 rows, and about 32 MiB where rows are long.
+    """
+    for group in range(file.num_row_groups) if groups is None else groups:
+        facts = file.metadata.row_group(group)
+        fitting = _BUFFERED_BYTES * facts.num_rows // max(1, facts.total_byte_size)
+        size = min(max(1, fitting), _BUFFERED_ROWS)
+        yield from map(plain, file.iter_batches(size, [group], columns))
 
 
 def lookup(table: Path, key: str, values: Collection[str], columns: Sequence[str] | None = None) -> dict[str, Row]:
@@ -65,9 +88,9 @@ def lookup(table: Path, key: str, values: Collection[str], columns: Sequence[str
     for part in parts(table):
         with open_part(part) as file:
             for group in range(file.num_row_groups):
-                mask = pc.is_in(file.read_row_group(group, [key]).column(key), value_set=wanted)
+                mask = pc.is_in(plain(file.read_row_group(group, [key])).column(key), value_set=wanted)
                 if pc.any(mask).as_py():  # the other columns may be long lists
-                    for row in file.read_row_group(group, chosen).filter(mask).to_pylist():
+                    for row in plain(file.read_row_group(group, chosen)).filter(mask).to_pylist():
                         found.setdefault(row[key], row)
     return found
 
@@ -87,6 +110,7 @@ class TableWriter:
         self.rows = 0
         self._in_part = 0
         self._buffer: list[Mapping[str, Any]] = []
+        self._held = 0  # characters in the buffer, about
         self._file: pq.ParquetWriter | None = None
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -95,12 +119,13 @@ class TableWriter:
             wrong = sorted(row.keys() ^ set(self.schema.names))
             raise KeyError(f"{self.folder.name}: columns {wrong} differ from the contract's {self.schema.names}")
         self._buffer.append(row)
+        self._held += sum(map(_length, row.values()))
         self.rows += 1
         self._in_part += 1
         if self.rows_per_part and self._in_part >= self.rows_per_part:
             self._close_part()
             self.part += 1
-        elif len(self._buffer) >= _BUFFERED_ROWS:
+        elif len(self._buffer) >= _BUFFERED_ROWS or self._held >= _BUFFERED_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -119,8 +144,23 @@ class TableWriter:
                 self._path.with_suffix(".tmp"), self.schema, compression="zstd", write_page_index=True
             )
         if self._buffer:
-            self._file.write_table(pa.Table.from_pylist(list(self._buffer), schema=self.schema))
+            self._file.write_table(self._table())
             self._buffer.clear()
+            self._held = 0
+
+    def _table(self) -> pa.Table:
+        try:
+            return pa.Table.from_pylist(list(self._buffer), schema=self.schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            for row, field in product(self._buffer, self.schema):  # which one: the error does not say
+                try:
+                    pa.array([row[field.name]], field.type)
+                except (pa.ArrowException, OverflowError, TypeError, ValueError) as fault:
+                    raise InputError(
+                        f"{self.folder.name}: the row of {str(next(iter(row.values())))!r:.80} holds "
+                        f"{row[field.name]!r:.80} as {field.name}, which is no {field.type} ({fault})"
+                    ) from error
+            raise
 
     def _close_part(self) -> None:
         self._flush()
@@ -128,6 +168,12 @@ class TableWriter:
         self._file.close()
         os.replace(self._path.with_suffix(".tmp"), self._path)
         self._file, self._in_part = None, 0
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(len(item) for item in value if isinstance(item, str))
+    return len(value) if isinstance(value, str) else 0
 
 
 class Output:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vislib.runs import InputError, Run, tables
+from vislib.runs.arrow_types import plain
 
 Ints = NDArray[np.int64]
 Ids = NDArray[np.bytes_]
@@ -21,7 +22,7 @@ def _read(table: Path, columns: list[str]) -> pa.Table:
         with tables.open_part(part) as file:
             if lacking := set(columns) - set(file.schema_arrow.names):
                 raise InputError(f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}")
-            read.append(file.read(columns))
+            read.append(plain(file.read(columns)))
     if not read:
         raise InputError(f"{table}: no part; run the stage that makes it again")
     return pa.concat_tables(read)
