@@ -198,6 +198,8 @@ def test_an_example_of_the_prompt_is_no_answer() -> None:
     "text",
     [
         "The code on the slide holds the tags “<image>” and `</s>`.",
+        "What does the <option> tag in the screenshot do?",
+        "The <s> tag strikes a text through, and the tag <image> stands for a picture.",
         "The caption below the cartoon reads “Home at last”.",
         "The web page on the screen names the colours of the flag.",
         "A diagram, described in the text of the patent, hangs in the hall.",

@@ -180,3 +180,80 @@ def test_a_megabyte_of_garbage_takes_linear_time(parse: object, unit: str) -> No
     start = time.process_time()
     parse(f"<Human> q\n<Options>\n{body}\n<Assistant>{body}\n<Human> q")  # type: ignore[operator]
     assert time.process_time() - start < 20  # a quadratic pattern would take hours
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<Human>：图中是什么？\n<Assistant>：一座石桥。",
+        "<Human：>图中是什么？\n<Assistant：>一座石桥。",
+        "＜Human＞图中是什么？\n＜Assistant＞一座石桥。",
+        "**<Human>**： 图中是什么？\n**<Assistant>**： 一座石桥。",
+        "<Human> : 图中是什么？\n<Assistant> : 一座石桥。",
+        "<Human>﹕图中是什么？\n<Assistant>﹕一座石桥。",
+    ],
+)
+def test_a_colon_of_any_script_belongs_to_the_identifier(text: str) -> None:
+    assert parse_free_form(text).rounds == (Round("图中是什么？", (), "一座石桥。"),)
+
+
+def test_backslashes_before_quotes_and_marks_are_undone() -> None:
+    text = r"<Human> What\'s on the \"left\" \(a lot\)?" + "\n" + r"<Assistant> It\'s \*one\* sign: C:\temp \& more."
+    expected = Round('What\'s on the "left" (a lot)?', (), r"It's *one* sign: C:\temp & more.")
+    assert parse_free_form(text).rounds == (expected,)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What does the <option> tag in the screenshot do?",
+        "Why does <human> stand beside <assistant> in the code?",
+        "What ends the list, </option> or </Options>?",
+        "What follows <Options>",
+    ],
+)
+@pytest.mark.parametrize("kind", ["free_form", "multiple_choice"])
+def test_a_question_about_a_tag_is_whole(question: str, kind: str) -> None:
+    rounds = (Round(question, (), "It lists <option> and </human> tags."), FREE[0])
+    if kind == "free_form":
+        assert parse_free_form(render_free_form(rounds)).rounds == rounds
+    rounds = (Round(question, ("an <option>", "a menu", "the <human>", "a </human>"), "C"), CHOICE[0])
+    assert parse_multiple_choice(render_multiple_choice(rounds)).rounds == rounds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"<Human> What is it?\n<Assistant> A cat.\n\n<Human> Where?\n<Assistant> Indoors.",
+        r"<Human> What is it?\r\n<Assistant> A cat.\r\n<Human> Where?\r\n<Assistant> Indoors.",
+        "<Human> What is it?\\n<Assistant> A cat.\n<Human> Where?\\n<Assistant> Indoors.\n",
+    ],
+)
+def test_line_breaks_written_as_two_characters(text: str) -> None:
+    assert parse_free_form(text).rounds == (Round("What is it?", (), "A cat."), Round("Where?", (), "Indoors."))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "\n### Human: next\n### Assistant: more",
+        "\n\n### Instruction:\nNext",
+        "\n[INST] next [/INST]",
+        "<|im_end|>",
+        "</s>",
+    ],
+)
+def test_what_a_chat_template_goes_on_with_is_no_answer(tail: str) -> None:
+    parsed = parse_free_form(render_free_form(FREE) + tail)
+    assert parsed.rounds == FREE
+    assert parsed.outside.strip() == tail.strip()
+
+
+@pytest.mark.parametrize(
+    "form", ["<think>\n{}\n</think>\n", "◁think▷{}◁/think▷", "[THINK]{}[/THINK]", "{}\n</think>\n"]
+)
+def test_drafts_in_thoughts_are_no_rounds(form: str) -> None:
+    for draft in ("Draft: <Human> Bad?\n<Assistant> Bad.", '{"question": "Bad?", "answer": "Bad."}'):
+        parsed = parse_free_form(form.format(draft) + render_free_form(FREE))
+        assert (parsed.rounds, len(parsed.blocks)) == (FREE, len(FREE))
+    assert faults(parse_free_form("<think>I draft\n" + render_free_form(FREE))) == ["no_rounds"]

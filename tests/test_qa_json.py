@@ -174,3 +174,51 @@ def test_rounds_that_fail_a_check_are_dropped_with_their_reason(tmp_path) -> Non
         run, _ = generate(tables, server.url, checks=["truncation"])
         assert set(counts(run, "round")["dropped"]) == {"truncation", "missing_options"}
         assert len(server.bodies) == 4 * (N - 1)  # another choice of checks asks nothing again
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"rounds":[{"question":"What\\\'s it?","answer":"It\\\'s \\(a\\) cat.",},],}',
+        "{'rounds': [{'question': 'What\\'s it?', 'answer': 'It\\'s (a) cat.'}]}",
+        "{'rounds': [{'question': \"What's it?\", 'answer': \"It's (a) cat.\", 'note': None}]}",
+        "{'question': 'What's it?', 'answer': 'It's (a) cat.'}",
+        '[{"Question": "What\'s it?", "Answer": "It\'s (a) cat."}]',
+        '[{"ANSWER": "It\'s (a) cat.", "QUESTION": "What\'s it?"}]',
+        "{“question”: “What's it?”, “answer”: “It's (a) cat.”}",
+        '{"type": "quiz", "rounds": [{"answer": "It\'s (a) cat.", "question": "What\'s it?"}]}',
+    ],
+)
+def test_json_as_models_write_it_without_a_schema(text: str) -> None:
+    assert parse_free_form(text).rounds == (Round("What's it?", (), "It's (a) cat."),)
+
+
+def test_a_bare_quote_within_a_string() -> None:
+    text = '{"question": "What does it say?", "answer": "It says "Open", twice."}'
+    assert faults(parse_free_form(text)) == ["broken_json"]  # where it ends cannot be known
+    text = '{"question": "What does it say?", "answer": "It says "Open" today."}'
+    assert parse_free_form(text).rounds[0].answer == 'It says "Open" today.'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"options": {"A": "Red", "B": "Blue", "C": "Green", "D": "White"}, "question": "Which?", "answer": "B"',
+        '"type": "multiple_choice", "options": {"d": "White", "c": "Green", "b": "Blue", "a": "Red"},'
+        ' "question": "Which?", "answer": "b"',
+        '"answer": "B", "Choices": ["A. Red", "B. Blue", "C. Green", "D. White",], "question": "Which?"',
+        '"question": "Which?", "A": "Red", "B": "Blue", "C": "Green", "D": "White", "answer": "B"',
+        '"question": "Which?", "options": "A. Red, B. Blue, C. Green, D. White", "correct_answer": "B"',
+        '"question": "Which?", "answer": "B",'
+        '"options": {"A": "A. Red", "B": "B. Blue", "C": "C. Green", "D": "D. White"}',
+        '"question": "Which?", "options": ["A、Red", "B、Blue", "C、Green", "D、White"], "answer": "答案：B"',
+    ],
+)
+def test_options_in_json_in_any_order_and_form(fields: str) -> None:
+    expected = (Round("Which?", ("Red", "Blue", "Green", "White"), "B"),)
+    assert parse_multiple_choice(f"```json\n[{{{fields}}}]\n```").rounds == expected
+
+
+def test_braces_that_are_no_rounds_do_not_hide_the_rounds_after_them() -> None:
+    text = 'The sign reads {"a": 1, "b": 2} and {"type": "x".\n' + render_free_form(FREE)
+    assert parse_free_form(text).rounds == FREE

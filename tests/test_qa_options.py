@@ -89,7 +89,7 @@ FOUR = '<Options>\n"A. red"\n"B. blue"\n"C. white"\n"D. green"\n'
         (f"<Human> What?\n{FOUR}<Assistant> Answer: A/C", "several_answers"),
         (f"<Human> What?\n{FOUR}<Assistant> The answer seems to be a car.", "answer_not_an_option"),
         (f"<Human> What?\n{FOUR}<Assistant> As an assistant I see blue.", "answer_not_an_option"),
-        (f"<Human> What?\n{FOUR}<Assistant> B. blue or C. white", ""),
+        (f"<Human> What?\n{FOUR}<Assistant> B. blue or C. white", "several_answers"),
     ],
 )
 def test_multiple_choice_says_why_it_drops(text: str, expected: str) -> None:
@@ -186,3 +186,77 @@ def test_options_that_speak_of_others_stay_where_they_are(option: str) -> None:
                                     "The first of May", "Some of the flags", "It stands above the door"])  # fmt: skip
 def test_other_options_move(option: str) -> None:
     assert shuffle("Which?", ("red", "blue", "white", option), "D", seed=0, name="q") is not None
+
+
+PRESIDENTS = ("John F. Kennedy", "Lyndon B. Johnson", "George H. W. Bush", "Gerald R. Ford")
+COLOURS = ("红色", "蓝色", "绿色", "白色")
+PLAIN = ("Red", "Blue", "Green", "White")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("'A. John F. Kennedy', 'B. Lyndon B. Johnson', 'C. George H. W. Bush', 'D. Gerald R. Ford'", PRESIDENTS),
+        ('["A. John F. Kennedy", "B. Lyndon B. Johnson", "C. George H. W. Bush", "D. Gerald R. Ford"]', PRESIDENTS),
+        ("“A. John F. Kennedy” “B. Lyndon B. Johnson” “C. George H. W. Bush” “D. Gerald R. Ford”", PRESIDENTS),
+        ("A. John F. Kennedy, B. Lyndon B. Johnson, C. George H. W. Bush, D. Gerald R. Ford", PRESIDENTS),
+        ("A. John F. Kennedy\nB. Lyndon B. Johnson\nC. George H. W. Bush\nD. Gerald R. Ford", PRESIDENTS),
+        (
+            "'A. Ann C. Day's 10', 'B. D. B. Low', 'C. Vitamin C. and zinc', 'D. A. Smith's 4,000'",
+            ("Ann C. Day's 10", "D. B. Low", "Vitamin C. and zinc", "A. Smith's 4,000"),
+        ),
+        (
+            "A. Austin, B. Washington, D.C., C. Rome, D. Paris",
+            ("Austin", "Washington, D.C.", "Rome", "Paris"),
+        ),
+        ("A. 10 a.m. B. 11 a.m. C. 1 p.m. D. 2 p.m.", ("10 a.m.", "11 a.m.", "1 p.m.", "2 p.m.")),
+        (r"['A. It\'s open', 'B. It\'s closed', 'C. Don\'t enter', 'D. Ask us']",
+         ("It's open", "It's closed", "Don't enter", "Ask us")),
+        (r"\"A. Red\", \"B. Blue\", \"C. Green\", \"D. White\"", PLAIN),
+        ("'A. 红色'，'B. 蓝色'，'C. 绿色'，'D. 白色'", COLOURS),
+        ("A、红色\nB、蓝色\nC、绿色\nD、白色", COLOURS),
+        ("A：红色\nB：蓝色\nC：绿色\nD：白色", COLOURS),
+        ("A．红色\nB．蓝色\nC．绿色\nD．白色", COLOURS),
+        ("Ａ．红色　Ｂ．蓝色　Ｃ．绿色　Ｄ．白色", COLOURS),
+        ("A、红色，B、蓝色，C、绿色，D、白色", COLOURS),
+        ("A. 红色；B. 蓝色；C. 绿色；D. 白色。", (*COLOURS[:3], "白色。")),
+        ("A.红色B.蓝色C.绿色D.白色", COLOURS),
+        ("（A）红色（B）蓝色（C）绿色（D）白色", COLOURS),
+        ("「A. 红色」、「B. 蓝色」、「C. 绿色」、「D. 白色」", COLOURS),
+        ("A.Red, B.Blue, C.Green, D.White", PLAIN),
+        ("A.Red B.Blue C.Green D.White", PLAIN),
+        ("a)Red; b)Blue; c)Green; d)White", PLAIN),
+        ("(A)Red\n(B)Blue\n(C)Green\n(D)White", PLAIN),
+        ("A: Red | B: Blue | C: Green | D: White", PLAIN),
+    ],
+)  # fmt: skip
+def test_options_as_models_write_them(body: str, expected: tuple[str, ...]) -> None:
+    (block,) = parse_multiple_choice(f"<Human> Which?\n<Options> {body}\n<Assistant> C").blocks
+    assert (block.round.options, block.round.answer, block.reason) == (expected, "C", "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "A. Lyndon B. Johnson B. John F. Kennedy C. George Bush D. Gerald Ford",  # which B is the second option's?
+        "A. red, B. blue, C. vitamin D. green",
+        "A. red, B. blue, C. white, D. green, E. grey",
+        "'A. red', 'B. blue', 'C. white', 'D. green', 'E. grey'",
+        "A. red\nB. blue\nC. white\nD. green\nA. red\nB. blue\nC. white\nD. green",
+        "1. red\n2. blue\n3. white\n4. green",
+    ],
+)
+def test_options_that_could_be_cut_in_two_ways_are_no_options(body: str) -> None:
+    (block,) = parse_multiple_choice(f"<Human> Which?\n<Options> {body}\n<Assistant> C").blocks
+    assert block.reason == "not_four_options"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B。", "Ｂ", "B．blue", "B、blue", "B：blue", "答案：B", "正确答案是B。", r"\boxed{B}",
+     r"$\boxed{\text{B}}$", r"\(B\)",
+     "<answer>B</answer>", "**Answer:** B", "Answer: B.", "B.blue", "Let me see.\nAnswer: B"],
+)  # fmt: skip
+def test_answers_in_other_scripts_and_wrappers(answer: str) -> None:
+    (block,) = parse_multiple_choice(f"<Human> What?\n{FOUR}<Assistant> {answer}").blocks
+    assert (block.round.answer, block.reason) == ("B", "")

@@ -10,14 +10,13 @@ of `REASONS`; the rest is `Parsed.outside`.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
-from vislib.qa_json import ROUND, as_options, as_words, json_rounds
-from vislib.qa_options import LETTERS, check_options, has_words, read_letter, read_options
+from vislib.qa_json import JsonRound, as_words, json_rounds, options_of
+from vislib.qa_options import LETTERS, has_words, read_letter, read_options, unescaped
+from vislib.thoughts import without_thoughts
 
 MAX_ROUNDS = 5
-_MOST = 100  # JSON rounds looked at; where one is broken the decoder counts lines, so that many take long
 REASONS = {
     "no_rounds": "the text holds no identifier",
     "broken_json": "the JSON of the round is cut short or not valid",
@@ -36,16 +35,26 @@ REASONS = {
 
 # Bounded repeats only, here and below: the time stays linear in the length of any text.
 IDENTIFIER = re.compile(
-    r"(?P<bold>[*_]{0,3})\\?<[ \t]{0,2}(?P<close>/?)[ \t]{0,2}(?P<name>human|assistant|option)s?"
-    r"[ _]?\d{0,2}[ \t]{0,2}:?[ \t]{0,2}\\?>",
+    r"(?P<bold>[*_]{0,3})\\?[<＜][ \t]{0,2}(?P<close>/?)[ \t]{0,2}(?P<name>human|assistant|option)s?"
+    r"[ _]?\d{0,2}[ \t]{0,2}[:：]?[ \t]{0,2}\\?[>＞]",
     re.IGNORECASE,
 )
-_STOP = re.compile(r"<\|[a-z_]{1,24}\|>|</s>")  # end-of-turn tokens that a server did not remove
+_STOP = re.compile(r"<\|[a-z_]{1,24}\|>|</s>(?=\s{0,9}(?:\Z|<))")  # end-of-turn tokens that a server did not remove
+_TAIL = re.compile(  # a model that goes on as its chat template does
+    r"^[ \t]{0,4}(?:#{2,4} ?(?:human|user|assistant|system|instruction|response|input) ?[:：]|\[/?INST\])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_BREAK = re.compile(
+    rf"(?:\\r)?\\n(?=(?:\\n|\s){{0,9}}{IDENTIFIER.pattern})", re.IGNORECASE
+)  # written as two characters
+_ANY_BREAK = re.compile(r"(?:\\r)?\\n")
+_BEFORE = re.compile(r"(?:[ \t>*_#+•–-]|(?:round|question|q)?[ ]?#?\d{1,2}[.:)]){0,12}", re.IGNORECASE)
+_COLONS = ":：﹕︓∶꞉׃։፡፥᠄܃܄"  # of any script
 _FENCE = re.compile(r"^[ \t]{0,8}```[a-z]{0,12}[ \t]{0,8}$", re.MULTILINE)
 _HEADING = re.compile(r"(?:(?:round|question) ?#?\d{1,2}[.:)]?)?", re.IGNORECASE)
 _NUMBERING = re.compile(r"(?:round|question|q)? ?#?\d{1,2}[.:)]?", re.IGNORECASE)
 _DECORATION = " \t*_#>=-"
-_NO_OPTIONS: tuple[tuple[str, ...], str] = (), "missing_options"
+_ANSWER = re.compile(r"<answer>(.{1,10000})</answer>", re.IGNORECASE | re.DOTALL)
 _FREE_FORM, _MULTIPLE_CHOICE = ("human", "assistant"), ("human", "option", "assistant")
 _REMARK = re.compile(
     r"\(?(?:note:|please note that|(?:i )?hope (?:this|these|that)|(?:please )?(?:let me know|feel free to)"
@@ -116,30 +125,31 @@ def _quoted(options: Sequence[str]) -> str:
 
 def _blocks(text: str, expected: tuple[str, ...]) -> tuple[list[Block], str]:
     """Read one block per <Human> or JSON round; identifiers before the first one make a block of their own."""
-    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
-    begin = text.rfind("</think>") + 1
-    label, mark = IDENTIFIER.search(text, begin), ROUND.search(text, begin)
-    if mark and not (label and label.start() < mark.start()):
-        return _json_blocks(text, begin, expected)
-    segments, outside = _segments(text)
+    text, thoughts = without_thoughts(text.replace("\r\n", "\n").encode("utf-8", "replace").decode())
+    if _BREAK.search(text):  # a text that was escaped: as a whole if no line is left
+        text = (_BREAK if "\n" in text.strip() else _ANY_BREAK).sub("\n", text)
+    label = IDENTIFIER.search(text)
+    rounds = json_rounds(text)
+    if rounds and not (label and label.start() < rounds[0][0]):
+        blocks, outside = _json_blocks(text, rounds, expected)
+        return blocks, thoughts + outside
+    segments, outside = _segments(text, expected)
     groups: list[list[_Segment]] = []
     for segment in segments:
         if segment.name == "human" or not groups:
             groups.append([])
         groups[-1].append(segment)
     if not groups:
-        return [Block(Round(""), "no_rounds", outside)], ""
-    return [_read(group, expected) for group in groups], outside
+        return [Block(Round(""), "no_rounds", thoughts + outside)], ""
+    return [_read(group, expected) for group in groups], thoughts + outside
 
 
-def _json_blocks(text: str, begin: int, expected: tuple[str, ...]) -> tuple[list[Block], str]:
-    blocks, outside, last = [], [text[:begin]], begin
-    for start, end, fields in islice(json_rounds(text, begin), _MOST):
+def _json_blocks(text: str, rounds: Sequence[JsonRound], expected: tuple[str, ...]) -> tuple[list[Block], str]:
+    blocks, outside, last = list[Block](), list[str](), 0
+    for start, end, fields in rounds:
         outside.append(text[last:start])
         given, last = fields or {}, end
-        options, fault = _NO_OPTIONS if "option" in expected else ((), "")
-        if options_given := "option" in expected and given.get("options"):
-            options, fault = check_options(as_options(options_given))
+        options, fault = options_of(given) if "option" in expected else ((), "")
         found = Round(as_words(given.get("question")), options, as_words(given.get("answer")))
         blocks.append(_checked(found, fault if fields else "broken_json", text[start:end]))
     return blocks, "".join(outside) + text[last:]
@@ -152,20 +162,19 @@ class _Segment:
     text: str  # as it stands in the model's text
 
 
-def _segments(text: str) -> tuple[list[_Segment], str]:
-    """Cut at the identifiers, after the model's thoughts and before its end of turn."""
-    begin = text.rfind("</think>") + 1
-    stop = _STOP.search(text, begin)
+def _segments(text: str, expected: Sequence[str]) -> tuple[list[_Segment], str]:
+    """Cut at the identifiers, before the model's end of turn."""
+    stop = _STOP.search(text)
     end = stop.start() if stop else len(text)
-    marks = list(IDENTIFIER.finditer(text, begin, end))
+    marks = _identifiers(text, end, expected)
     if not marks:
         return [], text
     outside = [text[: marks[0].start()]]
     fenced = _FENCE.fullmatch(outside[0].rstrip().rpartition("\n")[2])
     segments = []
     for mark, limit in zip(marks, [*(m.start() for m in marks[1:]), end], strict=True):
-        fence = _FENCE.search(text, mark.end(), limit) if fenced else None
-        cut = mark.end() if mark["close"] else fence.start() if fence else limit
+        layout = (_FENCE.search(text, mark.end(), limit) if fenced else None, _TAIL.search(text, mark.end(), limit))
+        cut = mark.end() if mark["close"] else min([limit, *(found.start() for found in layout if found)])
         if mark["close"]:
             outside.append(mark.group())
         else:
@@ -175,6 +184,43 @@ def _segments(text: str) -> tuple[list[_Segment], str]:
     return segments, "".join(outside) + text[end:]
 
 
+def _identifiers(text: str, end: int, expected: Sequence[str]) -> list[re.Match[str]]:
+    """The identifiers that are no words of a question or an answer.
+
+    Those that begin a line are. One within a line is if the round lacks it at the beginning of a line: some models
+    write no line breaks.
+    """
+    found = list(IDENTIFIER.finditer(text, 0, end))
+    limits = [*(mark.start() for mark in found[1:]), end][: len(found)]
+    firm = {
+        mark.start() for mark, limit in zip(found, limits, strict=True)
+        if (mark["name"].lower() in expected and _ends_part(text, mark, limit) if mark["close"]
+            else _begins_line(text, mark.start()))
+    }  # fmt: skip
+    rounds: list[list[re.Match[str]]] = [[]]
+    for mark in found:
+        if mark.start() in firm and mark["name"].lower() == "human" and not mark["close"]:
+            rounds.append([])
+        rounds[-1].append(mark)
+    kept: list[re.Match[str]] = []
+    for marks in rounds:
+        names = {mark["name"].lower() for mark in marks if mark.start() in firm and not mark["close"]}
+        lacking = () if names.issuperset(expected) else expected
+        kept += [m for m in marks if m.start() in firm or (m["name"].lower() in lacking and not m["close"])]
+    return kept
+
+
+def _begins_line(text: str, at: int) -> bool:
+    line = text.rfind("\n", max(0, at - 40), at) + 1
+    return (line > 0 or at < 40) and _BEFORE.fullmatch(text, line, at) is not None
+
+
+def _ends_part(text: str, mark: re.Match[str], after: int) -> bool:
+    """Whether nothing stands between a closing tag and the end of its line, or the next identifier."""
+    rest = text[mark.end() : after].partition("\n")[0]
+    return not rest.strip(" \t*_")
+
+
 def _clean(body: str, *, bold: bool, followed: bool) -> str:
     """Strip what belongs to the layout: rules, headings and numbers of the next round, bold markers."""
     lines = body.split("\n")
@@ -182,7 +228,7 @@ def _clean(body: str, *, bold: bool, followed: bool) -> str:
         lines.pop()
     while len(lines) > 1 and _HEADING.fullmatch(lines[-1].strip(_DECORATION)):
         lines.pop()
-    text = "\n".join(lines).lstrip(" \t:*_" if bold else " \t:").strip()
+    text = "\n".join(lines).lstrip(_COLONS + (" \t*_" if bold else " \t")).strip()
     markers = text.count("**")
     if markers == 1 or (markers == 2 and text.startswith("**") and text.endswith("**")):
         text = text.removeprefix("**").removesuffix("**").strip()
@@ -199,12 +245,18 @@ def _read(group: Sequence[_Segment], expected: tuple[str, ...]) -> Block:
 
 def _checked(found: Round, fault: str, text: str) -> Block:
     """The block of a round that was read with `fault` ("": none so far), in whatever form it was written."""
+    found = replace(found, question=unescaped(found.question), answer=_unwrapped(unescaped(found.answer)))
     reason = fault or ("" if has_words(found.question) else "empty_question")
     reason = reason or ("" if has_words(found.answer) else "missing_answer")
     if found.options and not reason:
         answer, reason = read_letter(found.answer, found.options)
         found = replace(found, answer=answer)
     return Block(found, reason, text)
+
+
+def _unwrapped(answer: str) -> str:
+    inside = _ANSWER.fullmatch(answer)
+    return inside[1].strip() if inside else answer
 
 
 def _pairing(names: Sequence[str], expected: Sequence[str]) -> str:

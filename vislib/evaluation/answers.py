@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vislib.evaluation.parsing import LETTERS, lenient_letter, lenient_yes_no, strict_letter, strict_yes_no, word_count
+from vislib.evaluation.parsing import lenient_yes_no, strict_yes_no, word_count
+from vislib.letters import LETTERS, lenient_letter, strict_letter
 from vislib.runs import InputError
 from vislib.runs.tables import Row
 from vislib.training.models import read_facts, resolve_model

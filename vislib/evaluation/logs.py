@@ -11,7 +11,8 @@ from typing import Any
 
 from vislib.evaluation.answers import answer_row, choice_row, yes_no_row
 from vislib.evaluation.contextual_task import NAME
-from vislib.evaluation.parsing import LETTERS, lenient_yes_no, options_in
+from vislib.evaluation.parsing import lenient_yes_no, options_in
+from vislib.letters import LETTERS
 from vislib.runs import InputError
 from vislib.runs.tables import Row
 

@@ -17,7 +17,8 @@ import yaml
 from PIL import Image
 
 from vislib.evaluation import contextual_task
-from vislib.evaluation.parsing import LETTERS, options_in
+from vislib.evaluation.parsing import options_in
+from vislib.letters import LETTERS
 from vislib.pixels import ImageError, read_image
 from vislib.runs import InputError, choose, tables
 
