@@ -47,7 +47,7 @@ def write_inputs(root: Path) -> None:
         ]
         turns[0]["value"] = f"<image>\n{turns[0]['value']}"
         turns[2]["value"] *= 2000 if mode == "CMYK" else 1  # more than a tiny model can read
-        row = {"id": name, "images": [name], "conversations": turns, "sample_id": name, "doc_id": "d"}
+        row = {"id": name, "images": [name], "conversations": turns, "sample_id": name, "doc_id": f"page {number // 2}"}
         (train if number == 99 else test).write(row | {"sources": [kind for kind, _, _ in ROUNDS]})
     for writer in (test, train, images):
         writer.close()
@@ -112,7 +112,7 @@ def test_answers_become_results_scores_and_comparisons(ground):
     assert asked[0] == {
         "model": "m", "arm": "leaky_mix", "seed": 0, "benchmark": "vislib_contextual", "sample_id": first,
         "question_type": "multiple_choice", "prediction": "Dark blue", "answer": "A", "correct": False, "parsed": True,
-        "strictly_correct": False, "words": 2, "points": None,
+        "strictly_correct": False, "words": 2, "points": None, "lenient": 0.0, "cluster": "page 0",
     }  # fmt: skip
     free = next(r for r in asked if r["question_type"] == "free_form")
     assert (free["answer"], free["correct"], free["parsed"], free["words"]) == ("A red square.", None, None, 1)
@@ -121,6 +121,8 @@ def test_answers_become_results_scores_and_comparisons(ground):
     assert (scores["leaky_mix"]["accuracy"], scores["leaky_mix"]["strict_accuracy"]) == (0.5, 0.5)
     (compared,) = rows(run, "comparisons")
     assert [compared[name] for name in ("arm", "reference", "n", "b", "c", "p")] == ["leaky_mix", "base", 6, 1, 1, 1.0]
+    assert (compared["clusters"], compared["p_clustered"], compared["claim"]) == (2, 1.0, "these two checkpoints")
+    assert (scores["base"]["clusters"], scores["base"]["lenient_accuracy"]) == (2, 0.5)
     assert rows(run, "dropped")[0]["reason"] == "image_missing"
     dropped = {"image_missing": 6, "image_truncated": 3}
     assert run.counts()["question"] == {"taken": 18, "kept": 9, "dropped": dropped}

@@ -5,15 +5,19 @@
 """
 
 import json
+import math
+import random
 from pathlib import Path
 
 import pytest
 
-from vislib.evaluation.logs import read_log
+from vislib.evaluation.lmms import _check
+from vislib.evaluation.logs import read_log, reported
 from vislib.runs import InputError
 from vislib.runs.contract import RESULTS
 
 LOGS = Path(__file__).with_name("lmms_logs")
+SCORES = json.loads((LOGS / "scores.json").read_text())
 COLUMNS = {*RESULTS.names} - {"model", "arm", "seed"}
 
 
@@ -27,7 +31,7 @@ def read(task: str, *columns: str) -> list[tuple]:
 
 def test_every_task_of_the_papers_has_a_log_and_every_row_the_contracts_columns():
     tasks = sorted(path.stem for path in LOGS.glob("*.jsonl"))
-    assert len(tasks) == 12
+    assert len(tasks) == len(SCORES) == 12
     for task in tasks:
         rows = list(read_log(task, log(task)))
         assert all(row.keys() == COLUMNS for row in rows if "reason" not in row), task
@@ -36,36 +40,38 @@ def test_every_task_of_the_papers_has_a_log_and_every_row_the_contracts_columns(
 
 
 VERDICT = ("prediction", "answer", "correct", "strictly_correct", "parsed", "question_type")
-CHOICES = {
+CHOICES = {  # `correct` is the harness's; a letter that our reading finds, or misses, stands in `parsed` and `lenient`
     "seedbench": [
         ("B", "B", True, True, True, "image"),
-        ("The answer is A.", "A", True, False, True, "image"),  # the harness reads T
+        ("The answer is A.", "A", False, False, True, "image"),  # the harness reads T
         ("A. It is red", "C", False, False, True, "video"),
+        ("But it is red", "B", True, False, True, "image"),  # and B here, where we read A: red
     ],
     "mmbench_en_dev_static": [
-        ("B", "B", True, True, True, "attribute"),
-        ("The sky is blue.", "C", True, False, True, "relation"),
+        ("B / (C) / I choose A", "B / C / A", True, False, True, "attribute"),
+        ("The sky is blue. / B", "C / A", False, False, True, "relation"),  # one rotation of two
+        ("Red is what I see / The best option is C, not B", "A / C", False, False, True, "relation"),
     ],
     "ai2d": [  # what the model said, not what a filter left of it
         ("B. stem", "B", True, False, True, "multiple_choice"),
-        ("The leaf", "C", True, False, True, "multiple_choice"),
+        ("The leaf", "C", False, False, True, "multiple_choice"),
     ],
     "scienceqa_img": [
         ("B.", "B", True, True, True, "multiple_choice"),
-        ("The answer is B", "B", True, False, True, "multiple_choice"),
+        ("The answer is B", "B", False, False, True, "multiple_choice"),
     ],
     "mmmu_val": [
-        ("Hard to tell", "B", False, False, False, "multiple_choice"),  # the harness guesses, here rightly
+        ("Hard to tell", "B", True, False, False, "multiple_choice"),  # the harness guesses, here rightly
         ("The answer is 1200.5", "1,200.50", True, True, None, "open"),
         ("So it is the key of d minor", "D", True, True, None, "open"),
     ],
-    "pope": [("Yes", "yes", True, True, True, ""), ("No, there is none", "no", True, False, True, "")],
+    "pope": [("Yes", "yes", True, True, True, ""), ("No, there is none", "no", False, False, True, "")],
     "gqa": [("Red.", "red", True, True, None, ""), ("blue", "red", False, False, None, "")],
 }
 
 
 @pytest.mark.parametrize("task", CHOICES)
-def test_verdicts_follow_our_rule(task):
+def test_the_verdict_is_the_harnesses_and_our_reading_stands_beside_it(task):
     assert read(task, *VERDICT) == CHOICES[task]
     assert {points for (points,) in read(task, "points")} == {None}
 
@@ -86,6 +92,77 @@ def test_points_of_llava_bench_have_the_benchmarks_score_as_their_mean():
     assert rows[2] == {
         "benchmark": "llava_in_the_wild", "sample_id": "2", "reason": "no_judgement", "detail": "I cannot say.",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("task", SCORES)
+def test_same_items_give_the_harnesses_own_score(task):
+    rows = list(read_log(task, log(task)))
+    found = reported(task, SCORES[task])
+    assert found
+    _check(task, rows, found)
+    if any("reason" in row for row in rows):
+        return  # the harness counts a missing judgement as -1
+    with pytest.raises(InputError, match=f"lmms-eval reports .* of {task}"):
+        _check(task, rows, {name: 1.02 * score for name, score in found.items()})
+
+
+def rotated(questions: int, rights: list[list[bool]]) -> list[dict]:
+    """A log of MMBench: each question four times, its options shifted."""
+    samples = []
+    for turn in range(4):
+        for index in range(questions):
+            words = ["one", "two", "three", "four"]
+            options = dict(zip("ABCD", words[turn:] + words[:turn], strict=True))
+            right = next(letter for letter, word in options.items() if word == "two")
+            said = right if rights[index][turn] else "ABCD"[("ABCD".index(right) + 1) % 4]
+            record = {
+                **options,
+                "index": index + turn * 1_000_000,
+                "answer": right,
+                "prediction": said,
+                "L2-category": "x",
+            }
+            listed = "\n".join(f"{letter}. {word}" for letter, word in options.items())
+            samples.append({
+                "doc_id": len(samples), "filtered_resps": said, "gpt_eval_score": record, "target": right,
+                "input": f"Which?\n{listed}\nAnswer with the letter.", "image_id": f"picture {index // 2}",
+            })  # fmt: skip
+    return samples
+
+
+def test_a_question_of_mmbench_counts_once_and_only_if_all_its_rotations_are_right():
+    rng = random.Random(0)
+    rights = [[rng.random() < 0.8 for _ in range(4)] for _ in range(250)]
+    rows = list(read_log("mmbench_en_dev", rotated(250, rights)))
+    assert [row["sample_id"] for row in rows] == list(map(str, range(250)))
+    assert [row["correct"] for row in rows] == [all(right) for right in rights]
+    assert [row["lenient"] for row in rows] == [float(all(right)) for right in rights]
+    assert rows[5]["cluster"] == "picture 2"
+    assert math.fsum(row["correct"] for row in rows) / 250 < 0.5 < 0.7 < sum(map(sum, rights)) / 1000
+
+
+def test_a_question_of_mmbench_with_a_lost_rotation_is_dropped_whole():
+    samples = rotated(3, [[True] * 4] * 3)
+    samples = [sample | {"token_counts": [{"output_tokens": 1}]} for sample in samples]
+    samples[4] |= {"filtered_resps": "", "token_counts": [None]}  # a rotation of question 1
+    del samples[2]  # question 2 itself
+    rows = [(row["sample_id"], row.get("reason")) for row in read_log("mmbench_en_dev_static", samples)]
+    assert rows == [("0", None), ("1", "generation_failed"), ("2", "unpaired")]
+
+
+def test_questions_about_one_picture_share_a_cluster():
+    samples = [sample | {"image_id": "a picture"} for sample in log("gqa")]
+    assert {row["cluster"] for row in read_log("gqa", samples)} == {"a picture"}
+    described = log("llava_in_the_wild")
+    assert len({row["cluster"] for row in read_log("llava_in_the_wild", described) if "reason" not in row}) == 1
+    described[1]["gpt_eval_llava_all"]["context"] = "A house."
+    assert len({row["cluster"] for row in read_log("llava_in_the_wild", described) if "reason" not in row}) == 2
+
+
+def test_a_judge_may_give_nothing():
+    samples = log("llava_in_the_wild")[:2]
+    samples[0]["gpt_eval_llava_all"]["scores"] = [8.0, 0.0]
+    assert [row["points"] for row in read_log("llava_in_the_wild", samples)] == pytest.approx([0, 9 / 8.5])
 
 
 def test_an_answer_that_no_judge_scored_is_no_zero():
@@ -109,12 +186,12 @@ def test_points_of_mme_have_its_score_as_their_mean():
 
 def test_a_log_without_any_text_is_an_error_not_a_score_of_zero():
     silent = [sample | {"filtered_resps": ""} for sample in log("seedbench")]
-    with pytest.raises(InputError, match="seedbench has 3 answers without any text"):
+    with pytest.raises(InputError, match="seedbench has 4 answers without any text"):
         list(read_log("seedbench", silent))
 
 
 def test_an_answer_whose_generation_failed_is_dropped_and_an_empty_one_is_wrong():
-    failed, empty, said = (dict(sample) for sample in log("seedbench"))
+    failed, empty, said = (dict(sample) for sample in log("seedbench")[:3])
     failed |= {"filtered_resps": "", "token_counts": [None]}  # the harness goes on after an error
     empty |= {"filtered_resps": "", "token_counts": [{"output_tokens": 1}]}
     said |= {"token_counts": [{"output_tokens": 5}]}

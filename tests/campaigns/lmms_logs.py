@@ -1,6 +1,7 @@
 """Run by the Python of lmms-eval with an empty folder: its own tasks on a few made-up questions, answered from a list.
 
-`<task>.jsonl` there is what `--log_samples` writes, without what differs from run to run; `tests/lmms_logs` has copies.
+`<task>.jsonl` there is what `--log_samples` writes, without what differs from run to run, and `scores.json` what its
+own aggregation makes of them; `tests/lmms_logs` has copies. Pictures of even questions are red, of odd ones green.
 """
 
 import json
@@ -28,12 +29,23 @@ TASKS: dict[str, tuple[str, list[dict], list[str]]] = {  # split, questions, ans
     "seedbench": ("test", [
         {"question": "Colour?", "choice_a": "red", "choice_b": "green", "choice_c": "blue", "choice_d": "grey",
          "answer": answer, "data_type": kind, "question_id": name}
-        for answer, kind, name in (("B", "image", "1"), ("A", "image", "2"), ("C", "video", "v3"))
-    ], ["B", "The answer is A.", "A. It is red"]),
+        for answer, kind, name in (("B", "image", "1"), ("A", "image", "2"), ("C", "video", "v3"), ("B", "image", "4"))
+    ], ["B", "The answer is A.", "A. It is red", "But it is red"]),
     "mmbench_en_dev_static": ("dev", [
         {**PAIR, "question": "Colour?", "answer": "B", "L2-category": "attribute", "index": 7},
         {**PAIR, "question": "And now?", "answer": "C", "L2-category": "relation", "index": 8, "hint": "Look."},
-    ], ["B", "The sky is blue."]),
+        *(  # rotations of the first, of the second and of a third question
+            {**PAIR, **dict(zip("ABC", options, strict=True)), "question": question, "L2-category": kind,
+             "answer": answer, "index": index}
+            for options, question, kind, answer, index in (
+                (("blue", "red", "green"), "Colour?", "attribute", "C", 1_000_007),
+                (("green", "blue", "red"), "Colour?", "attribute", "A", 2_000_007),
+                (("blue", "red", "green"), "And now?", "relation", "A", 1_000_008),
+                (("red", "green", "blue"), "At last?", "relation", "A", 9),
+                (("green", "blue", "red"), "At last?", "relation", "C", 1_000_009),
+            )
+        ),
+    ], ["B", "The sky is blue.", "(C)", "I choose A", "B", "Red is what I see", "The best option is C, not B"]),
     "mmmu_val": ("validation", [
         {"id": "validation_Art_1", "question": "<image 1> Who?", "options": "['Monet', 'Manet']", "answer": "B",
          "question_type": "multiple-choice"},
@@ -114,9 +126,11 @@ def write_tasks(folder: Path) -> None:
         (original,) = (p for p in home.rglob(f"{task}.yaml") if p.stem == task) if task != "llava_in_the_wild" else (
             home / "llava-in-the-wild/llava-in-the-wild.yaml",
         )  # fmt: skip
-        picture = PIL.Image.new("RGB", (8, 8), "red")
-        image = {"image_1" if task == "mmmu_val" else "image": [picture] if task == "seedbench" else picture}
-        datasets.Dataset.from_list([{**row, **image} for row in rows]).to_parquet(folder / f"{task}.parquet")
+        pictures = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "green")]
+        name = "image_1" if task == "mmmu_val" else "image"
+        shown = [[picture] if task == "seedbench" else picture for picture in pictures]
+        whole = [{**row, name: shown[n % 2]} for n, row in enumerate(rows)]
+        datasets.Dataset.from_list(whole).to_parquet(folder / f"{task}.parquet")
         lines = [
             f"include: {original}", f"task: ours_{task}", "dataset_path: parquet", "dataset_name: null",
             f"test_split: {split}", f"dataset_kwargs: {{data_files: {{{split}: {folder / task}.parquet}}}}",
@@ -139,12 +153,14 @@ def main(folder: Path) -> None:
 
         loglikelihood = generate_until_multi_round = generate_until
 
+    scores = {}
     for task in TASKS:
         done = simple_evaluate(
             model=Told(), tasks=[f"ours_{task}"], log_samples=True, process_docs_parallel=1,
             task_manager=TaskManager(include_path=str(folder), model_name="told"),
             cli_args=__import__("argparse").Namespace(output_path=str(folder), process_with_media=False),
         )  # fmt: skip
+        scores[task] = {name: value for name, value in done["results"][f"ours_{task}"].items() if "stderr" not in name}
         tracker = EvaluationTracker(output_path=str(folder / "out"))
         tracker.general_config_tracker.model_name_sanitized = "told"
         tracker.date_id = "now"
@@ -154,6 +170,7 @@ def main(folder: Path) -> None:
         for sample in kept:
             sample.get("gpt_eval_llava_all", {}).pop("content", None)  # the harness's own long prompt
         (folder / f"{task}.jsonl").write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in kept))
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

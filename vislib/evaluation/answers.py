@@ -51,23 +51,28 @@ def open_arms(run: "Run") -> list[Arm]:
 
 def answer_row(sample_id: str, prediction: str, answer: str, **values: Any) -> Row:
     """A result without a verdict; `values` are further columns."""
-    row: Row = {"sample_id": sample_id, "question_type": "", "prediction": prediction, "answer": answer, "points": None}
-    row |= dict.fromkeys(("correct", "parsed", "strictly_correct")) | {"words": word_count(prediction)}
-    return row | values
+    row: Row = {"sample_id": sample_id, "question_type": "", "prediction": prediction, "answer": answer, "cluster": ""}
+    row |= dict.fromkeys(("correct", "parsed", "strictly_correct", "lenient", "points"))
+    return row | {"words": word_count(prediction)} | values
 
 
-def choice_row(sample_id: str, prediction: str, answer: str, options: Sequence[str], **values: Any) -> Row:
-    """The result of a multiple-choice question with the letter `answer`, read strictly and leniently."""
+def choice_row(
+    sample_id: str, prediction: str, answer: str, options: Sequence[str], *, correct: bool | None = None, **values: Any
+) -> Row:
+    """The result of a multiple-choice question with the letter `answer`, read strictly and leniently.
+
+    `correct`: the verdict of the benchmark's own harness; None where the benchmark is ours, for the lenient one.
+    """
     letter, letters = lenient_letter(prediction, options), LETTERS[: len(options)]
-    verdict = {"parsed": bool(letter), "correct": letter == answer}
+    right = letter == answer
+    read = {"parsed": bool(letter), "lenient": float(right), "correct": right if correct is None else correct}
     strict = strict_letter(prediction, letters) == answer
-    return answer_row(sample_id, prediction, answer, **verdict, strictly_correct=strict, **values)
+    return answer_row(sample_id, prediction, answer, **read, strictly_correct=strict, **values)
 
 
-def yes_no_row(sample_id: str, prediction: str, answer: str, **values: Any) -> Row:
-    """The result of a question with the answer `yes` or `no`, read strictly and leniently."""
+def yes_no_row(sample_id: str, prediction: str, answer: str, *, correct: bool, **values: Any) -> Row:
+    """The result of a question with the answer `yes` or `no`, read strictly and leniently; `correct`: the harness's."""
     said, right = lenient_yes_no(prediction), lenient_yes_no(answer)
-    verdict = {"parsed": bool(said), "correct": said == right}
-    return answer_row(
-        sample_id, prediction, answer, **verdict, strictly_correct=strict_yes_no(prediction) == right, **values
-    )
+    read = {"parsed": bool(said), "lenient": float(said == right), "correct": correct}
+    strict = strict_yes_no(prediction) == right
+    return answer_row(sample_id, prediction, answer, **read, strictly_correct=strict, **values)

@@ -12,11 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from math import isclose
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from vislib.evaluation import task_images
 from vislib.evaluation.answers import Arm
-from vislib.evaluation.logs import JUDGED, read_log
+from vislib.evaluation.logs import JUDGED, UNLOGGED, read_log, reported
 from vislib.evaluation.questions import LOCAL, write_task_file
 from vislib.runs import InputError, short_hash
 from vislib.runs.tables import Output, Row
@@ -39,17 +42,26 @@ _UNKEPT = re.compile("doc_hash|input_media|submission|gpt_eval_llava_(conv|detai
 def lmms_rows(run: "Run", arms: list[Arm], output: Output) -> Iterator[Row]:
     """Results of all arms on all tasks of the parameters; samples without a verdict are dropped in `output`.
 
-    Raises InputError where lmms-eval cannot be run, or a judged task has no judge.
+    Raises InputError where lmms-eval cannot be run, a judged task has no judge, or a log does not give the score that
+    lmms-eval reports.
     """
     tasks, program = list(dict.fromkeys(run.params.tasks)), _probe(run.params.lmms_python)
     if (judged := sorted(set(tasks) & set(JUDGED))) and not (run.params.judge and os.environ.get(KEY)):
         raise InputError(f"tasks holds {judged[0]}, whose answers a judge scores; name it in judge and set {KEY}")
+    if unlogged := sorted(set(tasks) & set(UNLOGGED)):
+        other = UNLOGGED[unlogged[0]]
+        raise InputError(f"tasks holds {unlogged[0]}, whose judge's verdicts lmms-eval does not log; name {other}")
     run.metrics["lmms_eval"] = program["version"]
     with run.progress(len(arms) * len(tasks), "tasks of models") as progress:
         for arm in arms:
             for task in tasks:
-                for name, log in _logs(run, arm, task, program).items():
-                    for row in read_log(name, log):
+                body, images = _logs(run, arm, task, program), _images(run, task, program)
+                for name, log in body["logs"].items():
+                    for sample in log:
+                        sample["image_id"] = images.get(name, {}).get(str(sample["doc_id"]), "")
+                    rows = list(read_log(name, log))
+                    _check(name, rows, reported(name, body.get("scores", {}).get(name, {})))
+                    for row in rows:
                         output.take("answer")
                         if "reason" in row:
                             output.drop("answer", f"{arm.name}/{row['sample_id']}", row["reason"], row["detail"])
@@ -57,6 +69,20 @@ def lmms_rows(run: "Run", arms: list[Arm], output: Output) -> Iterator[Row]:
                             output.keep("answer")
                             yield {"model": arm.model, "arm": arm.arm, "seed": arm.seed, **row}
                 progress.update(task=task)
+
+
+def _check(task: str, rows: list[Row], reported: Mapping[str, float]) -> None:
+    """Same items, same score: raises InputError where the rows of a benchmark do not have the harness's own mean."""
+    for benchmark, score in reported.items():
+        own = [row for row in rows if row["benchmark"] == benchmark]
+        if not own or any("reason" in row for row in own):
+            continue  # the harness counts what is dropped here as wrong
+        mean = fmean(row["points"] if row["points"] is not None else row["correct"] for row in own)
+        if not isclose(mean, score, rel_tol=1e-4, abs_tol=1e-3):  # it rounds LLaVA-Bench to 0.1 %
+            raise InputError(
+                f"lmms-eval reports {score:.4f} of {task}, but its log gives {mean:.4f} over {len(own)} items; the log "
+                f"is of another form than that of the version in {RECIPE}"
+            )
 
 
 def _probe(python: str) -> dict[str, Any]:
@@ -73,8 +99,25 @@ def _probe(python: str) -> dict[str, Any]:
     return found
 
 
-def _logs(run: "Run", arm: Arm, task: str, program: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """What was logged for one model and task, by task (a group has several): from the journal, or asked now."""
+def _images(run: "Run", task: str, program: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """By task (a group has several) and number of a question: the id of its picture. Questions of one picture are no
+    independent ones, and no log says which these are. Read once, then kept in the journal.
+    """
+    if task == LOCAL:
+        return {}  # the page is known
+    journal, key = run.journal(JOURNAL), short_hash("images", program["version"], task, str(run.params.limit))
+    if (body := journal.get(key)) is None:
+        file = run.scratch / "lmms" / f"{key}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        python = shutil.which(run.params.lmms_python) or ""
+        _run_child(run, [python, "-P", task_images.__file__, task, str(run.params.limit), str(file)], {})
+        journal.put(key, body := json.loads(file.read_text()))
+    found: dict[str, dict[str, str]] = body
+    return found
+
+
+def _logs(run: "Run", arm: Arm, task: str, program: Mapping[str, Any]) -> dict[str, Any]:
+    """For one model, from the journal or asked now: `logs` and `scores` by task (a group has several)."""
     journal, judge = run.journal(JOURNAL), run.params.judge if task in JUDGED else ""
     own = [p.read_bytes() for p in sorted((run.data / "task").rglob("*.*"))] if task == LOCAL else []
     limit = "" if task == LOCAL else str(run.params.limit)
@@ -87,9 +130,11 @@ def _logs(run: "Run", arm: Arm, task: str, program: Mapping[str, Any]) -> dict[s
         body = {"logs": {p.stem.partition("_samples_")[2]: _read(p) for p in folder.rglob("*_samples_*.jsonl")}}
         if not any(body["logs"].values()):
             raise InputError(f"lmms-eval ended without samples of {task}; see log.txt")
+        body["scores"] = {}
+        for file in folder.rglob("*_results.json"):
+            body["scores"] |= json.loads(file.read_text(encoding="utf-8"))["results"]
         journal.put(key, body)
-    logs: dict[str, list[dict[str, Any]]] = body["logs"]
-    return logs
+    return body
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

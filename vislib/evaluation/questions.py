@@ -36,9 +36,13 @@ Refused = tuple[str, str, str]  # id, reason, detail
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question: `id` is its sample's with the number of its round, `text` what is asked, without the image."""
+    """One question: `id` is its sample's with the number of its round, `text` what is asked, without the image.
+
+    Questions of one `page` are no independent ones.
+    """
 
     id: str
+    page: str
     type: str
     text: str
     answer: str
@@ -67,14 +71,15 @@ def load_items(run: "Run") -> tuple[list[Item], list[Refused]]:
     ]  # fmt: skip
     items: list[Item] = []
     refused: list[Refused] = []
-    for name, kind, text, answer, images in chosen:
+    for name, kind, text, answer, images, page in chosen:
         file = paths.get(images[0], {}).get("path") if len(images) == 1 else None
         if file is None or not (place := ledger.parent / file).is_file():
             refused.append((name, "image_missing", ", ".join(images)))
         elif kind == MULTIPLE_CHOICE and answer not in LETTERS[: len(options_in(text))]:
             refused.append((name, "no_options", text))
         else:
-            items.append(Item(id=name, type=kind, text=text, answer=answer, image_id=images[0], image=place))
+            one = {"id": name, "page": page, "type": kind, "text": text, "answer": answer, "image_id": images[0]}
+            items.append(Item(**one, image=place))
     if not any(item.type == MULTIPLE_CHOICE for item in items):
         raise InputError(
             f"{table}: its test files hold no multiple-choice question that can be asked, {len(refused)} lack options "
@@ -83,11 +88,12 @@ def load_items(run: "Run") -> tuple[list[Item], list[Refused]]:
     return items, refused
 
 
-def _rounds(row: tables.Row) -> Iterator[tuple[str, str, str, str, list[str]]]:
+def _rounds(row: tables.Row) -> Iterator[tuple[str, str, str, str, list[str], str]]:
     turns = [turn["value"] for turn in row["conversations"]]
     for number, (kind, text, answer) in enumerate(zip(row["sources"], turns[::2], turns[1::2], strict=True), start=1):
         if kind in TYPES:
-            yield f"{row['id']}-{number}", kind, text.removeprefix(_IMAGE), answer.strip(), row["images"]
+            asked = text.removeprefix(_IMAGE)
+            yield f"{row['id']}-{number}", kind, asked, answer.strip(), row["images"], str(row["doc_id"])
 
 
 def write_task(items: list[Item], folder: Path, *, max_tokens: int) -> list[Refused]:

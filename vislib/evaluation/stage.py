@@ -15,7 +15,10 @@ from vislib.training.generation import Question
 if TYPE_CHECKING:
     from vislib.runs import Run
 
-_COUNTED = ("model", "arm", "seed", "benchmark", "sample_id", "correct", "parsed", "strictly_correct", "points")
+_COUNTED = (
+    "model", "arm", "seed", "benchmark", "sample_id", "correct", "parsed", "strictly_correct", "points", "lenient",
+    "cluster", "question_type",
+)  # fmt: skip
 
 
 def evaluate(run: "Run") -> None:
@@ -34,8 +37,10 @@ def evaluate(run: "Run") -> None:
         output.keep("question", len(items))
         for name, reason, detail in refused:
             output.drop("question", name, reason, detail)
-        local = run.params.evaluator == "local"
+        local, pages = run.params.evaluator == "local", {item.id: item.page for item in items}
         for row in local_rows(run, arms, items, output) if local else lmms_rows(run, arms, output):
+            if row["benchmark"] == LOCAL:
+                row["cluster"] = pages[row["sample_id"]]
             output.write("results", row)
             for name in _COUNTED:
                 counted[name].append(row[name])

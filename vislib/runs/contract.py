@@ -74,14 +74,20 @@ _CELL = {"model": _TEXT, "arm": _TEXT}
 RESULTS = _schema(
     **_CELL, seed=_INT, benchmark=_TEXT, sample_id=_TEXT, question_type=_TEXT, prediction=_TEXT, answer=_TEXT,
     correct=pa.bool_(), parsed=pa.bool_(), strictly_correct=pa.bool_(), words=_INT, points=_REAL,
+    lenient=_REAL,  # `correct` or `points` by our own lenient reading, where letters, yes or no are read
+    cluster=_TEXT,  # of questions that are not independent: their page or image; "" where it is not known
 )  # fmt: skip
 BENCHMARK_SCORES = _schema(
     **_CELL, benchmark=_TEXT, n=_INT, seeds=_INT, accuracy=_REAL, low=_REAL, high=_REAL, seed_deviation=_REAL,
-    strict_accuracy=_REAL, unparsed=_REAL,
+    strict_accuracy=_REAL, unparsed=_REAL, lenient_accuracy=_REAL, clusters=_INT,
 )  # fmt: skip
 COMPARISONS = _schema(
     **_CELL, reference=_TEXT, benchmark=_TEXT, n=_INT, b=_INT, c=_INT, difference=_REAL, low=_REAL, high=_REAL,
     p=_REAL, p_holm=_REAL,
+    clusters=_INT, p_clustered=_REAL,  # p_holm adjusts p_clustered
+    detectable=_REAL,  # smallest true difference that is found in 80 of 100 such comparisons
+    claim=_TEXT, seed_deviation=_REAL,  # which checkpoints p is about; spread of the difference over seeds
+    aa_difference=_REAL, aa_p=_REAL,  # two seeds of one arm, compared in the same way
 )  # fmt: skip
 
 SCHEMAS: dict[str, dict[str, pa.Schema]] = {
