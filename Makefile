@@ -20,6 +20,7 @@ $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@# on all cores, where pip would take one; some files are templates, which do not compile
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $(READY)
@@ -49,7 +50,9 @@ lab: $(READY)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  $(BIN)/nbstripout --install --attributes .git/info/attributes && \
 	  git config filter.nbstripout.extrakeys metadata.language_info; fi
-	$(BIN)/jupyter lab --notebook-dir .
+	@# kernels start in the folder of their notebook, where a relative VISLIB_RUNS would be another one
+	VISLIB_RUNS=$${VISLIB_RUNS:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["VISLIB_RUNS"]))')} \
+	  $(BIN)/jupyter lab --notebook-dir .
 
 bench: $(READY)
 	$(BIN)/python -m pytest -m campaign tests/benchmarks -s

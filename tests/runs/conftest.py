@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BOOTSTRAP = "import os, sys\nsys.path.insert(0, os.getcwd())\nfrom vislib.runs import start_run"
+_FIRST = json.loads((ROOT / "notebooks/01_documents.ipynb").read_text(encoding="utf-8"))["cells"][1]
+BOOTSTRAP = "".join(_FIRST["source"])  # the same in every notebook
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Project:
     def notebook(self, name: str, parameters: str, *cells: str) -> Path:
         """Write a notebook whose stage starts before `cells`."""
         lines = f'{parameters}\nrun_dir: str = "runs/demo"  # folder of this run\nvariant: str = ""  # variant'
-        sources = [(BOOTSTRAP, []), (lines, ["parameters"]), (f'run = start_run("{name}", globals())', [])]
+        first = f"import os\n{BOOTSTRAP}\nfrom vislib.runs import start_run"
+        sources = [(first, []), (lines, ["parameters"]), (f'run = start_run("{name}", globals())', [])]
         sources += [(cell, []) for cell in cells]
         book = {
             "cells": [

@@ -54,7 +54,9 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
     assert (folder / "data/copy.txt").read_text() == "4\n"
     assert (project.root / "runs/demo/81_second.previous/data/copy.txt").read_text() == "3\n"
 
-    plan = project.run("--dry-run", "--force")
+    assert project.run("--dry-run", "--force").stdout.count("would run\n") == 2
+    project.parameters("80_first.yaml", "n: 5\n")
+    plan = project.run("--dry-run")
     assert "80_first               would run\n" in plan.stdout
     assert "81_second              would run if 80_first changes its data" in plan.stdout
     status = project.run("--status")

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vislib.runs.disk import explain, is_full
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock, end_group
@@ -54,9 +55,9 @@ def execute(stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[st
 
     The caller holds the run folder's lock. `tell` is given every line of progress.
     """
-    stage.open_partial(key, facts)
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     try:
+        stage.open_partial(key, facts)
         with _followed(stage.partial / "log.txt", tell):
             book = _run_notebook(stage)
         record = read_record(stage.partial)
@@ -67,15 +68,19 @@ def execute(stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[st
         if record.get("status") != "finished":
             raise StageFailed("its last cell did not finish the run: run.finish() is missing")
         _write_html(book, stage.partial / "notebook.html")
+        record |= {"status": "ok"}
+        write_record(stage.partial, record)
     except (Exception, KeyboardInterrupt) as error:
         _end_kernel(stage)
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        if is_full(error):
+            reason = explain(error, stage.run)
         stage.fail(reason)
+        if is_full(error):
+            raise StageFailed(reason) from None
         raise
     finally:
         os.environ.pop(RUNNER_VARIABLE, None)
-    record |= {"status": "ok"}
-    write_record(stage.partial, record)
     _log(stage, summary(record))
     stage.promote()
     return record
@@ -178,7 +183,7 @@ def _write_html(book: Any, file: Path) -> None:
 
 
 def _log(stage: Stage, text: str) -> None:
-    with (stage.partial / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+    with suppress(OSError), (stage.partial / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(redact(text) + "\n")
 
 

@@ -17,7 +17,7 @@ from vislib.runs.journal import Journal
 from vislib.runs.keys import input_path
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
 from vislib.runs.progress import Progress
-from vislib.runs.provenance import peak_memory_mib
+from vislib.runs.provenance import peak_memory_mib, relative_to_root
 from vislib.runs.shards import ShardFunction, map_shards
 from vislib.runs.stage import Stage, output_facts, write_record
 from vislib.runs.tables import ROWS_PER_PART, Output, count_rows
@@ -169,7 +169,7 @@ class Run:
             self.data, self.figures = where / "data", where / "figures"  # cells that look at results still can
         self.close()
         self.finished = True
-        print(f"{summary(self._record)}\n{where.parent.name}/{where.name}")
+        print(f"{summary(self._record)}\n{relative_to_root(where)}")
 
     def close(self) -> None:
         """Give the folder back, finished or not."""
@@ -189,5 +189,7 @@ def summary(record: Mapping[str, Any]) -> str:
     tokens = used.get("tokens_in", 0) + used.get("tokens_out", 0)
     units += [f"{figures} figure{'s' * (figures > 1)}"] * bool(figures)
     units += [f"{record.get('seconds', 0):.1f} s"]
-    units += [f"{tokens} tokens, ${used.get('usd', 0):.4f}"] * bool(tokens)
+    if tokens:
+        usd = used.get("usd", 0)
+        units.append(f"{tokens} tokens, " + (f"${usd:.4f}" if usd else "no price set"))
     return " · ".join(units)

@@ -19,11 +19,14 @@ from vislib.runs.provenance import pinned_versions
 from vislib.runs.record import Run, summary
 from vislib.runs.redaction import redact
 from vislib.runs.sets import SetFile, check_inputs, read_set
-from vislib.runs.stage import read_record
+from vislib.runs.stage import read_record, settle_runs_folder
+from vislib.runs.terminal import any_terminal, reader_has_gone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Exit status: 0 all stages ok, 1 a stage failed, 2 bad input, 130 interrupted."""
+    any_terminal()
+    settle_runs_folder()
     options = _parser().parse_args(arguments)
     try:
         entries = read_set(_set_folder(options.set))
@@ -36,8 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our lines has gone, as `head` does
+        reader_has_gone()
         return 1
-    except Exception as error:  # a full disk, a folder without permission: one line first, then where it happened
+    except OSError as error:  # a full disk, a folder without permission: the message names it
+        print(redact(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
+        return 1
+    except Exception as error:
         print(redact(f"error: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -146,7 +153,8 @@ def _run_stage(entry: SetFile, *, force: bool) -> bool:
     try:
         record = execute(stage, key, facts, tell=line.tell)
     except StageFailed as error:
-        reason = redact(f"FAILED\nerror: {stage.name}: {error}")
+        said = str(error).removeprefix(f"{stage.notebook}: ")
+        reason = redact(f"FAILED\nerror: {stage.name}: {said}")
         line.end(f"{reason}\n       log and notebook: {_shown(stage.partial)}")
         return False
     line.end(f"ok         {summary(record)}")
@@ -172,7 +180,9 @@ class _Line:
 def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
     stage = entry.stage
     upstream = [v for _, v in input_values(stage.schema, stage.values) if v.split("/")[0] in changed]
-    if upstream:
+    if upstream and (force or not read_record(stage.folder)):
+        verdict = "would run"
+    elif upstream:
         verdict = f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its data"
     else:
         verdict = "unchanged" if not force and stage.is_current(stage.key(str(entry.file))[0]) else "would run"
@@ -206,10 +216,11 @@ def _print_status(entries: list[SetFile]) -> int:
     for entry in entries:
         stage = entry.stage
         record, partial = read_record(stage.folder), read_record(stage.partial)
-        line = f"{record['status']:<9} {summary(record)}" if record else "not made"
-        if partial:
-            state = "at work" if running and "unfinished" in partial.get("reason", "") else partial.get("status")
-            line += f"\n{'':<22}   newer attempt: {state}: {partial.get('reason', '')}"
+        line = f"{record.get('status')!s:<9} {summary(record)}" if record else "not made"
+        if stage.partial.exists():
+            state = "at work" if running and stage.is_at_work() else partial.get("status", "failed")
+            reason = partial.get("reason") or "ended before its result was taken over"
+            line += f"\n{'':<22}   newer attempt: {state}: {reason}"
         print(f"{stage.name:<22} {line}")
     return 0
 

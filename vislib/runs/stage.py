@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vislib.runs.digests import FileFacts, content_hash, file_hashes, folder_facts
+from vislib.runs.disk import free_reserve, reserve
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, expand, input_path, input_values, require_exists, stage_key
 from vislib.runs.params import Schema, read_schema
@@ -30,6 +32,12 @@ def run_folder(run_dir: str) -> Path:
     folder = ROOT / Path(run_dir).expanduser()
     elsewhere = os.environ.get(RUNS_VARIABLE)
     return Path(elsewhere).expanduser().resolve() / folder.name if elsewhere else folder
+
+
+def settle_runs_folder() -> None:
+    """Make a relative VISLIB_RUNS, which counts from where its user stands, absolute: once, for all kernels."""
+    if elsewhere := os.environ.get(RUNS_VARIABLE):
+        os.environ[RUNS_VARIABLE] = str(Path(elsewhere).expanduser().resolve())
 
 
 def read_record(folder: Path) -> Record:
@@ -117,8 +125,9 @@ class Stage:
             **facts,
             "inputs": {name: _sum(files) for name, files in facts["inputs"].items()},
         }
+        write_record(self.partial, record)  # first: whatever follows may be ended by a full disk
+        reserve(self.partial)
         _write_inputs(self.partial / "inputs.csv", facts["inputs"])
-        write_record(self.partial, record)
         return record
 
     def is_current(self, key: str) -> bool:
@@ -136,12 +145,12 @@ class Stage:
         return all(sum(1 for _ in (self.folder / name).glob("*/*")) == count for name, count in stored.items())
 
     def fail(self, reason: str) -> None:
-        """Record in `.partial` how an attempt ended; the last good folder stays."""
-        self.partial.mkdir(parents=True, exist_ok=True)
-        before = read_record(self.partial)
-        write_record(
-            self.partial, {"stage": self.name, "set": self.run.name, **before, "status": "failed", "reason": reason}
-        )
+        """Record in `.partial` how an attempt ended, as far as the disk allows; the last good folder stays."""
+        with suppress(OSError):  # what ended the attempt matters more; a record without a reason says failed too
+            self.partial.mkdir(parents=True, exist_ok=True)
+            free_reserve(self.partial)
+            record = {"stage": self.name, "set": self.run.name, **read_record(self.partial)}
+            write_record(self.partial, record | {"status": "failed", "reason": reason})
 
     def is_at_work(self) -> bool:
         """Whether its notebook has neither finished nor failed yet."""
@@ -149,6 +158,7 @@ class Stage:
 
     def promote(self) -> None:
         """`.partial` becomes the stage's folder; the folder before becomes `.previous`."""
+        free_reserve(self.partial)
         for name in ("scratch", "shards"):
             shutil.rmtree(self.partial / name, ignore_errors=True)
         previous = self.run / f"{self.name}.previous"

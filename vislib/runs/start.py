@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vislib.runs.disk import explain, is_full
 from vislib.runs.errors import InputError
+from vislib.runs.keys import ROOT
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
 from vislib.runs.params import read_schema, resolve
 from vislib.runs.progress import interactive
 from vislib.runs.provenance import all_versions, git_state, hardware
 from vislib.runs.record import Run
 from vislib.runs.redaction import redact
-from vislib.runs.stage import Stage, write_record
+from vislib.runs.stage import RUNS_VARIABLE, Stage, settle_runs_folder, write_record
 from vislib.runs.yaml_files import write_parameters
 
 _PLAIN = (int, float, str, bool, list, dict, type(None))
@@ -32,6 +34,7 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     if _current is not None:  # the cell was run again in a live kernel
         _current.close()
         _current = None
+    _settle_places()
     schema = read_schema(Stage.notebook_file(notebook))
     if not _started:
         _refuse_unknown(notebook, namespace, schema)
@@ -60,10 +63,27 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     return _current
 
 
+def _settle_places() -> None:
+    """From here on the kernel works in the project's root, wherever it was started."""
+    if interactive() and not Path(os.environ.get(RUNS_VARIABLE, "/")).expanduser().is_absolute():
+        raise InputError(
+            f"{RUNS_VARIABLE} is {os.environ[RUNS_VARIABLE]!r}, which JupyterLab cannot place; start it by "
+            "`make lab`, or with the whole path in that variable"
+        )
+    settle_runs_folder()
+    os.chdir(ROOT)
+
+
 def _record_error(result: Any) -> None:
     """After every cell: the record of an unfinished stage names the error, also without a runner."""
-    if result.error_in_exec is not None and _current is not None and not _current.finished:
-        _current.stage.fail(f"{type(result.error_in_exec).__name__}: {result.error_in_exec}")
+    error = result.error_in_exec
+    if error is None or _current is None or _current.finished:
+        return
+    reason = f"{type(error).__name__}: {error}"
+    if is_full(error):
+        reason = explain(reason, _current.stage.run)
+        print(reason)
+    _current.stage.fail(reason)
 
 
 def _watch_cells() -> None:
