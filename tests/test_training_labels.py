@@ -121,6 +121,8 @@ def test_a_row_that_cannot_be_learnt_from_says_why(tmp_path):
         ("image_not_an_image", row("<image>", "A") | {"images": [files["page"]]}),
         ("image_truncated", row("<image>", "A") | {"images": [files["half"]]}),
         ("image_unreadable", row("<image>", "A") | {"images": [str(tmp_path)]}),
+        ("image_unreadable", row("<image>", "A") | {"images": ["a\0.png"]}),
+        ("image_unreadable", row("<image>", "A") | {"images": ["a" * 5000]}),
         ("no_answer_left", row("What? " * 2000, "A")),
         ("image_cut", row("What? " * 2000 + "<image>", "A") | {"images": [files["ok"]]}),
     ]  # fmt: skip

@@ -91,6 +91,7 @@ def test_every_row_is_counted_as_the_training_will_see_it(tmp_path, run, model):
 
 def test_what_cannot_be_learnt_is_refused_with_its_reason_before_anything_is_trained(tmp_path, run, model, monkeypatch):
     monkeypatch.setattr(planning, "MOST_REFUSED", 0.9)
+    monkeypatch.setattr(planning, "MOST_UNREADABLE", 0.9)
     broken, gone = row(tmp_path, "broken", "A."), row(tmp_path, "gone", "A.")
     Path(broken["images"][0]).write_bytes(Path(broken["images"][0]).read_bytes()[:200])
     Path(gone["images"][0]).unlink()
@@ -128,6 +129,28 @@ def test_a_source_that_loses_more_than_a_few_rows_stops_the_stage(tmp_path, run,
     rmtree(run.scratch / "planning")
     with pytest.raises(InputError, match="no row to learn from"):
         plan_rows(run, [], settings(run, model))
+
+
+def test_rows_of_a_wrong_form_cost_themselves_and_not_the_training(tmp_path, run, model):
+    rows: list = many(tmp_path, 20)
+    rows += [Refusal(f"x{number}", "visual", "malformed", "no list of turns") for number in range(9)]
+    rows += [row(tmp_path, "blank", " "), row(tmp_path, "many", "A.") | {"images": []}]
+    planned = plan_rows(run, rows, settings(run, model))
+    assert planned.counts()["rows"] == 20
+    assert planned.account().loc["visual", ["taken", "dropped: malformed"]].tolist() == [31, 9]
+    rmtree(run.scratch / "planning")
+    with pytest.raises(InputError, match="at most 50% may be: mend the rows"):
+        plan_rows(run, rows[15:], settings(run, model))
+
+
+def test_what_was_left_out_of_rows_or_mended_in_them_stands_in_the_account(tmp_path, run, model):
+    rows = [row(tmp_path, "a", "A.", "B."), row(tmp_path, "b", "C.", images=0) | {"n_left_out": 2, "n_mended": 3}]
+    planned = plan_rows(run, rows, settings(run, model))
+    assert planned.account().to_dict("index") == {
+        "visual": {"taken": 2, "kept": 2, "characters mended": 3, "turns left out": 2}
+    }
+    counts = planned.counts()
+    assert (counts["n_left_out"], counts["n_mended"], counts["rounds"]) == (2, 3, 3)
 
 
 def test_a_plan_that_was_stopped_goes_on_and_workers_change_no_byte(tmp_path, run, model, monkeypatch):

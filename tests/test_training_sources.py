@@ -107,7 +107,7 @@ def test_bad_rows_are_refused_with_reason_and_id_and_the_others_stay(tmp_path):
         ('{"id": "a"}', "no JSON list of rows, row 0: it begins with '{\"id"),
         ('[{"conversations": [{"from": "human", "value": "A?"}, {"from": "gpt", "value": "B"}]}, {"id": ', "row 1"),
         ("", "row 0"),
-        (b'[{"id": "\xff"}]', "codec can't decode"),
+        (b"\xff\xfe[\x00]\x00", "it begins with"),
         ('[{"id": "a", "messages": []}, {"id": "b"}]', "no row has the form; row a: no list of turns. LLaVA's JSON is"),
     ],
 )
@@ -117,6 +117,48 @@ def test_a_file_of_another_form_is_an_error_that_names_file_and_row(tmp_path, co
         read(tmp_path / "mix.json")
     assert str(tmp_path / "mix.json") in str(error.value)
     assert said in str(error.value)
+
+
+def test_what_is_no_character_costs_no_more_than_itself(tmp_path):
+    rows = [{"id": f"r{number}", "conversations": turns("A?", f"Wall {number}.")} for number in range(3)]
+    text = json.dumps(rows).replace("Wall 1.", "Wall \\ud83d 1 \\ude00\\ud83d\\ude00.").replace("r2", "\\udfffr2")
+    (tmp_path / "mix.json").write_bytes(text.encode().replace(b"Wall 2", b"Caf\xe9 2"))
+    zero, one, two = read(tmp_path / "mix.json")
+    assert "n_mended" not in zero
+    assert (one["conversations"][1]["value"], one["n_mended"]) == ("Wall \ufffd 1 \ufffd😀.", 2)
+    assert (two["id"], two["conversations"][1]["value"]) == ("\ufffdr2", "Caf\ufffd 2.")
+    assert two["n_mended"] == 2
+
+
+def test_a_row_of_parquet_that_is_no_utf8_costs_itself(tmp_path):
+    said = [[{"user": "A?", "assistant": word}] for word in ("one", "caf\u00e9", "three")]
+    column = pa.array([[]] * 3, pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+    file = tmp_path / "cauldron.parquet"
+    table = pa.table({"images": column, "texts": said})
+    pq.write_table(table, file, compression="none", use_dictionary=False)
+    file.write_bytes(file.read_bytes().replace("caf\u00e9".encode(), b"caf\xe9!"))
+    one, bad, three = read(file)
+    assert (bad.reason, bad.detail) == ("malformed", "text that is no UTF-8")
+    assert [row["conversations"][1]["value"] for row in (one, three)] == ["one", "three"]
+
+
+SPEAKERS = {"h": "human", "g": "gpt", "s": "system"}
+
+
+@pytest.mark.parametrize(
+    ("speakers", "left_out"),
+    [("hg", 0), ("ghg", 1), ("shg", 1), ("sghghg", 2), ("gghg", 2), ("g", None), ("sg", None)],
+)
+def test_turns_before_the_first_human_one_are_left_out_and_counted(tmp_path, speakers, left_out):
+    talk = [{"from": SPEAKERS[who], "value": f"Turn {number}"} for number, who in enumerate(speakers)]
+    (found,) = read(llava(tmp_path / "mix.json", {"id": "r", "image": "a.png", "conversations": talk}))
+    if left_out is None:
+        assert (found.reason, found.detail.split()[-1]) == ("bad_turns", "gpt")
+        return
+    assert found.get("n_left_out", 0) == left_out
+    first, *others = found["conversations"]
+    assert first == {"from": "human", "value": f"<image>\nTurn {left_out}"}
+    assert others == talk[left_out + 1 :]
 
 
 def test_other_files_are_refused_and_folders_are_searched(tmp_path):

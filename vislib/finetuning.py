@@ -111,6 +111,8 @@ def finetune(run: Run) -> None:
             output.take("row")
             output.drop("row", row["id"], row["reason"], row["detail"])
         output.note("truncated_rows", plan.planned.truncated)
+        output.note("turns_left_out", plan.planned.counts()["n_left_out"])
+        output.note("characters_mended", plan.planned.counts()["n_mended"])
         for step in totals["log"]:
             output.write("steps", step)
         output.write("arms", plan.arm | {name: totals[name] for name in (*_TOKENS, "steps")})

@@ -32,6 +32,21 @@ def test_rows_roll_over_into_parts_and_stream_back_in_order(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_half_a_character_costs_itself_and_not_the_table(tmp_path):
+    """Cut texts hold lone surrogates, which UTF-8 cannot write: in columns, lists and reasons alike."""
+    schema = pa.schema([("id", pa.string()), ("turns", pa.list_(pa.struct([("value", pa.string())])))])
+    with tables.Output(tmp_path, {"rows": schema}) as output:
+        output.write("rows", {"id": "a", "turns": [{"value": "whole 😀"}]})
+        output.write("rows", {"id": "b\udfff", "turns": [{"value": "half \ud83d"}, {"value": None}]})
+        output.drop("row", "c", "bad", "\ud83d")
+    assert output.counts["note/mended_characters"] == 3
+    assert list(tables.read_rows(tmp_path / "rows")) == [
+        {"id": "a", "turns": [{"value": "whole 😀"}]},
+        {"id": "b\ufffd", "turns": [{"value": "half \ufffd"}, {"value": None}]},
+    ]
+    assert [row["detail"] for row in tables.read_rows(tmp_path / "dropped")] == ["\ufffd"]
+
+
 def test_a_part_full_to_the_last_row_leaves_no_empty_part(tmp_path):
     with tables.Output(tmp_path, {"rows": SCHEMA}, rows_per_part=2) as output:
         for n in range(4):

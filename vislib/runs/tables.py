@@ -24,7 +24,26 @@ from vislib.runs.errors import InputError
 ROWS_PER_PART = 2000
 _BUFFERED_ROWS = 500
 _BUFFERED_BYTES = 2**25
+_HALF = re.compile("[\ud800-\udfff]")
 Row = dict[str, Any]
+
+
+def mend_text(value: Any) -> tuple[Any, int]:
+    """`value`, text at any depth mended, and the number of characters that were.
+
+    Half of a pair (a lone surrogate, as `\\ud83d` in JSON of a cut text) is no character: UTF-8 cannot
+    write it. U+FFFD takes its place, so that it costs no more than itself.
+    """
+    if isinstance(value, str):
+        return _HALF.subn("\ufffd", value)
+    if isinstance(value, Mapping):
+        pairs = [mend_text(part) for pair in value.items() for part in pair]
+        texts = [text for text, _ in pairs]
+        return dict(zip(texts[::2], texts[1::2], strict=True)), sum(n for _, n in pairs)
+    if isinstance(value, list | tuple):
+        parts = [mend_text(part) for part in value]
+        return [text for text, _ in parts], sum(n for _, n in parts)
+    return value, 0
 
 
 def parts(table: Path) -> list[Path]:
@@ -49,13 +68,18 @@ def count_rows(table: Path) -> int:
     return sum(open_part(part).metadata.num_rows for part in parts(table))
 
 
-def read_rows(table: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Stream the rows of a table folder or of one part as dictionaries, in order."""
-    for rows in read_batches(table, columns):
+def read_rows(table: Path, columns: Sequence[str] | None = None, *, unreadable: Row | None = None) -> Iterator[Row]:
+    """Stream the rows of a table folder or of one part as dictionaries, in order.
+
+    `unreadable` stands for a row whose text is no UTF-8, as in files from outside (None: an error).
+    """
+    for rows in read_batches(table, columns, unreadable=unreadable):
         yield from rows
 
 
-def read_batches(table: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
+def read_batches(
+    table: Path, columns: Sequence[str] | None = None, *, unreadable: Row | None = None
+) -> Iterator[list[Row]]:
     """The same rows, as many at once as `batches` takes."""
     for part in parts(table):
         with open_part(part) as file:
@@ -63,7 +87,20 @@ def read_batches(table: Path, columns: Sequence[str] | None = None) -> Iterator[
             if lacking:
                 raise InputError(f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}")
             for batch in batches(file, columns=columns):
-                yield batch.to_pylist()
+                yield _as_rows(batch, unreadable)
+
+
+def _as_rows(batch: pa.RecordBatch, unreadable: Row | None) -> list[Row]:
+    try:
+        rows: list[Row] = batch.to_pylist()
+    except UnicodeDecodeError:
+        if unreadable is None:
+            raise
+        if batch.num_rows == 1:
+            return [unreadable]
+        ones = (batch.slice(number, 1) for number in range(batch.num_rows))
+        return [row for one in ones for row in _as_rows(one, unreadable)]
+    return rows
 
 
 def batches(
@@ -108,6 +145,7 @@ class TableWriter:
         self.folder, self.schema, self.stem = folder, schema, stem
         self.part, self.rows_per_part = part, rows_per_part
         self.rows = 0
+        self.mended = 0  # characters
         self._in_part = 0
         self._buffer: list[Mapping[str, Any]] = []
         self._held = 0  # characters in the buffer, about
@@ -151,6 +189,10 @@ class TableWriter:
     def _table(self) -> pa.Table:
         try:
             return pa.Table.from_pylist(list(self._buffer), schema=self.schema)
+        except UnicodeEncodeError:  # looked for only now: it is rare, and looking costs time
+            self._buffer, mended = mend_text(self._buffer)
+            self.mended += mended
+            return self._table()
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             for row, field in product(self._buffer, self.schema):  # which one: the error does not say
                 try:
@@ -229,6 +271,8 @@ class Output:
                 self.writer(table)
         for writer in self._writers.values():
             writer.close()
+        if mended := sum(writer.mended for writer in self._writers.values()):
+            self.note("mended_characters", mended)
 
     def _is_plain(self, table: str) -> bool:
         """Whether rows of `table` stand in a folder of its own name (not under paths of their own)."""

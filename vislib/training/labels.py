@@ -25,7 +25,7 @@ __all__ = ["IGNORED", "PIXELS", "REASONS", "Encoded", "Encoder", "RowError", "pr
 IGNORED = -100  # the label of a token that carries no loss
 PIXELS = ("pixel_values", "pixel_attention_mask", "image_sizes", "image_grid_thw")  # what `collate` can batch
 REASONS = {
-    "bad_turns": "turns that do not alternate human and gpt, beginning with human",
+    "bad_turns": "turns that do not alternate human and gpt, or none of human",
     "no_answer": "no answer, or a blank one",
     "image_count": "the questions hold more or fewer `<image>` than the row has images",
     "image_missing": "an image file is not there",
@@ -196,4 +196,6 @@ def _read(path: str) -> Image.Image:
     except FileNotFoundError as error:
         raise RowError("image_missing", Path(path).name) from error
     except OSError as error:
-        raise RowError("image_unreadable", f"{Path(path).name}: {error.strerror}") from error
+        raise RowError("image_unreadable", f"{Path(path).name[:80]}: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise RowError("image_unreadable", f"{Path(path).name[:80]!r}: {error}") from error

@@ -17,6 +17,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.csv import write_csv
 
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
 
     from vislib.training.labels import Encoded, Encoder
 
-MOST_REFUSED = 0.05  # share of a source's rows: above, a folder or a length is wrong rather than some rows
+MOST_REFUSED = 0.05  # share of a source's rows that images or lengths cost: above, a parameter is wrong
+MOST_UNREADABLE = 0.5  # share that any reason may cost: rows of a wrong form are the data's own
 _ROWS_PER_SHARD = 2000
 _COUNTS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
+_MENDS = {"n_left_out": "turns left out", "n_mended": "characters mended"}  # in rows that are kept
 _TURNS = CONVERSATIONS.field("conversations")
-_CANDIDATES = pa.schema([("id", pa.string()), ("source", pa.string()), ("images", pa.list_(pa.string())), _TURNS])
+_CANDIDATES = pa.schema([
+    ("id", pa.string()), ("source", pa.string()), ("images", pa.list_(pa.string())), _TURNS,
+    *((name, pa.int64()) for name in _MENDS),
+])  # fmt: skip
 _REFUSED = pa.schema([(name, pa.string()) for name in ("id", "source", "reason", "detail")])
 ROWS = pa.schema([*_CANDIDATES, *((name, pa.int64()) for name in _COUNTS)])
 
@@ -54,24 +60,36 @@ class Planned:
         return (row for table in self.refused for row in tables.read_rows(table))
 
     def counts(self) -> Counter[str]:
-        """Of the accepted rows: rows, text_only_rows, SOURCE_rows, tokens, image_tokens, supervised_tokens."""
-        found: Counter[str] = Counter()
-        for row in tables.read_rows(self.rows, ["source", "images", *_COUNTS]):
+        """Of the accepted rows: rows, rounds, text_only_rows, SOURCE_rows, tokens, image_tokens, supervised_tokens.
+
+        Also n_left_out (turns) and n_mended (characters).
+        """
+        found = Counter(rounds=_rounds(self.rows))
+        for row in tables.read_rows(self.rows, ["source", "images", *_MENDS, *_COUNTS]):
             found.update(rows=1, text_only_rows=not row["images"], **{f"{row['source']}_rows": 1})
             found.update(tokens=row["n_tokens"], image_tokens=row["n_image_tokens"])
             found.update(supervised_tokens=row["n_supervised"])
+            found.update({name: row[name] for name in _MENDS})
         return found
 
     def account(self) -> "pd.DataFrame":
-        """Rows by source: taken, kept, and dropped by reason."""
+        """Rows by source: taken, kept, and dropped by reason; then what was left out of rows that were kept."""
         import pandas as pd
 
-        counts = Counter((row["source"], "kept") for row in tables.read_rows(self.rows, ["source"]))
+        counts, mends = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        for row in tables.read_rows(self.rows, ["source", *_MENDS]):
+            counts[row["source"], "kept"] += 1
+            mends.update({(row["source"], what): row[n] for n, what in _MENDS.items() if row[n]})
         counts.update((row["source"], f"dropped: {row['reason']}") for row in self.refusals())
         sources = sorted({source for source, _ in counts}, reverse=True)
-        whats = ["kept", *sorted({what for _, what in counts} - {"kept"})]
-        table = pd.DataFrame([[counts[s, what] for what in whats] for s in sources], index=sources, columns=whats)
-        table.insert(0, "taken", table.sum(axis=1))
+        dropped = sorted({what for _, what in counts} - {"kept"})
+        columns = ["kept", *dropped, *sorted({what for _, what in mends})]
+        table = pd.DataFrame(
+            [[(counts + mends)[source, what] for what in columns] for source in sources],
+            index=sources,
+            columns=columns,
+        )
+        table.insert(0, "taken", table[["kept", *dropped]].sum(axis=1))
         return table
 
 
@@ -104,7 +122,10 @@ def _gathered(entries: Iterable[Entry], folder: Path) -> Path:
         schemas = {"rows": _CANDIDATES, "refused": _REFUSED}
         with Output(building, schemas, rows_per_part=_ROWS_PER_SHARD) as output:
             for entry in entries:
-                output.write(*(("refused", vars(entry)) if isinstance(entry, Refusal) else ("rows", entry)))
+                if isinstance(entry, Refusal):
+                    output.write("refused", vars(entry))
+                else:
+                    output.write("rows", dict.fromkeys(_MENDS, 0) | entry)
         os.replace(building, done)
     return done
 
@@ -145,23 +166,46 @@ def _encode_part(part: Path, output: Output, *, settings: Settings) -> None:
 
 
 def _require_enough(planned: Planned, folder: Path) -> None:
-    """Stop before anything is trained on data that lost more than a few rows, and forget what was planned."""
+    """Stop before anything is trained on data that lost more than it may, and forget what was planned."""
     table = planned.account()
-    for source, row in table.iterrows():
-        refused = row["taken"] - row["kept"]
-        if refused > MOST_REFUSED * row["taken"]:
-            first = next(found for found in planned.refusals() if found["source"] == source)
-            reasons = ", ".join(f"{name.removeprefix('dropped: ')} {n}" for name, n in row[2:].items() if n)
-            listed = folder.with_name("refused.csv")
-            write_csv(pa.Table.from_pylist(list(planned.refusals()), _REFUSED), listed)
-            rmtree(folder)
-            raise InputError(
-                f"{refused} of {row['taken']} rows of the {source} data are refused ({reasons}), such as "
-                f"{first['id']}: {first['detail']}; at most {MOST_REFUSED:.0%} may be: mend the images, where they are "
-                f"looked for (images, own_images), the rows or max_length. All refused rows stand in {listed}"
-            )
     if table.empty:
         raise InputError("there is no row to learn from; name conversations, own_data with an own_fraction above 0")
+    for source, taken in table["taken"].items():
+        lost = [row for row in planned.refusals() if row["source"] == source]
+        by_parameters = [row for row in lost if _mend(row["reason"])]
+        if len(by_parameters) > MOST_REFUSED * taken:
+            first, most = by_parameters[0], MOST_REFUSED
+            mend = " or ".join(sorted({_mend(row["reason"]) for row in by_parameters}))
+        elif len(lost) > MOST_UNREADABLE * taken:
+            first, most, mend = lost[0], MOST_UNREADABLE, "mend the rows, or leave their file out"
+        else:
+            continue
+        reasons = ", ".join(f"{n} {c}" for n, c in sorted(Counter(r["reason"] for r in lost).items()))
+        listed = folder.with_name("refused.csv")
+        write_csv(pa.Table.from_pylist(list(planned.refusals()), _REFUSED), listed)
+        rmtree(folder)
+        raise InputError(
+            f"{len(lost)} of {taken} rows of the {source} data are refused ({reasons}), such as {first['id']}: "
+            f"{first['detail']}; at most {most:.0%} may be: {mend}. All refused rows stand in {listed}"
+        )
+
+
+def _mend(reason: str) -> str:
+    """The parameters that may be at fault for a refused row; "" where it is the row's own form."""
+    if reason in ("image_cut", "no_answer_left"):
+        return "raise max_length"
+    if reason.startswith("image_") and reason != "image_count":
+        return "mend the images, or where they are looked for (images, own_images)"
+    return ""
+
+
+def _rounds(file: Path) -> int:
+    """Pairs of a question and an answer in all rows."""
+    with tables.open_part(file) as opened:
+        return sum(
+            pc.sum(pc.divide(pc.list_value_length(batch.column(0)), 2)).as_py() or 0
+            for batch in opened.iter_batches(columns=["conversations"])
+        )
 
 
 def examples(planned: Planned, settings: Settings, count: int, seed: int) -> list[Row]:

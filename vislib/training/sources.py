@@ -2,7 +2,8 @@
 
 VisCon-100K (section 5) adds its conversations to the model's own mix: LLaVA's JSON, with text-only rows, for
 ShareGPT4V, and The Cauldron's Parquet, with several images a row, for IDEFICS2. All become one form: paths of images,
-and turns in which `<image>` marks each image's place. A row that cannot be used comes as a `Refusal`, never in silence.
+and turns in which `<image>` marks each image's place. A row that cannot be used comes as a `Refusal`, never in silence;
+what is left out of a row, or mended in it, is counted with it.
 """
 
 import json
@@ -35,14 +36,18 @@ class Refusal:
     detail: str
 
 
-Entry = Row | Refusal  # a Row: id, source, images (paths as text), conversations (list of {from, value})
+Entry = Row | Refusal
+"""A Row: id, source, images (paths as text), conversations (list of {from, value}); n_left_out and n_mended if any."""
 
 
-def entry(name: str, source: str, images: Sequence[Path | None], turns: Any) -> Entry:
+def entry(name: str, source: str, images: Sequence[Path | None], turns: Any, *, mended: int = 0) -> Entry:
     """One row in the form that training reads; what only a model's processor can tell is found by `planning`.
 
-    `images`: files, None for one that cannot be had. `turns`: list of {from, value}; where no question marks the
+    `images`: files, None for one that cannot be had. `turns`: list of {from, value}. Those before the
+    first human one are left out and counted (`n_left_out`), as LLaVA's recipe does with an answer to
+    nothing; a system turn is too, since models are trained with their own. Where no question marks the
     places of the images, all stand at the beginning, each on a line of its own, as in LLaVA's rows.
+    `mended`: characters that were replaced in the row.
     """
     if not isinstance(turns, list) or not turns:
         return Refusal(name, source, "malformed", "no list of turns")
@@ -51,10 +56,16 @@ def entry(name: str, source: str, images: Sequence[Path | None], turns: Any) -> 
             return Refusal(name, source, "malformed", f"turn {number} is not {{from, value}}")
     if None in images:
         return Refusal(name, source, "image_missing", f"image {images.index(None)} was not fetched, or has no file")
-    conversation = [{"from": turn["from"], "value": turn["value"]} for turn in turns]
+    if not any(turn["from"] == "human" for turn in turns):
+        speakers = ", ".join(turn["from"] for turn in turns)
+        return Refusal(name, source, "bad_turns", f"the turns are of {speakers}"[:200])
+    first = [turn["from"] for turn in turns].index("human")
+    conversation = [{"from": turn["from"], "value": turn["value"]} for turn in turns[first:]]
     if images and not any(MARK in turn["value"] for turn in conversation[::2]):
         conversation[0]["value"] = f"{MARK}\n" * len(images) + conversation[0]["value"]
-    return {"id": name, "source": source, "images": [str(image) for image in images], "conversations": conversation}
+    row = {"id": name, "source": source, "images": [str(image) for image in images]}
+    counts = {"n_left_out": first, "n_mended": mended}
+    return row | {"conversations": conversation} | {key: n for key, n in counts.items() if n}
 
 
 # ---- conversations of stage 08 ------------------------------------------------------------------------------
@@ -126,7 +137,8 @@ def _own_files(places: Sequence[Path]) -> list[Path]:
 
 
 def _llava_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
-    for number, row in enumerate(_json_items(file)):
+    for number, item in enumerate(_json_items(file)):
+        row, mended = tables.mend_text(item)
         fields = row if isinstance(row, dict) else {}
         name = str(fields.get("id") or f"{file.stem}/{number}")
         if seeded(seed, "own", name) >= chance:
@@ -136,13 +148,15 @@ def _llava_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> 
         if not isinstance(given, list) or not all(isinstance(path, str) for path in given):
             yield Refusal(name, OWN, "malformed", f"image is {str(given)[:80]!r}, neither a path nor a list of paths")
         else:
-            yield entry(name, OWN, [root / path for path in given], fields.get("conversations"))
+            paths = [root / path for path in given]
+            yield entry(name, OWN, paths, fields.get("conversations"), mended=mended)
 
 
 def _json_items(file: Path) -> Iterator[Any]:
     """The items of a JSON list, one after the other: memory is bounded by the longest."""
     decode, number, at, text = json.JSONDecoder().raw_decode, 0, 0, ""
-    with file.open(encoding="utf-8-sig") as stream:
+    # a byte that is no UTF-8 becomes half a character, which its row is mended of
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
         try:
             text = stream.read(_CHUNK).lstrip()
             if not text.startswith("["):
@@ -162,14 +176,18 @@ def _json_items(file: Path) -> Iterator[Any]:
                     continue
                 yield item
                 number += 1
-        except ValueError as error:  # UnicodeDecodeError too
+        except ValueError as error:
             raise InputError(f"{file}: no JSON list of rows, row {number}: {error}; write the file again") from error
 
 
 def _cauldron_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
-    for number, row in enumerate(tables.read_rows(file, ["images", "texts"])):
+    rows = tables.read_rows(file, ["images", "texts"], unreadable={})
+    for number, row in enumerate(rows):
         name = f"{file.parent.name}/{file.stem}/{number}"
         if seeded(seed, "own", name) >= chance:
+            continue
+        if not row:
+            yield Refusal(name, OWN, "malformed", "text that is no UTF-8")
             continue
         images, texts = row["images"] or [], row["texts"] or []
         if not all(isinstance(one, dict | None) for one in (*images, *texts)):
