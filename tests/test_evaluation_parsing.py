@@ -1,8 +1,8 @@
-"""`vislib.evaluation.parsing`: yes and no, options off a prompt, lengths of answers."""
+"""`vislib.evaluation.parsing`: yes and no, options off a prompt."""
 
 import pytest
 
-from vislib.evaluation.parsing import lenient_yes_no, options_in, strict_yes_no, word_count
+from vislib.evaluation.parsing import lenient_yes_no, options_in, strict_yes_no
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,3 @@ def test_options_are_read_off_a_prompt():
     prompt = "Context:\nA. Miller wrote it.\nWhich?\nA. one\nB. two. B. or not\nC. three\nAnswer with the letter."
     assert options_in(prompt) == ["one", "two. B. or not", "three"]
     assert options_in("Describe the picture.\nA. Miller took it.") == []
-
-
-def test_words_are_counted_in_any_script():
-    assert [word_count(text) for text in ("", "A", "Two words.", "红色的 cup")] == [0, 1, 2, 4]

@@ -15,14 +15,6 @@ def caption(text: str, *, kind: str = "contextual", status: str = "ok", sample_i
     return {"sample_id": sample_id, "kind": kind, "caption": text, "status": status}
 
 
-def test_words_are_lower_case_with_apostrophes_inside() -> None:
-    assert statistics.words("It’s the Smiths' 3rd_boat, (2024)!") == ["it's", "the", "smiths", "3rd", "boat", "2024"]
-
-
-def test_words_cut_between_scripts() -> None:
-    assert statistics.words("Debianの設定ファイル.") == ["debian", "の設定ファイル"]
-
-
 def test_stems_join_forms_and_leave_stop_words_and_single_characters_out() -> None:
     assert statistics.stems("sailing") == statistics.stems("sails") == ("sail",)
     assert statistics.stems("the") == statistics.stems("c") == statistics.stems("7") == ()

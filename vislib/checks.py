@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
+from vislib.words import UNSPACED
 
 RULES = {
     "refusal": "the model declines, or speaks of itself",
@@ -45,8 +46,7 @@ _REFUSAL = _pattern(_PHRASES["refusal"]["any"], r"(?:\A|[.!?。！？\n])[\s*_>#
 _LEAKS = _pattern(_PHRASES["leakage"]["any"]), _pattern(_PHRASES["leakage"]["start"], r"\A\W{0,4}")
 _BOXES = _pattern(_PHRASES["coordinates"]["any"])
 
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_TOKEN = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w){{1,30}}|([^\w\s])\1{{0,29}}")
+_TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w){{1,30}}|([^\w\s])\1{{0,29}}")
 _GRAM, _CHARACTERS = 8, 24  # tokens that repeat together; in scripts without spaces, where a token is a character
 _FEWEST, _SHARE, _ROUNDS = 24, 0.4, 3  # repeated tokens in all; as a share of the text; times in a row
 

@@ -11,9 +11,10 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vislib.words import UNSPACED
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-CJK = "぀-ヿ㐀-鿿豈-﫿ｦ-ﾟ"
-_SCRIPT = rf"{CJK}가-힣"  # scripts that set no blank between a letter and the word beside it
+_SCRIPT = rf"{UNSPACED}가-힣"  # scripts that set no blank between a letter and the word beside it
 _STRICT = re.compile(r"\(?([A-Z])[.)]?")
 _WRAPPERS = re.compile(r"\\(?:boxed|fbox|text(?:bf|rm)?|math(?:bf|rm))\{([^{}]{0,200})\}", re.IGNORECASE)
 _MARKUP = re.compile(r"</?(?:answer|response|b|strong|i|em)>|\*{2,3}|`|\\(?=[()\[\]])|\$(?=\s?\w\s?\$)|(?<=\w)\$")

@@ -9,8 +9,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from vislib.letters import CJK, meant, plain
+from vislib.letters import meant, plain
 from vislib.runs.seeding import seeded
+from vislib.words import UNSPACED
 
 LETTERS = "ABCD"
 
@@ -19,7 +20,7 @@ _OPENING = "\"'“‘«‹「『`"
 _QUOTES = _OPENING + "”’»›」』"
 _BETWEEN = " ,;|/，、；"  # what stands between options in one line
 _MARK = re.compile(
-    rf"(?:(?P<line>^[ \t]{{0,8}}(?:[-*•+][ \t]{{1,3}})?)|(?P<after>[,;|/，、；][ \t]{{0,8}})|(?<=[\s{CJK}]))"
+    rf"(?:(?P<line>^[ \t]{{0,8}}(?:[-*•+][ \t]{{1,3}})?)|(?P<after>[,;|/，、；][ \t]{{0,8}})|(?<=[\s{UNSPACED}]))"
     rf"(?P<open>[{_OPENING}*(\[_（【]{{0,4}})(?P<letter>[A-EＡ-Ｅ])(?P<shut>[*_\"']{{0,3}})"
     r"(?:[.):\]．：）】、。]{1,2}|[ ][-–—](?=[ ]))[*_]{0,3}(?(line)|(?![A-Za-z]\.))(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
     re.IGNORECASE | re.MULTILINE,

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vislib.evaluation.parsing import lenient_yes_no, strict_yes_no, word_count
+from vislib.evaluation.parsing import lenient_yes_no, strict_yes_no
 from vislib.letters import LETTERS, lenient_letter, strict_letter
 from vislib.runs import InputError
 from vislib.runs.tables import Row
 from vislib.training.models import read_facts, resolve_model
+from vislib.words import count_words
 
 if TYPE_CHECKING:
     from vislib.runs import Run
@@ -53,7 +54,7 @@ def answer_row(sample_id: str, prediction: str, answer: str, **values: Any) -> R
     """A result without a verdict; `values` are further columns."""
     row: Row = {"sample_id": sample_id, "question_type": "", "prediction": prediction, "answer": answer, "cluster": ""}
     row |= dict.fromkeys(("correct", "parsed", "strictly_correct", "lenient", "points"))
-    return row | {"words": word_count(prediction)} | values
+    return row | {"words": count_words(prediction)} | values
 
 
 def choice_row(

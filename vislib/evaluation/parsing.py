@@ -1,4 +1,4 @@
-"""Yes, no, options and lengths of answers to benchmarks (VisCon-100K, section 5.2, is silent on how they are read).
+"""Yes, no and options of answers to benchmarks (VisCon-100K, section 5.2, is silent on how they are read).
 
 Which option an answer means is read by `vislib.letters`, as for the data. The share of answers that were not understood
 stands beside every accuracy.
@@ -7,7 +7,7 @@ stands beside every accuracy.
 import re
 import unicodedata
 
-from vislib.letters import CJK, LETTERS
+from vislib.letters import LETTERS
 
 
 def strict_yes_no(answer: str) -> str:
@@ -33,8 +33,3 @@ def options_in(prompt: str) -> list[str]:
         if match and match[1] in ("A", LETTERS[len(found) : len(found) + 1]):
             found = [*(found if match[1] != "A" else []), match[2].strip()]
     return found if len(found) > 1 else []
-
-
-def word_count(text: str) -> int:
-    """Words of an answer, by spaces; a Chinese or Japanese character counts as one."""
-    return len(re.findall(rf"[{CJK}]|[^\s{CJK}]+", text))

@@ -18,12 +18,13 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from vislib.figures.plots import EDGE, FILL, INK
-from vislib.figures.statistics import even_edges, histogram, model_names, words
+from vislib.figures.statistics import even_edges, histogram, model_names
 from vislib.pixels import ImageError, read_image, scaled
 from vislib.qa_format import as_text
 from vislib.runs import InputError, Run, seeded, short_hash, tables
 from vislib.runs.stage import read_record
 from vislib.runs.tables import Output, Row
+from vislib.words import count_words
 
 SIDES = ("left", "right")
 CHOICES = (*SIDES, "tie", "both_bad")
@@ -60,7 +61,7 @@ def _texts(table: Path, kind: str) -> Any:
         good = [as_text(row) if asked else row["caption"] for row in found if row["status"] == "ok"]
         texts.append({
             "sample_id": name, "text": "\n\n".join(good), "reason": "" if good else found[0]["reason"],
-            "model": found[0]["model"], "words": sum(len(words(text)) for text in good),
+            "model": found[0]["model"], "words": sum(map(count_words, good)),
             "rounds set aside": len(found) - len(good) if asked else 0,
             **{f"tokens {way}": sum(row.get(f"tokens_{way}", 0) for row in found) for way in ("in", "out")},
         })  # fmt: skip

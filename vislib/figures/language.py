@@ -18,10 +18,11 @@ from matplotlib.transforms import ScaledTranslation
 
 from vislib.checks import foreign
 from vislib.figures.plots import CONTRAST, EDGE, FILL, INK
-from vislib.figures.statistics import histogram, words
+from vislib.figures.statistics import histogram
 from vislib.runs import InputError, choose, tables
 from vislib.runs.tables import Row
 from vislib.tokenization import sentences
+from vislib.words import count_words
 
 PAPER: Mapping[str, Mapping[str, float]] = {
     "words": {"DenseFusion-4V-100K": 206, "DenseFusion-1M": 191},
@@ -78,14 +79,14 @@ def _good_captions(captions: Sequence[Path], kinds: Collection[str]) -> Iterator
 
 def caption_lengths(text: str) -> tuple[int, int, int]:
     """Characters, words and sentences of a text; a line ends a sentence, signs alone are none."""
-    return len(text), len(words(text)), sum(any(map(str.isalnum, sentence)) for sentence in sentences(text))
+    return len(text), count_words(text), sum(any(map(str.isalnum, sentence)) for sentence in sentences(text))
 
 
 def class_table(captions: Sequence[Path], lengths: Any, *, limit: int, seed: int) -> Any:
-    """Words of at most `limit` captions of each group, chosen by `seed`, by part of speech.
+    """Tokens of at most `limit` captions of each group, chosen by `seed`, by part of speech.
 
     `lengths` is the `length_table` of these captions. One row per group and class of `CLASSES`: group, captions (tagged
-    ones), class, words, share (0 to 1; NaN without a word).
+    ones), class, words, share (0 to 1; NaN without one).
     """
     import pandas
 
@@ -105,7 +106,8 @@ def class_table(captions: Sequence[Path], lengths: Any, *, limit: int, seed: int
 
 
 def word_classes(text: str) -> list[str]:
-    """The class, one of `CLASSES`, of each word of an English text; signs alone are no words."""
+    """The class, one of `CLASSES`, of each token of an English text, as the Penn Treebank cuts them ("it" and "'s" are
+    two); signs alone are none."""
     from nltk.tokenize import word_tokenize
 
     found = []
@@ -156,14 +158,14 @@ def plot_lengths(axes: Axes, lengths: Any, bins: Any, name: str, *, title: str =
 
 
 def plot_classes(axes: Axes, classes: Any, *, title: str = "") -> None:
-    """Groups by the shares of their words that belong to each class: a mark each, in a row per class."""
+    """Groups by the shares of their tokens that belong to each class: a mark each, in a row per class."""
     names, groups, handles = list(CLASSES), classes.groupby("group", sort=False), dict[str, Any]()
     for number, ((group, rows), (_, mark)) in enumerate(zip(groups, _LOOKS, strict=False)):
         shift = 0.22 * (number - (groups.ngroups - 1) / 2)  # equal shares stand below one another
         places = [names.index(name) + shift for name in rows["class"]]
         (dots,) = axes.plot(rows["share"], places, linestyle="", clip_on=False, **mark)
         handles[f"{group} ({rows['captions'].iloc[0]:,}): {rows['words'].sum():,}"] = dots
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="Share of words")
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="Share of tokens")
     axes.set_xlim(left=0)
     axes.set_yticks(range(len(names)), names)
     axes.set_yticks([n + 0.5 for n in range(len(names) - 1)], minor=True)
@@ -171,7 +173,7 @@ def plot_classes(axes: Axes, classes: Any, *, title: str = "") -> None:
     axes.tick_params(axis="y", which="both", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(axes, title, "captions tagged: words", handles, lines=len(handles) + len(PAPER["words"]))
+    _legend(axes, title, "captions tagged: tokens", handles, lines=len(handles) + len(PAPER["words"]))
 
 
 def _legend(axes: Axes, title: str, heading: str, handles: Mapping[str, Any], *, lines: int) -> None:

@@ -1,8 +1,8 @@
 """Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7), as pure functions over rows.
 
 Stop words are wordcloud's 192 English ones: longer common lists hold "top", "side" or "system", which describe
-pictures. Stems are NLTK's English Snowball stems. Chinese and Japanese text is compared by pairs of characters,
-because it has no spaces.
+pictures. Stems are NLTK's English Snowball stems. Text of scripts without blanks, such as Chinese and Thai, is
+compared by pairs of characters.
 """
 
 import re
@@ -11,20 +11,14 @@ from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
+from vislib.words import UNSPACED, count_words, words
+
 PAPER_TOKENS = {"mean": 871.58, "median": 781.0}  # figure 5a
 PAPER_OVERLAP = 0.24  # figure 5b, mean
 PAPER_PAIRS = 4  # figures 6a and 6b, what most samples have
 
-_CJK = "[぀-ヿ㐀-鿿豈-﫿ｦ-ﾟ]"
-_LETTERS = rf"(?:(?!{_CJK})[^\W_])+"
-WORD = re.compile(rf"{_CJK}+|{_LETTERS}(?:['’]{_LETTERS})*")
 _PLACEHOLDER = re.compile("<(?:another-)?image>")
 Row = Mapping[str, Any]
-
-
-def words(text: str) -> list[str]:
-    """Words of a text in lower case: letters and digits, with apostrophes inside."""
-    return [word.replace("’", "'") for word in WORD.findall(text.lower())]
 
 
 @cache
@@ -43,8 +37,8 @@ def _stemmer() -> Any:
 
 @lru_cache(maxsize=1 << 18)
 def stems(word: str) -> tuple[str, ...]:
-    """The stem of a lower-case word; none of a stop word or a single character; pairs of a run of Chinese."""
-    if re.match(_CJK, word):
+    """The stem of a lower-case word; none of a stop word or a single character; pairs of a run without blanks."""
+    if re.match(f"[{UNSPACED}]", word):
         return tuple(word[i : i + 2] for i in range(max(1, len(word) - 1)))
     return (str(_stemmer().stem(word)),) if len(word) > 1 and word not in _stop_words() else ()
 
@@ -139,7 +133,7 @@ def answers(conversations: Iterable[Row]) -> Any:
     import pandas
 
     rows = [
-        (row["sample_id"], source, len(words(turn["value"])))
+        (row["sample_id"], source, count_words(turn["value"]))
         for row in conversations
         for source, turn in zip(row["sources"], row["conversations"][1::2], strict=True)
     ]

@@ -17,7 +17,8 @@ from matplotlib.textpath import text_to_path
 
 from vislib import pixels
 from vislib.figures.plots import CONTRAST, INK
-from vislib.figures.statistics import WORD, stems, words
+from vislib.figures.statistics import stems
+from vislib.words import WORD, words
 
 SIZE, LEADING = 6.5, 1.32  # points of text; distance of lines in text sizes
 IMAGE_SIDE = 480  # px of an embedded image's longest side: about 300 dpi as printed
