@@ -5,6 +5,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from ipaddress import ip_network
 
 import httpcore2
 import pytest
@@ -16,19 +17,44 @@ from vislib.runs import InputError
 
 PUBLIC = """
 8.8.8.8 1.1.1.1 172.15.0.1 172.32.0.1 100.128.0.1 2606:4700::1111 2a00:1450:4001::200e ::ffff:8.8.8.8 64:ff9b::808:808
+2002:808:808::1 2001:0:808:808::f7f7:f7f7
 """
 INNER = """
 127.0.0.1 127.9.9.9 0.0.0.0 0.1.2.3 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1
 100.100.100.200 168.63.129.16 192.0.0.1 192.0.2.1 192.88.99.1 198.18.0.1 203.0.113.1 224.0.0.1 239.1.1.1 240.0.0.1
 255.255.255.255 :: ::1 ::7f00:1 fe80::1 fe80::1%eth0 fc00::1 fd00:ec2::254 fec0::1 ff02::1 ::ffff:127.0.0.1
-::ffff:10.0.0.1 ::ffff:0:a00:1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::808:808 2002:7f00:1::1 2002:808:808::1
-2001::1 2001:0:7f00:1:: 2001:db8::1 3fff::1 100::1 4000::1 5f00::1
+::ffff:10.0.0.1 ::ffff:0:a00:1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::808:808 2002:7f00:1::1
+2001:0:808:808::80ff:fffe 2001:0:7f00:1::f7f7:f7f7 2002:a9fe:a9fe::1 2001::1 2001:0:7f00:1:: 2001:db8::1 3fff::1 100::1 4000::1 5f00::1
+"""
+
+
+# IANA's special-purpose registries, as of 2025-10-09, by "globally reachable" (no value: False).
+NOT_REACHABLE = """
+0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.0.0/29
+192.0.0.8/32 192.0.0.170/32 192.0.0.171/32 192.0.2.0/24 192.88.99.0/24 192.88.99.2/32 192.168.0.0/16 198.18.0.0/15
+198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 255.255.255.255/32
+::1/128 ::/128 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:2::/48 2001:10::/28 2001:db8::/32 3fff::/20
+5f00::/16 fc00::/7 fe80::/10
+"""
+REACHABLE = """
+192.0.0.9/32 192.0.0.10/32 192.31.196.0/24 192.52.193.0/24 192.175.48.0/24
+2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:3::/32 2001:4:112::/48 2001:20::/28 2001:30::/28 2620:4f:8000::/48
 """
 
 
 def test_what_is_public():
     assert [address for address in PUBLIC.split() if not is_public(address)] == []
     assert [address for address in INNER.split() if is_public(address)] == []
+
+
+def test_public_is_what_the_registries_say():
+    """Not what the interpreter's patch release knows of them: 192.0.0.192 serves a cloud's metadata."""
+    ends = {name: (ip_network(name)[0], ip_network(name)[-1]) for name in (NOT_REACHABLE + REACHABLE).split()}
+    public = {name for name, both in ends.items() if all(is_public(str(ip)) for ip in both)}
+    inner = {name for name, both in ends.items() if not any(is_public(str(ip)) for ip in both)}
+    assert public == set(REACHABLE.split())
+    assert inner == set(NOT_REACHABLE.split())
+    assert not any(map(is_public, ("192.0.0.192", "192.0.0.11", "192.0.0.255", "2001:1::4", "::ffff:192.0.0.192")))
 
 
 def test_no_inner_address_is_connected_to_however_it_is_written(tmp_path, monkeypatch):

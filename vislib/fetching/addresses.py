@@ -15,22 +15,48 @@ import httpcore2
 
 from vislib.pixels import ImageError
 
-_UNICAST, _TRANSLATED = ip_network("2000::/3"), ip_network("64:ff9b::/96")
-# What Python's is_global leaves in: tunnels (IPv6 that hides IPv4, relays), documentation, a cloud's own services.
-_SPECIAL = [
-    ip_network(network)
-    for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")
-]
+# What IANA's special-purpose address registries (of 2025-10-09) do not call globally reachable. As
+# facts of our own, because Python's `is_global` differs between patch releases (gh-113171).
+_NOT_REACHABLE = """
+0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
+192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4
+::/127 ::ffff:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:db8::/32 2002::/16
+3fff::/20 5f00::/16 fc00::/7 fe80::/10
+"""
+_BUT_REACHABLE = """
+192.0.0.9/32 192.0.0.10/32 2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:3::/32 2001:4:112::/48
+2001:20::/28 2001:30::/28
+"""  # and are ranges within those
+_OTHERS = """
+224.0.0.0/4 168.63.129.16/32
+"""  # no registered special purpose: multicast, and a cloud's own services at a public address
+_CLOSED = [ip_network(range_) for range_ in (_NOT_REACHABLE + _OTHERS).split()]
+_OPEN = [ip_network(range_) for range_ in _BUT_REACHABLE.split()]
+_UNICAST = ip_network("2000::/3")  # all that is assigned of IPv6
+_TRANSLATED = ip_network("64:ff9b::/96")  # NAT64
 _TRIED = 3  # addresses of one name
 
 
 def is_public(address: str) -> bool:
-    """Whether an IPv4 or IPv6 address is of the public network; one that stands for an IPv4 address counts as that."""
+    """Whether an IPv4 or IPv6 address is of the public network.
+
+    One that carries IPv4 addresses (mapped, NAT64, 6to4, Teredo) is as public as these are.
+    """
     ip = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address) and (ip.ipv4_mapped or ip in _TRANSLATED):
-        ip = IPv4Address(int(ip) & 0xFFFFFFFF)
-    usual = ip in _UNICAST if ip.version == 6 else ip.is_global and not ip.is_multicast
-    return usual and not any(ip in network for network in _SPECIAL)
+    if isinstance(ip, IPv6Address):
+        if carried := _carried(ip):
+            return all(is_public(str(inner)) for inner in carried)
+        if ip not in _UNICAST:
+            return False
+    return any(ip in range_ for range_ in _OPEN) or not any(ip in range_ for range_ in _CLOSED)
+
+
+def _carried(ip: IPv6Address) -> list[IPv4Address]:
+    """The IPv4 addresses that packets to `ip` are carried to."""
+    if ip in _TRANSLATED:
+        return [IPv4Address(int(ip) & 0xFFFFFFFF)]
+    single = ip.ipv4_mapped or ip.sixtofour
+    return [single] if single else [*(ip.teredo or ())]
 
 
 class PublicNetwork(httpcore2.AsyncNetworkBackend):
