@@ -152,7 +152,9 @@ def test_contexts_are_those_of_the_plain_rule_and_within_the_limit():
         ("https://a.org/b.png", ""), ("HTTP://A.ORG", ""), ("http://[::1]:80/a", ""), ("", "empty_url"),
         ("  ", "empty_url"),
         ("data:image/png;base64,AA", "data_url"), ("DATA:,", "data_url"), ("ftp://a.org/b", "not_http"),
-        ("b.png", "not_http"), ("//a.org/b.png", "not_http"), ("https:///b.png", "not_http"), ("https:b", "not_http"),
+        ("b.png", "not_http"), ("https:///b.png", "not_http"), ("https:b", "not_http"), ("/\t/a.org/b.png", ""),
+        (" \n\ufeffhttp://a.org/b.png\n", ""), ("ht\ntp:\\\\a.org\tb.png", ""), ("\ufeff", "empty_url"),
+        ("\tdata:,", "data_url"), ("http:\\\\\\b.png", "not_http"), ("\xa0http://a.org", "not_http"),
     ],
 )  # fmt: skip
 def test_addresses_that_cannot_be_fetched(url, fault):

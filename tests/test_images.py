@@ -201,13 +201,50 @@ def test_nothing_outside_the_mirror_is_read(tmp_path):
     put(tmp_path, "secret.png", png(9))
     mirror = tmp_path / "mirror"
     put(mirror, "a.png", png(1))
-    (mirror / "link.png").symlink_to(tmp_path / "secret.png")
     read = partial(images.from_folder, root=mirror, max_bytes=1000)
-    for path in ("/../secret.png", "/%2e%2e/secret.png", "/a/..%2f..%2fsecret.png", "/link.png"):
+    for path in ("/../secret.png", "/%2e%2e/secret.png", "/a/..%2f..%2fsecret.png", "/a\\..\\..\\secret.png",
+                 "/.\t./secret.png", "/a/%2E%2e/.%2e/secret.png"):  # fmt: skip
         with pytest.raises(ImageError, match="outside_root"):
             read(HOST + path)
+    (mirror / "deep").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/in").mkdir(parents=True)
+    with pytest.raises(ImageError, match="not_found"):  # `..` is the URL's, not that of where a link leads
+        read(f"{HOST}/deep/in/../../secret.png")
     with pytest.raises(ImageError, match="not_found"):  # an absolute path is one below the root
         read(f"{HOST}/{tmp_path}/secret.png")
+
+
+def test_links_that_the_owner_placed_in_the_mirror_are_followed(tmp_path, monkeypatch):
+    store, mirror = tmp_path / "store", tmp_path / "links/mirror"
+    put(store, "ab/one.png", png(1))
+    put(store, "host/two.png", png(2))
+    mirror.mkdir(parents=True)
+    (mirror / "a").symlink_to(store / "ab")
+    (mirror / "pictures.example").symlink_to(store / "host")
+    (store / "host/three.png").symlink_to("../ab/one.png")
+    (store / "host/gone.png").symlink_to("nothing.png")
+    (store / "host/round.png").symlink_to("round.png")
+    (tmp_path / "root").symlink_to(mirror)
+    names = ["http://other.example/a/one.png", *(f"{HOST}/{n}.png" for n in ("two", "three", "gone", "round"))]
+    run = begin(tmp_path, names, monkeypatch, images_root=str(tmp_path / "root"))
+    images.collect_images(run)
+    found = [row["reason"] for row in tables.read_rows(run.data / "images")]
+    assert found == ["", "", "", "not_found", "not_found"]
+    run.finish()
+
+
+ADDRESSES = [
+    " {}", "{}\n", "\ufeff{}", "\r\n\t{}\t", "{}#top", "{}#a b|c", "\x00{}\x1f",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("around", ADDRESSES)
+def test_white_space_around_an_address_is_none_of_it(tmp_path, around):
+    put(tmp_path, "a/größe 1|2.png", b"found")
+    read = partial(images.from_folder, root=tmp_path, max_bytes=10)
+    for url in ("http://x.example/a/größe 1|2.png", "HTTP:\\\\x.example\\a\\größe\n 1|2.png",
+                "http://x.example/a/gr%C3%B6%C3%9Fe%201%7c2.png", "//x.example/a/größe 1|2.p\n\tng"):  # fmt: skip
+        assert read(around.format(url)) == b"found"
 
 
 def test_addresses_that_name_no_file_are_refused(tmp_path):

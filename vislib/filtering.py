@@ -26,6 +26,7 @@ from vislib.tokenization import (
     sentences,
     tokens_beyond,
 )
+from vislib.urls import tidied
 
 IMAGE, OTHER = "<image>", "<another-image>"
 _COLUMNS = ["doc_id", "images", "texts", "metadata", "general_metadata"]
@@ -180,10 +181,13 @@ def _alt_text(value: Any) -> str:
 
 
 def url_fault(url: str) -> str:
-    """Why nothing can be fetched from `url`; empty for an http address."""
-    if re.match(r"https?://[^/?#\s]", url, re.IGNORECASE):
+    """Why nothing can be fetched from `url`; empty for an http address, as browsers read it."""
+    text = tidied(url)
+    if re.match(r"https?:[/\\]{2}[^/\\?#\s]", text, re.IGNORECASE):
         return ""
-    return "empty_url" if not url.strip() else "data_url" if url[:5].lower() == "data:" else "not_http"
+    if not text.strip():
+        return "empty_url"
+    return "data_url" if text[:5].lower() == "data:" else "not_http"
 
 
 def around(texts: list[str | None], index: int) -> tuple[str, str]:

@@ -8,13 +8,14 @@ all runs), the embedded pictures, or a folder that mirrors the web.
 
 import errno
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
@@ -22,12 +23,14 @@ from vislib.fetching.links import Links
 from vislib.pixels import ENDINGS, ImageError, verify
 from vislib.runs import InputError, Run, short_hash
 from vislib.runs.tables import Output, TableWriter, parts, read_rows
+from vislib.urls import tidied, web_address
 
 EMBEDDED = "sample"
 UNIT = "image_url"
 URLS_PER_SHARD = 500
 _URLS = pa.schema([(UNIT, pa.string())])
 _PICTURE_ENDINGS = {f".{ending}" for ending in (*ENDINGS.values(), "jpeg", "tiff", "svg")}
+_PARTS = re.compile(r"https?:/*(?P<host>[^/?#]*)(?P<path>[^?#]*)\??(?P<query>[^#]*)", re.IGNORECASE)
 
 # Bytes behind an address, or the file that keeps them, or ImageError. Workers are processes: importable.
 Source = Callable[[str], bytes | Path]
@@ -81,7 +84,7 @@ def open_source(run: Run) -> Source:
             f"03_images: images_root is {root!r}, but {folder} is no folder; name a folder that mirrors URL paths, "
             f"{EMBEDDED!r} for the embedded pictures, or nothing for the web"
         )
-    return partial(from_folder, root=folder.resolve(), max_bytes=run.params.max_bytes)
+    return partial(from_folder, root=Path(os.path.abspath(folder)), max_bytes=run.params.max_bytes)
 
 
 def from_sample(url: str) -> bytes:
@@ -98,7 +101,8 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
     """The file of an address in a folder that mirrors URL paths; raises ImageError.
 
     `http://host/a/b.png` is `<root>/host/a/b.png` if that host has a folder (`host:port` too, as wget names
-    it), else `<root>/a/b.png`. Nothing outside `root` (resolved) is read, nor a file above `max_bytes`.
+    it), else `<root>/a/b.png`. No address leads out of `root` (absolute) by its path, nor to a file above
+    `max_bytes`; links that the folder's owner placed in it are followed, wherever they lead.
     """
     try:
         for path in _candidates(url, root):
@@ -117,19 +121,21 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
 def _candidates(url: str, root: Path) -> Iterator[Path]:
     """Where a mirror may have it. A query is part of the name, as wget has it, or idle after a picture's ending."""
     try:
-        address = urlsplit(url)
-        hosts = [f"{address.hostname}:{address.port}", address.hostname or ""]
+        address = web_address(url)
     except ValueError as error:
         raise ImageError("bad_url", str(error)) from error
-    raw = address.path.lstrip("/")
+    written = _PARTS.match(tidied(url).replace("\\", "/"))  # `address` has its `..` resolved already
+    assert written
+    host, raw, query = written["host"].lower(), written["path"].lstrip("/"), written["query"]
     name = os.fsdecode(unquote_to_bytes(raw)).lstrip("/")
-    if address.scheme not in {"http", "https"} or not address.hostname or not name or "\0" in name:
+    if not name or "\0" in name:
         raise ImageError("bad_url", "not the http or https address of a file")
-    names = [f"{name}?{address.query}", f"{raw}?{address.query}"] if address.query else [name, raw]
-    if address.query and Path(name).suffix.lower() in _PICTURE_ENDINGS:
+    names = [f"{name}?{query}", f"{raw}?{query}"] if query else [name, raw]
+    if query and Path(name).suffix.lower() in _PICTURE_ENDINGS:
         names.append(name)
-    bases = [root / host for host in hosts if host and (root / host).is_dir()] or [root]
-    yield from (Path(os.path.realpath(base / name)) for base in bases for name in names)
+    hosts = dict.fromkeys([host, address.host, address.hostname])
+    bases = [root / host for host in hosts if (root / host).is_dir()] or [root]
+    yield from (Path(os.path.normpath(base / name)) for base in bases for name in names)
 
 
 def distinct_urls(samples: Path, scratch: Path, *, limit: int = 0, seed: int = 0) -> list[Path]:

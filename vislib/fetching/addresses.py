@@ -13,6 +13,7 @@ from typing import Any
 
 import httpcore2
 
+from vislib.fetching.lenient import LenientStream
 from vislib.pixels import ImageError
 
 # What IANA's special-purpose address registries (of 2025-10-09) do not call globally reachable. As
@@ -82,7 +83,8 @@ class PublicNetwork(httpcore2.AsyncNetworkBackend):
         for address in (tried := addresses[:_TRIED]):
             try:
                 share = timeout and timeout / len(tried)
-                return await self._inner.connect_tcp(address, port, share, local_address, socket_options)
+                stream = await self._inner.connect_tcp(address, port, share, local_address, socket_options)
+                return LenientStream(stream)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 if address == tried[-1]:
                     raise

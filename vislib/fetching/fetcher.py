@@ -8,19 +8,23 @@ import asyncio
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import AbstractAsyncContextManager, closing, suppress
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import httpcore2
 import httpx2
+from ada_url import URL
 
 from vislib.fetching.addresses import PublicNetwork
-from vislib.fetching.hosts import Host
+from vislib.fetching.hosts import Host, Link, is_limit
 from vislib.fetching.links import TRANSIENT, Links
 from vislib.fetching.replies import NETWORK_ERRORS, Body, address_of, failure_of, redirect, retry_after
 from vislib.pixels import ImageError
@@ -28,6 +32,7 @@ from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
 from vislib.runs.progress import Progress
 from vislib.runs.tables import read_rows
+from vislib.urls import tidied
 
 if TYPE_CHECKING:
     from vislib.runs import Run
@@ -37,11 +42,6 @@ _BACKOFF_S = 0.5  # before the first retry; doubles
 _SILENT_HOSTS = 50  # so many cannot be reached, and none was: the fault is nearer, unless one in flight answers
 _UNREACHED = ("unreachable", "no_address", "host_failed")
 _IDLE = 16  # connections kept open; each request looks at all of them
-_LANES = 8  # links under way for each one in flight: the others wait for their host
-
-
-class _Stopped(Exception):
-    """The run ends before this link was asked."""
 
 
 class Fetcher:
@@ -51,10 +51,13 @@ class Fetcher:
         self.params, self.links, self._waiting = params, links, waiting
         self.stop, self.counts = threading.Event(), Counter[str]()
         self.hosts: dict[str, Host] = {}
+        self._line: list[tuple[float, int, Host]] = []  # a heap: when, ticket, who
+        self._tickets = count()
+        self._listed = waiting.execute("SELECT host, count(*) FROM waiting GROUP BY host ORDER BY 2 DESC, 1")
         self._unreached: dict[str, list[tuple[str, ImageError]]] = {}  # by host, until one is reached
         self._reached, self._asking = reached, 0  # requests in flight
         self._network = PublicNetwork(params.allow_hosts, resolvers=params.max_in_flight)
-        self._ending, self._slots = asyncio.Event(), asyncio.Semaphore(params.max_in_flight)
+        self._ending, self._woken = False, asyncio.Event()
         self._headers = [
             (b"User-Agent", params.user_agent.encode()), (b"Accept", b"image/*,*/*;q=0.5"),
             (b"Accept-Encoding", b"identity"),
@@ -71,7 +74,7 @@ class Fetcher:
                     wait([future], 0.2)
                     show()
                     if self.stop.is_set():
-                        loop.call_soon_threadsafe(self._ending.set)
+                        loop.call_soon_threadsafe(self._end)
             finally:
                 loop.call_soon_threadsafe(task.cancel)  # nothing to a task that is done
                 wait([future])
@@ -86,82 +89,123 @@ class Fetcher:
             raise error from None
 
     # -- in the loop's thread
+    def _end(self) -> None:
+        self._ending = True
+        self._woken.set()
+
     async def _all(self) -> None:
-        most, lanes = self.params.max_in_flight, asyncio.Semaphore(_LANES * self.params.max_in_flight)
+        most = self.params.max_in_flight
         self._pool = httpcore2.AsyncConnectionPool(
-            httpcore2.default_ssl_context(), max_connections=most, max_keepalive_connections=min(most, _IDLE),
-            keepalive_expiry=5.0, network_backend=self._network,
-        )  # fmt: skip
-        hosts = self._waiting.execute("SELECT host, count(*) FROM waiting GROUP BY host ORDER BY 2 DESC, 1")
+            httpcore2.default_ssl_context(),
+            max_connections=most,
+            max_keepalive_connections=min(most, _IDLE),
+            keepalive_expiry=5.0,
+            network_backend=self._network,
+        )
         async with self._pool, asyncio.TaskGroup() as group:
-            for name, n in hosts:
-                urls = self._waiting.execute("SELECT url FROM waiting WHERE host = ? ORDER BY rowid", (name,))
-                for _ in range(min(n, self.params.max_per_host)):
-                    await lanes.acquire()
-                    group.create_task(self._lane(name, urls)).add_done_callback(lambda _: lanes.release())
-        if self._unreached and not self._ending.is_set():
+            while not self._ending:
+                while self._asking < most and not self._in_vain() and (host := self._next_host()):
+                    host.asking, self._asking = host.asking + 1, self._asking + 1
+                    group.create_task(self._attempt(host, host.take(self.params.timeout_s)))
+                    self._queue(host)
+                if not self._asking and (not self._line or self._in_vain()):
+                    break
+                await self._change()
+        if self._unreached and not self._ending:
             raise self._no_network()
 
-    async def _lane(self, host: str, urls: Iterator[tuple[str]]) -> None:
-        """Settle links of one host, one after the other."""
-        with suppress(_Stopped):
-            for (url,) in urls:
-                try:
-                    await self._fetch(url)
-                    self.counts["fetched"] += 1
-                except ImageError as error:
-                    self.counts["failed"] += 1
-                    self._fail(host, url, error)
+    def _next_host(self) -> Host | None:
+        """A host that may be asked now: one that waited for it, or the next that was not begun with."""
+        while True:
+            while self._line and self._line[0][0] <= monotonic():
+                at, _, host = heappop(self._line)
+                if at != host.queued:
+                    continue  # it was given another turn
+                host.queued = inf
+                if host.fault and not host.asking:
+                    self._give_up(host)
+                elif host.ready_at() <= monotonic():
+                    return host
+                else:
+                    self._queue(host)
+            if not (listed := self._listed.fetchone()):
+                return None
+            host, count = self._host(listed[0]), listed[1]
+            urls = self._waiting.execute("SELECT url FROM waiting WHERE host = ? ORDER BY tried, rowid", listed[:1])
+            host.fresh, host.n_fresh = (url for (url,) in urls), count
+            self._queue(host)
 
-    async def _fetch(self, url: str) -> None:
-        """Ask until the bytes are stored; raises the ImageError of the last attempt."""
-        for retry in range(self.params.retries + 1):
-            try:
-                return await self._follow(url)
-            except ImageError as error:
-                if error.reason not in TRANSIENT or retry == self.params.retries:
-                    raise
-            self.counts["retries"] += 1
-            await self._rest(_BACKOFF_S * 2**retry)
+    def _queue(self, host: Host) -> None:
+        """Give a host its turn, unless it has an earlier one. What waits here holds nothing that others need."""
+        at = max(host.ready_at(), monotonic())
+        if at < host.queued:
+            host.queued = at
+            heappush(self._line, (at, next(self._tickets), host))
 
-    async def _follow(self, url: str) -> None:
-        """One attempt, through redirects, in `timeout_s` without the waiting for turns."""
-        target, left, robots = address_of(url), self.params.timeout_s, list[str]()
-        for _ in range(_REDIRECTS + 1):
-            host = self.hosts.setdefault(target.netloc.decode(), Host(self.params.max_per_host))
-            async with host.places:
-                await self._rest(host.turn())
-                async with self._slots:
-                    await self._network_there()
-                    began, self._asking = monotonic(), self._asking + 1
-                    try:
-                        location = await self._ask(url, target, host, left, robots)
-                    finally:
-                        self._asking -= 1
-            if not location:
-                return
-            target, left = address_of(location), left - (monotonic() - began)
-        raise ImageError("too_many_redirects", f"more than {_REDIRECTS}, the last to {target}"[:200])
+    async def _change(self) -> None:
+        """Wait until a request has ended, the next host's turn has come, or the run is to end."""
+        soonest = self._line[0][0] if self._line and self._asking < self.params.max_in_flight else None
+        self._woken.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if soonest is None else max(soonest - monotonic(), 0.0)):
+                await self._woken.wait()
 
-    async def _ask(self, url: str, target: httpx2.URL, host: Host, seconds: float, robots: list[str]) -> str:
-        """One request: where it leads on to, or nothing when the bytes are stored. Adds the headers met to `robots`."""
-        self.counts["requests"] += 1
-        where = httpcore2.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
-        head = [(b"Host", target.netloc), *self._headers]
-        timeouts, hold = {"timeout": {"connect": min(_CONNECT_S, seconds / 2)}}, 0.0
+    async def _attempt(self, host: Host, link: Link) -> None:
+        """One request, and what follows from it."""
+        self.counts["retries"] += link.last is not None and not link.redirects
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._pool.stream("GET", where, headers=head, extensions=timeouts) as reply,
-            ):
+            address = link.address or address_of(link.url)
+            began = monotonic()
+            link.address = await self._ask(host, link, address)
+            link.left -= monotonic() - began
+        except ImageError as error:
+            self._settle_failure(host, link, error)
+        else:
+            if link.address:
+                self._move(link, link.address)
+            else:
+                self.counts["fetched"] += 1
+        finally:
+            host.asking, self._asking = host.asking - 1, self._asking - 1
+            self._queue(host)
+            self._woken.set()
+
+    def _move(self, link: Link, address: URL) -> None:
+        """Let a link go on where a reply led to."""
+        link.redirects += 1
+        if link.redirects > _REDIRECTS:
+            error = ImageError("too_many_redirects", f"more than {_REDIRECTS}, the last to {address.href}"[:200])
+            return self._fail(link.url, error)
+        host = self._host(address.host)
+        host.first.append(link)
+        self._queue(host)
+        return None
+
+    def _settle_failure(self, host: Host, link: Link, error: ImageError) -> None:
+        """Ask for a link later where another attempt may help, else journal why it failed."""
+        if error.reason not in TRANSIENT or link.failures > self.params.retries:
+            return self._fail(link.url, error)
+        due = monotonic() + _BACKOFF_S * 2 ** max(link.failures - 1, 0)
+        own = self._host(_host_name(link.url))
+        again = Link(link.url, self.params.timeout_s, failures=link.failures, last=error, due=due)
+        (own.first if link.told_when else own.again).append(again)
+        self._queue(own)
+        return None
+
+    async def _ask(self, host: Host, link: Link, address: URL) -> URL | None:
+        """One request: where it leads on to, or nothing when the bytes are stored."""
+        self.counts["requests"] += 1
+        hold = 0.0
+        try:
+            async with asyncio.timeout(link.left), self._reply(address, link.left) as reply:
                 self._reach()
-                headers = httpx2.Headers(reply.headers)
+                headers = httpx2.Headers(reply.headers, encoding="utf-8")
                 hold = retry_after(headers.get("retry-after", ""))
-                location = redirect(reply.status, headers, target)
-                robots += headers.get_list("x-robots-tag")
-                self.links.respect(robots)
+                location = redirect(reply.status, headers, address)
+                link.robots += headers.get_list("x-robots-tag")
+                self.links.respect(link.robots)
                 if location:
-                    host.note(None)
+                    host.answered()
                     return location
                 body = Body(headers, self.params.max_bytes)
                 async for chunk in reply.aiter_stream():
@@ -169,41 +213,76 @@ class Fetcher:
                     body.take(chunk)
             data = body.whole()
         except (ImageError, *NETWORK_ERRORS) as error:
-            host.note(failure := failure_of(error), hold)
-            if failure.reason not in (*_UNREACHED, "bad_url", "not_public"):
-                self._reach()
+            failure = failure_of(error)
+            self._judge(host, link, failure, hold)
             raise failure from error
-        host.note(None)
-        self.links.keep(url, data, robots)
-        return ""
+        host.answered()
+        self.links.keep(link.url, data, link.robots)
+        return None
 
-    async def _network_there(self) -> None:
-        """Let a request go; where no host was reached so far, not before one in flight was. Else raises InputError."""
-        await self._rest(0.0)
-        while len(self._unreached) >= _SILENT_HOSTS:
-            if not self._asking:
-                raise self._no_network()
-            await self._rest(0.05)
+    def _reply(self, address: URL, seconds: float) -> AbstractAsyncContextManager[httpcore2.Response]:
+        scheme, port = address.protocol[:-1].encode(), int(address.port) if address.port else None
+        where = httpcore2.URL(
+            scheme=scheme,
+            host=address.hostname.strip("[]").encode(),
+            port=port,
+            target=(address.pathname + address.search).encode(),
+        )
+        head = [(b"Host", address.host.encode()), *self._headers]
+        timeouts = {"timeout": {"connect": min(_CONNECT_S, seconds / 2)}}
+        return self._pool.stream("GET", where, headers=head, extensions=timeouts)
 
-    async def _rest(self, seconds: float) -> None:
-        if seconds > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), seconds)
-        if self._ending.is_set():
-            raise _Stopped
+    def _judge(self, host: Host, link: Link, failure: ImageError, hold: float) -> None:
+        """What a failure says of its host, and whether it counts as an attempt of its link."""
+        if failure.reason in (*TRANSIENT, "no_address"):
+            host.failed(failure, hold, first=not link.last)
+            link.failures += not is_limit(failure, hold)
+            link.told_when = hold > 0 and not link.last
+        elif failure.reason not in ("bad_url", "not_public"):  # which no host has said
+            host.answered()
+        if failure.reason not in (*_UNREACHED, "bad_url", "not_public"):
+            self._reach()
 
-    def _fail(self, host: str, url: str, error: ImageError) -> None:
-        """Journal a failure. While nobody was reached, that says nothing of the links: it is held back."""
+    def _give_up(self, host: Host) -> None:
+        """Settle what is left of a host: links that were not asked stay due, and the next run begins with them."""
+        assert host.fault
+        if host.n_fresh:
+            self.counts["failed"] += host.n_fresh
+            self._journal(host.name, "", host.fault)
+        for link in (*host.first, *host.again):
+            self._fail(link.url, link.last or host.fault)
+        host.n_fresh = 0
+        host.first.clear()
+        host.again.clear()
+
+    def _host(self, name: str) -> Host:
+        if name not in self.hosts:
+            self.hosts[name] = Host(name, self.params.max_per_host)
+        return self.hosts[name]
+
+    def _in_vain(self) -> bool:
+        """Whether so many hosts could not be reached that the fault is nearer, unless one in flight answers."""
+        return len(self._unreached) >= _SILENT_HOSTS
+
+    def _fail(self, url: str, error: ImageError) -> None:
+        self.counts["failed"] += 1
+        self._journal(_host_name(url), url, error)
+
+    def _journal(self, host: str, url: str, error: ImageError) -> None:
+        """Journal a failure of a link, or of a host. While nobody was reached, it says nothing: it is held back."""
         if error.reason in _UNREACHED and not self._reached:
             self._unreached.setdefault(host, []).append((url, error))
-        else:
+        elif url:
             self.links.fail(url, error)
+        else:
+            self.links.fail_host(host, error)
 
     def _reach(self) -> None:
-        self._reached = True
-        for url, error in (pair for pairs in self._unreached.values() for pair in pairs):
-            self.links.fail(url, error)
-        self._unreached.clear()
+        self._reached, held = True, self._unreached
+        self._unreached = {}
+        for host, failures in held.items():
+            for url, error in failures:
+                self._journal(host, url, error)
 
     def _no_network(self) -> InputError:
         (url, error), *_ = next(iter(self._unreached.values()))
@@ -219,28 +298,29 @@ def fetch_all(run: "Run", links: Links, shards: Sequence[Path]) -> int:
     `shards` hold the addresses. Runs take turns, so that none asks what another is asking. Raises InputError if no
     host at all can be reached; an interrupt is delivered when what was in flight is journalled.
     """
-    p, known, asked = run.params, 0, 0
+    p, known = run.params, 0
     (queue := run.scratch / "waiting.sqlite").unlink(missing_ok=True)
     with links.alone(), closing(sqlite3.connect(queue, check_same_thread=False)) as waiting:
-        waiting.execute("CREATE TABLE waiting (host TEXT, url TEXT)")
-        for url in (row["image_url"] for part in shards for row in read_rows(part)):
+        waiting.execute("CREATE TABLE waiting (host TEXT, url TEXT UNIQUE, tried INTEGER)")
+        for url in (tidied(row["image_url"]) for part in shards for row in read_rows(part)):
             known += links.known(url) is not None
             if links.due(url, p.retry_days):
-                waiting.execute("INSERT INTO waiting VALUES (?, ?)", (_host_name(url), url))
-                asked += 1
+                row = _host_name(url), url, links.tried(url)
+                waiting.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?)", row)
         waiting.execute("CREATE INDEX hosts ON waiting (host)")
+        ((asked,),) = waiting.execute("SELECT count(*) FROM waiting")
         fetcher = Fetcher(p, links, waiting, reached=known > 0)
         with run.progress(asked, "link") as progress, interrupts(fetcher.stop):
             try:
                 fetcher.run(partial(_show, progress, fetcher.counts))
             finally:
                 run.metrics |= {"links_asked": asked, "hosts_asked": len(fetcher.hosts), **fetcher.counts}
-    return asked
+    return int(asked)
 
 
 def _host_name(url: str) -> str:
     try:
-        return address_of(url).netloc.decode()
+        return address_of(url).host
     except ImageError:
         return ""
 

@@ -1,39 +1,115 @@
-"""One host among many: how many requests it has at once, the pace that it bears, and when to leave it alone."""
+"""One host among many: what is to be asked of it, the pace that it bears, and when to leave it alone.
 
-import asyncio
+An answer about one link, a failure too, says nothing about the next link: it slows the pace for a while.
+Only silence (nobody there, no answer in time) is of the host, and counts once a link.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 
-from vislib.fetching.links import TRANSIENT
+from ada_url import URL
+
 from vislib.pixels import ImageError, Reason
 
-_FIRST_S, _SLOWEST_S = 0.05, 5.0  # between two requests to a host that names no time
-_STRIKES = 16  # failures in a row, after which a host's other links are not asked
+_SILENT = ("unreachable", "timed_out", "no_address")
+_STRIKES = 16  # links in a row that found no host, after which its other links are not asked
+_NO_NAME_STRIKES = 8  # of those for a name that is not there
+_FIRST_S, _SLOWEST_S = 0.05, 2.0  # between two requests to a host that refuses some for their number
+_IN_A_ROW = 4  # links that failed, after which the next one waits a little
+_REST_S, _LONG_REST_S = 0.5, 30.0  # the longest waits: after failures, after "too many requests"
+_PATIENCE_S = 60.0  # of nothing but "too many requests": limits are mostly by the minute
+_TRIES = 3  # to be made in that time at least: a host may ask for longer
+
+
+@dataclass
+class Link:
+    """A link on its way: where its next request goes, and what it met so far."""
+
+    url: str
+    left: float  # seconds that this attempt may still take
+    address: URL | None = None  # None: the link's own
+    redirects: int = 0
+    robots: list[str] = field(default_factory=list)  # X-Robots-Tag headers met
+    failures: int = 0  # attempts that count
+    last: ImageError | None = None  # why the last attempt failed
+    told_when: bool = False  # the first attempt was answered with a time to come back
+    due: float = 0.0  # when the next may be made
 
 
 class Host:
-    """One host in this run: its places, the pace that it bears, its failures in a row."""
+    """One host in this run: its links, its requests in flight, its pace."""
 
-    def __init__(self, places: int) -> None:
-        self.places, self.next_at, self.interval = asyncio.Semaphore(places), 0.0, 0.0
-        self.strikes, self.last, self.held_until = 0, ImageError("unreachable"), 0.0
+    def __init__(self, name: str, places: int) -> None:
+        self.name, self.places, self.asking = name, places, 0
+        self.fresh: Iterator[str] = iter(())  # links that were not asked yet, so many:
+        self.n_fresh = 0
+        self.first, self.again = deque[Link](), deque[Link]()  # on their way, or told when; failed
+        self.queued = inf  # when its turn comes in the fetcher's line
+        self._next_at, self._interval, self._held_until = 0.0, 0.0, 0.0
+        self._refused = self._strikes = 0  # in a row
+        self._since = inf  # when it began to answer nothing but "too many requests"
+        self.fault: ImageError | None = None  # why what was not asked yet shall not be
 
-    def turn(self) -> float:
-        """Seconds until the next request may go; raises ImageError `host_failed` (or `no_address`) if none shall."""
-        if self.strikes >= _STRIKES:
-            reason: Reason = "no_address" if self.last.reason == "no_address" else "host_failed"
-            raise ImageError(reason, f"not asked, {self.strikes} in a row failed, the last as {self.last}")
-        start = max(now := monotonic(), self.next_at)
-        self.next_at = start + self.interval
-        return start - now
+    def ready_at(self) -> float:
+        """When it may be asked next, or given up; infinite while that depends on a request in flight."""
+        if self.asking and (self.asking >= self.places or self.fault):
+            return inf
+        if self.fault and (self.first or self.n_fresh or self.again):
+            return 0.0
+        if self.first or self.n_fresh:
+            return self._next_at
+        return max(self._next_at, self.again[0].due) if self.again else inf
 
-    def note(self, failure: ImageError | None, hold: float = 0.0) -> None:
-        """After an answer go faster; else halve the pace, once for all that was in flight, and hold if it says so."""
-        if failure is None or failure.reason not in (*TRANSIENT, "no_address"):
-            self.strikes, self.interval = 0, self.interval * 0.8 if self.interval > _FIRST_S / 10 else 0.0
-            return
-        self.strikes = _STRIKES if failure.reason == "no_address" else self.strikes + 1
-        self.last, now = failure, monotonic()
-        if now >= self.held_until:
-            self.interval = min(max(_FIRST_S, 2 * self.interval), _SLOWEST_S)
-        self.held_until = max(self.held_until, now + max(hold, self.interval))
-        self.next_at = max(self.next_at, self.held_until)
+    def take(self, timeout_s: float) -> Link:
+        """The link that is asked next: on its way or told when first, then not asked before, then failed."""
+        self._next_at = max(monotonic(), self._next_at) + self._interval
+        if self.first:
+            return self.first.popleft()
+        if self.n_fresh:
+            self.n_fresh -= 1
+            return Link(next(self.fresh), timeout_s)
+        return self.again.popleft()
+
+    def answered(self) -> None:
+        """A request was answered, with the file or with a reason that is the link's own: go faster."""
+        self.fault, self._since = None, inf
+        self._refused = self._strikes = 0
+        self._interval = self._interval * 0.7 if self._interval > _FIRST_S / 10 else 0.0
+
+    def failed(self, failure: ImageError, hold: float, *, first: bool) -> None:
+        """A request failed for what may pass, and was the link's `first` to; `hold`: seconds the host asks for."""
+        now, limited = monotonic(), is_limit(failure, hold)
+        if failure.reason not in _SILENT:
+            self._strikes = 0
+        elif first:
+            self._strikes += _NO_NAME_STRIKES if failure.reason == "no_address" else 1
+        self._since = min(self._since, now) if limited else inf
+        self.fault = None
+        if self._strikes >= _STRIKES:
+            reason: Reason = "no_address" if failure.reason == "no_address" else "host_failed"
+            self.fault = ImageError(reason, f"not asked, links in a row found no host, the last: {failure}")
+        elif now - self._since >= _PATIENCE_S and self._refused >= _TRIES:
+            self.fault = ImageError("host_failed", f"not asked, for {_PATIENCE_S:.0f} s nothing but {failure}")
+        if first or limited:
+            self._slow(now, hold, limited)
+
+    def _slow(self, now: float, hold: float, limited: bool) -> None:
+        """Wait, the longer the more failed in a row; what was in flight together counts as one."""
+        rest = 0.0
+        if now >= self._held_until:
+            self._refused += 1
+            doublings = min(self._refused - (0 if limited else _IN_A_ROW), 20)
+            if doublings > 0:
+                rest = min(_FIRST_S * 2**doublings, _LONG_REST_S if limited else _REST_S)
+            if limited and self._refused == 1:  # go on at half the pace
+                self._interval = min(max(_FIRST_S, 2 * self._interval), _SLOWEST_S)
+        self._held_until = max(self._held_until, now + max(hold, rest))
+        self._next_at = max(self._next_at, self._held_until)
+
+
+def is_limit(failure: ImageError, hold: float) -> bool:
+    """Whether a reply says no more than "too many requests", or "later" and when: no attempt of the link's."""
+    return hold > 0 or failure.reason == "rate_limited"

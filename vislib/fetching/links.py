@@ -20,9 +20,10 @@ from vislib.pixels import ImageError
 from vislib.runs import InputError, short_hash
 from vislib.runs.journal import Journal
 from vislib.runs.locking import FolderLock
+from vislib.urls import tidied, web_address
 
+# What may pass: asked again within a run, and by another one after a day at most.
 TRANSIENT = ("timed_out", "unreachable", "disconnected", "rate_limited", "server_error")
-_PASSING = (*TRANSIENT, "host_failed")  # due after a day at most
 _RULED = ("too_many_bytes", "opted_out", "not_public", "forbidden")  # by parameters: others may give another answer
 _SPOILT = ("empty", "truncated", "broken", "not_an_image")  # what may come better another time
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")  # directives with a colon
@@ -54,10 +55,12 @@ class Links:
 
     def __call__(self, url: str) -> Path:
         """The file of the bytes that came; raises the ImageError that was met instead."""
+        url = tidied(url)
         if body := self.known(url):
             self.respect(body["robots"])
             return self.file(body["image_id"])
-        failure = self._failure(url) or {"reason": "unreadable", "detail": "gone from the store; run again"}
+        failure = self._failure(url) or self._failure_of_host(url)
+        failure = failure or {"reason": "unreadable", "detail": "gone from the store; run again"}
         raise ImageError(failure["reason"], failure["detail"])
 
     @contextmanager
@@ -72,16 +75,28 @@ class Links:
 
     def known(self, url: str) -> Body | None:
         """What the journal says of the last bytes that are there."""
+        url = tidied(url)
         return next((body for _, body in reversed([*self._rows(url)]) if body and self._is_there(body)), None)
 
     def due(self, url: str, retry_days: float) -> bool:
-        """Whether to ask: no good bytes are there, and it never failed under these rules, or long enough ago."""
+        """Whether to ask: no good bytes are there, and it never failed under these rules, or long enough ago.
+
+        What a run did not ask, because it gave the host up, is due.
+        """
+        url = tidied(url)
         body = self.known(url)
         if body and not _open_journal(self.path).failure(self._of_bytes(url, body)):
             return False
-        failure = self._failure(url)
-        days = min(retry_days, 1.0) if failure and failure["reason"] in _PASSING else retry_days
-        return failure is None or time.time() - failure["last_at"] >= days * 86_400.0
+        failure = self._failure(url) or self._failure_of_host(url)
+        if failure is None or failure["reason"] == "host_failed":
+            return True
+        days = min(retry_days, 1.0) if failure["reason"] in TRANSIENT else retry_days
+        return bool(time.time() - failure["last_at"] >= days * 86_400.0)
+
+    def tried(self, url: str) -> bool:
+        """Whether it was asked before, in vain."""
+        failure = self._failure(tidied(url))
+        return failure is not None and failure["reason"] != "host_failed"
 
     def keep(self, url: str, data: bytes, robots: Sequence[str]) -> None:
         """Store the bytes, then journal them."""
@@ -101,6 +116,7 @@ class Links:
 
     def refuse(self, url: str, error: ImageError) -> None:
         """Journal, once, that the bytes of a link turned out to be spoilt: it is asked again when it is due."""
+        url = tidied(url)
         if (body := self.known(url)) and error.reason in _SPOILT:
             key = self._of_bytes(url, body)
             if not _open_journal(self.path).failure(key):  # a look at them is no new attempt
@@ -111,6 +127,10 @@ class Links:
         ruled, patient = self._ruled(url)
         key = ruled if error.reason in _RULED else patient if error.reason == "timed_out" else url
         _open_journal(self.path).fail(key, error.reason, error.detail)
+
+    def fail_host(self, host: str, error: ImageError) -> None:
+        """Journal why links of a host are not asked, once for all of them."""
+        _open_journal(self.path).fail(f"host\n{host}", error.reason, error.detail)
 
     def respect(self, robots: Sequence[str]) -> None:
         """Raise ImageError `opted_out` if a header says so to everyone or to this agent (no name: to everyone)."""
@@ -142,6 +162,12 @@ class Links:
         of_bytes = (self._of_bytes(url, body) for _, body in self._rows(url) if body)
         found = (_open_journal(self.path).failure(key) for key in (url, *self._ruled(url), *of_bytes))
         return max(filter(None, found), key=lambda failure: float(failure["last_at"]), default=None)
+
+    def _failure_of_host(self, url: str) -> dict[str, Any] | None:
+        try:
+            return _open_journal(self.path).failure(f"host\n{web_address(url).host}")
+        except ValueError:
+            return None
 
     def _is_there(self, body: Body) -> bool:
         file = self.file(body["image_id"])

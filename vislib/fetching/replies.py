@@ -9,8 +9,10 @@ from email.utils import parsedate_to_datetime
 
 import httpcore2
 import httpx2
+from ada_url import URL
 
 from vislib.pixels import ImageError, Reason
+from vislib.urls import web_address
 
 NETWORK_ERRORS = (
     TimeoutError, httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError,
@@ -26,32 +28,28 @@ _STATUS: dict[int, Reason] = {
 }  # fmt: skip
 
 
-def address_of(url: str) -> httpx2.URL:
-    """The address of an http or https link, its host in ASCII; raises ImageError `bad_url`."""
+def address_of(url: str, base: URL | None = None) -> URL:
+    """The address of an http or https link, its host in ASCII; raises ImageError `bad_url`.
+
+    `base` is where the reply came from that led on to `url`.
+    """
     try:
-        address = httpx2.URL(url)
-    except (httpx2.InvalidURL, ValueError) as error:
+        return web_address(url, base)
+    except ValueError as error:
         raise ImageError("bad_url", str(error)) from error
-    port = 80 if address.port is None else address.port
-    if address.scheme not in ("http", "https") or not address.host or address.userinfo or not 0 < port < 65536:
-        raise ImageError("bad_url", "not the http or https address of a file, without user or password")
-    return address
 
 
-def redirect(status: int, headers: httpx2.Headers, address: httpx2.URL) -> str:
-    """Where a reply leads on to; empty if it carries the file. Any other status raises its ImageError."""
+def redirect(status: int, headers: httpx2.Headers, address: URL) -> URL | None:
+    """Where a reply leads on to, None if it carries the file. Any other status raises its ImageError."""
     if status in (301, 302, 303, 307, 308) and "location" in headers:
-        try:
-            return str(address.join(headers["location"]))
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise ImageError("bad_url", f"HTTP {status} to no address: {error}") from error
+        return address_of(headers["location"], address)
     if not 200 <= status < 300:
         raise ImageError(_STATUS.get(status, "server_error" if status >= 500 else "http_error"), f"HTTP {status}")
     if status == 206:  # which was not asked for
         span = re.fullmatch(r"bytes 0-(\d{1,18})/(\d{1,18})", said := headers.get("content-range", ""))
         if not span or int(span[1]) + 1 != int(span[2]):
             raise ImageError("truncated", f"HTTP 206, a part: Content-Range {said}"[:100])
-    return ""
+    return None
 
 
 def retry_after(value: str) -> float:
