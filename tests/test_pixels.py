@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 
 from vislib import pixels
 
@@ -105,6 +105,44 @@ def test_transparency_lies_on_white(tmp_path):
     assert shown.getpixel((0, 0)) == (255, 255, 255)
 
 
+def writing(text: str, colour: tuple[int, int, int], icon: tuple[int, int, int] | None = None) -> Image.Image:
+    """A text on nothing, as a logo made for a dark page is stored."""
+    layer = Image.new("RGBA", (200, 40), (*colour, 0))
+    ImageDraw.Draw(layer).text((45, 5), text, (*colour, 255), ImageFont.load_default(24))
+    if icon:
+        layer.paste((*icon, 255), (5, 5, 35, 35))
+    return layer
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (250, 250, 235), (225, 225, 225)])
+def test_white_writing_on_nothing_lies_on_what_contrasts(tmp_path, colour):
+    hashes = set()
+    for text in ("Harbour", "Lighthouse"):
+        data = encoded(writing(text, colour), "PNG")
+        assert pixels.read_image(stored(tmp_path, data)).getpixel((199, 0)) == (0, 0, 0)
+        hashes.add(pixels.verify(data, **LIMITS).perceptual_hash)
+        assert decoded_uri(tmp_path / "picture").getpixel((199, 0)) == (0, 0, 0)
+    assert len(hashes) == 2
+    shown = pixels.read_image(stored(tmp_path, encoded(writing("Harbour", colour, (230, 120, 30)), "PNG")))
+    assert shown.getpixel((199, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (200, 30, 30), (128, 128, 128), (230, 120, 30)])
+def test_other_writing_on_nothing_lies_on_white(tmp_path, colour):
+    shown = pixels.read_image(stored(tmp_path, encoded(writing("Harbour", colour), "PNG")))
+    assert shown.getpixel((199, 0)) == (255, 255, 255)
+
+
+def test_a_bright_page_with_round_corners_stays_on_white(tmp_path):
+    page = Image.new("RGBA", (200, 120), "white")
+    ImageDraw.Draw(page).text((20, 40), "Opening hours", "black", ImageFont.load_default(24))
+    corners = Image.new("L", page.size, 0)
+    ImageDraw.Draw(corners).rounded_rectangle((0, 0, 199, 119), 20, 255)
+    page.putalpha(corners)
+    shown = pixels.read_image(stored(tmp_path, encoded(page, "PNG")))
+    assert shown.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_cmyk_bilevel_and_palette_become_rgb(tmp_path):
     for mode, kind in (("CMYK", "JPEG"), ("1", "PNG"), ("P", "PNG"), ("L", "JPEG"), ("LAB", "TIFF")):
         white = Image.new("RGB", (16, 16), "white")
@@ -187,6 +225,10 @@ def test_scaled_never_enlarges():
 def decoded(uri: str) -> tuple[str, bytes]:
     head, body = uri.split(";base64,")
     return head.removeprefix("data:"), base64.b64decode(body)
+
+
+def decoded_uri(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(decoded(pixels.encode_data_uri(path, side=0))[1]))
 
 
 def test_data_uri_sends_a_plain_file_as_it_is(tmp_path):

@@ -1,23 +1,27 @@
-"""Reading pictures as they are found on the web, in one form: RGB, upright, the first frame, on white.
+"""Reading pictures as they are found on the web, in one form: sRGB, upright, the first frame, opaque.
 
 Web pages (VisCon-100K, section 3.1) carry CMYK, palette, 16-bit, transparent, rotated and animated pictures,
-and files that are not what they say. They stay on disk as fetched; every stage sees them through `read_image`,
-and nothing is kept that `verify` did not decode.
+colour profiles, broken metadata around good pixels, and files that are not what they say. They stay on disk as
+fetched; every stage sees them through `read_image`, and nothing is kept that `verify` did not decode.
 """
 
 import base64
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, Literal, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from vislib.colours import to_srgb
+from vislib.mending import mended as _mended
+
+Look = TypeVar("Look")
 Reason = Literal[
     "empty", "too_many_bytes", "too_many_pixels", "too_small", "not_an_image", "unsupported_format",
     "truncated", "broken", "not_found", "outside_root", "bad_url", "unreadable",
@@ -64,9 +68,11 @@ class ImageFacts:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The picture as RGB, upright by EXIF, first frame, transparency on white. Raises ImageError."""
-    with open(path, "rb") as stream, _opened(stream) as image:
-        return _normalised(image)
+    """The picture in sRGB, upright by EXIF, first frame, transparency on white or what contrasts.
+
+    Raises ImageError, and OSError for a file that cannot be read.
+    """
+    return _looked_at(Path(path).read_bytes(), _normalised)[0]
 
 
 def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
@@ -79,13 +85,16 @@ def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
         raise ImageError("empty", "0 bytes")
     if len(data) > max_bytes:
         raise ImageError("too_many_bytes", f"{len(data)} bytes, at most {max_bytes}")
+
+    def look(image: Image.Image) -> tuple[Image.Image, str]:
+        if image.width * image.height > max_pixels:
+            raise ImageError("too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels}")
+        return _normalised(image), _format(image)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with _opened(io.BytesIO(data)) as image:
-            if image.width * image.height > max_pixels:
-                raise ImageError("too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels}")
-            shown, kind = _normalised(image), _format(image)
+        (shown, kind), _ = _looked_at(data, look)
     return ImageFacts(*shown.size, kind, perceptual_hash(shown))
 
 
@@ -105,20 +114,51 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 def encode_data_uri(path: str | Path, *, side: int) -> str:
-    """A `data:` URI of the picture as `read_image` sees it, longest side at most `side` px (0: not scaled).
+    """A `data:` URI of `portable`, with JPEG in place of PNG where the file was lossy."""
+    data, kind = portable(path, side=side, lossy=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode('ascii')}"
 
-    The file's own bytes go out when they already are that picture (PNG, JPEG, GIF or WebP; fits, upright,
-    opaque, not animated): receivers differ on the rest. Otherwise JPEG (full chroma, so that coloured text stays
-    legible) if the file was lossy, else PNG. Same file and side, same string. Raises ImageError.
+
+def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[bytes, str]:
+    """A file that every receiver reads as `read_image` does, and its format.
+
+    `side`: px to which the longest side is scaled down (0: not). The file's own bytes go out when they already are
+    that picture (PNG, JPEG, GIF or WebP; fits, upright, opaque, in sRGB, not animated, nothing to mend): receivers
+    differ on the rest. Otherwise PNG; with `lossy`, JPEG (full chroma, so that coloured text stays legible) if the
+    file was lossy. Same file and side, same bytes. Raises ImageError, and OSError as `read_image` does.
     """
     data = Path(path).read_bytes()
-    with _opened(io.BytesIO(data)) as image:
+
+    def look(image: Image.Image) -> tuple[str, bool, Image.Image]:
+        image.load()  # what goes as it is must be whole, too
         kind, fits = _format(image), not side or max(image.size) <= side
-        if kind not in _SENT or not fits or not _plain(image):
-            stream, kind = io.BytesIO(), "JPEG" if kind in _LOSSY else "PNG"
-            scaled(_normalised(image), side).save(stream, kind, quality=90, subsampling=0)
-            data = stream.getvalue()
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode('ascii')}"
+        as_it_is = kind in _SENT and fits and _plain(image)
+        return kind, as_it_is, scaled(_normalised(image), side)
+
+    (kind, as_it_is, shown), mended = _looked_at(data, look)
+    if as_it_is and not mended:
+        return data, kind
+    stream, kind = io.BytesIO(), "JPEG" if lossy and kind in _LOSSY else "PNG"
+    shown.save(stream, kind, quality=90, subsampling=0)
+    return stream.getvalue(), kind
+
+
+def _looked_at(data: bytes, look: Callable[[Image.Image], Look]) -> tuple[Look, bool]:
+    """What `look` makes of the opened picture, and whether the file had to be mended for it."""
+    try:
+        with _opened(io.BytesIO(data)) as image:
+            return look(image), False
+    except ImageError as error:
+        if error.reason not in {"broken", "truncated"}:
+            raise
+        for mended in _mended(data):
+            try:
+                with _opened(io.BytesIO(mended)) as image:
+                    return look(image), True
+            except ImageError as other:
+                if other.reason not in {"broken", "truncated"}:  # too large, say
+                    raise
+        raise
 
 
 @contextmanager
@@ -163,19 +203,43 @@ def _orientation(image: Image.Image) -> int:
 def _plain(image: Image.Image) -> bool:
     """Whether the file as it stands shows what `_normalised` makes of it."""
     opaque = image.mode in {"1", "L", "P", "RGB"} and not image.has_transparency_data
-    return opaque and not 2 <= _orientation(image) <= 8 and getattr(image, "n_frames", 1) == 1
+    upright = opaque and not 2 <= _orientation(image) <= 8
+    return upright and to_srgb(image) is None and getattr(image, "n_frames", 1) == 1
 
 
 def _normalised(image: Image.Image) -> Image.Image:
     image.load()
-    orientation = _orientation(image)
+    orientation, in_srgb = _orientation(image), to_srgb(image)
     turned = image.transpose(_TURNS[orientation - 2]) if 2 <= orientation <= 8 else image
     if turned.mode[0] in "IF":
-        return _eight_bit(turned).convert("RGB")
+        turned = _eight_bit(turned)
+    alpha = None
     if turned.has_transparency_data:
         layer = turned.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return turned.convert("RGB")
+        turned, alpha = layer.convert("L" if turned.mode in {"L", "LA"} else "RGB"), layer.getchannel("A")
+    shown = (in_srgb(turned) if in_srgb else turned).convert("RGB")
+    if alpha:
+        shown = _opaque(shown, alpha)
+    shown.info.clear()  # a profile that was applied, or not, must not be saved with these pixels
+    return shown
+
+
+def _opaque(colours: Image.Image, alpha: Image.Image) -> Image.Image:
+    """The picture on white, as browsers show it; on black if most of it would be lost on white.
+
+    White writing made for a dark page is such a picture. Edges tell: on black they must be twice as strong, which
+    leaves a flat logo of up to two thirds of white's brightness on white.
+    """
+    grounds = [Image.new("RGB", colours.size, ground) for ground in ("white", "black")]
+    on_white, on_black = (Image.composite(colours, ground, alpha) for ground in grounds)
+    return on_black if _edges(on_black) > 2 * _edges(on_white) else on_white
+
+
+def _edges(image: Image.Image) -> float:
+    """Sum of the differences between neighbouring pixels of the grey picture, seen at 1,024 px."""
+    small = scaled(image.convert("L"), 1024)
+    values = np.asarray(small, dtype=np.int16)
+    return float(sum(np.abs(np.diff(values, axis=axis)).sum() for axis in (0, 1)))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

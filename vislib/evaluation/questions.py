@@ -5,7 +5,6 @@ question, its four options and the request for the letter. Multiple-choice answe
 long answers to short questions are. The same multiple-choice questions are written as a task that lmms-eval runs.
 """
 
-import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import yaml
-from PIL import Image
 
 from vislib.evaluation import contextual_task
 from vislib.evaluation.parsing import options_in
 from vislib.letters import LETTERS
-from vislib.pixels import ImageError, read_image
+from vislib.pixels import ImageError, portable
 from vislib.runs import InputError, choose, tables
 
 if TYPE_CHECKING:
@@ -107,7 +105,7 @@ def write_task(items: list[Item], folder: Path, *, max_tokens: int) -> list[Refu
     for item in items:
         if item.image_id not in failed:
             try:
-                images.write({"image_id": item.image_id, "image": _portable(item.image)})
+                images.write({"image_id": item.image_id, "image": portable(item.image)[0]})
                 failed[item.image_id] = None
             except ImageError as error:
                 failed[item.image_id] = error
@@ -141,13 +139,3 @@ def write_task_file(folder: Path, *, questions: Path, max_tokens: int, cache: Pa
         "  aggregation: !function contextual_task.accuracy\n  higher_is_better: true\n"
     )
     (folder / f"{LOCAL}.yaml").write_text(text, encoding="utf-8")
-
-
-def _portable(path: Path) -> bytes:
-    image, data = read_image(path), path.read_bytes()
-    with Image.open(io.BytesIO(data)) as plain:
-        if plain.size == image.size and plain.convert("RGB").tobytes() == image.tobytes():
-            return data
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()

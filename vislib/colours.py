@@ -1,0 +1,67 @@
+"""From the colours that a file states to sRGB, which models, people and measurements all expect.
+
+A camera's Adobe RGB or a phone's Display P3 read as sRGB shows orange as brown; a CMYK profile
+means nothing beside RGB pixels. So a picture's profile, or the gamma that a PNG states in place of
+one, is applied once when it is read. A profile that is broken or of another kind than the pixels
+is ignored, as browsers do. (PNG's cHRM and a video's code points are not read.)
+"""
+
+import io
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms
+
+Conversion = Callable[[Image.Image], Image.Image]
+# Modes of pixels that a profile may speak of; Pillow's others are brought into RGB first.
+_MODES = {"1": "L", "L": "L", "LA": "L", "I;16": "L", "I": "L", "F": "L", "CMYK": "CMYK"}
+_SAME = 2  # of 255: a profile that moves no colour further is sRGB under another name
+_SRGB_GAMMA = 0.45455  # near enough to sRGB's curve, and what most PNG files state
+
+
+def to_srgb(image: Image.Image) -> Conversion | None:
+    """What brings the picture into sRGB (mode L, RGB or CMYK in, RGB out); None if it is there."""
+    if profile := image.info.get("icc_profile"):
+        return _by_profile(bytes(profile), _MODES.get(image.mode, "RGB")) if image.mode != "LAB" else None
+    gamma = image.info.get("gamma")
+    if image.format != "PNG" or not gamma or "srgb" in image.info:
+        return None
+    if not 0.2 <= gamma <= 5 or abs(gamma - _SRGB_GAMMA) < 0.05:  # neither broken nor sRGB's
+        return None
+    return _by_gamma(gamma)
+
+
+@lru_cache(maxsize=16)
+def _by_profile(profile: bytes, mode: str) -> Conversion | None:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode != "CMYK" and _moves(transform, mode) <= _SAME:
+            return None
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None
+
+    def convert(image: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(image.convert(mode), transform)
+        return converted if converted is not None else image
+
+    return convert
+
+
+def _moves(transform: Any, mode: str) -> int:
+    """How far the transform moves a colour at most, on a grid of them."""
+    steps = np.linspace(0, 255, 9).astype(np.uint8)
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
+    before = Image.fromarray(grid).convert(mode)
+    after = ImageCms.applyTransform(before, transform)
+    pixels = (np.asarray(one.convert("RGB"), np.int16) for one in (before, after) if one is not None)
+    return int(np.abs(np.subtract(*pixels)).max())
+
+
+def _by_gamma(gamma: float) -> Conversion:
+    light = (np.arange(256) / 255) ** (1 / gamma)
+    curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    table = (curve * 255).round().astype(int).tolist()
+    return lambda image: image.convert("RGB").point(table * 3)
