@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SAID = "Interrupted: what was done is kept; run the notebook again to go on from there"
+
 
 @contextmanager
 def interrupts(stop: threading.Event) -> Iterator[None]:
@@ -33,5 +35,9 @@ def interrupts(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         restore()
+    if caught and before[signal.Signals(caught[0])] is signal.default_int_handler:
+        error = KeyboardInterrupt()
+        error._render_traceback_ = lambda: [_SAID]  # type: ignore[attr-defined]  # what IPython prints
+        raise error
     if caught:
         signal.raise_signal(caught[0])
