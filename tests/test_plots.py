@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,19 +216,30 @@ def test_named_examples_must_be_showable(run: dict[str, Path]) -> None:
         load(run, ids=["a", "c"])
 
 
-def test_page_marks_what_comes_from_the_page(run: dict[str, Path], tmp_path: Path) -> None:
+def test_page_marks_what_the_page_adds(run: dict[str, Path], tmp_path: Path) -> None:
     (example,) = load(run)
+    control = {**example.captions, "contextual": "The old harbour: red boats."}
+    example = replace(example, captions={**control, "non_contextual": "A harbour with red boats, C$ 5 or $6."})
     sheet, axes, width = figures.new_sheet()
     height = examples.plot_page(axes, example, width=width, words_around=2)
     figures.trim_sheet(sheet, axes, height, note="n")
     shown = texts_of(axes)
     assert "… old harbour" in shown
     assert "lies north." in shown
-    assert "1 of 3 words, stop words apart, stand on the page" in shown
-    assert {t.get_text() for t in axes.texts if t.get_color() == plots.CONTRAST} == {"harbour"}
+    assert "1 of 3 words, stop words apart, stand on the page too" in shown
+    assert {t.get_text() for t in axes.texts if t.get_color() == plots.CONTRAST} == {"old"}  # the control has a harbour
     assert sheet.get_figheight() * 72 == pytest.approx(height + 11)
     figures.save_figure(sheet, tmp_path, "page")  # two dollar signs in the caption are no formula
     assert (tmp_path / "page.png").stat().st_size > 1000
+
+
+def test_the_crop_of_a_page_begins_and_ends_with_sentences() -> None:
+    text = "One two three. Four five. Six seven.\nA heading\nEight nine ten. "
+    assert examples._around(text, 7, end=True) == "… Six seven.\nA heading\nEight nine ten."
+    assert examples._around(text, 6, end=False) == "One two three. Four five. …"
+    assert examples._around(text, 99, end=True) == text.strip()
+    assert examples._around(text, 2, end=True) == "… nine ten."
+    assert examples._around("", 5, end=False) == examples._around(" ", 0, end=True) == ""
 
 
 def test_samples_show_the_caption_and_count_the_rounds_left_out(run: dict[str, Path]) -> None:

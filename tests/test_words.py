@@ -21,6 +21,7 @@ def test_words_cut_between_scripts() -> None:
         ("", 0),
         ("— … !", 0),
         ("Two words.", 2),
+        ("2,228.5 m in 1985, 3.", 5),
         ("A well-kept garden – it's old.", 6),
         ("红色的 cup", 4),
         ("設定ファイル", 6),

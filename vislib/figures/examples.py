@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from vislib.figures.plots import PAPER_GREY
-from vislib.figures.statistics import overlap, source_stems
+from vislib.figures.statistics import overlap, source_stems, stems
 from vislib.figures.typeset import NOTHING, draw_image, draw_text, drawable
 from vislib.runs import tables
 from vislib.runs.errors import InputError
 from vislib.runs.seeding import choose
+from vislib.tokenization import sentences
+from vislib.words import words
 
 KINDS = ("contextual", "non_contextual")
 _POOL = 40  # candidates looked at for each example that is wanted
@@ -91,19 +94,29 @@ def example_table(examples: Sequence[Example]) -> Any:
     ])  # fmt: skip
 
 
+def added_stems(example: Example) -> frozenset[str]:
+    """Stems of what its page adds to an example: what stands there and not in the caption written without it.
+
+    A word of both was seen in the picture, or stands on the page by chance: "black", "left".
+    """
+    control = words(example.captions.get("non_contextual", ""))
+    return source_stems(example.sample).difference(stem for word in control for stem in stems(word))
+
+
 def plot_page(axes: Axes, example: Example, *, width: float, words_around: int) -> float:
     """Figure 1: an image with up to `words_around` words of its page before and after it; its captions beside."""
     half = width / 2 - 8
     page = _plot_excerpt(axes, example, width=half, words_around=words_around)
     axes.add_patch(Rectangle((1, 1), half - 1, page - 1, fill=False, edgecolor="0.6", linewidth=0.6))
-    source, x, y = source_stems(example.sample), half + 16, 4.0
+    x, y = half + 16, 4.0
     for kind in filter(example.captions.__contains__, KINDS):
-        counts = overlap(example.captions[kind], source)
-        share = f"{counts['matched']} of {counts['content_words']} words, stop words apart, stand on the page"
+        added = added_stems(example) if kind == "contextual" else NOTHING
+        counts = overlap(example.captions[kind], source_stems(example.sample))
+        share = f"{counts['matched']} of {counts['content_words']} words, stop words apart, stand on the page too"
         title = f"{kind.replace('_', '-').capitalize()} caption"
         y = draw_text(axes, title, x=x, y=y, width=half, size=7.5, weight="bold")
         y = draw_text(axes, share, x=x, y=y, width=half, size=5.5, color=PAPER_GREY) + 2
-        y = draw_text(axes, example.captions[kind], x=x, y=y, width=half - 8, source=source, max_lines=30) + 12
+        y = draw_text(axes, example.captions[kind], x=x, y=y, width=half - 8, source=added, max_lines=30) + 12
     return max(page, y) + 4
 
 
@@ -111,22 +124,34 @@ def _plot_excerpt(axes: Axes, example: Example, *, width: float, words_around: i
     sample = example.sample
     place: dict[str, Any] = {"x": 8, "width": width - 16}
     before, _, after = sample["context"].replace("<another-image>", "[image]").partition("<image>")
-    lead, tail = (re.findall(r"\S+\s*", text) for text in (before, after))  # each word with the space behind it
-    lead = ["… "] * (len(lead) > words_around) + lead[max(0, len(lead) - words_around) :]
-    tail = tail[:words_around] + ["…"] * (len(tail) > words_around)
+    lead, tail = _around(before, words_around, end=True), _around(after, words_around, end=False)
     y = draw_text(axes, sample["page_url"], y=5, max_lines=1, size=5.5, color=PAPER_GREY, **place)
     axes.plot([1, width], [y + 3] * 2, color="0.6", linewidth=0.6)
-    y = draw_text(axes, "".join(lead), y=y + 9, color="0.25", **place) + 4
+    y = draw_text(axes, lead, y=y + 9, color="0.25", **place) + 4
     y = draw_image(axes, example.image, y=y, height=130, **place) + 3
     if sample["alt_text"]:
         y = draw_text(axes, f"Alt text: {sample['alt_text']}", y=y, max_lines=2, style="italic", **place)
-    return draw_text(axes, "".join(tail), y=y + 4, color="0.25", **place) + 6
+    return draw_text(axes, tail, y=y + 4, color="0.25", **place) + 6
+
+
+def _around(text: str, words: int, *, end: bool) -> str:
+    """Whole sentences at the end or the beginning of a text, of at most `words` words; words of a longer one."""
+    parts, tokens = sentences(text), re.findall(r"\S+\s*", text)
+    sizes = accumulate(len(part.split()) for part in (parts[::-1] if end else parts))
+    whole = sum(size <= words for size in sizes)
+    kept = parts[len(parts) - whole :] if end else parts[:whole]
+    if not "".join(kept).strip():
+        kept = tokens[max(0, len(tokens) - words) :] if end else tokens[:words]
+    said = "".join(kept).strip()
+    if len(said.split()) == len(tokens):
+        return said
+    return f"… {said}" if end else f"{said} …"
 
 
 def plot_samples(axes: Axes, examples: Sequence[Example], *, width: float, rounds: int) -> float:
     """Figure 8: images, and of their conversations the caption and the first other rounds, in their own order.
 
-    Grounded words are marked in the answers alone, because questions hold fixed phrases.
+    What the page adds is marked in the answers alone, because questions hold fixed phrases.
     """
     y = 2.0
     for example in examples:
@@ -135,7 +160,7 @@ def plot_samples(axes: Axes, examples: Sequence[Example], *, width: float, round
 
 
 def _plot_sample(axes: Axes, example: Example, *, y: float, width: float, rounds: int) -> float:
-    source, column, x = source_stems(example.sample), 118.0, 131.0
+    added, column, x = added_stems(example), 118.0, 131.0
     small: dict[str, Any] = {"max_lines": 1, "color": PAPER_GREY}
     below = draw_image(axes, example.image, x=1, y=y, width=column, height=150) + 2
     below = draw_text(axes, example.sample["page_url"], x=1, y=below, width=column, size=5, **small)
@@ -144,8 +169,8 @@ def _plot_sample(axes: Axes, example: Example, *, y: float, width: float, rounds
     for _, question, answer in shown:
         for speaker, text, style in (("Human", question, "italic"), ("Assistant", answer, "normal")):
             draw_text(axes, speaker, x=x, y=y + 0.7, width=50, size=5.5, weight="bold", **small)
-            words = NOTHING if speaker == "Human" else source
-            y = draw_text(axes, text, x=x + 38, y=y, width=width - x - 46, source=words, max_lines=12, style=style)
+            marked = NOTHING if speaker == "Human" else added
+            y = draw_text(axes, text, x=x + 38, y=y, width=width - x - 46, source=marked, max_lines=12, style=style)
         y += 3
     if more := len(example.rounds) - len(shown):
         y = draw_text(axes, f"and {more} more rounds", x=x + 38, y=y, width=width, size=5.5, **small)

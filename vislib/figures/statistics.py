@@ -124,7 +124,7 @@ def tokens_above_cap(dropped: Any) -> Any:
 
 def word_counts(texts: Iterable[str]) -> list[tuple[str, int]]:
     """Words left after stop words, numbers apart, with counts: most frequent first, equal counts by name."""
-    counts = Counter(word for text in texts for word in words(text) if stems(word) and not word.isdigit())
+    counts = Counter(word for text in texts for word in words(text) if stems(word) and any(map(str.isalpha, word)))
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 

@@ -1,7 +1,7 @@
-"""Paragraphs with grounded words in red (VisCon-100K, figures 1 and 8), set word by word on matplotlib axes.
+"""Paragraphs with marked words in red (VisCon-100K, figures 1 and 8), set word by word on matplotlib axes.
 
-A word is grounded when its stem stands in the page's URL, alt text or text and it is no stop word: the words that
-figure 5b counts. It is underlined too, so that print without colour tells the same. Coordinates are points,
+A word is marked when it is no stop word and its stem is one of those given: what a page adds. It is underlined too,
+so that print without colour tells the same. Coordinates are points,
 downwards, on the axes of a `new_sheet`.
 """
 
