@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 
 from vislib.checks import RULES, Checks
 from vislib.engines import Answer, Request
-from vislib.engines.extractive import Extractive, evidence
+from vislib.engines.extractive import MODEL, Extractive, nearest_sentences
 from vislib.qa_format import Parsed, parse_free_form, parse_multiple_choice
 
 TASKS = ("free_form", "multiple_choice")
@@ -105,33 +105,42 @@ def test_most_samples_have_three_rounds_or_more(parsed: dict[tuple[str, str, str
             assert sum(count >= 3 for count in counts) >= least * len(counts), (kind, task, Counter(counts))
 
 
-def test_no_question_is_asked_of_more_than_its_share(parsed: dict[tuple[str, str, str], Parsed]) -> None:
-    asked: dict[str, set[str]] = defaultdict(set)
-    for (sample_id, _, _), found in parsed.items():
-        for round_ in found.rounds:
-            asked[round_.question].add(sample_id)
-    assert max(len(samples) for samples in asked.values()) <= 3  # 5 % of 60
-    assert len(asked) > 400
-
-
 def test_no_question_twice_in_one_sample(parsed: dict[tuple[str, str, str], Parsed]) -> None:
     for sample_id, kind, _ in parsed:
         questions = [r.question for task in TASKS for r in parsed[sample_id, kind, task].rounds]
         assert len(questions) == len(set(questions))
 
 
-def test_wrong_answers_stand_nowhere_on_the_page(parsed: dict[tuple[str, str, str], Parsed]) -> None:
-    seen = 0
+def test_wrong_options_of_a_gap_are_not_in_its_sentence(parsed: dict[tuple[str, str, str], Parsed]) -> None:
+    gaps = [r for found in parsed.values() for r in found.rounds if r.options and "____" in r.question]
+    assert len(gaps) > 60
+    for gap in gaps:
+        right = gap.options["ABCD".index(gap.answer)]
+        assert len(set(gap.options)) == 4
+        assert not [option for option in gap.options if option != right and f" {option} " in gap.question], gap
+
+
+def test_a_gap_is_filled_by_the_page_s_own_word(parsed: dict[tuple[str, str, str], Parsed]) -> None:
     for number in range(60):
-        sample = _sample(number)
-        page = evidence.fold(f"{sample['context']} {sample['alt_text']}")
-        for round_ in parsed[sample["sample_id"], "contextual", "multiple_choice"].rounds:
-            right = round_.options["ABCD".index(round_.answer)]
-            if evidence.fold(right) in page:  # lent by other pages, not from a closed set
-                wrong = [option for option in round_.options if option != right]
-                assert not [option for option in wrong if evidence.fold(option) in page], round_
-                seen += 1
-    assert seen > 60
+        context = _sample(number)["context"]
+        for round_ in parsed[f"s{number:03d}", "contextual", "multiple_choice"].rounds:
+            if "____" in round_.question:
+                whole = round_.question.replace("____", round_.options["ABCD".index(round_.answer)])
+                assert re.search(r"“(.+?)”", whole)[1] in context  # type: ignore[index]
+
+
+def test_sentences_near_the_picture_come_first_and_code_never() -> None:
+    context = (
+        "The old harbour lies far to the north of it. The mole was built of granite blocks.\n\n<image>\n\n"
+        "The lighthouse was lit in 1871 by two keepers. Run `make all` and open http://x/ then.\n\n"
+        "灯台は一八七一年に二人の灯台守によって初めて点灯されました。今も港の入り口に立っています。とても古い建物なので訪れる人が多い。"
+    )
+    assert nearest_sentences(context)[:3] == (
+        "The lighthouse was lit in 1871 by two keepers.",
+        "The mole was built of granite blocks.",
+        "灯台は一八七一年に二人の灯台守によって初めて点灯されました。",
+    )
+    assert not [text for text in nearest_sentences(context) if "make" in text]
 
 
 def test_the_right_letter_is_spread(parsed: dict[tuple[str, str, str], Parsed]) -> None:
@@ -149,19 +158,13 @@ def test_answers_do_not_depend_on_order_or_on_what_is_asked(requests: list[Reque
     assert len(some) == 9
 
 
-def test_basis_tells_evidence_and_set_apart_but_not_folders(requests: list[Request]) -> None:
-    engine, smaller = Extractive(), Extractive()
-    engine.study(requests)
-    smaller.study(requests[:-4])
-    first = requests[0]
+def test_basis_tells_evidence_apart_but_not_folders(requests: list[Request]) -> None:
+    engine, first = Extractive(), requests[0]
     elsewhere = {"image_path": f"/elsewhere/{Path(first.evidence['image_path']).name}"}
     moved = replace(first, evidence=first.evidence | elsewhere)
     other = replace(first, evidence=first.evidence | {"sample": _sample(0, context="<image>\n\nAnother page.")})
     assert engine.basis(first) == engine.basis(moved)
     assert engine.basis(first) != engine.basis(other)
-    assert engine.basis(first) != smaller.basis(first)
-    caption = replace(first, evidence=first.evidence | {"task": "caption"})
-    assert engine.basis(caption) == smaller.basis(caption)
 
 
 def test_non_contextual_answers_hold_nothing_of_the_page(requests: list[Request]) -> None:
@@ -177,17 +180,18 @@ def test_non_contextual_answers_hold_nothing_of_the_page(requests: list[Request]
 
 def test_every_record_says_who_wrote_it_and_costs_nothing(requests: list[Request]) -> None:
     answer = _answers(requests[:4])["s000", "contextual", "free_form"]
-    assert re.fullmatch(r"extractive-[0-9a-f]{8}", answer.model)
+    assert answer.model == MODEL
     assert (answer.tokens_in, answer.tokens_out, answer.usd) == (0, 0, 0.0)
 
 
 def test_contextual_caption_quotes_faithfully_and_measures(requests: list[Request]) -> None:
     request = replace(requests[0], evidence=requests[0].evidence | {"task": "caption"})
     caption = _answers([request])["s000", "contextual", "caption"].text
-    assert "a bridge under the sky of Lisbon" in caption
+    assert "A bridge under the sky of Lisbon" in caption
     assert "red" in caption
-    quotes = re.findall(r"“(.+?)”", caption)
-    assert quotes
+    label, *quotes = re.findall(r"“(.+?)”", caption)
+    assert label == request.evidence["sample"]["alt_text"]
+    assert len(quotes) == 2
     assert all(quote in request.evidence["sample"]["context"] for quote in quotes)
 
 
@@ -251,19 +255,6 @@ def test_no_evidence_at_all_fails_with_a_reason(tmp_path: Path) -> None:
             request = _request(_sample(1, alt_text="", context=""), path, task)
             (answer,) = _answers([request]).values()
             assert (answer.status, answer.reason, answer.text) == ("failed", "no_evidence", "")
-
-
-def test_visible_text_is_asked_with_other_pictures_words(tmp_path: Path) -> None:
-    words = ["SPEED LIMIT 55", "EXIT", "COFFEE", "PLATFORM 9", "LIBRARY", "NO PARKING"]
-    requests = [
-        _request(_sample(n, alt_text="", context=""), _picture(tmp_path, n), task, priors=_priors(word))
-        for n, word in enumerate(words)
-        for task in TASKS
-    ]
-    rounds = {k: PARSERS[k[2]](a.text).rounds for k, a in _answers(requests).items()}
-    asked = [r for found in rounds.values() for r in found if r.options and words[0] in r.options]
-    assert asked
-    assert all(len(set(r.options) & set(words)) == 4 for r in asked)
 
 
 def test_whole_campaign_of_real_documents_parses(webdocs: list[Request]) -> None:

@@ -4,16 +4,13 @@ An honest baseline, which needs no model and knows no object: it says only what 
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from PIL import Image
 
-from vislib.engines.extractive import picture
+from vislib import picture
 from vislib.experts.findings import Findings, Tag
-from vislib.runs.seeding import short_hash
 
-_FILES = [Path(__file__), Path(picture.__file__), Path(picture.__file__).with_name("colours.toml")]
-MODEL = f"measured-{short_hash(*(path.read_bytes() for path in _FILES))[:8]}"
+MODEL = "measured-1"  # raised by whoever changes what it finds
 _SHAPES = ((3, "panorama"), (1.05, "landscape format"), (0.95, "square format"), (0, "portrait format"))
 
 

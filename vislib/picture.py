@@ -1,0 +1,118 @@
+"""What can be measured in a picture without a model: format, light, named colours and where they lie.
+
+The visual part of the baselines that stand where VisCon-100K (section 3.2) and DenseFusion-1M ask a model: the
+`extractive` engine and the `measured` tagger. Every fact is a number; what lies near a bound is not said.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Array = NDArray[Any]
+_TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+NEIGHBOURS: dict[str, list[str]] = _TABLE["neighbours"]
+_SIDE = 96  # px a side, at most, of the copy that is measured
+_LEAST = 16  # px a side, below which colours and places mean nothing
+
+
+@dataclass(frozen=True)
+class Colour:
+    """One named colour of an area: its family, its usual shade, and its share of the area (0-1)."""
+
+    family: str
+    shade: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Measured facts. `areas` names the colours of each area, widest first; light is mean luma, 0-255."""
+
+    width: int
+    height: int
+    grey: bool
+    light: float
+    even: float  # share of neighbouring pixels that are equal: near 1 in drawings and screenshots
+    areas: Mapping[str, tuple[Colour, ...]]  # "all", and thirds of the picture by name
+    quarters: Mapping[str, float]  # mean light of each quarter
+
+
+def measure(image: Image.Image) -> Picture | None:
+    """Facts of an RGB picture; None for one too small to speak of."""
+    if min(image.size) < _LEAST:
+        return None
+    # Neighbours are compared at full size, in some rows: scaling would blend them.
+    step = max(1, image.height // 48)
+    lines = [image.crop((0, y, image.width, y + 1)) for y in range(0, image.height, step)]
+    rows = np.concatenate([np.asarray(line) for line in lines]).astype(np.int16)
+    size = min(_SIDE, image.width), min(_SIDE, image.height)
+    pixels = np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.int16)
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    spread = np.ptp(pixels, axis=2)
+    return Picture(
+        width=image.width,
+        height=image.height,
+        grey=bool(spread.mean() < 3 and np.percentile(spread, 99.5) < 16),
+        light=float(luma.mean()),
+        even=float((np.diff(rows, axis=1) == 0).all(axis=2).mean()),
+        areas=_areas(_shades(pixels / 255)),
+        quarters=_quarters(luma),
+    )
+
+
+def _shades(rgb: Array) -> Array:
+    """The name of each pixel, values 0-1, by the first row of the table that holds."""
+    r, g, b = (rgb[..., i] for i in range(3))
+    value, chroma = rgb.max(axis=2), np.ptp(rgb, axis=2)
+    c = np.maximum(chroma, 1e-6)
+    turns = np.select([value == r, value == g], [((g - b) / c) % 6, (b - r) / c + 2], (r - g) / c + 4)
+    hue = 60 * turns
+    saturation = np.where(chroma < 0.075, 0, chroma / np.maximum(value, 1e-6))
+    masks = []
+    for _, h0, h1, v0, v1, s0, s1 in _TABLE["shades"]:
+        turn = (hue >= h0) & (hue < h1) | (hue + 360 >= h0) & (hue + 360 < h1)
+        masks.append(turn & (value >= v0) & (value < v1) & (saturation >= s0) & (saturation < s1))
+    return np.select(masks, [row[0] for row in _TABLE["shades"]], "grey")
+
+
+def _areas(shades: Array) -> dict[str, tuple[Colour, ...]]:
+    rows = np.array_split(shades, 3)
+    columns = np.array_split(shades, 3, axis=1)
+    areas = {
+        "all": shades,
+        "upper third": rows[0],
+        "lower third": rows[2],
+        "left third": columns[0],
+        "right third": columns[2],
+    }
+    return {name: _colours(area) for name, area in areas.items()}
+
+
+def _colours(shades: Array) -> tuple[Colour, ...]:
+    """The families of an area that cover at least a thousandth of it, widest first."""
+    names, counts = np.unique(shades, return_counts=True)
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+        found.setdefault(name.rpartition(" ")[2], []).append((count, name))
+    colours = []
+    for family, parts in found.items():
+        total = sum(count for count, _ in parts)
+        usual, name = max(parts)
+        shade = name if usual > 0.6 * total else family
+        colours.append(Colour(family, shade, total / shades.size))
+    kept = (colour for colour in colours if colour.share >= 0.001)
+    return tuple(sorted(kept, key=lambda colour: (-colour.share, colour.family)))
+
+
+def _quarters(luma: Array) -> dict[str, float]:
+    found = {}
+    for row, half in zip(("upper", "lower"), np.array_split(luma, 2), strict=True):
+        for side, part in zip(("left", "right"), np.array_split(half, 2, axis=1), strict=True):
+            found[f"{row} {side}"] = float(part.mean())
+    return found
