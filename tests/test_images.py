@@ -81,10 +81,7 @@ def test_every_address_ends_in_the_ledger(tmp_path, monkeypatch):
 
 
 def test_the_embedded_pictures_answer(tmp_path, monkeypatch):
-    from vislib.sample.pictures import catalogue
-
-    name = next(name for name, entry in catalogue().items() if not {"dead", "bytes"} & set(entry))
-    urls = [f"https://photos.example/{name}", "https://photos.example/nobody-knows-this.png"]
+    urls = ["https://photos.example/collins-portrait.jpg", "https://photos.example/nobody-knows-this.png"]
     run = begin(tmp_path, urls, monkeypatch)
     images.collect_images(run)
     assert [row["status"] for row in tables.read_rows(run.data / "images")] == ["ok", "failed"]

@@ -181,7 +181,7 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
     paths = {name: str(root / name) for name in schemas}
     place = {"run_dir": str(root / "runs"), "variant": "", "limit": 0, "seed": 0, "embedding_model": "hash"}
     merging = Stage(notebook="08_merging", schema={}, values={**place, **paths, **defaults, **values})
-    run = Run(merging, merging.open_partial("key", {}), [])
+    run = Run(merging, merging.open_partial("key", {"hashes": {}, "inputs": {}}), [])
     merge_conversations(run)
     return run
 

@@ -1,16 +1,18 @@
 """Interleaved documents that come with the library, in the OBELICS form (VisCon-100K, section 3.1).
 
-`pages/*.md` hold the web pages, one readable text file each: the page's address, its title after `# `,
-paragraphs, and images as `![alt](address)`. `photographs.toml` names crops of photographs that scikit-image,
-scikit-learn and matplotlib carry, read from those packages when asked for; `drawings.toml` holds charts,
-signs and diagrams as text, drawn when asked for. The addresses use the reserved example domains. Texts and
-drawings were written for this project and are dedicated to the public domain under CC0-1.0.
+`pages/*.md` hold the web pages, one readable text file each: the page's address, its title after `# `, paragraphs,
+and images as `![alt](address)`. `images/` holds what answers at the addresses of the images, by file name. The
+addresses use the reserved example domains. Licences: `images/LICENCES.md`.
 """
 
 from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = ["image_bytes", "rows"]
+
+_IMAGES = Path(__file__).parent / "images"
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -26,8 +28,12 @@ def rows() -> Iterator[dict[str, Any]]:
         yield from pages.damaged(path.stem, row)
 
 
-def image_bytes(url: str) -> bytes | None:
-    """The encoded image behind an address of the embedded pages; None where nobody answers (a dead link)."""
-    from vislib.sample import pictures
+def image_file(url: str) -> Path:
+    """Where the picture of an address lies, by the name at its end; dead links have no file."""
+    return _IMAGES / PurePosixPath(urlsplit(url).path).name
 
-    return pictures.encoded(pictures.name_of(url))
+
+def image_bytes(url: str) -> bytes | None:
+    """What answers at an address of the embedded pages; None where nobody does (a dead link)."""
+    file = image_file(url)
+    return file.read_bytes() if file.is_file() else None
