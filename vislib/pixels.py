@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from vislib import signatures
 from vislib.colours import to_srgb
 from vislib.mending import mended as _mended
 
@@ -42,8 +43,6 @@ _TURNS = (
     Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90,
 )  # fmt: skip
 _LOSSY = {"JPEG", "WEBP", "AVIF", "JPEG2000"}
-_UNSUPPORTED = {b"<svg": "SVG", b"%!PS": "PostScript", b"%PDF": "PDF", b"ftyphei": "HEIC", b"8BPS": "PSD"}
-_SUPPORTED = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
 
 
 class ImageError(ValueError):
@@ -172,20 +171,17 @@ def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
-        stream.seek(0)
-        raise _unidentified(stream.read(512)) from error
+        raise ImageError(*_unread(stream)) from error
     except Exception as error:  # decoders meet hostile bytes with any exception there is
+        if (other := _unread(stream))[0] != "broken":  # a text that begins with BM, say
+            raise ImageError(*other) from error
         cut_off = isinstance(error, EOFError) or "truncated" in str(error).lower()
         raise ImageError("truncated" if cut_off else "broken", f"{type(error).__name__}: {error}") from error
 
 
-def _unidentified(head: bytes) -> ImageError:
-    for mark, name in _UNSUPPORTED.items():
-        if mark in head:
-            return ImageError("unsupported_format", name)
-    if head.startswith(_SUPPORTED):
-        return ImageError("broken", "the header is incomplete or damaged")
-    return ImageError("not_an_image", f"begins with {head[:24]!r}")
+def _unread(stream: IO[bytes]) -> tuple[Reason, str]:
+    stream.seek(0)
+    return signatures.unread(stream.read(signatures.LOOKED_AT))
 
 
 def _format(image: Image.Image) -> str:

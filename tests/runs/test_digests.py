@@ -91,3 +91,17 @@ def test_folders_globs_and_names_that_are_no_text(ground):
     (ground / os.fsdecode(b"na\xefve")).touch()
     assert content_hash(folder_facts(ground, expand(ground))) != content_hash(facts)
     assert list(folder_facts(ground / "*.txt", expand(ground / "*.txt"))) == ["a.txt", "b.txt"]
+
+
+def test_links_that_the_owner_placed_in_a_folder_are_part_of_it(tmp_path):
+    folder, other = tmp_path / "input", tmp_path / "other"
+    folder.mkdir()
+    (other / "deep").mkdir(parents=True)
+    (other / "deep/a.txt").write_text("one")
+    (folder / "linked").symlink_to(other)
+    (other / "back").symlink_to(folder)  # round and round
+    (other / "gone").symlink_to("nowhere")
+    assert expand(folder) == [folder / "linked/deep/a.txt"]
+    before = content_hash(folder_facts(folder, expand(folder)))
+    (other / "deep/a.txt").write_text("another")
+    assert content_hash(folder_facts(folder, expand(folder))) != before

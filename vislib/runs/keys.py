@@ -7,8 +7,9 @@ those marked [throughput]), content hashes of the inputs, and the `vislib` modul
 import ast
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +151,28 @@ def input_values(schema: Schema, values: Mapping[str, Any]) -> list[tuple[str, s
 
 
 def expand(path: Path) -> list[Path]:
-    """Files of an input: a file, all files below a folder, or the matches of a glob, sorted."""
+    """Files of an input: a file, all files below a folder, or the matches of a glob, sorted.
+
+    Links to folders are followed, each folder is entered once.
+    """
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return sorted(p for p in _below(path) if p.is_file() and not p.name.startswith("."))
     anchor = Path(path.anchor)
     return sorted(p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    entered = set[tuple[int, int]]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in entered:  # a link back to it
+            folders.clear()
+            continue
+        entered.add((stat.st_dev, stat.st_ino))
+        folders.sort()
+        yield from (Path(place, name) for name in names)
 
 
 def require_exists(path: Path, place: str, name: str, value: str) -> None:
