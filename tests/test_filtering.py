@@ -275,9 +275,10 @@ def test_workers_change_no_byte(begin):
     ("rows", "message"),
     [
         ([LONG], r"all 1 have more than max_tokens = 50 tokens, the shortest \d+; raise max_tokens"),
+        ([PLAIN], "the 1 documents within max_tokens hold no image; raise max_tokens or choose"),
         (
-            [PLAIN, document("!ftp://a.org/b.png")],
-            r"the 2 documents of .* hold 1 images, none at an http address and of min_side = 0 px; raise",
+            [PLAIN, document("!photo 1.jpg"), document("!ftp://a.org/b.png")],
+            r"of 2 images none .* \(2 not_http\), the first is not_http: 'photo 1.jpg'; the column images must",
         ),
     ],
 )

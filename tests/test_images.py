@@ -159,7 +159,11 @@ def test_a_limit_is_a_seeded_choice_of_addresses(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("urls", "root", "message"),
     [
-        (["/1.png", "/2.png", "/text.png"], "mirror", "all 3 images failed, 2 as 'not_found'"),
+        (
+            ["/1.png", "/2.png", "/text.png"],
+            "mirror",
+            "all 3 .* 2 as 'not_found' .*/1.png: no file 1.png below mirror/; .* name a folder with host/path",
+        ),
         ([], "mirror", "holds no row"),
         (["/1.png"], "no-such-folder", "no-such-folder"),
     ],

@@ -59,12 +59,24 @@ def filter_documents(run: Run) -> None:
             + (f"; {broken} more are not what 01 writes" if broken else "")
         )
     if not images.get("kept"):
-        raise InputError(
-            f"no sample is left: the {pages['kept']} documents of at most max_tokens = {parameters.max_tokens} tokens "
-            f"hold {images.get('taken', 0)} images, none at an http address and of min_side = {parameters.min_side} "
-            "px; raise max_tokens, lower min_side or change documents"
-        )
+        dropped = (row for row in tables.read_rows(run.data / "dropped") if row["reason"] in images.get("dropped", {}))
+        raise InputError(f"no sample is left: {_no_sample(pages['kept'], images, next(dropped, None))}")
     run.metrics["share_within_cap"] = round(pages["kept"] / pages["taken"], 4)
+
+
+def _no_sample(documents: int, images: Mapping[str, Any], dropped: Mapping[str, Any] | None) -> str:
+    """Why no image of the documents within the cap can be asked for, by the first that was `dropped`."""
+    if dropped is None:
+        return f"the {documents} documents within max_tokens hold no image; raise max_tokens or choose other pages"
+    reason, detail = dropped["reason"], dropped["detail"]
+    mend = (
+        "lower min_side"
+        if reason == "too_small"
+        else "the column images must hold addresses such as https://host/folder/name.jpg; 03 then takes host/folder/"
+        "name.jpg or folder/name.jpg from images_root, if that names a folder, and nothing from the web"
+    )
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(images["dropped"].items()))
+    return f"of {images['taken']} images none can be used ({counted}), the first is {reason}: {detail!r}; {mend}"
 
 
 def filter_part(

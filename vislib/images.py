@@ -58,15 +58,18 @@ def collect_images(run: Run) -> None:
     if not account["kept"]:
         reasons = account["dropped"]
         commonest = max(reasons, key=lambda reason: reasons[reason])
+        dropped = read_rows(run.data / "dropped")
+        first = next(row for row in dropped if row["reason"] == commonest)
         raise InputError(
             f"03_images: all {account['taken']} images failed, {reasons[commonest]} as {commonest!r} (data/dropped "
-            f"has each); images_root is {p.images_root!r}: {_mend(p.images_root, commonest)}"
+            f"has each), the first {first['id']}: {first['detail']}; images_root is {p.images_root!r}: "
+            f"{_mend(p.images_root, commonest)}"
         )
 
 
 def _mend(images_root: str, reason: str) -> str:
     if images_root:
-        return "name the folder that mirrors the paths of the image URLs, or nothing to fetch them"
+        return "name a folder with host/path or path of each address in it, or nothing to fetch them"
     if reason == "not_public":
         return "addresses inside a network are asked only where allow_hosts names them, as host:port"
     return "the web is asked directly, without a proxy of the environment; try a link from this machine"
@@ -104,8 +107,10 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
     it), else `<root>/a/b.png`. No address leads out of `root` (absolute) by its path, nor to a file above
     `max_bytes`; links that the folder's owner placed in it are followed, wherever they lead.
     """
+    tried: list[str] = []
     try:
         for path in _candidates(url, root):
+            tried.append(os.path.relpath(path, root))
             if not path.is_relative_to(root):
                 raise ImageError("outside_root", f"{path.name} lies outside the folder")
             if path.is_file():
@@ -115,7 +120,7 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise ImageError("unreadable", f"{error.strerror}: {error.filename}") from error
-    raise ImageError("not_found", f"no such file below {root.name}/")
+    raise ImageError("not_found", f"no file {tried[0]} below {root.name}/")
 
 
 def _candidates(url: str, root: Path) -> Iterator[Path]:
