@@ -65,16 +65,19 @@ def models_figure(folder: Path, cells: Sequence[Cell], accuracies: dict[str, flo
 
 
 def test_every_benchmark_has_a_place_and_means_stand_apart(tmp_path: Path) -> None:
-    means = {"mean": 0.57, "mean_without_seedbench": 0.54}
-    (axes,) = models_figure(tmp_path, SHARE, SIX | means, [])
-    assert [tick.get_text().split("\n")[0] for tick in axes.get_xticklabels()] == [
-        "SEED", "MMBench", "MMMU", "AI2D", "ScienceQA", "LLaVA-Bench", "mean", "mean",
+    means = {"mean": 0.57, "mean_seedbench_image": 0.58, "mean_without_seedbench": 0.54}
+    parts = {"seedbench_image": 0.75, "seedbench_video": 0.4}
+    (axes,) = models_figure(tmp_path, SHARE, SIX | parts | means, [])
+    names = [tick.get_text().replace("\n", " ").partition(" n =")[0] for tick in axes.get_xticklabels()]
+    assert names == [
+        "SEED all", "SEED image", "SEED video", "MMBench", "MMMU", "AI2D", "ScienceQA", "LLaVA- Bench",
+        "mean SEED all", "mean SEED image", "mean without SEED",
     ]  # fmt: skip
-    assert axes.get_xticklabels()[0].get_text() == "SEED\nn = 100"
+    assert axes.get_xticklabels()[0].get_text() == "SEED\nall\nn = 100"
     assert texts(axes) == ["base", "captions", "leaky mix"]
     assert not red(axes)
     shown = sorted(round(float(bar.lines[0].get_ydata()[0])) for bar in axes.containers)
-    assert shown == sorted(round(100 * (value + n / 100)) for value in (SIX | means).values() for n in range(3))
+    assert shown == sorted(round(100 * (value + n / 100)) for value in (SIX | parts | means).values() for n in range(3))
     assert len({bar.lines[0].get_marker() for bar in axes.containers}) == 3
 
 
@@ -92,6 +95,7 @@ def test_the_papers_means_stand_beside_the_models_that_the_set_names_alone(tmp_p
     assert {round(float(line.get_ydata()[0]), 2) for line in red(named)} == {60.35, 59.51, 60.81}
     assert "leaky mix 60.81\nbase 60.35\nnon-contextual 59.51" in texts(named)
     assert not red(other)
+    assert "SEED unknown" in named.get_xticklabels()[-1].get_text()
     reported = benchmarks.paper_table(["ShareGPT4V-7b"])
     assert reported["model"].tolist() == ["ShareGPT4V-7b (paper)"] * 3
     assert set(reported["benchmark"]) == {"mean"}
@@ -135,6 +139,18 @@ def test_arms_are_shown_in_the_order_asked_for_and_a_mean_without_a_number_is_no
         benchmarks.marks(map(str, range(30)))
 
 
+def test_a_number_of_the_papers_stands_beside_ours_of_the_same_part_of_seed_alone(tmp_path: Path) -> None:
+    ours = {"seedbench": 0.6, "seedbench_image": 0.67, "seedbench_video": 0.4}
+    (shares, _, priors), _ = densefusion(tmp_path, [("LLaVA-1.5-7B", "densefusion")], ours, ["densefusion"])
+    names = [[tick.get_text() for tick in axes.get_yticklabels()] for axes in (shares, priors)]
+    assert {"SEED all", "SEED image", "SEED video"} <= set(names[0])
+    assert {"SEED all", "SEED image", "SEED, variant unknown"} <= set(names[1])
+    paper = benchmarks.densefusion_table().set_index("benchmark")["accuracy"]
+    assert paper["seedbench_image"].tolist() == [0.662, 0.701]
+    assert paper["seedbench_unknown"].tolist() == [0.603, 0.608]
+    assert "seedbench" not in paper.index
+
+
 def compared(folder: Path, benchmark: str = "seedbench", **changes: Any) -> Path:
     row = {"model": "ShareGPT4V-7b", "arm": "base", "reference": "leaky_mix", "benchmark": benchmark,
            "n": 90, "b": 11, "c": 23, "difference": -0.12, "low": -0.2, "high": -0.04, "p": 0.0576,
@@ -142,9 +158,13 @@ def compared(folder: Path, benchmark: str = "seedbench", **changes: Any) -> Path
     return write(folder, COMPARISONS, [row | changes, row | changes | {"arm": "captions", "p": None, "p_holm": None}])
 
 
-def sheet(tmp_path: Path, benchmark: str, paper: Sequence[str], **changes: Any) -> tuple[Any, list[str]]:
+SIZES = [{"model": "ShareGPT4V-7b", "arm": "base", "seed": seed, "supervised_tokens": 1000} for seed in (0, 1)]
+
+
+def sheet(
+    tmp_path: Path, benchmark: str, paper: Sequence[str], sizes: Sequence[dict[str, Any]] = SIZES, **changes: Any
+) -> tuple[Any, list[str]]:
     scores = benchmarks.load_scores(scores_at(tmp_path, SHARE, SIX | {"mme": 1500.0}), [])
-    sizes = [{"model": "ShareGPT4V-7b", "arm": "base", "seed": seed, "supervised_tokens": 1000} for seed in (0, 1)]
     arms = benchmarks.load_arms([write(tmp_path / "arms", ARMS, sizes)])
     tests = pd.read_parquet(compared(tmp_path / "comparisons", benchmark, **changes))
     table = arm_table.join(scores, tests, arms, benchmark)
@@ -165,10 +185,33 @@ def test_the_table_says_what_was_tested_and_leaves_cells_empty_that_nobody_knows
     assert not any("paper" in text for text in said)
 
 
+def test_arms_of_unequal_size_are_marked_and_their_sizes_said(tmp_path: Path) -> None:
+    sizes = [
+        {"model": "ShareGPT4V-7b", "arm": arm, "samples": 90, "supervised_tokens": tokens}
+        for arm, tokens in (("base", 2_000_000), ("captions", 995_000), ("leaky_mix", 1_000_000))
+    ]
+    table, said = sheet(tmp_path, "seedbench", [], sizes)
+    unequal = dict(zip(table["arm"], table["unequal"], strict=True))
+    assert unequal == {"base": "2 M supervised tokens to 1 M", "captions": "", "leaky_mix": ""}
+    assert {"base †", "captions", "leaky mix"} <= set(said)
+    assert any("† Unequal to the reference" in text and "base 2 M supervised tokens to 1 M." in text for text in said)
+    assert not any("†" in text for text in sheet(tmp_path / "unknown", "seedbench", [])[1])
+
+
+def test_the_table_says_which_checkpoints_p_is_about_and_how_far_two_seeds_lie_apart(tmp_path: Path) -> None:
+    _, said = sheet(tmp_path / "a", "seedbench", [], claim="these two checkpoints")
+    assert "p is about these two checkpoints, not about arms trained again." in said
+    assert any("no A/A comparison" in text for text in said)
+    several = {"claim": "these 2 and 2 checkpoints", "aa_difference": 0.004, "aa_p": 0.41, "detectable": 0.02}
+    _, said = sheet(tmp_path / "b", "seedbench", [], **several, p_clustered=0.2)
+    assert "A/A, two seeds of one arm compared in the same way: +0.4, p = 0.41." in said
+    assert said.count("2.0") == said.count("0.200") == 2
+
+
 def test_the_papers_tests_are_marked_as_the_papers_and_stand_at_seed_alone(tmp_path: Path) -> None:
     _, said = sheet(tmp_path / "a", "seedbench", ["ShareGPT4V-7b"])
     (line,) = [text for text in said if "paper" in text]
-    assert "against base p = 2.118e-05, against captions p = 0.027" in line
+    assert "on SEED, variant unknown: against base p = 2.118e-05, against captions p = 0.027" in line
     assert not any("paper" in text for text in sheet(tmp_path / "b", "ai2d", ["ShareGPT4V-7b"])[1])
 
 

@@ -1,6 +1,7 @@
 """The stage function of 12: every model answers, then scores and comparisons are drawn from all answers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vislib.evaluation.answers import Arm, answer_row, choice_row, open_arms
@@ -8,6 +9,7 @@ from vislib.evaluation.lmms import lmms_rows
 from vislib.evaluation.questions import LOCAL, MULTIPLE_CHOICE, Item, load_items, write_task
 from vislib.evaluation.statistics import Statistics
 from vislib.runs import choose, tables
+from vislib.runs.contract import ARM_SIZES
 from vislib.runs.tables import Output, Row
 from vislib.training import generation
 from vislib.training.generation import Question
@@ -75,6 +77,21 @@ def local_rows(run: "Run", arms: list[Arm], items: list[Item], output: Output) -
                 else answer_row(item.id, said, item.answer, question_type=item.type)
             )
             yield {"model": arm.model, "arm": arm.arm, "seed": arm.seed, "benchmark": LOCAL, **row}
+
+
+def arm_sizes(run: "Run") -> Any:
+    """What each model of the parameters learnt from, as 10 left it beside the model; NaN where it is not known."""
+    import pandas
+
+    arms = open_arms(run)
+    table = pandas.DataFrame([{"model": arm.model, "arm": arm.arm, "seed": arm.seed} for arm in arms])
+    rows = [row for arm in arms for row in _left_by_10(Path(arm.place).parent / "arms")]
+    left = pandas.DataFrame(rows).reindex(columns=["model", "arm", "seed", *ARM_SIZES])
+    return table.merge(left, on=["model", "arm", "seed"], how="left")
+
+
+def _left_by_10(folder: Path) -> Iterator[Row]:
+    return tables.read_rows(folder) if folder.is_dir() else iter(())
 
 
 def wrong_answers(run: "Run", count: int) -> list[Row]:

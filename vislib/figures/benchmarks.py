@@ -22,13 +22,20 @@ TINY = "tiny models: the path, not a result"
 JUDGED = ("llava_in_the_wild", "mmvet")  # by a judge
 MME = ("mme", "mme_cognition")  # in points, not per cent
 LETTERS = "abcdefgh"  # of panels
-MEANS = ("mean", "mean_without_seedbench")
+SEED_PARTS = ("seedbench_image", "seedbench_video")  # drawn beside the whole
+MEANS = ("mean", "mean_seedbench_image", "mean_without_seedbench")
+_WIDE = 9  # benchmarks and means whose names have room in the usual size
 _SHAPES = "osD^vPX<>hdp"  # of marks, every other one hollow
 _RED: dict[str, Any] = {"color": CONTRAST, "markeredgecolor": CONTRAST, "markeredgewidth": 0.9, "linewidth": 0.9}
 
 
 def title_of(name: str) -> str:
     """How a benchmark of 12 or an arm is called on figures."""
+    return tick_of(name).replace("-\n", "-").replace("\n", " ")
+
+
+def tick_of(name: str) -> str:
+    """The same in two lines where it is long."""
     return str(REFERENCE["titles"].get(name, name.replace("_", " ")))
 
 
@@ -66,14 +73,14 @@ def load_arms(tables: Sequence[Path]) -> Any:
 def remarks(table: Path, scores: Any, *, paper: Sequence[str] = ()) -> str:
     """What small print says of the `scores` read from `table`: intervals, seeds, who judged, what is the paper's."""
     parameters = read_record(table.parent.parent).get("hashes", {}).get("parameters", {})
-    said = [f"Lines: {100 * parameters.get('confidence', 0.95):g} % intervals over questions."]
+    said = [f"Lines: {100 * parameters.get('confidence', 0.95):g} % intervals over pages or images."]
     if (seeds := int(scores["seeds"].max())) > 1:
         said.append(f"Marks: means of up to {seeds} seeds.")
     if judged := [title_of(name) for name in JUDGED if name in set(scores["benchmark"])]:
         said.append(f"Judge of {' and '.join(judged)}: {parameters.get('judge') or 'its name is not known'}.")
     if set(paper) & set(scores["model"]):
         source = REFERENCE["viscon"]
-        said.append(f"Red: {source['source']}, over its six benchmarks, judge {source['judge']}.")
+        said.append(f"Red: {source['source']}, over its six benchmarks, judge {source['judge']}, {source['variant']}.")
     return " ".join(said)
 
 
@@ -156,9 +163,10 @@ def plot_benchmarks(
     scores = scores[~scores["benchmark"].isin(MME)]
     arms, found = (list(dict.fromkeys(scores[name])) for name in ("arm", "benchmark"))
     tasks, means = ([b for b in found if (b in MEANS) is mean] for mean in (False, True))
+    tasks.sort(key=lambda name: found.index("seedbench") if name in SEED_PARTS else found.index(name))
     places = {b: n + 0.3 * (b in MEANS) for n, b in enumerate([*tasks, *means])}
     sizes = scores.groupby("benchmark")["n"].max()
-    labels = [title_of(b) + f"\nn = {sizes[b]:,}" * (b not in MEANS) for b in places]
+    labels = [tick_of(b) + f"\nn = {sizes[b]:,}" * (b not in MEANS) for b in places]
     step = min(0.12, 0.8 / len(arms))
     for row in scores.itertuples():
         place = places[row.benchmark] + step * (arms.index(row.arm) - (len(arms) - 1) / 2)
@@ -166,12 +174,13 @@ def plot_benchmarks(
     borders, end = [len(tasks) - 0.35], len(places) + 0.5
     if paper:
         _plot_paper_means(axes, paper, looks, end)
-        labels.append("mean\nin the paper")
+        labels.append("mean in\nthe paper,\nSEED unknown")
         places["paper"], borders = end, [*borders, end - 0.65]
     for border in borders if means or paper else []:
         axes.axvline(border, color="0.8", linewidth=0.6)
     axes.set(xlim=(-0.6, max(places.values()) + 0.5 + 0.55 * bool(paper)), ylabel="Accuracy, %")
-    axes.set_xticks(list(places.values()), labels)
+    small: dict[str, Any] = {"fontsize": 5.5} if len(places) > _WIDE else {}
+    axes.set_xticks(list(places.values()), labels, **small)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     legend(axes, title, columns=8)
@@ -197,7 +206,8 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
     names = scores["arm"].map(title_of)
     scores = scores.assign(name=scores["model"] + ": " + names if several else names)
     looks, points = marks(scores["name"]), scores["benchmark"].isin(MME)
-    ablated = scores[scores["arm"].isin(fusion) & scores["benchmark"].isin(paper["fusion"])]
+    asked = {*paper["fusion"], "seedbench", "seedbench_image"}  # which one the paper means is not known
+    ablated = scores[scores["arm"].isin(fusion) & scores["benchmark"].isin(asked)]
     gains = {name: pair for name, pair in paper["gains"].items() if name not in MME}
     plot_gains(panels[0], gains, scores[~points], looks, x="Accuracy, %", labels=paper["labels"]["gains"])
     plot_gains(panels[1], {"mme": paper["gains"]["mme"]}, scores[points], looks, x="Points", labels=("", ""))

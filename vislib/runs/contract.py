@@ -68,6 +68,7 @@ ARMS = _schema(
     model=_TEXT, arm=_TEXT, seed=_INT, base=_TEXT, method=_TEXT, conversations=_TEXT, samples=_INT, rows=_INT,
     own_rows=_INT, text_only_rows=_INT, tokens=_INT, image_tokens=_INT, supervised_tokens=_INT, steps=_INT,
 )  # fmt: skip
+ARM_SIZES = ("samples", "rounds", "supervised_tokens")  # arms whose data are compared should share these
 PREDICTIONS = _schema(sample_id=_TEXT, doc_id=_TEXT, system=_TEXT, caption=_TEXT, reference=_TEXT)
 CAPTION_SCORES = _schema(system=_TEXT, metric=_TEXT, score=_REAL, low=_REAL, high=_REAL, n=_INT, signature=_TEXT)
 _CELL = {"model": _TEXT, "arm": _TEXT}
