@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from vislib import experts
-from vislib.experts import Box, Findings, Tag, Text, stage
+from vislib.experts import Box, Findings, Tag, Text, panel, stage
 from vislib.experts.measured import MODEL, MeasuredTagger
 from vislib.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
@@ -100,6 +100,23 @@ def test_each_image_is_looked_at_once_and_has_its_priors(tmp_path, monkeypatch):
     assert run.metrics["seconds_per_image_ocr"] >= 0
     assert set(run.counts()) == {"image", "tagger", "open_detector", "ocr"}
     run.finish()
+
+
+def test_large_pictures_are_seen_whole_a_few_at_once_and_notes_are_counted(tmp_path, monkeypatch):
+    seen: list[list[tuple[int, int]]] = []
+
+    class Noting(Fixed):
+        def __call__(self, images, tags):
+            seen.append([image.size for image in images])
+            return [Findings(notes=("read_small",)) for _ in images]
+
+    monkeypatch.setattr(stage, "team", lambda settings: (Noting("ocr", Findings()),))
+    monkeypatch.setattr(stage, "_FEWEST_SHARDS", 1)
+    monkeypatch.setattr(panel, "_PIXELS", 400_000)
+    run = begin(tmp_path, [picture(width) for width in (3000, 50, 4000, 60)], monkeypatch, batch_size=4)
+    experts.run_experts(run)
+    assert [[width for width, _ in batch] for batch in seen] == [[3000, 50], [4000], [60]]
+    assert run.metrics["read_small"] == 4
 
 
 def test_an_expert_that_fails_on_an_image_loses_that_image_only(tmp_path, monkeypatch):

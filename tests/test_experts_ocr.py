@@ -9,7 +9,7 @@ from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from vislib.experts.findings import Text
-from vislib.experts.ocr import Reader, cleaned, framed, in_reading_order
+from vislib.experts.ocr import BELOW_HALF, Reader, cleaned, framed, in_reading_order
 from vislib.pixels import read_image
 
 FONT = Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # comes with a pinned package
@@ -71,10 +71,28 @@ def test_light_on_dark_and_small_pictures_are_read(reader):
     assert 0.1 < tower.x1 < 0.2
 
 
+def test_a_long_page_is_read_line_by_line(reader):
+    """Scaled by its longest side to 800 px, as it once was, it shows no letter."""
+    page = Image.new("RGB", (400, 1300), "white")
+    lines = [f"{number} harbour lantern bridge" for number in range(1, 14)]
+    for number, words in enumerate(lines):
+        ImageDraw.Draw(page).text((20, 100 * number + 30), words, "black", ImageFont.truetype(FONT, 22))
+    found = read(reader, page)
+    assert [text.text for text in found] == lines
+    for number, text in enumerate(found):
+        assert text.y1 * 1300 == pytest.approx(100 * number + 35, abs=12)
+        assert (text.x1 * 400, text.x2) == (pytest.approx(20, abs=12), pytest.approx(0.85, abs=0.15))
+
+
+def test_what_is_read_below_half_its_size_is_said(reader):
+    ample, small = reader([Image.new("RGB", (2000, 1500)), Image.new("RGB", (1500, 1000))], [[], []])
+    assert (ample.notes, small.notes) == ((BELOW_HALF,), ())
+
+
 @pytest.mark.parametrize(
     ("size", "ground"),
-    [((1, 1), "white"), ((3, 3), "navy"), ((640, 480), "white"), ((300, 200), "grey"), ((5000, 20), "black"),
-     ((20, 5000), "grey"), ((1, 3000), "white")],
+    [((1, 1), "white"), ((3, 3), "navy"), ((640, 480), "white"), ((300, 200), "grey"), ((1300, 20), "black"),
+     ((20, 1300), "grey"), ((1, 900), "white")],
 )  # fmt: skip
 def test_where_there_is_nothing_nothing_is_read(reader, size, ground):
     assert read(reader, Image.new("RGB", size, ground)) == []

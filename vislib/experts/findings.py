@@ -49,6 +49,7 @@ class Findings:
     tags: tuple[Tag, ...] = ()
     boxes: tuple[Box, ...] = ()
     texts: tuple[Text, ...] = ()
+    notes: tuple[str, ...] = ()  # what run.json counts: that a picture could not be read well, say
 
 
 class Expert(Protocol):

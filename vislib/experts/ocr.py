@@ -1,7 +1,8 @@
 """Text in images, read by RapidOCR, whose models come inside its package (DenseFusion-1M, Perceptual Fusion: OCR).
 
 Its models read Latin with accents, digits, Chinese and Japanese, and single Greek letters. The picture is scaled and
-framed here: what the package itself does to very long or flat pictures costs gigabytes or misplaces the boxes.
+framed here, a long one in tiles: what the package itself does to very long or flat pictures costs gigabytes or
+misplaces the boxes.
 """
 
 import unicodedata
@@ -14,11 +15,13 @@ import numpy as np
 from PIL import Image
 
 from vislib.experts.findings import Findings, Text
+from vislib.experts.tiles import legible_scale, merged, tile_boxes
 from vislib.pixels import scaled
 from vislib.runs.errors import InputError
 
 _LEAST = 184  # px a side of the canvas: the detector enlarges its short side to 736, small print asks for no more
 _LONGEST = 2  # times its short side, of the canvas: as many lines are found as at 4, in five sixths of the time
+BELOW_HALF = "ocr_read_below_half_size"  # the note: small print was lost, what was read may be wrong
 _PARTS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
 
 
@@ -28,7 +31,9 @@ class Reader:
     name = "ocr"
 
     def __init__(self, *, threshold: float, side: int, threads: int) -> None:
-        """`threshold`: least score of a line, 0-1. `side`: px to which the longest side is scaled down."""
+        """`threshold`: least score of a line, 0-1. `side`: px of the longest side that is read at
+        once: larger pictures are scaled down to it, long ones read in tiles (`tiles`).
+        """
         import cv2
         import rapidocr
 
@@ -45,21 +50,30 @@ class Reader:
 
     def __call__(self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]) -> list[Findings]:
         """The texts of each image; `tags` are not looked at."""
-        return [Findings(texts=tuple(self._read(image))) for image in images]
+        return [self._read(image) for image in images]
 
-    def _read(self, image: Image.Image) -> list[Text]:
-        small = scaled(image, self._side)
-        canvas, left, top = framed(small)
+    def _read(self, image: Image.Image) -> Findings:
+        scale = legible_scale(image.size, self._side)
+        small = scaled(image, round(max(image.size) * scale))
+        boxes = tile_boxes(small.size, self._side)
+        texts = merged((self._lines(small, box) for box in boxes), wide=small.width > small.height)
+        notes = (BELOW_HALF,) if scale < 0.5 else ()
+        return Findings(texts=tuple(in_reading_order(texts)), notes=notes)
+
+    def _lines(self, small: Image.Image, box: tuple[int, int, int, int]) -> list[Text]:
+        """The lines of one tile, their places those in the whole picture."""
+        canvas, left, top = framed(small.crop(box))
         found: Any = self._engine(np.asarray(canvas)[:, :, ::-1])  # OpenCV's order of colours
         if not getattr(found, "txts", None):
             return []
         texts = []
         for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True):
-            spots = np.clip((np.asarray(corners) - (left, top)) / small.size, 0, 1).round(5)
+            spots = np.asarray(corners) - (left, top) + box[:2]
+            spots = np.clip(spots / small.size, 0, 1).round(5)
             (x1, y1), (x2, y2) = spots.min(axis=0).tolist(), spots.max(axis=0).tolist()
             if (words := cleaned(text)) and x1 < x2 and y1 < y2:
                 texts.append(Text(words, round(float(score), 4), x1, y1, x2, y2))
-        return in_reading_order(texts)
+        return texts
 
 
 def _models(folder: Path) -> dict[str, Path]:

@@ -13,11 +13,13 @@ from PIL import Image
 
 from vislib.experts.boxes import balanced, clipped, merge
 from vislib.experts.findings import Expert, Findings
-from vislib.pixels import ImageError, read_image, scaled
+from vislib.pixels import ImageError, read_image
 from vislib.runs.tables import Output, Row
 
-SIDE = 2048  # px that experts see of a picture's longest side: a batch of larger ones would fill the memory
-Seen = tuple[str, Image.Image, tuple[int, int]]  # image_id, picture, its full size in px
+# Pixels at once, 100 MB. Each expert scales once, from the full picture: what is legible after one
+# scaling is lost after two, and a long page must not be scaled by its longest side.
+_PIXELS = 2**25
+Seen = tuple[str, Image.Image]  # image_id, picture
 
 
 class Panel:
@@ -30,8 +32,18 @@ class Panel:
 
     def look(self, rows: Sequence[Row], root: Path) -> None:
         """Write the priors of a batch: rows of image_id, path below `root`, image_url and reason (without a path)."""
-        if not (seen := list(self._readable(rows, root))):
-            return
+        seen: list[Seen] = []
+        pixels = 0
+        for image_id, image in self._readable(rows, root):
+            if seen and pixels + image.width * image.height > _PIXELS:
+                self._look(seen)
+                seen, pixels = [], 0
+            seen.append((image_id, image))
+            pixels += image.width * image.height
+        if seen:
+            self._look(seen)
+
+    def _look(self, seen: Sequence[Seen]) -> None:
         tags: list[list[str]] = [[] for _ in seen]
         found: dict[str, list[Findings]] = {}
         for expert in self.experts:
@@ -40,8 +52,8 @@ class Panel:
             self.output.note(f"seconds_{expert.name}", time.perf_counter() - began)
             if expert.name == "tagger":
                 tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
-        for place, (image_id, _, size) in enumerate(seen):
-            prior = self._prior({name: findings[place] for name, findings in found.items()}, size)
+        for place, (image_id, image) in enumerate(seen):
+            prior = self._prior({name: findings[place] for name, findings in found.items()}, image.size)
             self.output.write("priors", {"image_id": image_id} | prior)
             self.output.keep("image")
 
@@ -58,11 +70,11 @@ class Panel:
             except OSError as error:
                 self.output.drop("image", row["image_id"], "unreadable", f"{error.strerror}: {row['path']}")
             else:
-                yield row["image_id"], scaled(image, SIDE), image.size
+                yield row["image_id"], image
 
     def _ask(self, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]) -> list[Findings]:
         try:
-            found = expert([image for _, image, _ in seen], tags)
+            found = expert([image for _, image in seen], tags)
         except Exception as error:  # models meet odd pictures with any exception there is
             if len(seen) > 1:
                 return [self._ask(expert, [one], [words])[0] for one, words in zip(seen, tags, strict=True)]
@@ -86,6 +98,8 @@ class Panel:
         }
         for kind, entries in prior.items():
             self.output.note(kind, len(entries))
+        for note in (note for findings in found.values() for note in findings.notes):
+            self.output.note(note)
         self.output.note("images_with_text", bool(prior["texts"]))
         self.output.note("boxes_without_area", len(given) - sum(map(len, whole.values())))
         self.output.note("boxes_given", len(given))
