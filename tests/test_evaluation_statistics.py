@@ -102,6 +102,7 @@ def test_without_clusters_the_test_is_mcnemars_and_with_them_it_is_not():
     (alone,) = statistics(rows).comparisons("base")
     assert alone["p_clustered"] == alone["p_holm"] == pytest.approx(alone["p"])
     assert alone["clusters"] == alone["n"] == 36
+    assert alone == next(iter(statistics(rows, ["", None] * 36).comparisons("base")))
     pictures = [f"picture {n // 4}" for n in range(36)] * 2
     (row,) = statistics(rows, pictures).comparisons("base")
     assert (row["p"], row["b"], row["c"], row["clusters"]) == (alone["p"], 12, 4, 9)

@@ -89,8 +89,8 @@ class Statistics:
         table = table.assign(**{name: value for name, value in blank.items() if name not in table})
         values = table["points"].astype(float).fillna(table["correct"].astype(float))
         own = "question " + table["sample_id"].astype(str)
-        clusters = table["cluster"].where(table["cluster"].astype(bool), own)
-        table = table.assign(value=values, cluster=clusters)[values.notna()]
+        known = table["cluster"].fillna("").astype(str)
+        table = table.assign(value=values, cluster=known.where(known != "", own))[values.notna()]
         parts = table[(table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)]
         parts = parts.assign(benchmark=SEED_BENCHMARK + "_" + parts["question_type"])
         self.results = pandas.concat([table, parts], ignore_index=True) if len(parts) else table

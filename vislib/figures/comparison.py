@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from math import comb, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +201,16 @@ def _thumbnail(path: Path | None, side: int) -> str:
 def tally(votes: Any) -> dict[str, float]:
     """Votes (a table with `choice`) by outcome. Where one side was preferred: the left one's share, its Wilson 95 %
     interval, and the exact two-sided p of the sign test."""  # fmt: skip
+    from scipy.stats import binomtest
+
     counts = {choice: int((votes["choice"] == choice).sum()) for choice in CHOICES}
-    won, n, z = counts["left"], counts["left"] + counts["right"], 1.959964
+    won, n = counts["left"], counts["left"] + counts["right"]
     if not n:
         return {**counts}
-    middle, spread = (won + z * z / 2) / (n + z * z), z / (n + z * z) * sqrt(won * (n - won) / n + z * z / 4)
-    p = min(1.0, 2 * sum(comb(n, k) for k in range(min(won, n - won) + 1)) / 2**n)
-    return {**counts, "left_share": won / n, "from": middle - spread, "to": middle + spread, "sign_test_p": p}
+    test = binomtest(won, n)
+    low, high = test.proportion_ci(0.95, method="wilson")
+    interval = {"from": float(low), "to": float(high)}
+    return {**counts, "left_share": won / n, **interval, "sign_test_p": float(test.pvalue)}
 
 
 def plot_words(axes: Axes, sides: Mapping[str, Any], *, title: str = "") -> None:
