@@ -1,6 +1,7 @@
 """A process that asks, for tests that stop it: `python -m tests.asking_process FOLDER REQUESTS SETTINGS`."""
 
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -22,10 +23,10 @@ def start(folder: Path, n: int, **settings: Any) -> subprocess.Popen[str]:
 
 
 def wait_for(process: subprocess.Popen[str], word: str) -> None:
-    """Read the process's lines until one is `word`."""
+    """Read the process's lines until one begins with `word`."""
     assert process.stdout
     for line in process.stdout:
-        if line.strip() == word:
+        if line.startswith(word):
             return
     raise AssertionError(f"the process ended before it said {word}")
 
@@ -33,6 +34,8 @@ def wait_for(process: subprocess.Popen[str], word: str) -> None:
 if __name__ == "__main__":
     import openai  # noqa: F401 -- its second of loading is not to count as asking
 
+    logging.getLogger("vislib.runs.interrupts").addHandler(logging.StreamHandler(sys.stdout))
+    logging.getLogger("vislib.runs.interrupts").setLevel(logging.INFO)
     OpenAIChat.backoff_s = 0.02
     ground = Ground(Path(sys.argv[1]), max_failure_rate=1.0)
     print("begun", flush=True)

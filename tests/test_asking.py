@@ -168,7 +168,7 @@ def test_sigterm_finishes_what_is_under_way(tmp_path):
         process.terminate()
         assert process.wait(60) == -signal.SIGTERM
         billed = bill(url)["billed"]
-    assert 8 <= len(billed) < 40
+    assert 8 <= len(billed) < 100
     assert len(Ground(tmp_path).journal("openai")) == len(billed)
 
 
@@ -179,7 +179,7 @@ def test_a_second_interrupt_is_immediate(tmp_path):
         while not bill(url)["asked"]:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        wait_for(process, "interrupted")
         assert process.poll() is None  # it waits for what is under way
         process.send_signal(signal.SIGINT)
         assert process.wait(30) != 0

@@ -59,9 +59,9 @@ def interrupted(ground, server, n):
 
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
-    assert ready.wait(20)
+    assert ready.wait(120)
     os.kill(child.pid, signal.SIGTERM)
-    child.join(20)
+    child.join(120)
     server.polls = 1
     return child.exitcode
 

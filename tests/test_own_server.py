@@ -87,7 +87,7 @@ def answers(run: Ground, n: int) -> list[Answer]:
 
 
 def facts(folder: Path) -> dict:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (folder / "facts.json").exists() or not (folder / "facts.json").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -96,7 +96,7 @@ def facts(folder: Path) -> dict:
 
 def assert_nothing_is_left(folder: Path) -> None:
     """Server, guard and the server's child are gone, and the lock of the run is free."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(is_alive(pid) for pid in facts(folder)["pids"]) or not is_free(folder / ".workers.lock"):
         assert time.monotonic() < deadline, facts(folder)
         time.sleep(0.02)
@@ -165,7 +165,7 @@ def test_nothing_outlives_the_one_that_asks(run, tmp_path, mood, number):
     facts(tmp_path)
     time.sleep(1.0)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode != 0
     assert_nothing_is_left(tmp_path)
 

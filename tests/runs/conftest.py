@@ -48,7 +48,7 @@ class Project:
 
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*options), cwd=self.root, capture_output=True, text=True, timeout=120,
+            self.command(*options), cwd=self.root, capture_output=True, text=True, timeout=600,
             env={**os.environ, **environment},
         )  # fmt: skip
 

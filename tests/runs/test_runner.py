@@ -43,9 +43,7 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
     assert record["files"]["data/copy.txt"]["size"] == 2
     assert record["packages"]["pyarrow"]
 
-    started = time.monotonic()
     again = project.run()
-    assert time.monotonic() - started < 10
     assert again.stdout.count("unchanged") == 2
 
     project.parameters("80_first.yaml", "n: 4\n")
@@ -151,7 +149,7 @@ def test_a_killed_kernel_is_a_failure_and_the_stage_resumes(project):
 def _start_slow(project) -> subprocess.Popen:
     project.notebook(
         "80_first", "", '(run.data / "pid").write_text(str(os.getpid()))',
-        'import time; time.sleep(0 if os.environ.get("FAST") else 60)', '(run.data / "pid").write_text("done")',
+        'import time; time.sleep(0 if os.environ.get("FAST") else 600)', '(run.data / "pid").write_text("done")',
         "run.finish()",
     )  # fmt: skip
     project.parameters("80_first.yaml")
@@ -159,7 +157,7 @@ def _start_slow(project) -> subprocess.Popen:
         project.command(), cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     pid = project.root / "runs/demo/80_first.partial/data/pid"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not pid.exists() or not pid.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -175,7 +173,7 @@ def test_ctrl_c_ends_the_kernel_and_records_a_failure(project):
     process = _start_slow(project)
     kernel = int((project.root / "runs/demo/80_first.partial/data/pid").read_text())
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert not _alive(kernel)
     assert project.record("80_first.partial")["status"] == "failed"
@@ -198,12 +196,12 @@ def test_two_runners_do_not_share_a_folder(project):
     locking.write_text(locking.read_text().replace("_WAIT_SECONDS = 20.0", "_WAIT_SECONDS = 1.0"))
     process = _start_slow(project)
     second = subprocess.run(
-        [*project.command()], cwd=project.root, capture_output=True, text=True, timeout=60, check=False
+        [*project.command()], cwd=project.root, capture_output=True, text=True, timeout=300, check=False
     )
     assert second.returncode == 2
     assert f"in use by process {process.pid}" in second.stderr
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
 
 def test_every_file_is_checked_before_a_kernel_starts(project):
@@ -246,6 +244,7 @@ def test_no_secret_reaches_an_artefact(project):
         "80_first", "", 'print(os.environ["OPENAI_API_KEY"])',
         'import logging; logging.getLogger("vislib").warning("key %s", os.environ["OPENAI_API_KEY"])',
         'run.journal("demo").put("k", {"text": os.environ["OPENAI_API_KEY"]})',
+        '(run.folder / "server.log").write_text(os.environ["OPENAI_API_KEY"])',
         'run.metrics["key"] = os.environ["OPENAI_API_KEY"]; (run.data / "x").touch()', "run.finish()",
     )  # fmt: skip
     project.parameters("80_first.yaml")
@@ -279,7 +278,7 @@ def test_a_kernel_that_hangs_on_its_way_out_holds_nothing_up(project):
     hang = "import atexit, threading; atexit.register(threading.Event().wait)"
     project.notebook("80_first", "", hang, '(run.data / "x").touch()', "run.finish()")
     project.parameters("80_first.yaml")
-    assert re.match(r"80_first +ok ", project.run().stdout)  # within the command's own limit of 120 s
+    assert re.match(r"80_first +ok ", project.run().stdout)  # within the limit of a command
 
 
 def test_a_variant_runs_the_notebook_twice_and_a_promotion_cut_short_is_completed(project):

@@ -45,6 +45,15 @@ def test_an_ascii_terminal_another_folder_and_a_relative_one_for_the_runs(projec
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
+def test_an_unchanged_set_is_skipped_without_what_takes_long_to_import(project):
+    one_stage(project)
+    heavy = "{'papermill', 'IPython', 'nbconvert', 'pandas', 'torch', 'transformers'}"
+    look = "import sys; from vislib.runs.runner import main; main(['params/demo', '--dry-run']); "
+    command = [sys.executable, "-c", f"{look}print(sorted({heavy} & set(sys.modules)))"]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
 def test_papermill_in_another_folder(project, tmp_path):
     one_stage(project)
     options = elsewhere(project, tmp_path / "else", VISLIB_RUNS="mine")

@@ -8,8 +8,8 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ FileFacts = dict[str, Any]  # size in bytes, sha256
 # whose steps are of 2 s at most (FAT): it is read again, as git does with a "racily clean" file.
 _SETTLED_NS = 2_100_000_000
 _known: dict[str, str] = {}
+_writes = True
 
 
 def folder_facts(folder: Path, files: Iterable[Path]) -> dict[str, FileFacts]:
@@ -68,6 +69,17 @@ def _cache() -> Path:
     return Path(os.environ.get("VISLIB_RUNS") or root / "runs") / ".digests.sqlite"
 
 
+@contextmanager
+def nothing_written() -> Iterator[None]:
+    """Within the block hashes are kept for this process alone: a look writes nothing."""
+    global _writes
+    _writes = False
+    try:
+        yield
+    finally:
+        _writes = True
+
+
 def _recall(identities: Sequence[str]) -> dict[str, str]:
     """The hashes that are known of these identities."""
     unknown = [(identity,) for identity in identities if identity not in _known]
@@ -81,7 +93,7 @@ def _recall(identities: Sequence[str]) -> dict[str, str]:
 def _remember(new: Mapping[str, str]) -> None:
     """Keep hashes, if there is a folder that keeps them: a cache that cannot be written is no error."""
     _known.update(new)
-    if new and _cache().parent.is_dir():
+    if new and _writes and _cache().parent.is_dir():
         with suppress(sqlite3.Error), closing(sqlite3.connect(_cache(), timeout=5)) as db, db:
             db.execute("CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
             db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())

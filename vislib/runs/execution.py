@@ -81,6 +81,7 @@ def execute(stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[st
         raise
     finally:
         os.environ.pop(RUNNER_VARIABLE, None)
+        _redact_logs(stage.partial)
     _log(stage, summary(record))
     stage.promote()
     return record
@@ -185,6 +186,13 @@ def _write_html(book: Any, file: Path) -> None:
 def _log(stage: Stage, text: str) -> None:
     with suppress(OSError), (stage.partial / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(redact(text) + "\n")
+
+
+def _redact_logs(folder: Path) -> None:
+    """What programs that a stage started have logged by themselves."""
+    with suppress(OSError):
+        for file in folder.glob("*.log"):
+            write_redacted(file, file.read_text(encoding="utf-8", errors="replace"))
 
 
 def interrupt_on_termination() -> None:

@@ -7,11 +7,12 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+from vislib.runs.digests import nothing_written
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, expand, input_path, input_values
 from vislib.runs.locking import FolderLock
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.status:
             return _print_status(stages)
         check_inputs(entries, stages)
-        return _run(stages, force=options.force, dry_run=options.dry_run)
+        with nothing_written() if options.dry_run else nullcontext():
+            return _run(stages, force=options.force, dry_run=options.dry_run)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
