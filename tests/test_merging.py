@@ -282,7 +282,12 @@ def test_a_test_row_with_an_image_of_train_is_dropped_with_its_questions(tmp_pat
     assert set(reasons) == {"image_in_train"}
     assert run.counts()["question"]["dropped"]["sample_not_eligible"] == 12 * reasons["image_in_train"]
     assert {n for name, n in run.metrics["rows"].items() if name.endswith("/test")} == {0}
-    assert tables.count_rows(run.data / "contextual" / "captions" / "test-00000.parquet") == 0
+    folder = run.data / "contextual" / "captions"
+    assert [path.name for path in folder.iterdir()] == ["train-00000.parquet"]  # no empty split
+    from datasets import load_dataset
+
+    read = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(rows) for name, rows in read.items()} == {"train": tables.count_rows(folder)}
 
 
 def test_the_minimum_keeps_similar_questions_and_counts_their_pairs(tmp_path: Path) -> None:

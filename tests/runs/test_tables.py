@@ -12,6 +12,7 @@ from vislib.runs import tables
 from vislib.runs.contract import DROPPED, SCHEMAS
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
+from vislib.runs.keys import expand
 from vislib.runs.seeding import choose, seeded, short_hash
 from vislib.runs.shards import map_shards
 
@@ -165,3 +166,15 @@ def test_every_contract_table_has_text_ids_and_dropped():
         assert found["dropped"].equals(DROPPED), stage
         ids = [field for schema in found.values() for field in schema if field.name.endswith("_id")]
         assert all(field.type == pa.string() for field in ids), stage
+
+
+def test_parts_are_in_order_beyond_99_999(tmp_path):
+    for first in (99_998, 1_000_000):
+        writer = tables.TableWriter(tmp_path / "t", pa.schema([("n", pa.int64())]), part=first, rows_per_part=1)
+        for number in range(first, first + 4):
+            writer.write({"n": number})
+        writer.close()
+    expected = [*range(99_998, 100_002), *range(1_000_000, 1_000_004)]
+    assert [row["n"] for row in tables.read_rows(tmp_path / "t")] == expected
+    assert [path.name for path in expand(tmp_path / "t")] == [f"part-{n:05d}.parquet" for n in expected]
+    assert expand(tmp_path / "t" / "part-*.parquet") == expand(tmp_path / "t")

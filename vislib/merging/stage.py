@@ -41,7 +41,7 @@ def merge_conversations(run: Run) -> None:
             if chosen is None or candidate.sample["sample_id"] in chosen:
                 merger.add(candidate, split)
             progress.update()
-    run.metrics["rows"] = {"/".join(name): writer.rows for name, writer in merger.writers.items()}
+    run.metrics["rows"] = {"/".join(name): rows for name, rows in merger.rows.items()}
 
 
 def _chosen(run: Run, inputs: Inputs, splits: Sequence[str]) -> Collection[str]:
@@ -79,12 +79,8 @@ class _Merger:
 
     def __post_init__(self) -> None:
         self.names = [CAPTION_ALONE] if self.embeddings is None else list(CONFIGURATIONS)
-        self.writers = {
-            (kind, name, split): self.output.writer("conversations", path=f"{kind}/{name}", stem=split)
-            for kind in self.kinds
-            for name in self.names
-            for split in SPLITS
-        }
+        # A split without a row has no file: `datasets` refuses a folder that holds an empty one.
+        self.rows = {(kind, name, split): 0 for kind in self.kinds for name in self.names for split in SPLITS}
 
     def add(self, candidate: Candidate, split: str) -> None:
         """Write the rows of one sample, or drop it and its questions with the reason."""
@@ -120,7 +116,9 @@ class _Merger:
             turns, strays = conversation(chosen)
             if name == self.names[-1]:  # which holds all rounds
                 self.output.note("identifiers_neutralised", strays)
-            self.writers[kind, name, split].write(
+            self.rows[kind, name, split] += 1
+            writer = self.output.writer("conversations", path=f"{kind}/{name}", stem=split)
+            writer.write(
                 {
                     "id": sample["sample_id"] + suffix, "images": [image["image_id"]], "conversations": turns,
                     "sample_id": sample["sample_id"], "doc_id": sample["doc_id"],

@@ -151,16 +151,22 @@ def input_values(schema: Schema, values: Mapping[str, Any]) -> list[tuple[str, s
 
 
 def expand(path: Path) -> list[Path]:
-    """Files of an input: a file, all files below a folder, or the matches of a glob, sorted.
+    """Files of an input: a file, all files below a folder, or the matches of a glob, `in_order`.
 
     Links to folders are followed, each folder is entered once.
     """
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(p for p in _below(path) if p.is_file() and not p.name.startswith("."))
+        return sorted((p for p in _below(path) if p.is_file() and not p.name.startswith(".")), key=in_order)
     anchor = Path(path.anchor)
-    return sorted(p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
+    return sorted((p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file()), key=in_order)
+
+
+def in_order(path: Path) -> tuple[list[str | int], Path]:
+    """Sort key of files whose numbers count: part-100000 comes after part-99999, not after part-10000."""
+    pieces = re.split(r"([0-9]+)", str(path))
+    return [int(piece) if number % 2 else piece for number, piece in enumerate(pieces)], path
 
 
 def _below(folder: Path) -> Iterator[Path]:

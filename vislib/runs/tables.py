@@ -1,7 +1,7 @@
 """Tables of the data contract on disk: sharded Parquet, streamed row by row, written atomically.
 
 Memory is bounded by a row group, never by a table. Parts are named `part-00000.parquet` and read in order of
-name, so that the order of rows is the order of the inputs.
+number, so that the order of rows is the order of the inputs.
 """
 
 import os
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from vislib.runs.arrow_types import plain
 from vislib.runs.contract import DROPPED
 from vislib.runs.errors import InputError
+from vislib.runs.keys import in_order
 
 ROWS_PER_PART = 2000
 _BUFFERED_ROWS = 500
@@ -47,12 +48,12 @@ def mend_text(value: Any) -> tuple[Any, int]:
 
 
 def parts(table: Path) -> list[Path]:
-    """The Parquet parts of a table folder in order of name; a single file is its own only part."""
+    """The Parquet parts of a table folder in order of number; a single file is its own only part."""
     if table.is_file():
         return [table]
     if not table.is_dir():
         raise InputError(f"{table}: no such table; run the stage that makes it, or mend the parameter")
-    return sorted(path for path in table.glob("*.parquet") if not path.name.startswith("."))
+    return sorted((path for path in table.glob("*.parquet") if not path.name.startswith(".")), key=in_order)
 
 
 def open_part(part: Path) -> pq.ParquetFile:
