@@ -17,8 +17,10 @@ from tests.test_training_models import IMAGE, ROW
 from tests.training_rows import SETTINGS
 from vislib.runs import InputError
 from vislib.training import models
+from vislib.training.chat import model_inputs, prompt_text
 from vislib.training.labels import IGNORED, Encoder
 from vislib.training.llava_weights import convert, main
+from vislib.training.vicuna import SYSTEM
 
 PIECES = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"  # of LLaMA's kind, 32,000 entries
 SIDE = 56
@@ -132,20 +134,78 @@ def test_a_tower_that_came_with_the_language_model_is_taken_before_clip_s(ground
         assert torch.equal(model(**batch).logits[..., : TEXT["vocab_size"]], direct(tuned, processor, batch))
 
 
-def test_text_is_tokenised_as_by_the_original_with_vicuna_s_form(converted):
+def test_text_is_tokenised_as_by_the_original(converted):
     processor = models.open_processor(converted)
     pieces = SentencePieceProcessor(model_file=str(PIECES))
     for text in ("A  naïve\tcafé, 12,345.", "東京 🙂\n\nmulti-line ", " x"):
         assert processor.tokenizer(text, add_special_tokens=False)["input_ids"] == pieces.encode(text)
         assert processor.tokenizer.decode(pieces.encode(text)) == text
-    turns = [{"from": "human", "value": "<image>\nHi?"}, {"from": "gpt", "value": "Yes."},
-             {"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]  # fmt: skip
-    row = Encoder(processor, max_length=512).encode({"images": ["x"], "conversations": turns}, [IMAGE])
-    first, second = pieces.encode(["\nHi? ASSISTANT: Yes.", "USER: Why? ASSISTANT: So."])
-    expected = [1, *pieces.encode("USER: "), *first, 2, *second, 2]  # a text behind a special token begins anew
-    assert [token for token in row.input_ids if token != processor.image_token_id] == expected
-    told = processor.tokenizer.decode([label for label in row.labels if label != IGNORED])
-    assert "".join(told.split()) == "Yes.</s>So.</s>"
+
+
+def llavas_recipe(turns: list[dict], pieces: SentencePieceProcessor) -> tuple[list[int], list[int]]:
+    """Token ids without those of images, and labels, by LLaVA's rules for Vicuna, written down anew.
+
+    The image goes to the front of its turn, whose text is stripped. The system sentence and questions end with a
+    space, answers with </s>. A text behind a special token is tokenised by itself. From the token behind `ASSISTANT:`
+    to </s> a token carries loss.
+    """
+    ids, labels = [1], [IGNORED]
+
+    def add(text: str, learnt: bool = False) -> None:
+        made = pieces.encode(text)
+        ids.extend(made)
+        labels.extend(made if learnt else [IGNORED] * len(made))
+
+    asked = f"{SYSTEM} "
+    for turn in turns:
+        if turn["from"] == "human":
+            text, image = turn["value"], "<image>" in turn["value"]
+            asked += "USER: "
+            if image:
+                add(asked)
+                text = ("\n" + text.replace("<image>", "").strip()).rstrip()
+                asked = ""
+            asked += f"{text} "
+        else:
+            question = len(pieces.encode(f"{asked}ASSISTANT:"))
+            made = pieces.encode(f"{asked}ASSISTANT: {turn['value']}")
+            ids.extend([*made, 2])
+            labels.extend([*[IGNORED] * question, *made[question:], 2])
+            asked = ""
+    return ids, labels
+
+
+@pytest.mark.parametrize("turns", [
+    ["<image>\nHi?", "Yes.", "Why?", "So."],
+    ["What is on the bus?\n<image>", "A  cat, 12,345."],
+    ["Is it <image> red?  \n", "No: blue.\n\n- sky"],
+    [" <image>", "A lamp."],
+    ["  2 + 2? ", " 4", "And 3?", "3"],
+    ["Where?", "USER: there. ASSISTANT: no", "<image>\nAnd here?", "東京 🙂"],
+])  # fmt: skip
+def test_a_row_is_llavas_training_text_token_for_token(converted, turns):
+    said = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(turns)]
+    processor = models.open_processor(converted)
+    images = [IMAGE] * sum(value.count("<image>") for value in turns)
+    row = {"images": ["x"] * len(images), "conversations": said}
+    found = Encoder(processor, max_length=512).encode(row, images)
+    of_text = [at for at, token in enumerate(found.input_ids) if token != processor.image_token_id]
+    ids, labels = llavas_recipe(said, SentencePieceProcessor(model_file=str(PIECES)))
+    assert [found.input_ids[at] for at in of_text] == ids
+    assert [found.labels[at] for at in of_text] == labels
+    asked = prompt_text(processor, said[:-1])  # what generation reads, in 11 and 12
+    begun = model_inputs(processor, asked, images)["input_ids"][0].tolist()
+    assert found.input_ids[: len(begun)] == begun
+
+
+def test_a_harness_that_writes_a_turn_as_one_text_gets_the_same_text(converted):
+    """lmms-eval gives the template no list of parts, and the tokenizer whatever that writes."""
+    processor = models.open_processor(converted)
+    message = {"role": "user", "content": "<image>\nWhat is it?"}
+    text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    assert text == prompt_text(processor, [{"from": "human", "value": "What is it?\n<image>"}])
+    ids = processor(text=text, images=[IMAGE])["input_ids"][0]
+    assert (ids[0], list(ids).count(1)) == (1, 1)
 
 
 def test_a_wide_picture_is_padded_to_a_square_as_llava_does(converted):

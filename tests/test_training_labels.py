@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.training_ground import KINDS, LLAVA_HUB, pictures, processor, row
 from vislib.runs import InputError
-from vislib.training import tiny
+from vislib.training import tiny, vicuna
 from vislib.training.chat import Chat, model_inputs
 from vislib.training.labels import IGNORED, REASONS, Encoder, RowError, prompt_text
 
@@ -124,7 +124,7 @@ def test_a_row_that_cannot_be_learnt_from_says_why(tmp_path):
         ("image_unreadable", row("<image>", "A") | {"images": ["a\0.png"]}),
         ("image_unreadable", row("<image>", "A") | {"images": ["a" * 5000]}),
         ("no_answer_left", row("What? " * 2000, "A")),
-        ("image_cut", row("What? " * 2000 + "<image>", "A") | {"images": [files["ok"]]}),
+        ("image_cut", row("What? " * 2000, "A", "<image>", "B") | {"images": [files["ok"]]}),
     ]  # fmt: skip
     for reason, given in cases:
         with pytest.raises(RowError) as caught:
@@ -159,8 +159,8 @@ def test_turns_are_written_as_the_models_were_trained():
     assert {kind: Chat(processor(kind)).render(turns)[0] for kind in ("llava-hub", "tiny-llava", "tiny-idefics2")} == {
         "llava-hub": "USER: <image>\nWhat? ASSISTANT: A lamp.</s>USER: <image>\n<image>\nOn   or "
         "ASSISTANT: Both.\n</s>",
-        "tiny-llava": "<s>USER: <image>\nWhat? ASSISTANT: A lamp.</s>USER: On <image>\n or<image>\n "
-        "ASSISTANT: Both.\n</s>",
+        "tiny-llava": f"<s>{vicuna.SYSTEM} USER: <image>\nWhat? ASSISTANT: A lamp.</s>"
+        "USER: <image>\n<image>\nOn  or ASSISTANT: Both.\n</s>",
         "tiny-idefics2": "User:<image>What?<end_of_utterance>\nAssistant: A lamp.<end_of_utterance>\n"
         "User:On <image> or<image><end_of_utterance>\nAssistant: Both.\n<end_of_utterance>\n",
     }

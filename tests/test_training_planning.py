@@ -15,6 +15,7 @@ from vislib.training.models import open_processor
 from vislib.training.planning import Planned, plan_rows
 from vislib.training.settings import Settings
 from vislib.training.sources import Refusal
+from vislib.training.vicuna import SYSTEM
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_what_cannot_be_learnt_is_refused_with_its_reason_before_anything_is_tra
         row(tmp_path, "good", "A lamp."), broken, Refusal("early", "visual", "malformed", "no list of turns"), gone,
         row(tmp_path, "blank", " "), row(tmp_path, "many", "A.", images=5), row(tmp_path, "fine", "Yes.", source="own"),
     ]  # fmt: skip
-    planned = plan_rows(run, rows, settings(run, model, max_length=70))
+    planned = plan_rows(run, rows, settings(run, model, max_length=120))
     assert [entry["id"] for entry in accepted(planned)] == ["good", "fine"]
     assert [(entry["id"], entry["reason"]) for entry in planned.refusals()] == [
         ("early", "malformed"), ("broken", "image_truncated"), ("gone", "image_missing"), ("blank", "no_answer"),
@@ -186,9 +187,10 @@ def test_what_carries_loss_is_shown_as_the_model_reads_it(tmp_path, run, model):
     planned = plan_rows(run, rows, chosen)
     two, text = planning.examples(planned, chosen, 9, seed=0)
     assert two["text"] == (
-        "<s>USER: <image>×16\n<image>×16\nQuestion 0? ASSISTANT:⟦ A lamp.</s>⟧USER: Question 1? ASSISTANT:⟦ Yes.</s>⟧"
+        f"<s>{SYSTEM} USER: <image>×16\n<image>×16\nQuestion 0? ASSISTANT:⟦ A lamp.</s>⟧"
+        "USER: Question 1? ASSISTANT:⟦ Yes.</s>⟧"
     )
     assert (two["picture"], text["picture"]) == (rows[0]["images"][0], None)
-    assert text["text"] == "<s>USER: Question 0? ASSISTANT:⟦ Lisbon</s>⟧"
+    assert text["text"] == f"<s>{SYSTEM} USER: Question 0? ASSISTANT:⟦ Lisbon</s>⟧"
     assert [entry["id"] for entry in planning.examples(planned, chosen, 1, seed=0)] == ["two"]
     assert json.dumps(two["n_supervised"])  # plain numbers

@@ -1,7 +1,7 @@
 """What a captioner learns from and is held to: captions joined with what their writer read (VisCon-100K, section 5.6).
 
-A training row asks as stage 06 asks, prompt first and image last, so that the trained model can take the writer's
-place there. Captions of a share of the pages are held out: the same pages as in stage 08, with its seed and fraction.
+A training row asks as stage 06 asks, prompt and image, so that the trained model can take the writer's place there;
+where the image stands is the model's chat form. Captions of a share of the pages are held out: the same pages as in stage 08, with its seed and fraction.
 """
 
 from array import array
@@ -80,7 +80,7 @@ class Captions:
         return render_prompt(self.template, self.kind, example.sample, example.priors)
 
     def question(self, example: Example) -> str:
-        """The human turn: the prompt, then the image, as stage 06 sends them."""
+        """The human turn: the prompt and the image, as stage 06 sends them."""
         return f"{self.prompt(example)}{MARK}"
 
     def entries(self) -> Iterator[Entry]:

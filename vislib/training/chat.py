@@ -45,7 +45,7 @@ class Chat:
         """The text of `turns`, and from where to where each answer goes, its end token included.
 
         Words of `turns` that the tokenizer would read as special tokens are written with ‹ ›. A template that closes
-        an answer with white space alone gets the tokenizer's end token there, as LLaVA's training text has it.
+        an answer with white space alone, as LLaVA's on the hub does, gets the tokenizer's end token there.
         `generating`: the text ends where the next answer begins. Raises RowError not_word_for_word.
         """
         messages: list[dict[str, Any]] = [

@@ -18,15 +18,8 @@ from typing import Any
 
 from vislib.runs.errors import InputError
 from vislib.tokenization import load_tokenizer
+from vislib.training import vicuna
 
-# Vicuna's first form, as LLaVA's training text has it: a space behind a question, the end token behind an answer.
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}"
-    "{{ {'user': 'USER: ', 'assistant': 'ASSISTANT: '}.get(m['role'], '') }}"
-    "{% for part in m['content'] %}{{ '<image>\\n' if part['type'] == 'image' else part['text'] }}{% endfor %}"
-    "{{ eos_token if m['role'] == 'assistant' else ' ' }}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
 _IN_LLAVA = {  # names in SOURCE, and in transformers' files; the longest first
     "model.vision_tower.vision_tower.": "vision_tower.", "model.mm_projector.0.": "multi_modal_projector.linear_1.",
     "model.mm_projector.2.": "multi_modal_projector.linear_2.", "model.": "language_model.model.",
@@ -73,10 +66,11 @@ def _described(source: Path) -> dict[str, Any]:
 
 def _processor(source: Path, vision_tower: Path, described: Mapping[str, Any]) -> Any:
     import transformers
-    from tokenizers import decoders
+    from tokenizers import decoders, processors
 
     backend = load_tokenizer(str(source))
     backend.encode_special_tokens = False
+    backend.post_processor = processors.Sequence([])  # the chat template writes the beginning token
     if backend.decoder is None:  # made from SentencePiece's own file
         parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         backend.decoder = decoders.Sequence(parts)
@@ -93,7 +87,7 @@ def _processor(source: Path, vision_tower: Path, described: Mapping[str, Any]) -
     select = "default" if described["mm_vision_select_feature"] == "patch" else "full"
     return transformers.LlavaProcessor(  # type: ignore[no-untyped-call]
         kind(**images), tokenizer, patch_size=_vision(vision_tower).patch_size, num_additional_image_tokens=1,
-        vision_feature_select_strategy=select, chat_template=CHAT_TEMPLATE,
+        vision_feature_select_strategy=select, chat_template=vicuna.TEMPLATE,
     )  # fmt: skip
 
 

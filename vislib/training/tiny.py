@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
+from vislib.training import vicuna
 
 _VOCABULARY = 1500
 _CONTEXT = 4096  # tokens
@@ -23,11 +24,6 @@ _VISION: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": _SIDE,
 }  # fmt: skip
 _SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
-_VICUNA = (
-    "{{ bos_token }}{% for m in messages %}{{ 'USER: ' if m['role'] == 'user' else 'ASSISTANT: ' }}"
-    "{% for part in m['content'] %}{{ '<image>\\n' if part['type'] == 'image' else part['text'] }}{% endfor %}"
-    "{{ ' ' if m['role'] == 'user' else eos_token }}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
 _IDEFICS = (
     "{% for m in messages %}{{ 'User:' if m['role'] == 'user' else 'Assistant: ' }}"
     "{% for part in m['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
@@ -91,7 +87,7 @@ def _llava() -> tuple[Any, Any]:
     images = t.CLIPImageProcessorPil(size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE})
     processor = t.LlavaProcessor(  # type: ignore[no-untyped-call]
         images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=_VICUNA,
+        chat_template=vicuna.TEMPLATE,
     )  # fmt: skip
     config = t.LlavaConfig(
         text_config=t.LlamaConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
