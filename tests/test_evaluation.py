@@ -196,6 +196,7 @@ def test_the_task_for_lmms_eval_holds_the_pixels_that_training_sees_and_no_path(
      ({"reference": "leaky"}, "reference is 'leaky'; the arms of models: base, or empty"),
      ({"evaluator": "lmms_eval"}, "lmms_python is ''"),
      ({"evaluator": "lmms_eval", "lmms_python": "/usr/bin/false"}, "lmms-eval cannot be had"),
+     ({"evaluator": "lmms_eval", "tasks": ["mmbench_en_dev"]}, "name mmbench_en_dev_static"),
      ({"images": "03_images/none"}, "test files hold no .* 18 lack options")],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_said_with_its_mend(ground, change, message):

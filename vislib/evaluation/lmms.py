@@ -45,12 +45,13 @@ def lmms_rows(run: "Run", arms: list[Arm], output: Output) -> Iterator[Row]:
     Raises InputError where lmms-eval cannot be run, a judged task has no judge, or a log does not give the score that
     lmms-eval reports.
     """
-    tasks, program = list(dict.fromkeys(run.params.tasks)), _probe(run.params.lmms_python)
+    tasks = list(dict.fromkeys(run.params.tasks))
     if (judged := sorted(set(tasks) & set(JUDGED))) and not (run.params.judge and os.environ.get(KEY)):
         raise InputError(f"tasks holds {judged[0]}, whose answers a judge scores; name it in judge and set {KEY}")
     if unlogged := sorted(set(tasks) & set(UNLOGGED)):
         other = UNLOGGED[unlogged[0]]
         raise InputError(f"tasks holds {unlogged[0]}, whose judge's verdicts lmms-eval does not log; name {other}")
+    program = _probe(run.params.lmms_python)
     run.metrics["lmms_eval"] = program["version"]
     with run.progress(len(arms) * len(tasks), "tasks of models") as progress:
         for arm in arms:
