@@ -27,7 +27,9 @@ class Ground:
 
     def __init__(self, folder: Path, max_failure_rate: float = 0.0) -> None:
         self.folder, self.used, self.metrics = folder, Counter(), {}
-        self.params = SimpleNamespace(max_failure_rate=max_failure_rate, replay=False, engine="openai")
+        self.params = SimpleNamespace(
+            max_failure_rate=max_failure_rate, replay=False, engine="openai"
+        )  # and no limit on drops
 
     def journal(self, name):
         return Journal(self.folder / f"{name}.sqlite")

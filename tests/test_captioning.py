@@ -233,7 +233,7 @@ def test_a_limit_chooses_by_seed_and_own_prompts_replace_ours(inputs, server, tm
     (tmp_path / "own.txt").write_text("Alt: {{alt_text}}. Write.")
     chosen = []
     for seed in (1, 1, 2):
-        settings = {"kinds": ["contextual"], "contextual_prompt": str(tmp_path / "own.txt")}
+        settings = {"kinds": ["contextual"], "contextual_prompt": str(tmp_path / "own.txt"), "checks": []}
         run = start(inputs, server.url, limit=4, seed=seed, **settings)
         captioning.write_captions(run)
         run.finish()

@@ -69,7 +69,7 @@ def test_after_a_trial_its_answers_tell(tmp_path, server, capsys):  # noqa: F811
     ground, requests = Ground(tmp_path, usd_per_million_cached_tokens=0.2), [*asking(30), *asking(40, "other")]
     server.latency_s = 0.05
     ask(ground, server, requests[:20])
-    assert re.match(r"to ask: 20 requests · .*no answer yet", capsys.readouterr().out)
+    assert re.search(r"^to ask: 20 requests · .*no answer yet", capsys.readouterr().out, re.MULTILINE)
     estimate = surveyed(ground, requests)
     trial = sum(len(r.prompt.encode()) for r in requests[:20])
     first = sum(len(r.prompt.encode()) for r in requests[20:30])
@@ -166,11 +166,13 @@ def inputs_of_06(run, n=5):
 
 
 def state(folder):
-    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+    """Every file and folder; the digests of inputs are a cache."""
+    found = (p for p in sorted(folder.rglob("*")) if not p.name.startswith(".digests"))
+    return {str(p): p.read_bytes() if p.is_file() else None for p in found}
 
 
-def test_the_dry_run_estimates_what_has_its_inputs_and_writes_nothing(runs, tmp_path, capsys):
-    folder = paid_set(tmp_path)
+def test_the_dry_run_estimates_what_has_its_inputs_and_writes_nothing(runs, tmp_path, capsys, server):  # noqa: F811
+    folder = paid_set(tmp_path, base_url=server.url)
     assert main([str(folder), "--dry-run"]) == 0
     assert not runs.parent.exists()
     assert capsys.readouterr().out.count("no estimate before 02_filtering/samples, 03_images/images is there") == 1
@@ -184,8 +186,8 @@ def test_the_dry_run_estimates_what_has_its_inputs_and_writes_nothing(runs, tmp_
     assert state(tmp_path) == before
 
 
-def test_the_dry_run_reads_a_journal_without_touching_it(runs, tmp_path, capsys):
-    folder = paid_set(tmp_path)
+def test_the_dry_run_reads_a_journal_without_touching_it(runs, tmp_path, capsys, server):  # noqa: F811
+    folder = paid_set(tmp_path, base_url=server.url)
     inputs_of_06(runs)
     journal = Journal(runs.parent / "journal/openai.sqlite")
     journal.put("0" * 16, {"usd": 0.1, "tokens_in": 5})

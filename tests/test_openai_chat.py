@@ -78,7 +78,9 @@ def test_no_fault_is_without_end_or_reason(faulty, fault):
     if fault in ODD:
         assert (answer.status, answer.tokens_in, asked) == ("ok", 0, 1)
     elif fault in SETTLED:
-        assert (answer.reason, answer.tokens_in, asked) == ("length" if fault == "length" else "content_filter", 100, 1)
+        tries = 2 if fault == "length" else 1  # cut far below its bound: perhaps for the name of the bound
+        assert (answer.reason, asked) == ("length" if fault == "length" else "content_filter", tries)
+        assert answer.tokens_in == 100 * tries
     else:
         assert (answer.reason in RETRIED, asked) == (True, 6)
         assert answer.tokens_in == (600 if '"prompt_tokens"' in BODIES.get(fault, "") else 0)  # each attempt is billed

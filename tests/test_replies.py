@@ -52,6 +52,7 @@ def test_odd_values_are_no_tokens_and_parts_are_one_text():
     assert half.encode() == b"cut ?"
     error = read_completion({"error": {"message": "try later", "code": 503}})
     assert (error.reason, error.detail) == ("no_choices", "{'message': 'try later', 'code': 503}")
+    assert read_completion(message(content="cafe\u0301")).text == "café"
 
 
 def test_no_change_of_any_value_raises():
@@ -65,7 +66,7 @@ def test_no_change_of_any_value_raises():
         return [spoiled(part) for part in value] if isinstance(value, list) else value
 
     reasons = {read_body(json.dumps(spoiled(GOOD)).encode()).reason for _ in range(3000)}
-    assert reasons == {"", "empty", "no_choices", "not_json"}
+    assert reasons == {"", "empty", "no_choices", "not_json", "unfinished"}  # an end that is called x
 
 
 @pytest.mark.parametrize(

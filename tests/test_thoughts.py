@@ -29,6 +29,22 @@ ANSWER = "A grey bridge crosses the river.\n\n<Human> Why?\n<Assistant> So."
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>" + ANSWER,
         f"<|channel|>final<|message|>{ANSWER}",
         f"analysisThe user wants a caption.assistantfinal{ANSWER}",
+        f"The user wants rounds.</think>{ANSWER}",
+        f"The user wants rounds. ◁/think▷{ANSWER}",
+        f"<think>One <think>two</think>three</think>{ANSWER}",
+        f"The user wants rounds.</reasoning>{ANSWER}",
+        f"<think\n>Hm.</think>{ANSWER}",
+        f"<analysis>Hm.</analysis>\n{ANSWER}",
+        f"<scratchpad>Hm.</scratchpad>{ANSWER}",
+        f'<details type="reasoning" done="true">Hm.</details>\n{ANSWER}',
+        f"<|thinking|>Hm.<|/thinking|>{ANSWER}",
+        f"Here is my thought process: hm. Here is my response: {ANSWER}",
+        f"<|begin_of_thought|>Hm.<|end_of_thought|>\n<|begin_of_solution|>{ANSWER}<|end_of_solution|>",
+        f"<think>Hm.</think><answer><|begin_of_box|>{ANSWER}<|end_of_box|></answer>",
+        f"<think>They name <answer>.</think><final_answer>{ANSWER}</final_answer>",
+        f"<|channel|>final<|message|>{ANSWER}<|return|>",
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>"
+        + ANSWER,
     ],
 )
 def test_thoughts_are_cut_in_every_dialect(text: str) -> None:
@@ -44,6 +60,8 @@ def test_thoughts_are_cut_in_every_dialect(text: str) -> None:
         "A page on prompts: it reads “[THINK] first”.",
         "analysis of the chart",
         "The button says <answer>.",
+        "<answer>A</answer> and <answer>B</answer>",
+        "A list:\n<details>\nits rows\n</details>\nand a bridge.",
     ],
 )
 def test_a_text_that_speaks_of_marks_is_whole(text: str) -> None:

@@ -86,6 +86,11 @@ class Plan:
                 else:
                     yield row, kind, self._request(row, kind, image, found.get(image["image_id"])), ("", "")
 
+    def fault(self, request: Request, text: str) -> tuple[str, str]:
+        """The check that a caption fails and what it found; two empty strings if there is none."""
+        page = request.evidence["sample"]["context"] or ""
+        return self.checks.fault(text, prompt=self.templates[request.evidence["kind"]].text, page=page)
+
     def _request(self, row: Row, kind: str, image: Row, found: Row | None) -> Request:
         template, path = self.templates[kind], self.images.parent / image["path"]
         size, bounds = (image["width"], image["height"]), (self.params.image_side, self.params.image_tokens)
@@ -115,7 +120,7 @@ def _chosen(run: Run, fused: bool) -> frozenset[str] | None:
 def write_captions(run: Run) -> None:
     """Ask for every caption that the journal lacks, then write the table `captions`."""
     plan, engine = Plan.of(run), open_engine(run)
-    ask_all(run, engine, plan.requests)
+    ask_all(run, engine, plan.requests, plan.fault)
     write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.journal))
     run.map_shards(write, tables.parts(plan.samples), resume=False)  # the journal may hold more by now
 
@@ -127,10 +132,10 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
         if request is None:
             output.drop("caption", name, lacking, why)
             continue
-        answer, template = answer_of(journal, engine, request), plan.templates[kind]
+        answer = answer_of(journal, engine, request)
         status, reason, detail = answer.status, answer.reason, answer.detail
         if status == "ok":
-            reason, detail = plan.checks.fault(answer.text, prompt=template.text, page=sample["context"] or "")
+            reason, detail = plan.fault(request, answer.text)
             status = "dropped" if reason else "ok"
         caption, changed = prompts.neutralise(answer.text)
         output.note("placeholders_neutralised", changed)

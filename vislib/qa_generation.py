@@ -85,6 +85,19 @@ class Plan:
             }  # fmt: skip
             yield row, {task: self._request(row, task, evidence) for task in PARSERS}
 
+    def blocks(self, request: Request, text: str) -> tuple[list[Block], str]:
+        """The rounds in an answer, checked, and the text outside them."""
+        task, page = request.evidence["task"], request.evidence["sample"]["context"] or ""
+        parsed = PARSERS[task](text)
+        return [_checked(block, self, task, page=page) for block in parsed.blocks], parsed.outside
+
+    def fault(self, request: Request, text: str) -> tuple[str, str]:
+        """Why an answer is of no use: the first fault of its rounds if all have one; else two empty strings."""
+        blocks, _ = self.blocks(request, text)
+        if any(not block.reason for block in blocks):
+            return "", ""
+        return (blocks[0].reason, blocks[0].text) if blocks else ("no_rounds", text)
+
     def _samples(self, part: Path, ids: Collection[str]) -> dict[str, Row]:
         """02's rows of these ids; as a rule all stand in the part of the same name."""
         twin = self.samples / part.name
@@ -118,7 +131,7 @@ def _template(run: Run, question_type: str) -> prompts.Template:
 def generate_questions(run: Run) -> None:
     """Ask for the questions that the journal lacks, then write the table `questions`, bad rounds included."""
     plan, engine = Plan.of(run), open_engine(run)
-    ask_all(run, engine, plan.requests)
+    ask_all(run, engine, plan.requests, plan.fault)
     write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.journal))
     run.map_shards(write, tables.parts(plan.captions), resume=False)  # the journal may hold more by now
     rounds = run.counts().get("round", {"kept": 0, "dropped": {}})
@@ -151,10 +164,9 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
                 "sample_id": caption["sample_id"], "kind": caption["kind"], "question_type": question_type,
                 "model": answer.model, "prompt_sha": request.prompt_sha, "request_sha": answer.request_sha,
             }  # fmt: skip
-            parsed = PARSERS[question_type](answer.text)
-            output.note("answers_with_text_outside_rounds", bool(parsed.outside.strip()))
-            for number, block in enumerate(parsed.blocks, 1):
-                block = _checked(block, plan, question_type, page=request.evidence["sample"]["context"] or "")
+            blocks, outside = plan.blocks(request, answer.text)
+            output.note("answers_with_text_outside_rounds", bool(outside.strip()))
+            for number, block in enumerate(blocks, 1):
                 _write_round(output, origin, number, block, plan.params)
 
 

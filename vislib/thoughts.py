@@ -9,25 +9,33 @@ are made of the answer alone: a draft is none.
 
 import re
 
-_TAG = r"(?:\w{1,12}[:_])?(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
+_TAG = r"(?:\w{1,12}[:_])?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad)"
+_TO_THE_TEXT = r"(?:[^<\n]|<\|constrain\|>){0,80}<\|message\|>"
 _HARMONY = r"(?:<\|end\|>\s{0,9})?(?:<\|start\|>assistant)?<\|channel\|>"
-# An opening mark begins a line: elsewhere a text may speak of the tag.
-_OPENING = re.compile(
-    rf"^[ \t]{{0,8}}(?:<{_TAG}>|◁think▷|\[THINK\]|<\|(?:START_THINKING|begin_of_thought)\|>"
-    rf"|{_HARMONY}(?:analysis|commentary)[^<\n]{{0,80}}<\|message\|>"
-    r"|<\|channel>(?:thought|analysis)|<unused94>thought|\Aanalysis(?=\S)(?=[\s\S]*assistantfinal))",
-    re.IGNORECASE | re.MULTILINE,
+_OPENING_MARK = (
+    rf"(?:<{_TAG}(?:\s[^<>]{{0,80}})?>|◁think▷|\[THINK\]|<details type=.reasoning.[^<>]{{0,80}}>"
+    r"|<\|(?:START_THINKING|begin_of_thought|thinking)\|>"
+    rf"|{_HARMONY}(?:analysis|commentary){_TO_THE_TEXT}"
+    r"|<\|channel>(?:thought|analysis)|<unused94>thought|\Aanalysis(?=\S)(?=[\s\S]*assistantfinal)"
+    r"|\AHere(?: is|'s) my thought process:)"
 )
+# An opening mark begins a line: elsewhere a text may speak of the tag.
+_OPENING = re.compile(rf"^[ \t]{{0,8}}{_OPENING_MARK}", re.IGNORECASE | re.MULTILINE)
+_SPOKEN = re.compile(_OPENING_MARK, re.IGNORECASE)
 _CLOSING_MARK = (
-    rf"(?:</{_TAG}>|◁/think▷|\[/THINK\]|<\|(?:END_THINKING|end_of_thought)\|>"
-    rf"|{_HARMONY}final(?:[^<\n]{{0,80}})<\|message\|>|<channel\|>|<unused95>|assistantfinal)"
+    rf"(?:</{_TAG}>|◁/think▷|\[/THINK\]|</details>|<\|(?:END_THINKING|end_of_thought|/thinking)\|>"
+    rf"|{_HARMONY}final{_TO_THE_TEXT}|<channel\|>|<unused95>|assistantfinal|Here(?: is|'s) my response:)"
 )
 _CLOSING = re.compile(_CLOSING_MARK, re.IGNORECASE)
-# Without its opening, a closing mark counts at the beginning or the end of a line alone.
+# Without its opening, a closing mark counts where a line begins or ends, or where none was opened before.
 _LONE = re.compile(rf"^[ \t]{{0,8}}{_CLOSING_MARK}|{_CLOSING_MARK}(?=[ \t]{{0,8}}$)", re.IGNORECASE | re.MULTILINE)
+_END_OF_TURN = re.compile(r"<\|(?:return|end)\|>\s{0,9}\Z")
 _WRAPPERS = (
     ("<answer>", "</answer>"),
     ("<response>", "</response>"),
+    ("<final_answer>", "</final_answer>"),
+    ("<final>", "</final>"),
+    ("<output>", "</output>"),
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
     ("<|begin_of_box|>", "<|end_of_box|>"),
@@ -49,17 +57,27 @@ def without_thoughts(text: str) -> tuple[str, str]:
         cut.append(text[opening.start() : end])
         begin = end
     rest = "".join([*answer, text[begin:]])
-    lone = max((mark.end() for mark in _LONE.finditer(rest)), default=0)
+    lone = _lone_end(rest)
     said, wrapper = _unwrapped(rest[lone:])
     return said, "".join([*cut, rest[:lone], wrapper])
 
 
+def _lone_end(text: str) -> int:
+    """Where the last closing mark ends that nothing opened; 0 if there is none."""
+    spoken = _SPOKEN.search(text)
+    before = text[: spoken.start()] if spoken else text
+    ends = [mark.end() for mark in (*_LONE.finditer(text), *_CLOSING.finditer(before)) if mark[0] != "</details>"]
+    return max(ends, default=0)
+
+
 def _unwrapped(text: str) -> tuple[str, str]:
     """The inside of a text that is one `<answer>`, the closing mark perhaps missing, and the marks."""
-    body = text.strip()
+    marks = "".join(_END_OF_TURN.findall(text))
+    body = _END_OF_TURN.sub("", text).strip()
     for opening, closing in _WRAPPERS:
-        if body.startswith(opening):
-            inside = body.removeprefix(opening)
-            marks = opening + closing * inside.endswith(closing)
-            return inside.removesuffix(closing).strip(), marks
-    return text, ""
+        whole = closing not in body or body.endswith(closing)
+        if body.startswith(opening) and body.count(opening) == 1 and whole:
+            body = body.removeprefix(opening)
+            marks += opening + closing * body.endswith(closing)
+            body = body.removesuffix(closing).strip()
+    return (body, marks) if marks else (text, "")

@@ -9,7 +9,7 @@ lacks (`asking.ask_all`), then writes its tables from the journal in the order o
 
 import json
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -124,9 +124,13 @@ def request_key(engine: Engine, request: Request) -> str:
 
 def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
     """The journalled answer to `request`, or its recorded failure; never asked: a failure `not_asked`."""
+    from vislib.engines.completions import read_again
+
     key = request_key(engine, request)
     if body := journal.get(key):
-        return Answer(**body, request_sha=key)
+        body.pop("server", "")  # whose it is; see `identity`
+        answer = Answer(**body) if engine.name == "extractive" else read_again(body)
+        return replace(answer, detail=without_places(answer.detail), request_sha=key)
     failure = journal.failure(key) or {"reason": "not_asked", "detail": ""}
     reason, detail = failure["reason"], without_places(failure["detail"])  # tables are published
     return Answer(model=engine.model, status="failed", request_sha=key, reason=reason, detail=detail)

@@ -5,13 +5,14 @@ comes. Too many failures or an interrupt end the asking, never what was answered
 """
 
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -20,34 +21,46 @@ from urllib.parse import quote
 from vislib.checks import Checks
 from vislib.engines import Answer, Engine, Request, open_engine, request_key
 from vislib.engines.batch_files import batched_keys
+from vislib.engines.completions import bad_end
+from vislib.engines.drops import Drops, Fault
 from vislib.engines.estimate import Estimate, estimate_for
+from vislib.engines.identity import Origins
+from vislib.engines.replies import settles
 from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
 from vislib.runs.journal import Journal, unusable
+from vislib.runs.locking import FORCE_VARIABLE
+from vislib.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from vislib.runs import Run
 
-SETTLED = ("content_filter", "length", "refused")  # the same request would fail again, and be paid again
 _DUE_S = 86_400.0  # seconds after which a settled failure is asked again all the same
 _FEW = 50  # answers before a failure rate means anything
 _TELL_S = 30.0  # seconds between two notes of the usage in the record
+_MENDS = {
+    "length": "(cut: raise max_answer_tokens) ",
+    "not_json": "(no reply of this protocol: does base_url end in /v1, as a rule?) ",
+    "no_choices": "(no reply of this protocol: does base_url end in /v1, as a rule?) ",
+}
 _PAID = ("tokens_in", "tokens_cached", "tokens_out", "usd")
 
 
-def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]]) -> None:
+def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]], fault: Fault | None = None) -> None:
     """Ask what the journal lacks and journal every answer as it comes.
 
     `requests()` gives all requests of the stage, the same ones each time it is called. Failures of an earlier run
-    are asked again, `SETTLED` ones when a day has passed. Raises InputError when more than `max_failure_rate` of
-    the requests fail or the engine cannot go on; on an interrupt, what is under way is waited for (a second one
-    is immediate). In each case all answers so far are kept.
+    are asked again, those that are about their request (`settles`) when a day has passed or with `--force`. Raises
+    InputError when more than `max_failure_rate` of the requests fail, `fault` drops more than `max_drop_rate` of the
+    answers, the server may serve another model than it did, or the engine cannot go on; on an interrupt, what is
+    under way is waited for (a second one is immediate). In each case all answers so far are kept.
     """
     engine.study(requests())
-    asking = _Asking(run, engine)
+    asking = _Asking(run, engine, fault)
     if (missing := asking.survey(requests())) and run.params.replay:
         raise InputError(asking.no_replay(missing))
-    if asking.failed > asking.allowed * asking.total:  # whatever the others bring
+    asking.meet_server()
+    if asking.drops.surely_too_many or asking.failed > asking.allowed * asking.total:  # whatever the others bring
         asking.check()
     if asking.in_batches:
         folder = asking.journal.path.with_name("openai_batch")
@@ -57,9 +70,7 @@ def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]
         )
     if missing:
         if asking.estimate:
-            line = f"to ask: {asking.estimate.line()}"
-            print(line, flush=True)
-            logging.getLogger(__name__).info(line)
+            _say(f"to ask: {asking.estimate.line()}")
         with run.progress(missing, "request") as progress, interrupts(asking.stop):
             lacking = asking.lacking(requests())
             try:
@@ -72,6 +83,11 @@ def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]
                 asking.tell(run)
     run.metrics |= {f"{name}_of_answers": amount for name, amount in asking.answers.items()}
     asking.check()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+    logging.getLogger(__name__).info(line)
 
 
 def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
@@ -88,14 +104,14 @@ def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
     return asking.estimate.line() if asking.estimate else "needs no model"
 
 
-def check_parameters(params: Any) -> None:
-    """Raise InputError for parameters of an engine or of the checks that cannot work; opens and asks nothing."""
+def check_parameters(params: Any) -> Engine:
+    """The engine of `params`, which opens and asks nothing; raises InputError if it or the checks cannot work."""
     no_run = SimpleNamespace(
         params=params, folder=Path(), inputs=lambda name: [Path(params.model)],
         journal=lambda name: SimpleNamespace(path=Path(name)),
     )  # fmt: skip
-    open_engine(cast("Run", no_run))
     Checks(params.checks, params.language)
+    return open_engine(cast("Run", no_run))
 
 
 class _Reading(Journal):
@@ -121,9 +137,14 @@ class _Asking:
     Requests with equal keys are one.
     """
 
-    def __init__(self, run: "Run", engine: Engine) -> None:
+    def __init__(self, run: "Run", engine: Engine, fault: Fault | None = None) -> None:
         self.engine, self.journal = engine, run.journal(engine.journal)
         self.allowed, self.replay = float(run.params.max_failure_rate), bool(run.params.replay)
+        self.paid, self._forced = hasattr(engine, "budget"), bool(os.environ.get(FORCE_VARIABLE))
+        self.source = ""  # id of the server that is asked now
+        self.origins = Origins(run.journal("servers"), engine) if self.paid else None
+        self.drops = Drops(run.params, fault if self.paid and not self.replay else None)
+        self._other_model = ""
         self.stop: threading.Event = getattr(engine, "stop", threading.Event())
         self.stop.clear()
         self.known = self.failed = self.total = 0
@@ -148,10 +169,14 @@ class _Asking:
             self.total += 1
             if failure := self.journal.failure(key):  # failed attempts may have been billed
                 self.spent += failure["usd"]
-            if body := self.journal.get(key):
+            body, answered_at = self.journal.entry(key) or ({}, 0.0)
+            if body and (self.replay or not self._spoilt(body)):
                 self.known, self.spent = self.known + 1, self.spent + self._count(body)
+                if self.origins:
+                    self.origins.add(body, answered_at)
                 if self.estimate:
                     self.estimate.learn(request, body)
+                self.drops.judge(request, without_thoughts(body["text"])[0])
             elif self._settled(key) or (failure and self.replay):
                 self.known, self.failed = self.known + 1, self.failed + 1
             else:
@@ -159,6 +184,15 @@ class _Asking:
                 if self.estimate:
                     self.estimate.add(request)
         return missing
+
+    def meet_server(self) -> None:
+        """Say what comes from the journal, and see that the server serves the model that gave it."""
+        if self.origins and self.origins.count:
+            _say(self.origins.line(self.total))
+        if self.origins and not self.replay:
+            self.source, notes = self.origins.meet(self.engine)
+            for note in notes:
+                _say(f"note: {note}")
 
     def no_replay(self, missing: int) -> str:
         """What is wrong when answers are missing that may not be asked for."""
@@ -173,9 +207,14 @@ class _Asking:
             key = request_key(self.engine, request)
             if self.stop.is_set():
                 return
-            if key not in self._open and not self.journal.has(key) and not self._settled(key):
-                self._open.add(key)
-                yield request
+            if key in self._open or self._settled(key):
+                continue
+            if body := self.journal.get(key):
+                if not (reason := self._spoilt(body)):
+                    continue
+                self.journal.retract(key, reason, f"finish_reason {body['finish_reason']}", body["usd"])
+            self._open.add(key)
+            yield request
 
     def record(self, request: Request, answer: Answer) -> None:
         """Journal one answer, count it, and stop asking when too many have failed."""
@@ -183,17 +222,25 @@ class _Asking:
         self.known += 1
         for name in self.usage:
             self.usage[name] += getattr(answer, name)
-        if answer.status == "ok":
+        if answer.status == "ok" and not self._other_model and self._names_another(answer):
+            self.stop.set()
+        if answer.status == "ok" and not self._other_model:
             body = asdict(answer)
             body.pop("request_sha")
+            body |= {"server": self.source} if self.source else {}
             self._count(body)
             self.journal.put(key, body)
             self._open.discard(key)
+            self.drops.judge(request, answer.text)
+            if self.drops.surely_too_many:
+                self.stop.set()
             return
+        if self._other_model:  # in the journal it would pass for the one before
+            answer = replace(answer, reason=answer.reason or "another_model", detail=answer.detail or answer.model)
         self.journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
         if answer.reason == "no_evidence":  # the extractive engine has nothing to say: no fault to stop for
             return
-        mend = "(cut: raise max_answer_tokens) " * (answer.reason == "length")
+        mend = _MENDS.get(answer.reason, "")
         self.failed, self.last_failure = self.failed + 1, f"{request.id}: {answer.reason} {mend}{answer.detail}".strip()
         if self.failed > self.allowed * min(self.total, 2 * max(self.known, _FEW)):
             self.stop.set()
@@ -210,7 +257,11 @@ class _Asking:
         return {"failed": self.failed, **{n: self.usage[n] for n in names}, "usd": round(self.usage["usd"], 4)}
 
     def check(self) -> None:
-        """Raise InputError if more failed than may."""
+        """Raise InputError if more failed or were dropped than may, or another model answered."""
+        if self._other_model:
+            raise InputError(self._other_model)
+        if self.drops.too_many:
+            raise self.drops.error(f"{self.engine.name} {self.engine.model}", str(self.journal.path))
         if self.failed > self.allowed * self.known:
             raise InputError(
                 f"{self.engine.name} {self.engine.model}: {self.failed} of {self.known} requests failed, more than "
@@ -225,6 +276,18 @@ class _Asking:
         self.answers = {name: amount + body.get(name, 0) for name, amount in self.answers.items()}
         return float(body["usd"])
 
+    def _names_another(self, answer: Answer) -> bool:
+        """Whether a reply names another model than those of earlier runs did."""
+        if self.origins and self.source:
+            self._other_model = self.origins.renamed(answer.model)
+        return bool(self._other_model)
+
+    def _spoilt(self, body: dict[str, Any]) -> str:
+        """Why an answer that an earlier version journalled is none."""
+        return bad_end(body.get("finish_reason", "")) if self.paid else ""
+
     def _settled(self, key: str) -> bool:
         failure = self.journal.failure(key)
-        return failure is not None and failure["reason"] in SETTLED and time.time() - failure["last_at"] < _DUE_S
+        if failure is None or self._forced or not settles(failure["reason"], failure["detail"]):
+            return False
+        return bool(time.time() - failure["last_at"] < _DUE_S)

@@ -10,10 +10,11 @@ import math
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vislib.engines import Request
 from vislib.engines.batch_server import BatchServer, Refused
@@ -52,10 +53,15 @@ class BatchFiles:
             self._db = sqlite3.connect(table, timeout=60)
             self._db.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:
-            raise InputError(
-                f"{table}: not usable ({error}); it names paid batches: try sqlite3's `.recover`"
-            ) from error
-        self.run = self._db.execute
+            raise _unusable(table, error) from error
+        self._table = table
+
+    def run(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
+        """Execute one statement; its rows."""
+        try:
+            return self._db.execute(statement, tuple(values)).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _unusable(self._table, error) from error
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -79,7 +85,7 @@ class BatchFiles:
         """Files by `name`, `place`, or a `key` that stands in them."""
         ((column, value),) = where.items()
         condition = "name = (SELECT name FROM lines WHERE key = ?)" if column == "key" else f"{column} = ?"
-        rows = self.run(f"SELECT name, place, batch FROM files WHERE {condition}", (value,)).fetchall()
+        rows = self.run(f"SELECT name, place, batch FROM files WHERE {condition}", (value,))
         return [BatchFile(name, place, batch, self._path(place, f"{name}.jsonl")) for name, place, batch in rows]
 
     def write(self) -> "Draft":
@@ -98,11 +104,12 @@ class BatchFiles:
     def line(self, key: str, file: BatchFile) -> tuple[Request, float] | None:
         """The request of a line that has no answer, and the upper bound of its cost in USD."""
         query = "SELECT request, usd FROM lines WHERE key = ? AND name = ?"
-        if (row := self.run(query, (key, file.name)).fetchone()) is None:
+        if not (rows := self.run(query, (key, file.name))):
             return None
-        values = json.loads(row[0])
+        ((kept, usd),) = rows
+        values = json.loads(kept)
         path, size = values.pop("image_path"), tuple(values.pop("image_size"))
-        return Request(**values, image_path=Path(path) if path else None, image_size=size), row[1]
+        return Request(**values, image_path=Path(path) if path else None, image_size=size), usd
 
     def left(self, file: BatchFile) -> dict[str, float]:
         """The lines that have no answer, each with the upper bound of its cost in USD."""
@@ -171,11 +178,18 @@ def batched_keys(folder: Path) -> frozenset[str]:
     """Keys of the requests in batch files that are there, by the table in `folder`; nothing is written."""
     if not (table := folder / "openai_batch.sqlite").exists():
         return frozenset()
-    with closing(sqlite3.connect(f"{table.resolve().as_uri()}?mode=ro", uri=True)) as db:
-        files = db.execute("SELECT name, place FROM files").fetchall()
-        there = [name for name, place in files if (_where(folder / "openai_batch", place) / f"{name}.jsonl").exists()]
-        lines = db.execute("SELECT key, name FROM lines")
-        return frozenset(key for key, name in lines if name in there)
+    try:
+        with closing(sqlite3.connect(f"{table.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            files = db.execute("SELECT name, place FROM files").fetchall()
+            places = {name: _where(folder / "openai_batch", place) for name, place in files}
+            there = {name for name, place in places.items() if (place / f"{name}.jsonl").exists()}
+            return frozenset(key for key, name in db.execute("SELECT key, name FROM lines") if name in there)
+    except sqlite3.Error as error:
+        raise _unusable(table, error) from error
+
+
+def _unusable(table: Path, error: Exception) -> InputError:
+    return InputError(f"{table}: not usable ({error}); it names paid batches: try sqlite3's `.recover`")
 
 
 def _where(folder: Path, place: str) -> Path:

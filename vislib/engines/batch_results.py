@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vislib.engines import Answer
-from vislib.engines.replies import read_completion, read_error
+from vislib.engines.completions import read_completion
+from vislib.engines.replies import read_error, status_error, told_error
 
 _NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
 
@@ -31,18 +32,15 @@ def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
 
     Raises InputError, as that does, for what no other request would survive.
     """
-    import httpx2
-    import openai
-
     response, error = result.get("response"), result.get("error")
     response = response if isinstance(response, dict) else {}
     status, body = response.get("status_code"), response.get("body")
     if status == 200 and body:
-        return read_completion(body)
+        told = told_error(body, url)
+        return read_error(told, url=url, model=model)[0] if told else read_completion(body)
     parts = [part.get("error") or part for part in (body, error) if isinstance(part, dict)]
     said = next((part for part in parts if isinstance(part, dict)), {"message": str(error or body or "no word why")})
     if not isinstance(status, int) or status < 400:  # it never came to the model
         reason = said["code"] if said.get("code") in _NEVER_RUN else "server_error"
         return Answer(status="failed", reason=reason, detail=str(said.get("message") or reason)[:200])
-    reply = httpx2.Response(status, request=httpx2.Request("POST", url if "://" in url else "file:///"))
-    return read_error(openai.APIStatusError(str(said), response=reply, body=said), url=url, model=model)[0]
+    return read_error(status_error(status, said, url), url=url, model=model)[0]

@@ -4,17 +4,19 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vislib.engines.replies import Oversized, Reply, read_body, read_error, refuses_schema
+from vislib.engines import Answer
+from vislib.engines.replies import Oversized, Reply, other_words, read_body, read_error
 from vislib.runs.errors import InputError
 
 if TYPE_CHECKING:
     import httpx2
 
 PROVIDER = "https://api.openai.com/v1"
-_HERE = ("127.0.0.1", "::1", "localhost")  # no proxy leads here
+HERE = ("127.0.0.1", "::1", "localhost")  # no proxy leads here
 _LARGEST = 8 << 20  # bytes of a reply; an answer of 100,000 tokens has half a million
 _PACKED = 100  # a compressed one, which nobody asked for, may be as much smaller
 
@@ -59,32 +61,53 @@ class ChatClient:
             base_url=url, api_key=api_key(url), max_retries=0, default_headers={"Accept-Encoding": "identity"},
             http_client=DefaultAsyncHttpxClient(
                 timeout=timeout, limits=limits, event_hooks={"response": [_bounded]},
-                trust_env=urlsplit(url).hostname not in _HERE,
+                trust_env=urlsplit(url).hostname not in HERE,
             ),
         )  # fmt: skip
         self.url, self.model, self.timeout_s = url, params.model, params.timeout_s
-        self._structured = True  # takes a JSON schema, as far as is known
+        self._words: dict[str, str] = {}  # what it calls a setting, "" for one that it does not take
+        self._cut_short = True  # whether an answer cut before its bound may mean that the bound was not understood
         self._heard = False  # has answered: then a 403 or 404 is about one request
         self.close = self._client.close
 
     async def ask(self, body: dict[str, Any]) -> Reply:
         """One attempt. Raises InputError for what no other request would survive."""
+        return await self._ask(body, self._words)
+
+    async def _ask(self, body: dict[str, Any], words: dict[str, str]) -> Reply:
         import httpx2
 
-        if not self._structured:
-            body = {name: value for name, value in body.items() if name != "response_format"}
+        sent = {words.get(name, name): value for name, value in body.items() if words.get(name, name)}
         try:
             async with asyncio.timeout(self.timeout_s):  # the client's own counts from byte to byte
-                reply = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
-            self._heard = (answer := read_body(reply.content)).status == "ok" or self._heard
-            return Reply(answer, None, reply.headers)
+                reply = await self._client.post("/chat/completions", body=sent, cast_to=httpx2.Response)
+            answer = read_body(reply.content, self.url, reply.headers)
         except Exception as error:  # read_error raises again what is no reply
-            if "response_format" in body and refuses_schema(error, named=self._heard):
-                without = await self.ask({name: value for name, value in body.items() if name != "response_format"})
-                self._structured = without.answer.status != "ok"  # else it was the schema
-                return without
-            answer, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
-            return Reply(answer, wait, error.response.headers if hasattr(error, "response") else {})
+            if other := other_words(error, sent, heard=self._heard):
+                return await self._in_other_words(body, words | other)
+            failure, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
+            return Reply(failure, wait, error.response.headers if hasattr(error, "response") else {})
+        bound = sent.get("max_completion_tokens", 0)
+        if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
+            again = await self._in_other_words(body, words | {"max_completion_tokens": "max_tokens"})
+            self._cut_short = again.answer.status == "ok"  # else it was not for the name of the bound
+            return again._replace(answer=_with_tokens_of(answer, again.answer))
+        self._heard = answer.status == "ok" or self._heard
+        return Reply(answer, None, reply.headers)
+
+    async def _in_other_words(self, body: dict[str, Any], words: dict[str, str]) -> Reply:
+        """Ask with `words`, and keep to them if that is answered: else it was something else."""
+        reply = await self._ask(body, words)
+        if reply.answer.status == "ok":
+            self._words = self._words | words
+        return reply
+
+
+def _with_tokens_of(first: Answer, second: Answer) -> Answer:
+    """`second` with what both attempts took."""
+    names = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
+    used: dict[str, Any] = {name: getattr(first, name) + getattr(second, name) for name in names}
+    return replace(second, **used)
 
 
 async def _bounded(response: "httpx2.Response") -> None:

@@ -81,6 +81,11 @@ class OpenAIBatch(OpenAIChat):
             yield from self._poll(self._server)
         self._conclude()
 
+    @property
+    def places(self) -> list[str]:
+        """None where the files are answered elsewhere."""
+        return [] if self._folder else self.urls
+
     # -- sending
     def _send(self, waiting: Iterator[Request]) -> Answered:
         """Write and send what is not under way, as far as the ceiling and the provider's queue allow."""

@@ -73,8 +73,20 @@ class OpenAIChat:
         """Other requests change no answer of a model."""
 
     def basis(self, request: Request) -> Mapping[str, Any]:
-        """The reasoning effort, and the hash of the weights in place of a folder's name."""
-        return {"model": self._identity, "reasoning_effort": self.params.reasoning_effort}
+        """The reasoning effort, the revision if one is named, and the hash of the weights for a folder's name."""
+        revision = getattr(self.params, "model_revision", "")
+        named = {"model_revision": revision} if revision else {}  # without one, keys are as they were before it
+        return {"model": self._identity, "reasoning_effort": self.params.reasoning_effort, **named}
+
+    @property
+    def places(self) -> list[str]:
+        """Servers that must be up before anything is asked."""
+        return self.urls
+
+    @property
+    def is_known_by_name(self) -> bool:
+        """Whether nothing but a name says which model answers."""
+        return bool(self._identity == self.model)
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answers as they come; see `Engine`."""
@@ -145,7 +157,7 @@ class OpenAIChat:
 
     async def _ask(self, asked: _Asked) -> Answer:
         """Ask until there is an answer or a failure that stays."""
-        request, server, wait, replies = asked.request, None, 0.0, self._replies
+        request, server, wait, replies = asked.request, None, 0.0, 0
         try:
             messages = await asyncio.to_thread(chat_messages, request) if request.image_id else chat_messages(request)
         except (OSError, ValueError) as error:
@@ -156,6 +168,8 @@ class OpenAIChat:
             reply, server, begun = await self._turns.send(body, tokens, after=wait, avoid=server)
             answer, asked.began = reply.answer, asked.began or begun
             self._replies += answer.reason not in _NO_WORD
+            if not asked.tries or answer.reason not in _NO_WORD:
+                replies = self._replies  # as it began to go unheard
             if not self._again(asked, answer):
                 break
             wait = self._wait(asked, reply)

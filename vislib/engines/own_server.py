@@ -58,6 +58,11 @@ class OwnModel(OpenAIChat):
             for request, answer in super().answer(requests, spent=spent) if up else ():
                 yield request, replace(answer, model=self.model)  # the server's name for it is a path
 
+    @property
+    def places(self) -> list[str]:
+        """None: it is started here."""
+        return []
+
     def _settings(self, request: Request) -> dict[str, Any]:
         return super()._settings(request) | {"model": str(self._folder)}
 

@@ -1,27 +1,49 @@
 """What a server's reply means: an answer, a failure worth another try, a failure to keep, or the end of the run.
 
-Servers of this protocol, and proxies before them, send what they like: HTML with status 200, choices that are no
-list, usage that is no number. Nothing here trusts a type. The official client raises a class per HTTP status.
+Servers of this protocol, and proxies before them, send what they like: HTML or an error with status 200, choices that
+are no list. Nothing here trusts a type. The official client raises a class per HTTP status; an error that is told in
+a reply is read like that.
 """
 
 import email.utils
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from vislib.engines import Answer
+from vislib.engines.completions import choice, failure, read_completion, short, used
 from vislib.engines.limits import seconds
 from vislib.runs.errors import InputError
-from vislib.runs.redaction import redact
 
 DOUBTFUL = frozenset({"disconnected", "timeout", "not_json", "no_choices", "oversized"})  # may be billed all the same
 RETRIED = DOUBTFUL | {"unreachable", "rate_limited", "server_error", "empty"}
 _LONGEST_WAIT_S = 600.0
-_MOST_TOKENS = 10**9  # a usage above is no number of tokens
-_FILTERED = ("content_filter", "content_policy_violation")
+SETTLED = ("content_filter", "length")  # the same request would fail again, and be paid again
+_FILTERED = (
+    r"content.?filter|content.?policy|responsible.?ai.?policy|content management policy|safety system"
+    r"|moderation|flagged|data_inspection_failed|prohibited.content"
+)
+_TOO_LONG = (
+    r"context.?(?:length|window|size)|prompt is too long|input is too long|too long|too many (?:\w+ )?tokens"
+    r"|longer than the m|reduce the length|max_model_len"
+)
 _NO_SCHEMA = r"response_format|json_schema|schema|structured"
+_NOT_TAKEN = (
+    r"unsupported|not support|n[o']t support|extra_forbidden|extra inputs|not permitted|unrecognized|unknown"
+    r"|unexpected keyword|use '?max_tokens"
+)
+_LEFT_OUT = {n: f"{n} {value}" for n, value in (("temperature", -1), ("seed", 0), ("reasoning_effort", "default"))}
+_STATUS_OF = {  # what errors without a number are called
+    r"insufficient.?quota|billing|credit": 402,
+    r"rate.?limit|too.?many.?requests|throttl": 429,
+    r"authentication|auth.?error|unauthorized|invalid_api_key|credentials": 401,
+    r"not.?found|unexpected endpoint": 404,
+    r"invalid_request|bad.?request|context_length|content_filter|unsupported": 400,
+}
 _KEPT = "Then run again; all answers so far are kept"
 
 
@@ -37,34 +59,58 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
 
 
-def read_completion(completion: Any) -> Answer:
-    """The answer in a chat completion (its JSON, or the client's object); failed with a reason if unusable."""
-    body = completion.model_dump() if hasattr(completion, "model_dump") else completion
+def told_error(body: Any, url: str, headers: Mapping[str, str] | None = None) -> Any:
+    """The client's error for one that a reply holds, whatever its HTTP status said; None if it holds none.
+
+    The code in the body is the status. It stands in place of choices, or beside one that was cut.
+    """
     if not isinstance(body, dict):
-        return _failure("not_json", body)
-    used, model = _used(body.get("usage")), _clean(body.get("model"))
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict):
-        return Answer(status="failed", reason="no_choices", model=model, detail=_short(body.get("error") or ""), **used)
-    message: Any = choice.get("message")
-    message = message if isinstance(message, dict) else {}
-    finish, refusal = _clean(choice.get("finish_reason")), _clean(message.get("refusal"))
-    text = _text(message.get("content"))
-    reason = finish if finish in ("content_filter", "length") else ""
-    reason = reason or ("content_filter" if refusal else "" if text else "empty")
-    return Answer(
-        text="" if reason else text, model=model, finish_reason=finish, **used,
-        status="failed" if reason else "ok", reason=reason, detail=_short(refusal or text) if reason else "",
-    )  # fmt: skip
+        return None
+    error = body.get("error") or (choice(body) or {}).get("error")
+    if not error:
+        return None
+    said = error if isinstance(error, dict) else {"message": str(error)}
+    return status_error(_status(said), said, url, headers)
 
 
-def read_body(content: bytes) -> Answer:
-    """The answer in the bytes of a reply with status 200."""
+def status_error(status: int, said: Mapping[str, Any], url: str, headers: Mapping[str, str] | None = None) -> Any:
+    """The client's error for an HTTP status and what was said with it."""
+    import httpx2
+    import openai
+
+    request = httpx2.Request("POST", url if "://" in url else "file:///")
+    told = {n: v for n, v in (headers or {}).items() if n.lower().startswith(("retry-after", "x-ratelimit"))}
+    reply = httpx2.Response(status, request=request, headers=told)
+    return openai.APIStatusError(str(said.get("message") or said), response=reply, body=dict(said))
+
+
+def _status(said: Mapping[str, Any]) -> int:
+    """The HTTP status that an error in a body stands for."""
+    for name in ("code", "status", "status_code"):
+        if re.fullmatch(r"[45]\d\d", str(said.get(name))):
+            return int(str(said[name]))
+    words = " ".join(str(said.get(name) or "") for name in ("code", "type", "message"))[:1000]
+    return next((status for sign, status in _STATUS_OF.items() if re.search(sign, words, re.IGNORECASE)), 502)
+
+
+def settles(reason: str, detail: str) -> bool:
+    """Whether a failure is about its request: the same one would fail again, and may be paid again.
+
+    All other 400s may be the server's, as one that was started without pictures: it is mended, and asked again.
+    """
+    return reason in SETTLED or (reason == "refused" and re.search(_TOO_LONG, detail, re.IGNORECASE) is not None)
+
+
+def read_body(content: bytes, url: str = "", headers: Mapping[str, str] | None = None) -> Answer:
+    """The answer in the bytes of a reply with status 200. Raises the client's error for one that is told in it."""
     try:
-        return read_completion(json.loads(content))
+        body = json.loads(content)
     except (ValueError, RecursionError):  # half a body, HTML, a million brackets
-        return _failure("not_json", content[:1000].decode("utf-8", "replace"))
+        return failure("not_json", content[:1000].decode("utf-8", "replace"))
+    if error := told_error(body, url, headers):
+        error.used = used(body.get("usage"))  # half an answer is billed
+        raise error
+    return read_completion(body)
 
 
 def read_error(error: Exception, *, url: str, model: str, heard: bool = False) -> tuple[Answer, float | None]:
@@ -76,29 +122,45 @@ def read_error(error: Exception, *, url: str, model: str, heard: bool = False) -
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        passing = heard and error.status_code in (403, 404)
-        if not passing and (mend := _final(error, url, model)):
-            raise InputError(f"{url}: {error.status_code}, {_short(error)}. {mend}. {_KEPT}")
-        return _failure(_status_reason(error), error, f"{error.status_code} "), _retry_after(error.response.headers)
+        reason = _status_reason(error)
+        if reason != "content_filter" and (mend := _final(error, url, model, heard)):
+            raise InputError(f"{url}: {error.status_code}, {short(error)}. {mend}. {_KEPT}")
+        failed = failure(reason, error, f"{error.status_code} ")
+        return replace(failed, **getattr(error, "used", {})), _retry_after(error.response.headers)
     cause = error.__cause__ or error
     if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
-        return _failure("unreachable", cause), None
+        return failure("unreachable", cause), None
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return _failure("timeout", "no whole reply within timeout_s"), None
+        return failure("timeout", "no whole reply within timeout_s"), None
     if isinstance(cause, Oversized):
-        return _failure("oversized", cause), None
+        return failure("oversized", cause), None
     if isinstance(error, openai.APIConnectionError):
-        return _failure("disconnected", cause), None
+        return failure("disconnected", cause), None
     if isinstance(error, ValueError | openai.APIError):
-        return _failure("not_json", error), None
+        return failure("not_json", error), None
     raise error
 
 
-def refuses_schema(error: Exception, *, named: bool) -> bool:
-    """Whether a server may refuse a JSON schema, or this one; `named`: only if it says so."""
-    response: Any = getattr(error, "response", None)
-    refused = getattr(error, "status_code", 0) in (400, 422)
-    return refused and (not named or re.search(_NO_SCHEMA, response.text[:10_000], re.IGNORECASE) is not None)
+def other_words(error: Exception, body: Mapping[str, Any], *, heard: bool) -> dict[str, str]:
+    """Settings of `body` that a server refuses, and what it may call them instead ("": it does without).
+
+    A server that has answered (`heard`) must name the setting; of another any 400 or 422 may be about it.
+    """
+    if getattr(error, "status_code", 0) not in (400, 422):
+        return {}
+    said = _said(error)
+    if "max_completion_tokens" in body and not re.search(_TOO_LONG, said, re.IGNORECASE):
+        unnamed = error.status_code == 422 and not heard and "response_format" not in body  # type: ignore[attr-defined]
+        if unnamed or ("max_completion_tokens" in said and re.search(_NOT_TAKEN, said, re.IGNORECASE)):
+            return {"max_completion_tokens": "max_tokens"}
+    if "response_format" in body and (not heard or re.search(_NO_SCHEMA, said, re.IGNORECASE)):
+        return {"response_format": ""}
+    return {}
+
+
+def _said(error: Any) -> str:
+    """All that an error says, of its reply or of its body."""
+    return f"{error.response.text[:10_000]} {json.dumps(error.body, default=str)[:10_000]}"
 
 
 def unreachable(urls: list[str], detail: str) -> InputError:
@@ -116,42 +178,28 @@ def refusing(urls: list[str], detail: str) -> InputError:
     )
 
 
-def _used(usage: Any) -> dict[str, Any]:
-    """Tokens of a reply's usage; what is no number of tokens counts 0."""
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    values = {
-        "tokens_in": usage.get("prompt_tokens"), "tokens_out": usage.get("completion_tokens"),
-        "tokens_cached": details.get("cached_tokens"), "tokens_written": details.get("cache_write_tokens"),
-    }  # fmt: skip
-    used = {to: int(n) if isinstance(n, int | float) and 0 < n < _MOST_TOKENS else 0 for to, n in values.items()}
-    cached = min(used["tokens_cached"], used["tokens_in"])
-    return used | {"tokens_cached": cached, "tokens_written": min(used["tokens_written"], used["tokens_in"] - cached)}
+def refused_key(model: str) -> str:
+    """What to do where a server takes no request of ours; no key and a wrong one read apart."""
+    if os.environ.get("OPENAI_API_KEY"):
+        return f"The key in OPENAI_API_KEY is refused: set it to one that may use {model}"
+    return f"No key was sent, since OPENAI_API_KEY is not set: set it in the environment to a key that may use {model}"
 
 
-def _text(content: Any) -> str:
-    """A message's text; some servers send it in parts."""
-    if isinstance(content, list):
-        content = "".join(_clean(part.get("text")) for part in content if isinstance(part, dict))
-    return _clean(content).strip()
-
-
-def _clean(value: Any) -> str:
-    """`value` if it is text, half characters (an emoji cut in two) replaced: they cannot be stored."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
-
-
-def _final(error: Any, url: str, model: str) -> str:
+def _final(error: Any, url: str, model: str, heard: bool) -> str:
     """What the user must mend before any request can succeed; empty if others may."""
+    if heard and error.status_code in (403, 404):
+        return ""
     if error.status_code in (401, 403):
-        return f"Set OPENAI_API_KEY in the environment to a key that may use {model}"
+        return refused_key(model)
     if error.status_code == 404:
         return f"Set model, now {model!r}, to one that {url}/models lists, or mend base_url (as a rule it ends in /v1)"
     if error.status_code == 402 or error.code == "insufficient_quota":
         return "The account of OPENAI_API_KEY is used up: add credit"
-    if error.code in ("unsupported_parameter", "unsupported_value"):
-        return f"{model} refuses a setting: temperature -1, seed 0 and reasoning_effort default leave theirs out"
+    said, known = _said(error), error.code in ("unsupported_parameter", "unsupported_value")
+    if known or (not heard and error.status_code in (400, 422) and re.search(_NOT_TAKEN, said, re.IGNORECASE)):
+        named = [mend for name, mend in _LEFT_OUT.items() if name in said]
+        if named or known:
+            return f"{model} refuses a setting: {', '.join(named or _LEFT_OUT.values())} leaves it out"
     return ""
 
 
@@ -160,7 +208,7 @@ def _status_reason(error: Any) -> str:
         return "rate_limited"
     if error.status_code in (404, 408, 409, 425) or error.status_code >= 500:
         return "server_error"
-    return "content_filter" if error.code in _FILTERED else "refused"
+    return "content_filter" if re.search(_FILTERED, _said(error), re.IGNORECASE) else "refused"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -173,15 +221,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             return None
     return min(wait, _LONGEST_WAIT_S) if wait is not None and wait >= 0 else None
-
-
-def _failure(reason: str, value: Any, prefix: str = "") -> Answer:
-    return Answer(status="failed", reason=reason, detail=prefix + _short(value))
-
-
-def _short(value: Any) -> str:
-    """One line of at most 200 characters, without the pixels or the key that some servers send back."""
-    body = getattr(value, "body", None)
-    said = body.get("message") if isinstance(body, dict) else None
-    text = re.sub(r"data:image[^\s\"']*", "data:image…", str(said or getattr(value, "message", value))[:20_000])
-    return redact(" ".join(_clean(text).split()))[:200]

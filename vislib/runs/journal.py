@@ -55,8 +55,16 @@ class Journal:
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The answer journalled under `key`, or None."""
-        row = self._one("SELECT body FROM answers WHERE key = ?", key)
-        return json.loads(row[0]) if row else None
+        entry = self.entry(key)
+        return entry and entry[0]
+
+    def entry(self, key: str) -> tuple[dict[str, Any], float] | None:
+        """The answer journalled under `key`, and when (seconds of the epoch), or None."""
+        row = self._one("SELECT body, answered_at FROM answers WHERE key = ?", key)
+        try:
+            return (dict(json.loads(row[0])), float(row[1])) if row else None
+        except (ValueError, TypeError) as error:  # damage that SQLite does not see
+            raise unusable(self.path, error) from error
 
     def has(self, key: str) -> bool:
         """Whether `key` has an answer."""
@@ -64,9 +72,8 @@ class Journal:
 
     def __len__(self) -> int:
         """Number of answers."""
-        with self._lock:
-            (number,) = self._db.execute("SELECT count(*) FROM answers").fetchone()
-        return int(number)
+        row = self._one("SELECT count(*) FROM answers")
+        return int(row[0]) if row else 0
 
     def put(self, key: str, body: Mapping[str, Any]) -> None:
         """Keep an answer; the first one of a key stays."""
@@ -77,6 +84,11 @@ class Journal:
         """Record one more failed attempt at `key`, and what it cost."""
         values = (key, time.time(), reason, redact(detail), usd)
         self._write("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)", values)
+
+    def retract(self, key: str, reason: str, detail: str, usd: float) -> None:
+        """An answer turned out to be none: it stands with the failures from now on, and may be asked again."""
+        self.fail(key, reason, detail, usd)
+        self._write("DELETE FROM answers WHERE key = ?", (key,))
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Failed attempts at `key`: reason, detail, last_at (seconds of the epoch) of the last one, usd of all."""
@@ -90,17 +102,22 @@ class Journal:
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         with self._lock:
             due = time.monotonic() - self._synced >= _SYNC_S
-            if due:  # this commit, and with it all before, reaches the disk
-                self._db.execute("PRAGMA synchronous=FULL")
             try:
+                if due:  # this commit, and with it all before, reaches the disk
+                    self._db.execute("PRAGMA synchronous=FULL")
                 self._db.execute(statement, values)
+                if due:
+                    self._db.execute("PRAGMA synchronous=NORMAL")
+                    self._synced = time.monotonic()
             except sqlite3.OperationalError as error:  # a full disk
                 raise InputError(f"{self.path}: cannot be written ({error}); make room and run again") from error
-            if due:
-                self._db.execute("PRAGMA synchronous=NORMAL")
-                self._synced = time.monotonic()
+            except sqlite3.DatabaseError as error:
+                raise unusable(self.path, error) from error
 
-    def _one(self, query: str, key: str) -> tuple[Any, ...] | None:
-        with self._lock:
-            row: tuple[Any, ...] | None = self._db.execute(query, (key,)).fetchone()
+    def _one(self, query: str, *values: str) -> tuple[Any, ...] | None:
+        try:
+            with self._lock:
+                row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
         return row

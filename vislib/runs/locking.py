@@ -22,6 +22,7 @@ from filelock import SoftFileLock, Timeout
 
 from vislib.runs.errors import InputError
 
+FORCE_VARIABLE = "VISLIB_FORCE"  # set by the runner's --force for the kernels that it starts
 RUNNER_VARIABLE = "VISLIB_RUNNER_PID"  # set by the runner for the kernels that it starts
 _WAIT_SECONDS = 20.0
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}

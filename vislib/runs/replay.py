@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vislib.runs.errors import InputError
-from vislib.runs.journal import Journal
+from vislib.runs.journal import Journal, unusable
 from vislib.runs.redaction import redact, without_places
 from vislib.runs.stage import run_folder
 from vislib.runs.tables import Row, open_part, read_rows
@@ -75,7 +75,10 @@ def export_answers(source: Path, file: Path) -> Counter[str]:
 
 
 def _model(body: str, journal: Path) -> str:
-    answer = json.loads(body)
+    try:
+        answer = json.loads(body)
+    except (ValueError, TypeError) as error:
+        raise unusable(journal, error) from error
     if "model" not in answer:
         raise InputError(f"{journal}: not a journal of answers; name openai.sqlite, or a run")
     return str(answer["model"])
@@ -102,7 +105,7 @@ def _rows(journal: Path) -> Iterator[Row]:
                 body, detail = body and redact(body), detail and without_places(redact(detail))
                 yield dict(zip(SCHEMA.names, (journal.stem, key, body, reason, detail, usd, at), strict=True))
     except sqlite3.Error as error:
-        raise InputError(f"{journal}: not a readable journal ({error})") from error
+        raise unusable(journal, error) from error
 
 
 def import_answers(file: Path, journals: Path) -> Counter[str]:
@@ -119,11 +122,14 @@ def import_answers(file: Path, journals: Path) -> Counter[str]:
         if not re.fullmatch(r"\w+", name):
             raise InputError(f"{file}: {name!r} can name no journal; get the file again")
         Journal(path := journals / f"{name}.sqlite")  # makes it
-        with closing(sqlite3.connect(path, timeout=60)) as db, db:
-            for row in rows:
-                kind, insert = ("answers", _ANSWER) if row["body"] else ("failures", _FAILURE)
-                counts[kind] += db.execute(insert, row).rowcount
-                counts["read"] += 1
+        try:
+            with closing(sqlite3.connect(path, timeout=60)) as db, db:
+                for row in rows:
+                    kind, insert = ("answers", _ANSWER) if row["body"] else ("failures", _FAILURE)
+                    counts[kind] += db.execute(insert, row).rowcount
+                    counts["read"] += 1
+        except sqlite3.Error as error:
+            raise unusable(path, error) from error
     return counts
 
 

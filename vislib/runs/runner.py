@@ -4,6 +4,7 @@ Nothing heavy is imported until a notebook must run, so that an unchanged set is
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,17 +12,20 @@ from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from vislib.runs.digests import nothing_written
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, expand, input_path, input_values
-from vislib.runs.locking import FolderLock
+from vislib.runs.locking import FORCE_VARIABLE, FolderLock
 from vislib.runs.provenance import pinned_versions
 from vislib.runs.record import Run, summary
 from vislib.runs.redaction import redact
-from vislib.runs.sets import SetFile, check_inputs, read_set
+from vislib.runs.sets import STAND_INS, SetFile, check_inputs, read_set, refuse_mixture, who_answers
 from vislib.runs.stage import read_record, settle_runs_folder
 from vislib.runs.terminal import any_terminal, reader_has_gone
+
+_RUNS = "would run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.status:
             return _print_status(stages)
         check_inputs(entries, stages)
+        if not options.only:
+            refuse_mixture(entries)
         with nothing_written() if options.dry_run else nullcontext():
             return _run(stages, force=options.force, dry_run=options.dry_run)
     except InputError as error:
@@ -90,13 +96,17 @@ def _matches(name: str, wanted: str) -> bool:
 
 def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
     for entry in entries:
-        if entry.omitted:
-            print(f"{entry.file.name}: takes the notebook's defaults for {', '.join(entry.omitted)}")
-        _check(entry)
+        if omitted := [name for name in entry.omitted if name not in STAND_INS]:
+            print(f"{entry.file.name}: takes the notebook's defaults for {', '.join(omitted)}")
+    if answering := who_answers(entries):
+        print(f"answers: {answering}")
+    _meet_servers(entries, force=force)
     lock = FolderLock(entries[0].stage.run / ".lock")
     if not dry_run:
         lock.acquire()
     try:
+        if force:
+            os.environ[FORCE_VARIABLE] = "1"  # kernels ask failures again
         changed: set[str] = set()
         for entry in entries:
             if dry_run:
@@ -104,18 +114,45 @@ def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
             elif not _run_stage(entry, force=force):
                 return 1
     finally:
+        os.environ.pop(FORCE_VARIABLE, None)
         lock.release()
     if not dry_run:
         _print_results(entries[0].stage.run)
     return 0
 
 
-def _check(entry: SetFile) -> None:
-    """Raise InputError, with the file's name, for what an engine cannot work with: before earlier stages are paid."""
+def _meet_servers(entries: list[SetFile], *, force: bool) -> None:
+    """Raise InputError, with the file's name, for what an asking stage lacks: before earlier stages are paid.
+
+    Settings, the key, and a server that answers. A stage that would not run, or has all answers, needs no server.
+    """
+    engines = {entry.stage.name: engine for entry in entries if (engine := _engine(entry))}
+    changed: set[str] = set()
+    for entry in entries if engines else ():
+        try:
+            verdict = _verdict(entry, changed, force=force)
+        except InputError:  # an input is missing: the stage itself says so
+            return
+        engine = engines.get(entry.stage.name)
+        if verdict == "unchanged" or not engine or not engine.places or entry.stage.values["replay"]:
+            continue
+        try:
+            seen = import_module("vislib.engines.identity").look_at_all(engine.places, engine.model)
+        except InputError as error:
+            if verdict == _RUNS and _estimate(entry).startswith("nothing to ask"):
+                continue
+            raise InputError(f"{entry.file}: {error}") from error
+        for one in seen:
+            if note := one.note or (one.unreachable and f"{one.url}: no connection ({one.unreachable})"):
+                print(f"{entry.file.name}: note: {note}")
+
+
+def _engine(entry: SetFile) -> Any:
+    """The engine of a stage that asks a model, nothing opened yet; None for others."""
     if entry.stage.values.get("engine", "extractive") == "extractive":
-        return
+        return None
     try:
-        import_module("vislib.engines.asking").check_parameters(SimpleNamespace(**entry.stage.values))
+        return import_module("vislib.engines.asking").check_parameters(SimpleNamespace(**entry.stage.values))
     except InputError as error:
         raise InputError(f"{entry.file}: {error}") from error
 
@@ -179,19 +216,25 @@ class _Line:
         print(f"{self._name if self._broken else ''}{text}", flush=True)
 
 
-def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
+def _verdict(entry: SetFile, changed: set[str], *, force: bool) -> str:
+    """Whether a stage would run, in the light of those before it that would (`changed`, to which it is added)."""
     stage = entry.stage
     upstream = [v for _, v in input_values(stage.schema, stage.values) if v.split("/")[0] in changed]
     if upstream and (force or not read_record(stage.folder)):
-        verdict = "would run"
+        verdict = _RUNS
     elif upstream:
         verdict = f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its data"
     else:
-        verdict = "unchanged" if not force and stage.is_current(stage.key(str(entry.file))[0]) else "would run"
+        verdict = "unchanged" if not force and stage.is_current(stage.key(str(entry.file))[0]) else _RUNS
     if verdict != "unchanged":
         changed.add(stage.name)
-    print(f"{stage.name:<22} {verdict}")
-    if verdict != "unchanged" and stage.values.get("engine", "extractive") != "extractive":
+    return verdict
+
+
+def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
+    verdict = _verdict(entry, changed, force=force)
+    print(f"{entry.stage.name:<22} {verdict}")
+    if verdict != "unchanged" and entry.stage.values.get("engine", "extractive") != "extractive":
         print(f"{'':<22}   {_estimate(entry)}", flush=True)
 
 

@@ -11,6 +11,11 @@ from vislib.runs.params import resolve
 from vislib.runs.stage import Stage
 from vislib.runs.yaml_files import read_parameters
 
+# Parameters whose default stands in for a model, so that the sample needs none, and that default.
+STAND_INS = {"engine": "extractive", "tagger": "measured", "embedding_model": "colour-gradient"}
+_NO_MODEL = " (no model)"
+_ALSO = {"engine": "`engine: openai` with model and base_url"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SetFile:
@@ -58,6 +63,34 @@ def _read_file(file: Path, folder: Path) -> SetFile:
     if Path(values["run_dir"]).name != folder.resolve().name:
         raise InputError(f"{file}: run_dir is {values['run_dir']!r}; its last part must be {folder.resolve().name!r}")
     return SetFile(file=file, stage=Stage.of(notebook, values), omitted=omitted)
+
+
+def who_answers(stages: Sequence[SetFile]) -> str:
+    """Which model, or stand-in for one, each stage of a set asks; empty if none does."""
+    found = []
+    for entry in stages:
+        for name in (n for n in STAND_INS if n in entry.stage.values and _is_ours(entry, n)):
+            value = entry.stage.values[name]
+            model = f" {entry.stage.values['model']}" if name == "engine" and value != STAND_INS[name] else ""
+            found.append(f"{entry.stage.name} {value or 'none'}{model}{_NO_MODEL * (value == STAND_INS[name])}")
+    return " · ".join(found)
+
+
+def refuse_mixture(stages: Sequence[SetFile]) -> None:
+    """A set whose one stage asks a model must say in each other's own file that a stand-in answers there."""
+    asking = [(e, n) for e in stages for n in STAND_INS if n in e.stage.values and _is_ours(e, n)]
+    modelled = [e for e, name in asking if e.stage.values[name] not in ("", STAND_INS[name])]
+    unnamed = [(e, n) for e, n in asking if e.stage.values[n] == STAND_INS[n] and n in e.omitted]
+    if modelled and unnamed:
+        lines = "; ".join(f"{e.file}: `{n}: {STAND_INS[n]}`, or a model's {_ALSO.get(n, 'name')}" for e, n in unnamed)
+        raise InputError(
+            f"{modelled[0].file} asks a model, while other stages are left to stand-ins that none has chosen: data of "
+            f"both would be mixed. Write the line that is meant: {lines}"
+        )
+
+
+def _is_ours(entry: SetFile, name: str) -> bool:
+    return name != "embedding_model" or entry.stage.notebook == "04_selection"  # 08's default is a model
 
 
 def check_inputs(stages: Sequence[SetFile], chosen: Sequence[SetFile]) -> None:

@@ -1,0 +1,50 @@
+"""Answers that come whole and are of no use: a paid stage whose checks drop most of them stops, as for failures."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from vislib.engines import Request
+from vislib.runs.errors import InputError
+
+Fault = Callable[[Request, str], tuple[str, str]]  # (request, text) -> the check that drops it, and what that found
+_FEW = 50  # answers before their share means anything
+_JUDGED = 200  # answers that are judged: a sample that tells a bad prompt or server, at no cost for the rest
+
+
+class Drops:
+    """Counts what `fault` drops of the first answers; None: of no answer."""
+
+    def __init__(self, params: Any, fault: Fault | None) -> None:
+        self._fault, self._allowed = fault, float(getattr(params, "max_drop_rate", 1.0))
+        self.judged, self.reasons, self.last = 0, Counter[str](), ""
+
+    def judge(self, request: Request, text: str) -> None:
+        """Take account of one answer."""
+        if self._fault is None or self.judged >= _JUDGED:
+            return
+        name, found = self._fault(request, text)
+        self.judged += 1
+        if name:
+            self.reasons[name] += 1
+            self.last = f"{request.id}: {name} {found[:200]}"
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more than the allowed share is dropped."""
+        return self.reasons.total() > self._allowed * self.judged
+
+    @property
+    def surely_too_many(self) -> bool:
+        """The same, while more may come."""
+        return self.judged >= _FEW and self.too_many
+
+    def error(self, engine: str, journal: str) -> InputError:
+        """What stops the stage."""
+        reasons = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common())
+        return InputError(
+            f"{engine}: {self.reasons.total()} of {self.judged} answers fail a check ({reasons}), more than "
+            f"max_drop_rate {self._allowed:g} allows. The last: {self.last}. Mend the prompt, or the server "
+            f"(with another model_revision, to ask it anew), leave the check out of checks, or raise max_drop_rate, "
+            f"and run again; answers stay in {journal}"
+        )

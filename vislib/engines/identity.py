@@ -1,0 +1,214 @@
+"""Whose answers these are: what a server says of its model, and whether it is the one that answered before.
+
+Checkpoints are often served under one unchanged name (`base_url` moves, or the server is started with other weights).
+The journal knows a request by the model's name, so another model's answers would pass for this one's. What `/models`
+says, and where, is kept beside every answer and compared before any is used.
+"""
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from vislib.engines.chat_client import HERE, api_key
+from vislib.engines.replies import refused_key, told_error, unreachable
+from vislib.runs.errors import InputError
+from vislib.runs.redaction import redact
+from vislib.runs.seeding import short_hash
+
+if TYPE_CHECKING:
+    from vislib.runs.journal import Journal
+
+_PATIENCE_S = 10.0
+_MOST_BYTES = 4 << 20  # of a list of models
+# What tells weights apart and outlives a restart. `created`, fingerprints and limits change with the server alone.
+_TELLING = ("root", "parent", "revision", "sha", "sha256", "digest", "n_params", "size", "quantization")
+_WAYS_ON = (
+    "Set model_revision (as the name of the checkpoint) to ask the model of now; set base_url back for the one "
+    "before; or set same_model to true if both are one. All answers are kept"
+)
+_DATE = r"[-@:](?:\d{4}-?\d{2}-?\d{2}|latest)"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look at a server brought: its model's entry, a word for the user, or why nothing can be asked."""
+
+    url: str
+    told: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    unreachable: str = ""
+
+
+def look(url: str, model: str, *, timeout_s: float = _PATIENCE_S) -> Seen:
+    """Ask `url` for its models. Raises InputError for a key that is missing or refused.
+
+    A server may lack that list, or list other names than it answers to: that is noted, not refused.
+    """
+    import httpx2
+
+    headers = {"Authorization": f"Bearer {api_key(url)}", "Accept-Encoding": "identity"}
+    wait = min(timeout_s, _PATIENCE_S)
+    try:
+        with (
+            httpx2.Client(trust_env=urlsplit(url).hostname not in HERE, timeout=wait) as client,
+            client.stream("GET", f"{url.rstrip('/')}/models", headers=headers) as reply,
+        ):
+            data = b""
+            for part in reply.iter_bytes():
+                if len(data := data + part) > _MOST_BYTES:
+                    break
+    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        return Seen(url, unreachable=str(error) or type(error).__name__)
+    except httpx2.HTTPError as error:
+        return Seen(url, note=f"{url}/models did not answer ({type(error).__name__})")
+    return _read(url, model, reply.status_code, data)
+
+
+def _read(url: str, model: str, status: int, data: bytes) -> Seen:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        body = None
+    if status == 200 and (error := told_error(body, url)):
+        status = error.status_code
+    if status == 401 and b"scope" not in data:  # a restricted key may ask, but not list
+        said = redact(" ".join(data[:200].decode("utf-8", "replace").split()))
+        raise InputError(f"{url}: 401, {said}. {refused_key(model)}")
+    entries = body.get("data") if isinstance(body, dict) else body
+    if status != 200 or not isinstance(entries, list):
+        return Seen(url, note=f"{url}/models lists nothing (status {status}); whether it has {model} is not known")
+    listed = {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
+    if entry := listed.get(model):
+        meta = entry.get("meta")
+        known = {**(meta if isinstance(meta, dict) else {}), **entry}
+        told = {name: known[name] for name in _TELLING if isinstance(known.get(name), str | int) and known[name]}
+        return Seen(url, told=told)
+    names = ", ".join(sorted(listed)[:5]) or "none"
+    return Seen(url, note=f"{url}/models does not list {model} (but {names})")
+
+
+def look_at_all(urls: Iterable[str], model: str, *, timeout_s: float = _PATIENCE_S) -> list[Seen]:
+    """`look` at each server. Raises InputError too if none of them can be reached."""
+    seen = [look(url, model, timeout_s=timeout_s) for url in urls]
+    if all(one.unreachable for one in seen):
+        raise unreachable([one.url for one in seen], seen[0].unreachable)
+    return seen
+
+
+@dataclass(frozen=True)
+class Source:
+    """The servers that answer a stage, and what they say of the model; addresses hold no secret (`server_urls`)."""
+
+    urls: tuple[str, ...]
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, seen: Iterable[Seen]) -> "Source":
+        """The source that looks at its servers have shown."""
+        found = list(seen)
+        told = next((one.told for one in found if one.told), {})
+        return cls(tuple(sorted(one.url.rstrip("/") for one in found)), told)
+
+    @property
+    def id(self) -> str:
+        """What stands beside an answer: addresses and paths leave no machine with it."""
+        return short_hash(json.dumps(self.as_row(), sort_keys=True))
+
+    def as_row(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"urls": list(self.urls), "told": dict(self.told)}
+
+    def differs(self, other: "Source") -> bool:
+        """Whether `other` is, or may well be, another model: it says so, or neither says and the address is another."""
+        both = self.told.keys() & other.told.keys()
+        if any(self.told[name] != other.told[name] for name in both):
+            return True
+        return not both and not set(map(_place, self.urls)) & set(map(_place, other.urls))
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {value}" for name, value in self.told.items())
+        return redact(f"{' '.join(self.urls)} ({told or 'which says nothing of its weights'})")
+
+
+def _place(url: str) -> str:
+    """An address; this machine has several names."""
+    parts = urlsplit(url)
+    host = "localhost" if parts.hostname in HERE else parts.hostname
+    return f"{host}:{parts.port or ''}{parts.path}"
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names in replies are one model's: equal, but for a date that only one of them bears."""
+    short, long = sorted((one, other), key=len)
+    return long.startswith(short) and (long == short or re.fullmatch(_DATE, long[len(short) :]) is not None)
+
+
+class Origins:
+    """Where a stage's journalled answers come from: days, servers and what their replies call the model."""
+
+    def __init__(self, servers: "Journal", engine: Any) -> None:
+        self.servers, self.model = servers, engine.model
+        self._may_differ = bool(getattr(engine.params, "same_model", False))
+        self.count: Counter[str] = Counter()  # by the id of their source, "" for one that is not on record
+        self.models: Counter[str] = Counter()
+        self._times: list[float] = []  # of the first and of the last
+
+    def add(self, body: Mapping[str, Any], answered_at: float) -> None:
+        """Count one."""
+        self.count[str(body.get("server", ""))] += 1
+        self.models[str(body.get("model", ""))] += 1
+        times = [*self._times, answered_at]
+        self._times = [min(times), max(times)]
+
+    def line(self, total: int) -> str:
+        """How many of `total` answers come from the journal, of which days and servers."""
+        days = [time.strftime("%Y-%m-%d", time.localtime(at)) for at in self._times]
+        spoken = " to ".join(dict.fromkeys(days))
+        sources = "; ".join(f"{n:,} of {self._source(name) or 'no server on record'}" for name, n in self._sorted())
+        return f"{self.count.total():,} of {total:,} answers come from the journal, of {spoken}: {sources}"
+
+    def meet(self, engine: Any) -> tuple[str, list[str]]:
+        """The id of the source that `engine` asks now, and notes for the user; "" where a name does not stand alone.
+
+        Raises InputError if it may be another model than before. A server that cannot be asked is the engine's to tell.
+        """
+        if not engine.places or not engine.is_known_by_name:
+            return "", []
+        try:
+            seen = look_at_all(engine.places, engine.model, timeout_s=engine.params.timeout_s)
+        except InputError:
+            return "", []
+        source = Source.of(seen)
+        self._check(source)
+        self.servers.put(source.id, source.as_row())
+        return source.id, [one.note for one in seen if one.note]
+
+    def _check(self, now: Source) -> None:
+        for name, n in self._sorted() if not self._may_differ else ():
+            if (before := self._source(name)) and before.differs(now):
+                raise InputError(
+                    f"model {self.model}: {n:,} answers in the journal are of {before}, but the server is now {now}. "
+                    f"{_WAYS_ON}"
+                )
+
+    def renamed(self, model: str) -> str:
+        """What is wrong if a reply names another model than the replies of earlier runs did; else ""."""
+        known = sorted(filter(None, self.models))
+        if self._may_differ or not model or not known or any(same_model(model, name) for name in known):
+            return ""
+        return (
+            f"model {self.model}: replies are now of {model!r}, but those in the journal are of {', '.join(known)}. "
+            f"{_WAYS_ON}"
+        )
+
+    def _sorted(self) -> list[tuple[str, int]]:
+        return sorted(self.count.items(), key=lambda item: (-item[1], item[0]))
+
+    def _source(self, name: str) -> Source | None:
+        row = self.servers.get(name) if name else None
+        return Source(tuple(row["urls"]), row["told"]) if row else None
