@@ -2,8 +2,9 @@
 
 A row holds `images` and `texts` of equal length with exactly one non-null per index, in page order, and two JSON
 strings; LAION-style rows are brought into that form first. Rows that break the form, hold undecodable text or repeat
-a page are quarantined with their reason; pages with only text or only images keep the form and stay. Nothing here
-grows with the number of rows: shards are streamed, and the ids met lie in a scratch database.
+a page are quarantined with their reason. The address in `images` is the one that is fetched: `src` in the metadata
+may be another, of a mirror say, and is no fault. Pages with only text or only images keep the form and stay.
+Nothing here grows with the number of rows: shards are streamed, and the ids met lie in a scratch database.
 """
 
 import json

@@ -85,16 +85,16 @@ def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
     if len(data) > max_bytes:
         raise ImageError("too_many_bytes", f"{len(data)} bytes, at most {max_bytes}")
 
-    def look(image: Image.Image) -> tuple[Image.Image, str]:
+    def look(image: Image.Image) -> ImageFacts:
         if image.width * image.height > max_pixels:
             raise ImageError("too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels}")
-        return _normalised(image), _format(image)
+        shown = _normalised(image)
+        return ImageFacts(*shown.size, _format(image), perceptual_hash(shown))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        (shown, kind), _ = _looked_at(data, look)
-    return ImageFacts(*shown.size, kind, perceptual_hash(shown))
+        return _looked_at(data, look)[0]
 
 
 def perceptual_hash(image: Image.Image) -> str:
