@@ -18,7 +18,7 @@ from vislib.fetching.links import Links
 from vislib.pixels import REASONS
 from vislib.runs import InputError, tables
 
-FAST = {"images_root": "", "timeout_s": 1.0, "retries": 1}
+FAST = {"images_root": "", "timeout_s": 3.0, "retries": 1}
 
 
 @pytest.fixture(autouse=True)

@@ -44,13 +44,14 @@ def test_a_host_with_many_bad_links_takes_little_longer(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hosts, "_REST_S", 0.5)  # as it is used
     mixed = seconds("mixed", lambda path: int(path[1:]) * 7 % 10 < 3)
-    assert mixed < 2 * seconds("good", lambda path: False) + 1.0  # for a loaded machine
+    good = seconds("good", lambda path: False)
+    assert mixed < 4 * good + 10.0  # was 50 times as long; a machine may be loaded for one of them
 
 
 def test_silent_links_are_no_dead_host_while_others_answer(tmp_path, monkeypatch):
     with web_server(script=lambda path, n: "hang" if path < "/b" else None) as server:
         urls = [f"{server.url}/a{n}" for n in range(8)] + [f"{server.url}/b{n}" for n in range(40)]
-        found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(server, timeout_s=1.0, max_per_host=8))
+        found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(server, timeout_s=3.0, max_per_host=8))
     assert list(found.values()) == ["timed_out"] * 8 + ["ok"] * 40
 
 
@@ -104,7 +105,7 @@ def test_a_busy_host_is_given_its_time(tmp_path, monkeypatch):
     """It is held as long as it asks, in seconds or as a date; another host's links go on meanwhile."""
 
     def script(path: str, n: int) -> bytes | None:
-        asks = {"/0": (429, "1"), "/1": (503, formatdate(time.time() + 1.99, usegmt=True))}  # dates are whole seconds
+        asks = {"/0": (429, "3"), "/1": (503, formatdate(time.time() + 1.99, usegmt=True))}  # dates are whole seconds
         return answer(asks[path][0], headers={"Retry-After": asks[path][1]}) if path in asks and n == 1 else None
 
     with web_server(script=script) as busy, web_server() as idle:
@@ -113,8 +114,8 @@ def test_a_busy_host_is_given_its_time(tmp_path, monkeypatch):
     assert set(found.values()) == {"ok"}
     assert [path for _, path in busy.at[:2]] == ["/0", "/0"]
     times = [when for when, _ in busy.at]
-    assert 1.0 <= times[1] - times[0] < 6.0
-    assert 0.9 < times[3] - times[2] < 8.0
+    assert 3.0 <= times[1] - times[0] < 30.0
+    assert 0.9 < times[3] - times[2] < 30.0
     assert idle.at[-1][0] < times[1]
 
 
@@ -136,7 +137,7 @@ def test_a_rate_limit_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_a_slow_host_delays_its_own_links_alone(tmp_path, monkeypatch):
-    with web_server(latency_s=0.2) as slow, web_server(latency_s=0.01) as fast, web_server() as other:
+    with web_server(latency_s=0.4) as slow, web_server(latency_s=0.01) as fast, web_server() as other:
         urls = [f"{slow.url}/{n}" for n in range(18)] + [f"{s.url}/{n}" for n in range(40) for s in (fast, other)]
         found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(slow, fast, other, max_in_flight=6, max_per_host=3))
     assert set(found.values()) == {"ok"}
@@ -173,14 +174,17 @@ def test_a_host_that_never_has_time_is_asked_by_the_next_run(tmp_path, monkeypat
 
 def test_throttled_hosts_hold_up_nobody(tmp_path, monkeypatch):
     """Twelve hosts that ask for a second each, four requests at once: the others' links go on meanwhile."""
-    busy, began = answer(429, headers={"Retry-After": "1"}), time.monotonic()
+    monkeypatch.setattr(hosts, "_PATIENCE_S", 60.0)
+    busy = answer(429, headers={"Retry-After": "1"})
     with ExitStack() as stack:
-        script = {"script": lambda path, n: busy if time.monotonic() - began < 2.0 else None}
-        throttled = [stack.enter_context(web_server(**script)) for _ in range(12)]
         other = stack.enter_context(web_server(latency_s=0.01))
+        script = {"script": lambda path, n: busy if len(other.at) < 5 else None}  # until the others have come
+        throttled = [stack.enter_context(web_server(**script)) for _ in range(12)]
         urls = [f"{server.url}/{n}" for n in range(6) for server in throttled]
         urls += [f"{other.url}/{n}" for n in range(5)]
         found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(*throttled, other, max_in_flight=4))
         assert set(found.values()) == {"ok"}
         last = max(server.at[0][0] for server in throttled)  # the first request to the last of them
-        assert last < other.at[0][0] < other.at[-1][0] < began + 2.0
+        first = other.at[0][0]
+        assert last < first
+        assert sum(when < first for server in throttled for when, _ in server.at) <= 24  # no waiting in their place
