@@ -1,7 +1,8 @@
 """What a captioner learns from and is held to: captions joined with what their writer read (VisCon-100K, section 5.6).
 
-A training row asks as stage 06 asks, prompt and image, so that the trained model can take the writer's place there;
-where the image stands is the model's chat form. Captions of a share of the pages are held out: the same pages as in stage 08, with its seed and fraction.
+A training row asks as stage 06 asks, with prompt and image, so that the trained model can take its place there;
+where the image stands is for the model's chat form to say. Captions of a share of the pages are held out: the same
+pages as in stage 08, with its seed and fraction.
 """
 
 from array import array
