@@ -3,8 +3,8 @@
 OBELICS carries links, not pictures, and links rot: each distinct address of the samples is asked for once, what
 comes is decoded within limits, stored once by the hash of its bytes, and described in a row. What failed has a
 row too, with its reason. The address is that of the page's `images`: `src` in its metadata may differ, since
-`images` may name a mirror's copies, and nothing is asked there. A source answers for addresses: the web (asked before by `vislib.fetching`, each link once for
-all runs), the embedded pictures, or a folder that mirrors the web.
+`images` may name a mirror's copies, and nothing is asked there. A source answers for addresses: the web (asked
+before by `vislib.fetching`, each link once for all runs), the embedded pictures, or a folder that mirrors the web.
 """
 
 import errno
