@@ -89,10 +89,17 @@ def test_tagged_captions_are_a_seeded_choice_whatever_their_order(tmp_path: Path
     assert some["words"].sum() < 2**8 - 1
 
 
-def test_nothing_to_show_and_too_much_are_errors_that_say_so(tmp_path: Path) -> None:
-    foreign = write(tmp_path / "captions", ("a", "fused", GERMAN))
-    with pytest.raises(InputError, match="0 groups of English captions"):
-        language.length_table([foreign], ["fused"])
+@pytest.mark.parametrize("text", [GERMAN, JAPANESE, "مرفأ قديم فيه ثلاثة قوارب حمراء، وعلى التل البعيد منارة بيضاء."])
+def test_captions_of_other_languages_alone_draw_panels_that_say_so(tmp_path: Path, text: str) -> None:
+    table = write(tmp_path / "captions", ("a", "fused", text))
+    lengths, classes = measured([table], ["contextual", "fused"])
+    assert lengths.empty
+    files, panels = draw(tmp_path / "out", lengths, classes)
+    assert len(files) == 3
+    assert [[t.get_text() for t in panel.texts] for panel in panels] == [["no English caption"]] * 3
+
+
+def test_too_many_groups_are_an_error_that_says_so(tmp_path: Path) -> None:
     many = [write(tmp_path / f"{n}/06/data/captions", ("a", "fused", ENGLISH)) for n in range(5)]
     with pytest.raises(InputError, match="5 groups"):
         language.length_table(many, ["fused"])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,19 @@ def test_overlap_without_a_control_draws_none() -> None:
     ]  # fmt: skip
 
 
+def test_a_word_cloud_without_a_word_says_so() -> None:
+    _, (axes,) = figures.new_figure(columns=1, aspect=0.62, panels=1)
+    assert plots.plot_word_cloud(axes, [], max_words=120, seed=0, title="(a)") == []
+    assert "no word to draw" in texts_of(axes)[0]
+    assert axes.get_title(loc="left") or axes.get_title() == "(a)"
+
+
+def test_a_word_cloud_has_room_for_as_many_words_as_its_notebook_asks() -> None:
+    _, panels = figures.new_figure(columns=2, aspect=0.62, panels=2)
+    counts = [(f"word{chr(97 + n // 26)}{chr(97 + n % 26)}", 300 // (n + 1) + 1) for n in range(200)]
+    assert len(plots.plot_word_cloud(panels[0], counts, max_words=120, seed=0)) >= 108
+
+
 def test_word_cloud_draws_frequent_words_larger_and_inside() -> None:
     _, (axes,) = figures.new_figure()
     assert plots.plot_word_cloud(axes, WORDS, max_words=4, seed=3) == WORDS[:4]
@@ -210,6 +224,15 @@ def test_examples_pass_over_failed_images_and_scripts_that_the_font_lacks(run: d
     assert only.image.is_file()
 
 
+def test_a_figure_without_a_sample_that_can_be_shown_says_so(run: dict[str, Path], tmp_path: Path) -> None:
+    nobody: list[examples.Example] = []
+    for plot in (partial(examples.plot_page, words_around=2), partial(examples.plot_samples, rounds=2)):
+        sheet, axes, width = figures.new_sheet()
+        figures.trim_sheet(sheet, axes, plot(axes, nobody, width=width), note="n")
+        assert any("No sample can be shown" in text for text in texts_of(axes))
+    assert len(figures.save_figure(sheet, tmp_path, "page", examples.example_table(nobody))) == 3
+
+
 def test_named_examples_must_be_showable(run: dict[str, Path]) -> None:
     assert [example.sample["sample_id"] for example in load(run, ids=["a"])] == ["a"]
     with pytest.raises(InputError, match="'c'"):
@@ -221,7 +244,7 @@ def test_page_marks_what_the_page_adds(run: dict[str, Path], tmp_path: Path) -> 
     control = {**example.captions, "contextual": "The old harbour: red boats."}
     example = replace(example, captions={**control, "non_contextual": "A harbour with red boats, C$ 5 or $6."})
     sheet, axes, width = figures.new_sheet()
-    height = examples.plot_page(axes, example, width=width, words_around=2)
+    height = examples.plot_page(axes, [example], width=width, words_around=2)
     figures.trim_sheet(sheet, axes, height, note="n")
     shown = texts_of(axes)
     assert "… old harbour" in shown

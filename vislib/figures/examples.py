@@ -25,6 +25,7 @@ from vislib.tokenization import sentences
 from vislib.words import words
 
 KINDS = ("contextual", "non_contextual")
+_LACKS = "an image, a caption, a conversation, or a script that the font can set"
 _POOL = 40  # candidates looked at for each example that is wanted
 
 
@@ -43,18 +44,15 @@ def load_examples(
 ) -> list[Example]:
     """The samples `ids`, or for none a seeded choice of `n` from different documents, with image and both captions.
 
-    Samples whose text the font cannot set are passed over. Raises InputError when none is left, or one of `ids`.
+    Samples whose text the font cannot set are passed over, perhaps all. Raises InputError when one of `ids` is.
     """
     states = tables.read_rows(captions, ["sample_id", "kind", "status"])
     both = Counter(row["sample_id"] for row in states if row["status"] == "ok" and row["kind"] in KINDS)
     talked = {row["sample_id"] for row in tables.read_rows(conversations, ["sample_id"])}
     pool = list(ids) or choose([i for i in sorted(talked) if both[i] == len(KINDS)], n * _POOL, seed)
     shown = {e.sample["sample_id"]: e for e in _join(pool, samples, images, captions, conversations) if _settable(e)}
-    if not shown or set(ids) - set(shown):
-        raise InputError(
-            f"{captions}: {sorted(set(ids) - set(shown)) or 'each sample'} lacks an image, a caption, a conversation, "
-            f"or a script that the font can set; mend sample_ids, or leave this figure out of the set"
-        )
+    if lacking := sorted(set(ids) - set(shown)):
+        raise InputError(f"{captions}: {lacking} lacks {_LACKS}; mend sample_ids, or leave this figure out of the set")
     if ids:
         return [shown[name] for name in ids]
     one_each = {example.sample["doc_id"]: name for name, example in shown.items()}
@@ -87,11 +85,13 @@ def example_table(examples: Sequence[Example]) -> Any:
     """Both captions of each example, with the counts of `overlap`: the table behind the figures."""
     import pandas
 
-    return pandas.DataFrame([
-        {"sample_id": e.sample["sample_id"], "page_url": e.sample["page_url"], "kind": kind,
-         **overlap(e.captions[kind], source_stems(e.sample)), "caption": e.captions[kind]}
+    rows = [
+        (e.sample["sample_id"], e.sample["page_url"], kind,
+         *overlap(e.captions[kind], source_stems(e.sample)).values(), e.captions[kind])
         for e in examples for kind in KINDS if kind in e.captions
-    ])  # fmt: skip
+    ]  # fmt: skip
+    names = ["sample_id", "page_url", "kind", "all_words", "content_words", "matched", "caption"]
+    return pandas.DataFrame(rows, columns=names)
 
 
 def added_stems(example: Example) -> frozenset[str]:
@@ -103,8 +103,18 @@ def added_stems(example: Example) -> frozenset[str]:
     return source_stems(example.sample).difference(stem for word in control for stem in stems(word))
 
 
-def plot_page(axes: Axes, example: Example, *, width: float, words_around: int) -> float:
-    """Figure 1: an image with up to `words_around` words of its page before and after it; its captions beside."""
+def _plot_nothing(axes: Axes, width: float) -> float:
+    return draw_text(axes, f"No sample can be shown: each lacks {_LACKS}.", x=8, y=8, width=width - 16) + 8
+
+
+def plot_page(axes: Axes, examples: Sequence[Example], *, width: float, words_around: int) -> float:
+    """Figure 1: the first image with up to `words_around` words of its page before and after it, its captions beside.
+
+    Without an example it says so, as does figure 8.
+    """
+    if not examples:
+        return _plot_nothing(axes, width)
+    example = examples[0]
     half = width / 2 - 8
     page = _plot_excerpt(axes, example, width=half, words_around=words_around)
     axes.add_patch(Rectangle((1, 1), half - 1, page - 1, fill=False, edgecolor="0.6", linewidth=0.6))
@@ -153,7 +163,7 @@ def plot_samples(axes: Axes, examples: Sequence[Example], *, width: float, round
 
     What the page adds is marked in the answers alone, because questions hold fixed phrases.
     """
-    y = 2.0
+    y = 2.0 if examples else _plot_nothing(axes, width)
     for example in examples:
         y = _plot_sample(axes, example, y=y, width=width, rounds=rounds) + 10
     return y

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from vislib.checks import foreign
-from vislib.figures.plots import CONTRAST, EDGE, FILL, INK
+from vislib.figures.plots import CONTRAST, EDGE, FILL, INK, say
 from vislib.figures.statistics import histogram
 from vislib.runs import InputError, choose, tables
 from vislib.runs.tables import Row
@@ -34,6 +34,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "determiners": ("AT", "DT", "DPS"), "pronouns": ("PN",), "conjunctions": ("CJ",), "numerals": ("CRD", "ORD"),
     "others": ("",),
 }  # by how HanTa's tags begin, which are those of the British National Corpus  # fmt: skip
+_NOTHING = "no English caption"
 _LONGEST = 30  # characters of a token that the tagger is given: its time grows with their cube
 _LOOKS: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = (  # of a group's outline, and of its mark
     ({"fill": True, "facecolor": FILL, "edgecolor": EDGE, "linewidth": 0.6}, {"marker": "o", "ms": 4, "color": EDGE}),
@@ -48,7 +49,7 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
     """One row per good English caption of `kinds`, and how many are surely in another language.
 
     Columns: group, table (its number), kind, sample_id, model, `LENGTHS`. A group is a kind, or a kind of one stage
-    where several tables hold it. Raises InputError without a caption, or for more groups than print can tell apart.
+    where several tables hold it. Raises InputError for more groups than print can tell apart.
     """
     import pandas
 
@@ -62,9 +63,9 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
     stages = table["table"].map(lambda number: f" · {'/'.join(captions[number].parts[-4:-2])}")
     several = table.groupby("kind")["table"].transform("nunique") > 1
     table.insert(0, "group", [kind.replace("_", "-") for kind in table["kind"]] + stages.where(several, ""))
-    if not 0 < (groups := table["group"].nunique()) <= len(_LOOKS):
+    if (groups := table["group"].nunique()) > len(_LOOKS):
         raise InputError(
-            f"captions and kinds ({', '.join(kinds)}) give {groups} groups of English captions; a panel shows 1 to "
+            f"captions and kinds ({', '.join(kinds)}) give {groups} groups of English captions; a panel shows at most "
             f"{len(_LOOKS)}: name other kinds or tables, or leave this figure out of the set"
         )
     return table.sort_values(["kind", "table"], key=lambda c: c.map(kinds.index) if c.name == "kind" else c), left_out
@@ -129,6 +130,8 @@ def length_bins(lengths: Any, *, bins: int) -> Any:
     """Histograms per group in at most about `bins` bins, whole numbers wide: length, group, from, to, count."""
     import pandas
 
+    if lengths.empty:
+        return pandas.DataFrame(columns=["length", "group", "from", "to", "count"])
     found: dict[tuple[str, str], Any] = {}
     for name, paper in PAPER.items():
         end = ceil(max(lengths[name].max(), *paper.values()))  # the paper's means are in the picture
@@ -140,6 +143,8 @@ def length_bins(lengths: Any, *, bins: int) -> Any:
 
 def plot_lengths(axes: Axes, lengths: Any, bins: Any, name: str, *, title: str = "") -> None:
     """Groups by their `words` or `sentences` as shares of their captions, with their means and the paper's."""
+    if lengths.empty:
+        return say(axes, _NOTHING, title=title)
     handles: dict[str, Any] = {}
     for (group, rows), (outline, mark) in zip(lengths.groupby("group", sort=False), _LOOKS, strict=False):
         bars = bins[(bins["length"] == name) & (bins["group"] == group)]
@@ -159,6 +164,8 @@ def plot_lengths(axes: Axes, lengths: Any, bins: Any, name: str, *, title: str =
 
 def plot_classes(axes: Axes, classes: Any, *, title: str = "") -> None:
     """Groups by the shares of their tokens that belong to each class: a mark each, in a row per class."""
+    if classes.empty:
+        return say(axes, _NOTHING, title=title)
     names, groups, handles = list(CLASSES), classes.groupby("group", sort=False), dict[str, Any]()
     for number, ((group, rows), (_, mark)) in enumerate(zip(groups, _LOOKS, strict=False)):
         shift = 0.22 * (number - (groups.ngroups - 1) / 2)  # equal shares stand below one another

@@ -5,6 +5,7 @@ values written out.
 """
 
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from vislib.figures.statistics import PAPER_OVERLAP
 
 INK, FILL, CONTRAST, PAPER_GREY = "#1b1b1b", "#9dbddb", "#c2410c", "#6b6b6b"
 EDGE = "#3b6ea5"
+_LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 points in one column
 _LEFT = -0.1  # of title and legend, in widths of the axes: above the label of the y axis
 _RUN_LINES: Sequence[Any] = ("-", (0, (4, 1.2)))
 _PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))
@@ -41,6 +43,13 @@ def _finish(axes: Axes, title: str, x: str, y: str) -> None:
     legend = axes.legend(loc="lower left", bbox_to_anchor=(_LEFT - 0.01, 1.0), ncols=2, columnspacing=1.0)
     legend.set_in_layout(False)  # else a wide legend would squeeze the axes
     axes.set_title(title, x=_LEFT, pad=6 + 9.4 * -(-len(legend.get_texts()) // 2))
+
+
+def say(axes: Axes, text: str, *, title: str = "") -> None:
+    """A panel that has nothing to draw says why."""
+    axes.axis("off")
+    axes.set_title(title)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=PAPER_GREY, wrap=True, transform=axes.transAxes)
 
 
 def _bins(axes: Axes, table: Any, label: str, **look: Any) -> None:
@@ -117,11 +126,18 @@ def plot_word_cloud(
 ) -> list[tuple[str, int]]:
     """Fill the axes with words, frequent ones larger and darker (figure 7); returns those that found a place.
 
+    Sizes grow slower than counts, and are small enough to place nine words in ten. Without a word the panel says so.
+
     `counts` are sorted by count, then name: equal counts, axes and seed give the same picture. Words that matplotlib's
     DejaVu Sans cannot set are the caller's to leave out (`typeset.drawable`). Glyphs are drawn as outlines.
     """
-    from wordcloud import WordCloud
-
+    if not counts:
+        say(
+            axes,
+            "no word to draw: none is left after stop words,\nor their script sets no blanks, or the font lacks it",
+            title=title,
+        )
+        return []
     axes.axis("off")
     axes.set_title(title)
     figure = axes.get_figure(root=True)
@@ -129,11 +145,7 @@ def plot_word_cloud(
     figure.draw_without_rendering()  # lays the figure out, so that the cloud takes the shape of the axes
     box = axes.get_window_extent()
     width, height = 900, round(900 * box.height / box.width)
-    cloud = WordCloud(
-        width=width, height=height, font_path=findfont("DejaVu Sans"), max_words=max_words, random_state=seed,
-        prefer_horizontal=1.0, relative_scaling=0.5, max_font_size=height // 4, min_font_size=20, margin=12,
-    )  # fmt: skip
-    cloud.generate_from_frequencies(dict(counts))
+    cloud = _cloud(counts[:max_words], width, height, seed=seed)
     for (word, _), size, (top, left), _, _ in cloud.layout_:
         glyphs = TextPath((0, 0), word, size=size)
         ink_top = glyphs.get_extents().y1  # wordcloud's `top`; its `left` is the pen's origin
@@ -144,3 +156,22 @@ def plot_word_cloud(
     axes.set(xlim=(0, width), ylim=(height, 0))
     drawn = {word for (word, _), *_ in cloud.layout_}
     return [(word, count) for word, count in counts if word in drawn]
+
+
+def _cloud(counts: Sequence[tuple[str, int]], width: int, height: int, *, seed: int) -> Any:
+    """The layout with the largest words of those that place nine in ten, or that of the smallest."""
+    from wordcloud import WordCloud
+
+    spread = log(counts[0][1] / counts[-1][1])
+    for part in (5, 6, 7, 8, 9, 10, 12, 15):
+        # A word is (n / n of the word before) ** scaling as large as that one: the last one is to be legible.
+        scaling = max(0.0, min(0.5, log(height / part / _LEAST_PX) / spread)) if spread else 0.0
+        cloud = WordCloud(
+            width=width, height=height, font_path=findfont("DejaVu Sans"), max_words=len(counts), random_state=seed,
+            prefer_horizontal=1.0, relative_scaling=scaling, max_font_size=height // part, min_font_size=_LEAST_PX,
+            margin=5,
+        )  # fmt: skip
+        cloud.generate_from_frequencies(dict(counts))
+        if len(cloud.layout_) >= 0.9 * len(counts):
+            break
+    return cloud

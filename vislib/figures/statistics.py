@@ -123,7 +123,10 @@ def tokens_above_cap(dropped: Any) -> Any:
 
 
 def word_counts(texts: Iterable[str]) -> list[tuple[str, int]]:
-    """Words left after stop words, numbers apart, with counts: most frequent first, equal counts by name."""
+    """Words left after stop words, numbers apart, with counts: most frequent first, equal counts by name.
+
+    A run of a script without blanks is no word, so it counts as often as it stands there, whole.
+    """
     counts = Counter(word for text in texts for word in words(text) if stems(word) and any(map(str.isalpha, word)))
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
