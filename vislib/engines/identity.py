@@ -198,7 +198,8 @@ class Origins:
 
     def renamed(self, model: str) -> str:
         """What is wrong if a reply names another model than the replies of earlier runs did; else ""."""
-        known = sorted(filter(None, self.models))
+        names = sorted(filter(None, self.models))
+        known = [n for n in names if not any(len(m) > len(n) and same_model(n, m) for m in names)]  # what says most
         if self._may_differ or not model or not known or any(same_model(model, name) for name in known):
             return ""
         return (

@@ -131,8 +131,8 @@ def _meet_servers(entries: list[SetFile], *, force: bool) -> None:
     for entry in entries if engines else ():
         try:
             verdict = _verdict(entry, changed, force=force)
-        except InputError:  # an input is missing: the stage itself says so
-            return
+        except InputError:  # an input is missing: its own turn says so
+            verdict = _RUNS
         engine = engines.get(entry.stage.name)
         if verdict == "unchanged" or not engine or not engine.places or entry.stage.values["replay"]:
             continue

@@ -1,0 +1,82 @@
+"""The journal of paid answers: damage is named with its mend wherever it is read."""
+
+import pytest
+
+from vislib.engines.batch_files import BatchFiles, batched_keys
+from vislib.runs.errors import InputError
+from vislib.runs.journal import Journal
+from vislib.runs.replay import export_answers, import_answers
+
+KEYS = [f"{n:016x}" for n in range(400)]
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A journal that opens, and whose pages of answers are noise."""
+    journal = Journal(tmp_path / "openai.sqlite")
+    for key in KEYS:
+        journal.put(key, {"text": "x" * 300, "model": "m"})
+        journal.fail(key, "timeout", "y" * 300)
+    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal._db.close()
+    data = journal.path.read_bytes()
+    journal.path.write_bytes(data[:16384] + b"\xa5" * (len(data) - 16384))
+    return journal.path
+
+
+def reads(path):
+    journal = Journal(path)
+    yield lambda: [journal.get(key) for key in KEYS]
+    yield lambda: [journal.has(key) for key in KEYS]
+    yield lambda: [journal.failure(key) for key in KEYS]
+    yield lambda: len(journal)
+    yield lambda: [journal.put(f"{key}x", {}) for key in KEYS]
+    yield lambda: export_answers(path, path.with_name("x.parquet"))
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_every_read_of_a_damaged_journal_names_it_and_its_mend(damaged, number):
+    with pytest.raises(InputError, match=r"openai\.sqlite: not a usable journal.*\.recover"):
+        list(reads(damaged))[number]()
+
+
+def test_an_answer_that_is_no_json_is_damage_too(tmp_path):
+    journal = Journal(tmp_path / "j.sqlite")
+    journal.put("k", {"text": "whole"})
+    for body in ('{"text": "ha', b"\xff\xfe", "[1]"):
+        journal._db.execute("UPDATE answers SET body = ?", (body,))
+        with pytest.raises(InputError, match=r"j\.sqlite: not a usable journal"):
+            journal.get("k")
+
+
+def test_an_answer_that_turned_out_to_be_none_is_a_failure(tmp_path):
+    journal = Journal(tmp_path / "j.sqlite")
+    journal.put("k", {"text": "half"})
+    journal.retract("k", "length", "cut", 0.5)
+    assert journal.get("k") is None
+    assert (journal.failure("k")["reason"], journal.failure("k")["usd"]) == ("length", 0.5)
+
+
+def test_an_import_into_a_damaged_journal_says_so(damaged, tmp_path):
+    journal = Journal(tmp_path / "new/openai.sqlite")
+    for n in range(400):
+        journal.put(f"{n:015x}z", {"text": "x" * 300, "model": "m"})
+    export_answers(journal.path, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"openai\.sqlite: not a usable journal"):
+        import_answers(tmp_path / "x.parquet", damaged.parent)
+
+
+def test_a_damaged_table_of_batch_files_names_itself(tmp_path):
+    files = BatchFiles(tmp_path, "http://h/v1", None)
+    rows = [(key, "f", 0.0, "r" * 300) for key in KEYS]
+    files._db.executemany("INSERT INTO lines VALUES (?, ?, ?, ?)", rows)
+    files.commit()
+    files._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    files._db.close()
+    table = tmp_path / "openai_batch.sqlite"
+    data = table.read_bytes()
+    table.write_bytes(data[:24576] + b"\xa5" * (len(data) - 24576))
+    with pytest.raises(InputError, match=r"openai_batch\.sqlite: not usable.*\.recover"):
+        BatchFiles(tmp_path, "http://h/v1", None).run("SELECT * FROM lines")
+    with pytest.raises(InputError, match=r"openai_batch\.sqlite: not usable.*\.recover"):
+        batched_keys(tmp_path)
