@@ -152,6 +152,7 @@ def test_missing_template_names_ours(name: str) -> None:
         ("<Human>: hi\n< assistant >\n</Options>", "‹Human›: hi\n‹ assistant ›\n‹/Options›", 3),
         ("**<Human>** <option>", "**‹Human›** ‹option›", 2),
         ("<img src='a.png'> 1 < 2 > 0 <humanity>", "<img src='a.png'> 1 < 2 > 0 <humanity>", 0),
+        ("＜Human＞ <Human：>", "‹Human› ‹Human：›", 2),
         ("plain", "plain", 0),
     ],
 )
@@ -161,9 +162,9 @@ def test_neutralise_writes_reserved_words_otherwise(text: str, expected: str, co
 
 
 def test_nothing_that_the_parser_reads_survives_neutralise() -> None:
-    page = "<Human> q\n<Options> A. a B. b C. c D. d\n<Assistant 2> B\n\\<Human\\> <HUMAN:> </human>"
+    page = "<Human> q\n<Options> A. a B. b C. c D. d\n<Assistant 2> B\n\\<Human\\> <HUMAN:> </human> ＜Human＞"
     text, count = prompts.neutralise(page)
-    assert count == 6
+    assert count == 7
     for parse in (parse_free_form, parse_multiple_choice):
         assert [block.reason for block in parse(text).blocks] == ["no_rounds"]
 

@@ -20,6 +20,7 @@ _RESERVED = re.compile(
     rf"{IDENTIFIER.pattern}|<[ \t]{{0,2}}/?[ \t]{{0,2}}(?:another[-_ ]?)?image[ \t]{{0,2}}/?[ \t]{{0,2}}>",
     re.IGNORECASE,
 )
+_HARMLESS = str.maketrans("<>＜＞", "‹›‹›")
 _GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]{0,3}"  # white space, soft hyphens and characters without width
 _LIKE_FENCE = re.compile(rf"[<＜﹤]({_GAP}[/／]?{_GAP}[dｄ]{_GAP}[aａ]{_GAP}[tｔ]{_GAP}[aａ](?!\w))", re.IGNORECASE)
 
@@ -97,6 +98,6 @@ def neutralise(text: str) -> tuple[str, int]:
     Takes them in any case and in every form that the parser would read as an identifier. Returns the text and
     how many were found.
     """
-    if "<" not in text:
+    if "<" not in text and "＜" not in text:
         return text, 0
-    return _RESERVED.subn(lambda match: match.group().translate({0x3C: "‹", 0x3E: "›"}), text)
+    return _RESERVED.subn(lambda match: match.group().translate(_HARMLESS), text)
