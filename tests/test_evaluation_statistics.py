@@ -119,6 +119,14 @@ def test_an_interval_of_one_page_is_not_known():
     assert {(row["clusters"], row["low"], row["high"]) for row in (*scores, *compared)} == {(1, None, None)}
 
 
+def test_arms_without_a_right_answer_have_an_interval_and_no_power():
+    rows = [*answers("0" * 8, arm="mix"), *answers("0" * 8, arm="base")]
+    found = statistics(rows, [f"page {n // 2}" for n in range(8)] * 2)
+    ends = [(row["low"], row["high"]) for row in found.scores()]
+    assert ends == [pytest.approx(proportion_confint(0, 4, method="wilson"))] * 2
+    assert [row["detectable"] for row in found.comparisons("base")] == [None]
+
+
 def test_intervals_of_made_clusters_hold_the_truth():
     rng, held, size = np.random.default_rng(1), 0, 4
     pictures = [f"picture {n // size}" for n in range(160)]

@@ -60,16 +60,18 @@ def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
     return min(1.0, 2 * float(chances[: fewer + 1].sum()))
 
 
-def detectable(sums: Numbers, n: int, *, confidence: float) -> float:
+def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
     """The smallest true mean difference of `n` questions that `POWER` of such comparisons find at 1
     - `confidence`.
 
     `sums`: the clusters' summed differences, whose spread is taken for chance's. Where each
-    question is its own cluster this is 2.8 · sqrt(discordance / n), at 95 %.
+    question is its own cluster this is 2.8 · sqrt(discordance / n), at 95 %. None where arms differ on
+    no question.
     """
     from scipy.stats import norm
 
-    return float((norm.ppf((1 + confidence) / 2) + norm.ppf(POWER)) * np.sqrt((sums**2).sum()) / n)
+    deviations = norm.ppf((1 + confidence) / 2) + norm.ppf(POWER)
+    return float(deviations * np.sqrt((sums**2).sum()) / n) or None
 
 
 class Statistics:
@@ -155,12 +157,13 @@ class Statistics:
 
         by_seed, clusters = cell.groupby("seed")["value"].mean(), questions["cluster"].nunique()
         interval, n = self._interval(draws), len(questions)
-        if len(by_seed) == 1 and cell["points"].isna().all() and clusters == n:
-            right, alpha = int(questions["value"].sum()), 1 - self.confidence
-            ends = proportion_confint(right, n, alpha=alpha, method="wilson")
+        share, alone = float(questions["value"].mean()), len(by_seed) == 1 and clusters == n
+        if cell["points"].isna().all() and (alone or share in (0, 1)):  # all alike: nothing to draw
+            right, alpha = round(share * clusters), 1 - self.confidence
+            ends = proportion_confint(right, clusters, alpha=alpha, method="wilson")
             interval = dict(zip(("low", "high"), map(float, ends), strict=True))
         return {
-            "n": n, "seeds": len(by_seed), "accuracy": float(questions["value"].mean()), **interval,
+            "n": n, "seeds": len(by_seed), "accuracy": share, **interval,
             "seed_deviation": _deviation(by_seed), "strict_accuracy": _share(cell["strictly_correct"]),
             "unparsed": None if (parsed := _share(cell["parsed"])) is None else 1 - parsed,
             "lenient_accuracy": _share(cell["lenient"]), "clusters": clusters,
