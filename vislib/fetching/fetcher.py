@@ -104,15 +104,31 @@ class Fetcher:
         )
         async with self._pool, asyncio.TaskGroup() as group:
             while not self._ending:
-                while self._asking < most and not self._in_vain() and (host := self._next_host()):
-                    host.asking, self._asking = host.asking + 1, self._asking + 1
-                    group.create_task(self._attempt(host, host.take(self.params.timeout_s)))
-                    self._queue(host)
+                while turn := self._next_turn():
+                    group.create_task(self._work(turn))
                 if not self._asking and (not self._line or self._in_vain()):
                     break
                 await self._change()
         if self._unreached and not self._ending:
             raise self._no_network()
+
+    async def _work(self, turn: tuple[Host, Link] | None) -> None:
+        """Make one request after the other, on connections that are warm, while there is one to make."""
+        while turn:
+            await self._attempt(*turn)
+            turn = self._next_turn()
+            if self._asking < self.params.max_in_flight:  # there is room, and may be more to ask for
+                self._woken.set()
+
+    def _next_turn(self) -> tuple[Host, Link] | None:
+        """The next request, counted as made, if one may go now."""
+        full = self._asking >= self.params.max_in_flight
+        if self._ending or full or self._in_vain() or not (host := self._next_host()):
+            return None
+        host.asking, self._asking = host.asking + 1, self._asking + 1
+        link = host.take(self.params.timeout_s)
+        self._queue(host)
+        return host, link
 
     def _next_host(self) -> Host | None:
         """A host that may be asked now: one that waited for it, or the next that was not begun with."""
@@ -168,7 +184,6 @@ class Fetcher:
         finally:
             host.asking, self._asking = host.asking - 1, self._asking - 1
             self._queue(host)
-            self._woken.set()
 
     def _move(self, link: Link, address: URL) -> None:
         """Let a link go on where a reply led to."""
