@@ -34,30 +34,27 @@ _OTHERS = """
 _CLOSED = [ip_network(range_) for range_ in (_NOT_REACHABLE + _OTHERS).split()]
 _OPEN = [ip_network(range_) for range_ in _BUT_REACHABLE.split()]
 _UNICAST = ip_network("2000::/3")  # all that is assigned of IPv6
-_TRANSLATED = ip_network("64:ff9b::/96")  # NAT64
+_NAT64 = ip_network("64:ff9b::/96")
 _TRIED = 3  # addresses of one name
 
 
 def is_public(address: str) -> bool:
     """Whether an IPv4 or IPv6 address is of the public network.
 
-    One that carries IPv4 addresses (mapped, NAT64, 6to4, Teredo) is as public as these are.
+    One that is translated to an IPv4 address (mapped, NAT64) is as public as that. Tunnels (6to4,
+    Teredo) are not: the registry leaves them open, and no server of pictures lives there.
     """
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
-        if carried := _carried(ip):
-            return all(is_public(str(inner)) for inner in carried)
+        if inner := _translated(ip):
+            return is_public(str(inner))
         if ip not in _UNICAST:
             return False
     return any(ip in range_ for range_ in _OPEN) or not any(ip in range_ for range_ in _CLOSED)
 
 
-def _carried(ip: IPv6Address) -> list[IPv4Address]:
-    """The IPv4 addresses that packets to `ip` are carried to."""
-    if ip in _TRANSLATED:
-        return [IPv4Address(int(ip) & 0xFFFFFFFF)]
-    single = ip.ipv4_mapped or ip.sixtofour
-    return [single] if single else [*(ip.teredo or ())]
+def _translated(ip: IPv6Address) -> IPv4Address | None:
+    return IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped
 
 
 class PublicNetwork(httpcore2.AsyncNetworkBackend):
