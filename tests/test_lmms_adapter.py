@@ -205,3 +205,11 @@ def test_a_log_of_another_form_is_an_error_that_names_it():
     sample = {"doc_id": 0, "filtered_resps": "a", "input": "Say a.", "target": "a", "bleu": 0.5}
     with pytest.raises(InputError, match=r"some_task logs .*bleu"):
         list(read_log("some_task", [sample]))
+
+
+def test_what_a_model_thought_before_its_answer_is_none():
+    sample = next(sample for sample in log("seedbench") if sample["target"] in "ABCD")
+    wrong = next(letter for letter in "ABCD" if letter != sample["target"])
+    thought = {**sample, "resps": [[f"<think>The answer is {wrong}.</think>\n{sample['target']}"]]}
+    (row,) = read_log("seedbench", [thought])
+    assert row["prediction"] == sample["target"]

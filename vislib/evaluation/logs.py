@@ -20,6 +20,7 @@ from vislib.evaluation.parsing import options_in
 from vislib.letters import LETTERS
 from vislib.runs import InputError, short_hash
 from vislib.runs.tables import Row
+from vislib.thoughts import without_thoughts
 
 JUDGED = ("llava_in_the_wild", "mmvet")  # tasks that need a judge
 # A judge's verdicts are not in the log of these; the task to take instead.
@@ -42,7 +43,7 @@ def read_log(task: str, log: Log) -> Iterator[Row | Refused]:
     no count. A sample may hold the id of its picture in `image_id`. Raises InputError where all
     failed, and for a form that is not known.
     """
-    failed = {sample["doc_id"] for sample in log if not _said(sample) and not _counted(sample)}
+    failed = {sample["doc_id"] for sample in log if not _logged(sample) and not _counted(sample)}
     if log and len(failed) == len(log):
         raise InputError(f"tasks: {task} has {len(log)} answers without any text; see what failed in log.txt")
     failed = failed if any(map(_counted, log)) else set()
@@ -64,6 +65,11 @@ def read_log(task: str, log: Log) -> Iterator[Row | Refused]:
 
 
 def _said(sample: Mapping[str, Any]) -> str:
+    """The model's answer, without what it thought before."""
+    return without_thoughts(_logged(sample))[0].strip()
+
+
+def _logged(sample: Mapping[str, Any]) -> str:
     """What the model said; `filtered_resps` alone where no filter changed it."""
     said = sample.get("resps", sample["filtered_resps"])
     while isinstance(said, list):

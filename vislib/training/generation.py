@@ -16,6 +16,7 @@ from vislib.pixels import ImageError, read_image
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.seeding import short_hash
+from vislib.thoughts import without_thoughts
 from vislib.training.children import child_main, emit, run_child
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def question_key(model: str, question: Question) -> str:
 def answer_to(journal: Journal, model: str, question: Question) -> str | None:
     """The answer that `answers_of_models` journalled, or None if it failed (`failure_of` says why)."""
     body = journal.get(question_key(model, question))
-    return None if body is None else str(body["text"])
+    return None if body is None else without_thoughts(str(body["text"]))[0]
 
 
 def failure_of(journal: Journal, model: str, question: Question) -> tuple[str, str]:
