@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.runs.conftest import BOOTSTRAP
+from vislib.runs.record import summary
 
 PLAIN = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
 
@@ -71,3 +72,9 @@ def test_a_notebook_that_finds_no_library_says_what_to_do(tmp_path):
     assert bare.stderr.splitlines()[-1] == (
         "ModuleNotFoundError: vislib: `pip install -e PROJECT` once, or give papermill `--cwd PROJECT`"
     )
+
+
+def test_what_has_no_price_is_not_said_to_cost_nothing():
+    used = {"tokens_in": 5, "tokens_out": 2}
+    assert summary({"usage": used}) == "0.0 s · 7 tokens, no price set"
+    assert summary({"usage": used | {"usd": 0.25}}) == "0.0 s · 7 tokens, $0.2500"
