@@ -1,8 +1,7 @@
 """Paragraphs with marked words in red (VisCon-100K, figures 1 and 8), set word by word on matplotlib axes.
 
 A word is marked when it is no stop word and its stem is one of those given: what a page adds. It is underlined too,
-so that print without colour tells the same. Coordinates are points,
-downwards, on the axes of a `new_sheet`.
+so that print without colour tells the same. Coordinates are points, downwards, on the axes of a `new_sheet`.
 """
 
 import unicodedata
