@@ -149,6 +149,20 @@ def test_layers_before_all_that_learns_are_computed_forward_and_once(tmp_path, m
     assert not any(asked)
 
 
+def test_arms_can_end_at_equal_supervised_tokens(ground, tmp_path):
+    settings = settings_of(ground, tmp_path, max_supervised_tokens=150, batch_size=2, epochs=3.0, **ALL)
+    _, log = trained(settings)
+    learnt = [row["supervised_tokens"] for row in log]
+    assert sum(learnt[:-1]) < 150 <= sum(learnt)
+    assert log[-1]["learning_rate"] < log[1]["learning_rate"] / 2  # the schedule ends with the training
+    totals = json.loads((Path(settings.checkpoints) / "done.json").read_text())["totals"]
+    assert totals["rounds"] == totals["rows"] == 2 * len(log)  # of one round each
+    facts = json.loads((Path(settings.output) / "training.json").read_text())
+    assert (facts["supervised_tokens"], facts["rounds"]) == (sum(learnt), totals["rounds"])
+    with pytest.raises(InputError, match="max_supervised_tokens is 100000, but all 18 steps have"):
+        trained(replace(settings, max_supervised_tokens=100000, checkpoints=str(tmp_path / "checkpoints")))
+
+
 # ---- stopping and going on ----------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from vislib.training.settings import Settings
 from vislib.training.sources import OWN, VISUAL, Entry, contract_rows, own_rows, train_parts
 
 BASE = "base"  # the arm without conversations: the same recipe on the model's own data alone
-_TOKENS = ("tokens", "image_tokens", "supervised_tokens")
+_LEARNT = ("rounds", "tokens", "image_tokens", "supervised_tokens")  # in all steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def _arm(run: Run, settings: Settings, planned: Planned) -> Row:
         "seed": run.seed, "base": _without_folder(p.model), "method": p.method,
         "conversations": _without_folder(p.conversations), "samples": _samples(run, planned), "rows": counts["rows"],
         "own_rows": counts[f"{OWN}_rows"], "text_only_rows": counts["text_only_rows"],
-        **{name: counts[name] for name in _TOKENS},
+        **{name: counts[name] for name in _LEARNT},
     }  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def finetune(run: Run) -> None:
     """
     plan = Plan.of(run)
     print(f"{plan.planned.account()}\n{plan.planned.truncated} of them end at max_length. {plan.remark}", flush=True)
-    facts = {name: value for name, value in plan.arm.items() if name not in _TOKENS}
+    facts = {name: value for name, value in plan.arm.items() if name not in _LEARNT}
     totals = train(run, plan.settings, facts | {"base": run.params.model})
     with run.output() as output:
         output.take("row", plan.arm["rows"])
@@ -115,7 +115,7 @@ def finetune(run: Run) -> None:
         output.note("characters_mended", plan.planned.counts()["n_mended"])
         for step in totals["log"]:
             output.write("steps", step)
-        output.write("arms", plan.arm | {name: totals[name] for name in (*_TOKENS, "steps")})
+        output.write("arms", plan.arm | {name: totals[name] for name in (*_LEARNT, "steps")})
 
 
 def examples(run: Run, count: int) -> list[Row]:

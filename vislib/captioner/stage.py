@@ -39,7 +39,7 @@ REASONS = {
 }  # beside those of a row that cannot be encoded
 _DIFFERENCES = (("after", "before"), ("after", "after_swapped"))
 _OF_PAGE = frozenset(("page_url", "alt_text", "context", "world_knowledge"))  # fields that another page fills anew
-_TOKENS = ("tokens", "image_tokens", "supervised_tokens")
+_LEARNT = ("rounds", "tokens", "image_tokens", "supervised_tokens")  # in all steps
 Texts = Mapping[str, Sequence[str]]  # captions of each system, in the order of the held-out examples
 
 
@@ -83,7 +83,7 @@ def train_captioner(run: Run) -> None:
         _account(output, plan)
         for step in totals["log"]:
             output.write("steps", step)
-        output.write("arms", arm | {name: totals[name] for name in (*_TOKENS, "steps")})
+        output.write("arms", arm | {name: totals[name] for name in (*_LEARNT, "steps")})
         _write_scored(output, plan, texts, run.seed)
 
 

@@ -66,7 +66,7 @@ STEPS = _schema(
 )  # fmt: skip
 ARMS = _schema(
     model=_TEXT, arm=_TEXT, seed=_INT, base=_TEXT, method=_TEXT, conversations=_TEXT, samples=_INT, rows=_INT,
-    own_rows=_INT, text_only_rows=_INT, tokens=_INT, image_tokens=_INT, supervised_tokens=_INT, steps=_INT,
+    own_rows=_INT, text_only_rows=_INT, rounds=_INT, tokens=_INT, image_tokens=_INT, supervised_tokens=_INT, steps=_INT,
 )  # fmt: skip
 ARM_SIZES = ("samples", "rounds", "supervised_tokens")  # arms whose data are compared should share these
 PREDICTIONS = _schema(sample_id=_TEXT, doc_id=_TEXT, system=_TEXT, caption=_TEXT, reference=_TEXT)

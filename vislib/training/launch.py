@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Train as `settings` say, in one process per GPU, going on from the last whole checkpoint; shows loss and rate.
 
-    Returns steps, rows, tokens, image_tokens and supervised_tokens that were learnt from, and `log`: a row of the
-    table `steps` for each. Rates, memory and MFU go into the run's metrics. `facts`: what `training.json` says of the
-    model (None: its base alone). What was trained before under the same `checkpoints` is not trained again.
+    Returns steps, and the rows, rounds, tokens, image_tokens and supervised_tokens that were learnt from
+    in them; and `log`: a row of the table `steps` for each. Rates, memory and MFU go into the run's
+    metrics. `facts`: what `training.json` says of the model (None: its base alone), beside these
+    numbers. What was trained before under the same `checkpoints` is not trained again.
     Raises InputError.
     """
     folder = Path(settings.checkpoints)

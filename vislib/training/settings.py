@@ -27,6 +27,7 @@ class Settings:
     max_length: int  # tokens of a row, image tokens included
     epochs: float
     max_steps: int  # 0: as many as the epochs have
+    max_supervised_tokens: int = 0  # the step that reaches them is the last, 0: no cap
     batch_size: int  # rows of one optimiser step, over all processes
     device_batch_size: int  # rows of one forward pass on one device
     packing: bool  # rows of one forward pass in one sequence

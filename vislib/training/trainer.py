@@ -39,7 +39,7 @@ _PER_BATCH, _UNPACKED = 2000, ".arrow"  # rows
 class Rows(Dataset[Encoded]):
     """The planned rows of `file`, encoded one at a time in loader workers; memory-mapped from what `unpack` made of it.
 
-    `counts`: their numbers of `COLUMNS` and of images, an array each. Rows that are no longer as they were planned
+    `counts`: their numbers of `COLUMNS`, images and rounds, an array each. Rows that are no longer as they were planned
     raise InputError.
     """
 
@@ -47,6 +47,8 @@ class Rows(Dataset[Encoded]):
         self.table = pa.ipc.open_file(pa.memory_map(str(file.with_suffix(_UNPACKED)))).read_all()
         self.encoder = encoder
         self.counts = {name: self.table.column(name).to_numpy() for name in COLUMNS}
+        turns = pc.list_value_length(self.table.column("conversations")).to_numpy()
+        self.counts["n_rounds"] = turns // 2  # of a question and its answer
         self.counts["n_images"] = pc.list_value_length(self.table.column("images")).to_numpy()
 
     def __getitem__(self, number: int) -> Encoded:
@@ -104,6 +106,24 @@ class Share(Sampler[list[int]]):
     def of_step(self, step: int) -> list[int]:
         """The row numbers of step `step` of the whole training, from 0."""
         return self.plan(step // self.steps)[step % self.steps]
+
+    def steps_to_learn(self) -> int:
+        """Steps of the whole training: of its epochs or `max_steps`, up to the one that reaches the cap.
+
+        Raises InputError if none does: arms that are compared at equal tokens would not be.
+        """
+        settings, tokens = self.settings, 0
+        steps = settings.max_steps or math.ceil(settings.epochs * self.steps)
+        if not settings.max_supervised_tokens:
+            return steps
+        for step in range(steps):
+            tokens += int(self.rows.counts["n_supervised"][self.of_step(step)].sum())
+            if tokens >= settings.max_supervised_tokens:
+                return step + 1
+        raise InputError(
+            f"max_supervised_tokens is {settings.max_supervised_tokens}, but all {steps} steps have {tokens}; lower "
+            "it in every arm, or raise epochs or max_steps"
+        )
 
     def __iter__(self) -> Iterator[list[int]]:
         width = self.settings.device_batch_size

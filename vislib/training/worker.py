@@ -5,7 +5,6 @@ know it says in events; what it leaves is `done.json` beside the checkpoints.
 """
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -55,12 +54,14 @@ def main(file: Path) -> None:
     _require_memory(model, settings, args, rows)
     meter = Meter(rows, settings, args, Cost.of(model))
     trainer = AnswerTrainer(model, args, rows, settings, on_step=meter.step, stop=stop)
+    args.max_steps = trainer.share.steps_to_learn()
     with _without_cache(model):
-        meter.begin(trainer.share.steps, resumed)
+        meter.begin(trainer.share.steps, args.max_steps, resumed)
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.stopped:
         raise InputError(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
-    _save(trainer, processor, settings, json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    _save(trainer, processor, settings, meter.totals(trainer.share) | facts)
     if trainer.is_world_process_zero():
         meter.end(trainer.share)
     trainer.accelerator.wait_for_everyone()
@@ -84,7 +85,7 @@ def _arguments(settings: Settings) -> TrainingArguments:
     cuda, processes = settings.device == "cuda", int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         output_dir=settings.checkpoints, seed=settings.seed, num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1, per_device_train_batch_size=settings.device_batch_size,
+        per_device_train_batch_size=settings.device_batch_size,
         gradient_accumulation_steps=passes(settings.batch_size, settings, processes),
         learning_rate=settings.learning_rate, lr_scheduler_type="cosine",
         warmup_steps=min(settings.warmup, 1 - 1e-9),  # 1 would be one step
@@ -143,12 +144,12 @@ class Meter:
         self.steps, self.log = 1, list[dict[str, Any]]()
         self.ended: list[float] = []  # s, of the steps of this start
 
-    def begin(self, steps: int, resumed: Path | None) -> None:
-        """Tell what there is to do; `steps` of an epoch."""
+    def begin(self, steps: int, total: int, resumed: Path | None) -> None:
+        """Tell what there is to do: `steps` of an epoch, `total` of the training."""
         if resumed:
             state = json.loads((resumed / "trainer_state.json").read_text(encoding="utf-8"))
             self.log = [_row(entry, steps) for entry in state["log_history"]]
-        self.steps, total = steps, self.settings.max_steps or math.ceil(self.settings.epochs * steps)
+        self.steps = steps
         self._tell("begin", done=len(self.log), steps=total)
 
     def step(self, entry: dict[str, Any]) -> None:
@@ -166,15 +167,20 @@ class Meter:
     def _memory(self) -> float:
         return torch.cuda.max_memory_reserved() / 2**30 if self.args.device.type == "cuda" else peak_memory_mib() / 1024
 
-    def end(self, share: Share) -> None:
-        """Leave totals, metrics and log for the stage; the checkpoints are of no more use."""
-        sums: Counter[str] = Counter()
+    def totals(self, share: Share) -> dict[str, int]:
+        """What was learnt from in all steps: rows, rounds, tokens, image_tokens, supervised_tokens; and steps."""
+        sums = Counter(steps=len(self.log))
         for number, row in enumerate(self.log):
             rows = share.of_step(number)
-            sums.update(rows=len(rows), tokens=row["tokens"], supervised_tokens=row["supervised_tokens"])
-            sums.update(image_tokens=int(self.rows.counts["n_image_tokens"][rows].sum()))
+            sums.update(rows=len(rows))
+            sums.update({name: row[name] for name in ("tokens", "supervised_tokens")})
+            sums.update({name: int(self.rows.counts[f"n_{name}"][rows].sum()) for name in ("image_tokens", "rounds")})
+        return dict(sums)
+
+    def end(self, share: Share) -> None:
+        """Leave totals, metrics and log for the stage; the checkpoints are of no more use."""
         folder = Path(self.settings.checkpoints)
-        found = {"totals": {"steps": len(self.log), **sums}, "metrics": self._metrics(share), "log": self.log}
+        found = {"totals": self.totals(share), "metrics": self._metrics(share), "log": self.log}
         (folder / "done.tmp").write_text(json.dumps(found), encoding="utf-8")
         os.replace(folder / "done.tmp", folder / DONE)
         for checkpoint in folder.glob("checkpoint-*"):
