@@ -251,3 +251,31 @@ def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_fo
         with torch.inference_mode():
             out = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == told["value"]
+
+
+@pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
+def test_utilisation_is_what_torch_counts_whether_or_not_layers_are_computed_again(tmp_path, monkeypatch, name):
+    tiny.build(name, tmp_path / name)
+    plan(tmp_path, tmp_path / name, pictured=2)
+    counted, plain = list[float](), list[float]()
+
+    class Counted(worker.AnswerTrainer):
+        def training_step(self, *given):
+            if self.settings.gradient_checkpointing:
+                return super().training_step(*given)
+            with FlopCounterMode(display=False) as counter:
+                loss = super().training_step(*given)
+            plain.append(counter.get_total_flops())
+            return loss
+
+    monkeypatch.setattr(worker, "AnswerTrainer", Counted)
+    monkeypatch.setattr(worker, "peak_flops", lambda device, precision: 1e12)
+    for again in (False, True):
+        place = {"model": str(tmp_path / name), "gradient_checkpointing": again, "max_steps": 2}
+        settings = settings_of(tmp_path, tmp_path / str(again), **place, rows=str(tmp_path / "rows.parquet"))
+        _, log = trained(settings)
+        metrics = json.loads((Path(settings.checkpoints) / "done.json").read_text())["metrics"]
+        counted.append(metrics["mfu"] * 1e12 / metrics["tokens_per_second"])
+    passes = len(plain) // 2  # of each of the two steps
+    for flops_per_token in counted:
+        assert flops_per_token * log[0]["tokens"] == pytest.approx(sum(plain[:passes]), rel=2e-3)

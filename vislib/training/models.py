@@ -111,7 +111,10 @@ def _checkpoint_layers(model: Any) -> None:
     transformers also lets every embedding ask for gradients, the vision tower's too, as only the reentrant form needs
     it: a frozen tower would be computed three times instead of once. Hence here, not by the Trainer's option.
     """
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    from vislib.training.throughput import FlopMeter
+
+    how = {"use_reentrant": False, "context_fn": FlopMeter.contexts}
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
     model.disable_input_require_grads()
 
 

@@ -1,28 +1,19 @@
 """How fast a training is, and how much memory it needs: tokens and samples per second, and model FLOPs utilisation.
 
 MFU = FLOP/s that the training needs / dense bfloat16 peak of the devices, in bfloat16 training on devices of `PEAKS`.
-FLOPs of a row, after Kaplan et al. 2020 (2 per weight and token forward, twice that backward):
-
-    language             tokens x (6 N trained + 4 N frozen and passed by gradients + 2 N frozen before all that learns)
-    vision, connector    the same with their own N, per patch of the row's images
-    vocabulary           the same, per supervised token: logits of other tokens are not made
-    attention            3 x 2 L^2 d per language layer (causal: half of the L x L products), and 4 P^2 d per vision
-                         layer and image, thrice if vision learns
-
-It leaves out padding, dummy images, norms, softmax, the optimiser and what gradient checkpointing computes again:
-those are cost, not progress, so that a slower recipe never looks busier. A connector that resamples patches to fewer
-tokens (IDEFICS2's perceiver) is counted per patch as a whole, which is slightly too much.
+What a token of the mix needs is counted on the passes of one whole step, by torch's own counter: matrix products,
+convolutions and attention, forward and backward, on frozen parts forward alone. What gradient checkpointing computes
+again is taken off: it is cost, not progress, so that a slower recipe never looks busier. Padding and dummy images are
+counted as they ran; kernels that torch does not know (FlashAttention's own package) are not.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from torch.utils.flop_counter import FlopCounterMode
 
-from vislib.training.parts import NAMES, part_of
 from vislib.training.settings import Settings
 
 PEAKS: tuple[tuple[str, float], ...] = (  # FLOP/s, bfloat16, dense, by a pattern of CUDA's device name
@@ -36,7 +27,6 @@ PEAKS: tuple[tuple[str, float], ...] = (  # FLOP/s, bfloat16, dense, by a patter
     (r"\bRTX 4090$", 165.2e12),  # NVIDIA Ada architecture whitepaper, with float32 accumulation
 )
 _MARGIN = 1.1  # allocator, libraries, communication
-Counts = npt.NDArray[Any]
 
 
 def peak_flops(device: str, precision: str) -> float | None:
@@ -45,49 +35,32 @@ def peak_flops(device: str, precision: str) -> float | None:
     return found if precision == "bfloat16" else None
 
 
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs of a training step by what they grow with."""
+class FlopMeter:
+    """FLOPs of the passes that run in `counting`, without those that are computed again."""
 
-    per_token: float
-    per_supervised: float
-    per_patch: float
-    per_token_squared: float
-    per_patch_squared: float
-    patch: int  # px of its side
+    flops = 0.0
+    _again: list[FlopCounterMode] | None = None  # what was computed again, while a pass is counted
 
-    @classmethod
-    def of(cls, model: Any) -> "Cost":
-        """The cost of training `model` as it is frozen and adapted now; models of other forms count as text alone."""
-        head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-        factors = dict.fromkeys(NAMES, 0.0)
-        order, learns, passes = list(NAMES), {"vision": False}, False
-        named = sorted(model.named_parameters(), key=lambda item: order.index(part_of(item[0]) or "language"))
-        for name, parameter in named:  # in the order of use
-            part = part_of(name) or "language"
-            passes |= parameter.requires_grad
-            learns["vision"] |= parameter.requires_grad and part == "vision"
-            if parameter is not head and parameter is not embeddings:
-                factors[part] += size(parameter) * (6 if parameter.requires_grad else 4 if passes else 2)
-        text, vision = model.config.get_text_config(), getattr(model.config, "vision_config", None)
-        width, layers = (getattr(vision, name, 0) or 0 for name in ("hidden_size", "num_hidden_layers"))
-        return cls(
-            per_token=factors["language"], per_supervised=size(head) * (6 if head.requires_grad else 4),
-            per_patch=factors["vision"] + factors["connector"],
-            per_token_squared=6.0 * text.hidden_size * text.num_hidden_layers,
-            per_patch_squared=4.0 * width * layers * (3 if learns["vision"] else 1),
-            patch=getattr(vision, "patch_size", 0) or 0,
-        )  # fmt: skip
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Add what runs meanwhile, forward and backward."""
+        FlopMeter._again = []
+        try:
+            with FlopCounterMode(display=False) as counter:
+                yield
+            again = sum(repeated.get_total_flops() for repeated in FlopMeter._again)
+            self.flops += counter.get_total_flops() - again
+        finally:
+            FlopMeter._again = None
 
-    def flops(self, counts: Mapping[str, Counts]) -> float:
-        """FLOPs of one step on rows of n_tokens, n_supervised, n_pixels and n_images, an entry a row.
-
-        The images of a row count as of equal size.
-        """
-        tokens, patches = counts["n_tokens"].astype(float), counts["n_pixels"] / (self.patch**2 or np.inf)
-        text = self.per_token * tokens + self.per_token_squared * tokens**2
-        seen = self.per_patch * patches + self.per_patch_squared * patches**2 / np.maximum(counts["n_images"], 1)
-        return float((text + seen + self.per_supervised * counts["n_supervised"]).sum())
+    @staticmethod
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """Contexts of a layer's forward and of computing it again, as `torch.utils.checkpoint` asks for them."""
+        if FlopMeter._again is None:
+            return nullcontext(), nullcontext()
+        repeated = FlopCounterMode(display=False)
+        FlopMeter._again.append(repeated)
+        return nullcontext(), repeated
 
 
 def size(parameter: Any) -> int:

@@ -10,6 +10,7 @@ the length. The loss of IDEFICS2 and LLaVA is the plain next-token one.
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -29,6 +30,7 @@ from vislib.training.batches import collate, dummy_row, plan_batches
 from vislib.training.labels import IGNORED, Encoded, Encoder, RowError
 from vislib.training.packing import prove_packing
 from vislib.training.settings import Settings
+from vislib.training.throughput import FlopMeter
 
 COLUMNS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
 _CHUNK = 1024  # supervised tokens whose float32 logits are there at a time
@@ -166,8 +168,10 @@ def last_checkpoint(folder: Path) -> Path | None:
 class AnswerTrainer(Trainer):
     """Trains on answers. `on_step` gets the log row of each optimiser step; `stop` ends it after the one under way.
 
-    `stopped` tells whether it did.
+    `stopped` tells whether it did. `counter` counts the FLOPs of this process in the first step of this start.
     """
+
+    counter: FlopMeter | None = None
 
     def __init__(
         self, model: Any, args: Any, rows: Rows, settings: Settings, *, on_step: Callable[[dict[str, Any]], None],
@@ -209,8 +213,13 @@ class AnswerTrainer(Trainer):
         loss = summed_loss(logits, targets) / num_items_in_batch * self.accelerator.num_processes  # gradients are means
         return (loss, None) if return_outputs else loss
 
+    def training_step(self, *given: Any, **named: Any) -> Any:
+        """One pass, forward and backward."""
+        with self.counter.counting() if self.counter else nullcontext():
+            return super().training_step(*given, **named)
+
     def floating_point_ops(self, inputs: Any) -> int:
-        """Counted elsewhere (`throughput`), from the rows."""
+        """Counted elsewhere (`throughput`), as they run."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -227,6 +236,7 @@ class AnswerTrainer(Trainer):
         sums = {name: int(self.rows.counts[f"n_{name}"][rows].sum()) for name in ("tokens", "supervised")}
         logs |= {"tokens": sums["tokens"], "supervised_tokens": sums["supervised"]}
         super().log(logs)
+        self.counter = None  # counting slows the passes down: the first step is not timed
         self.on_step(self.state.log_history[-1])
         if self._asked_to_stop() and self.state.global_step < self.state.max_steps:
             self.stopped = self.control.should_save = self.control.should_training_stop = True

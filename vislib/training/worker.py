@@ -29,7 +29,7 @@ from vislib.training.children import child_main, emit
 from vislib.training.labels import Encoder
 from vislib.training.models import open_model, save_trained
 from vislib.training.settings import DONE, FACTS, Settings
-from vislib.training.throughput import Cost, memory_needed, peak_flops
+from vislib.training.throughput import FlopMeter, memory_needed, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint, passes, unpack
 
 _FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
@@ -52,8 +52,9 @@ def main(file: Path) -> None:
     model, processor = open_model(settings.model, settings=settings)
     rows = Rows(Path(settings.rows), Encoder(processor, max_length=settings.max_length))
     _require_memory(model, settings, args, rows)
-    meter = Meter(rows, settings, args, Cost.of(model))
+    meter = Meter(rows, settings, args)
     trainer = AnswerTrainer(model, args, rows, settings, on_step=meter.step, stop=stop)
+    trainer.counter = meter.counter
     args.max_steps = trainer.share.steps_to_learn()
     with _without_cache(model):
         meter.begin(trainer.share.steps, args.max_steps, resumed)
@@ -139,8 +140,11 @@ def _save(trainer: AnswerTrainer, processor: Any, settings: Settings, facts: dic
 class Meter:
     """The log of all steps, and how fast those of this start were, the first one left out: it warms up."""
 
-    def __init__(self, rows: Rows, settings: Settings, args: TrainingArguments, cost: Cost) -> None:
-        self.rows, self.settings, self.args, self.cost = rows, settings, args, cost
+    def __init__(self, rows: Rows, settings: Settings, args: TrainingArguments) -> None:
+        self.rows, self.settings, self.args = rows, settings, args
+        device = torch.cuda.get_device_name() if args.device.type == "cuda" else ""
+        self.peak = peak_flops(device, settings.precision)
+        self.counter = FlopMeter() if self.peak else None
         self.steps, self.log = 1, list[dict[str, Any]]()
         self.ended: list[float] = []  # s, of the steps of this start
 
@@ -192,12 +196,13 @@ class Meter:
             return metrics
         first = len(self.log) - len(self.ended) + 1
         rows = [row for number in range(first, len(self.log)) for row in share.of_step(number)]
-        counts = {name: values[rows] for name, values in self.rows.counts.items()}
         seconds = self.ended[-1] - self.ended[0]
-        metrics |= {"tokens_per_second": counts["n_tokens"].sum() / seconds, "samples_per_second": len(rows) / seconds}
-        device = torch.cuda.get_device_name() if self.args.device.type == "cuda" else ""
-        if peak := peak_flops(device, self.settings.precision):
-            metrics["mfu"] = self.cost.flops(counts) / seconds / peak / self.args.world_size
+        rate = self.rows.counts["n_tokens"][rows].sum() / seconds
+        metrics |= {"tokens_per_second": rate, "samples_per_second": len(rows) / seconds}
+        if self.peak and self.counter:
+            # The counted step is a fair sample of the rest; each process did its share of it.
+            tokens = self.rows.counts["n_tokens"][share.of_step(first - 1)].sum()
+            metrics["mfu"] = self.counter.flops / tokens * rate / self.peak
         return {name: float(f"{value:.4g}") for name, value in metrics.items()}
 
 
