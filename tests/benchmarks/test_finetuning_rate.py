@@ -1,9 +1,10 @@
-"""Fine-tuning against the plain Trainer recipe in one run: same model, rows, steps' size and adapters or weights.
+"""Fine-tuning against LLaVA's recipe in one run: same model, rows, steps' size and adapters or weights.
 
-Plain: `Trainer` with rows in random order, padded, and the model's own loss over all logits. Ours: rows grouped by
-length and pixels, logits of answers alone; packed where FlashAttention is installed (others compute masked products).
-On a GPU the model has LLaVA-1.5-7B's shape (ShareGPT4V-7b's, VisCon-100K, section 5) with random weights, and the plain
-recipe is LLaVA's, gradient checkpointing included, which ours need not.
+LLaVA's: `Trainer` with rows grouped by length over each step, padded, and the model's own loss over all logits. Ours:
+steps that are fair samples of the mix, passes of like rows, logits of answers alone; packed where FlashAttention is
+installed (others compute masked products). On a GPU the model has LLaVA-1.5-7B's shape (ShareGPT4V-7b's, VisCon-100K,
+section 5) with random weights, and LLaVA's recipe has gradient checkpointing, which ours need not. On CPU the model is
+small, with the shares that 7 B has: its vocabulary takes 3 % of its weights.
 """
 
 import random
@@ -21,6 +22,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tests.training_rows import SETTINGS
 from vislib.training import tiny
@@ -30,14 +32,14 @@ from vislib.training.labels import Encoder
 from vislib.training.parts import freeze
 from vislib.training.planning import ROWS
 from vislib.training.settings import Settings
-from vislib.training.throughput import Cost, peak_flops
+from vislib.training.throughput import FlopMeter, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, passes, unpack
 from vislib.training.worker import _arguments, _without_cache
 
-SMALL = {"text": (128, 344, 2, 4), "vision": (64, 128, 2, 2), "side": 56}  # wide, inner, layers, heads; px
-TRUE = {"text": (4096, 11008, 32, 32), "vision": (1024, 4096, 24, 16), "side": 336}
+# wide, inner, layers, heads; px; tokens of the vocabulary
+SMALL = {"text": (512, 1376, 8, 8), "vision": (64, 128, 2, 2), "side": 56, "vocabulary": 1536}
+TRUE = {"text": (4096, 11008, 32, 32), "vision": (1024, 4096, 24, 16), "side": 336, "vocabulary": 32064}
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-VOCABULARY = 32064
 
 
 def processor_of(side: int) -> Any:
@@ -48,7 +50,7 @@ def processor_of(side: int) -> Any:
 
 
 def model_of(shape: dict[str, Any], settings: Settings, device: str) -> Any:
-    text = transformers.LlamaConfig(**dict(zip(NAMES, shape["text"], strict=True)), vocab_size=VOCABULARY)
+    text = transformers.LlamaConfig(**dict(zip(NAMES, shape["text"], strict=True)), vocab_size=shape["vocabulary"])
     vision = transformers.CLIPVisionConfig(
         **dict(zip(NAMES, shape["vision"], strict=True)), image_size=shape["side"], patch_size=14
     )
@@ -86,10 +88,15 @@ def planned(folder: Path, encoder: Encoder, count: int, side: int) -> Rows:
     return Rows(folder / "rows.parquet", encoder)
 
 
-class Plain(transformers.Trainer):
-    """The plain recipe; counts the tokens that it reads."""
+class Llava(transformers.Trainer):
+    """LLaVA's recipe; counts the tokens that it reads."""
 
     tokens = 0
+
+    def _get_train_sampler(self, *given: Any) -> Any:
+        """Rows of like length in each step, as LLaVA's trainer groups them."""
+        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(step, lengths=self.train_dataset.counts["n_tokens"].tolist())
 
     def compute_loss(self, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
         self.tokens += int(inputs["attention_mask"].sum())
@@ -108,65 +115,67 @@ class Clock(transformers.TrainerCallback):
         self.ended.append(time.perf_counter())
 
 
-def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> tuple[float, float | None]:
-    """Tokens per second, padding not counted, of all steps but the first two, and MFU where it is known."""
+def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> tuple[float, float]:
+    """Tokens per second, padding not counted, of all steps but the first two; FLOPs a token, if ours."""
     model, args, clock, seen = model_of(shape, settings, settings.device), _arguments(settings), Clock(), [0]
-    args.save_strategy, cost, encoder = "no", Cost.of(model), rows.encoder
+    args.save_strategy, encoder, counter = "no", rows.encoder, FlopMeter()
     args.gradient_accumulation_steps = passes(settings.batch_size, settings, 1)
     if ours:
         trainer: Any = AnswerTrainer(
             model, args, rows, settings, on_step=lambda row: seen.append(seen[-1] + row["tokens"]), stop=Event()
         )
+        trainer.counter = counter
     else:
 
         def join(found: Any) -> Any:
             return collate(found, processor=encoder.processor, packing=False, dummy=dummy_row(encoder))
 
         args.dataloader_num_workers = settings.loader_workers
-        trainer = Plain(model, args, train_dataset=rows, data_collator=join)
+        trainer = Llava(model, args, train_dataset=rows, data_collator=join)
     trainer.add_callback(clock)
     with _without_cache(model):
         trainer.train()
     steps, seconds = len(clock.ended), clock.ended[-1] - clock.ended[1]
-    share = (steps - 2) / steps
-    tokens = seen[-1] - seen[2] if ours else trainer.tokens * share
-    device = torch.cuda.get_device_name() if settings.device == "cuda" else ""
-    peak = peak_flops(device, settings.precision)
-    flops = cost.flops(rows.counts) / rows.counts["n_tokens"].sum()  # per token, of the mean row
-    return tokens / seconds, peak and float(flops * tokens / seconds / peak)
+    tokens = seen[-1] - seen[2] if ours else trainer.tokens * (steps - 2) / steps
+    return tokens / seconds, counter.flops / seen[1] if ours else 0.0
 
 
-def compared(shape: dict[str, Any], folder: Path, count: int, plain: Settings, ours: Settings) -> tuple[float, str]:
-    """Our rate as a ratio of the plain one's, one after the other on the same machine; and both in words."""
+def compared(shape: dict[str, Any], folder: Path, count: int, llava: Settings, ours: Settings) -> tuple[float, str]:
+    """Our rate as a ratio of LLaVA's recipe's, one after the other on the same machine; and both in words."""
     encoder = Encoder(processor_of(shape["side"]), max_length=2048)
     rows = planned(folder, encoder, count, shape["side"])
-    found = {"plain": rate(shape, plain, rows, ours=False), "ours": rate(shape, ours, rows, ours=True)}
-    told = [f"{n} {r:.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "") for n, (r, mfu) in found.items()]
+    theirs, _ = rate(shape, llava, rows, ours=False)
+    own, flops = rate(shape, ours, rows, ours=True)
+    device = torch.cuda.get_device_name() if ours.device == "cuda" else ""
+    peak = peak_flops(device, ours.precision)
+    used = f", MFU {own * flops / peak:.1%}" if peak else ""
     mean = float(np.mean(rows.counts["n_tokens"]))
-    ratio = found["ours"][0] / found["plain"][0]
-    return ratio, f"\n{' · '.join(told)} · ratio {ratio:.2f} · {count} rows of {mean:.0f} tokens on average"
+    return own / theirs, (
+        f"\nLLaVA's recipe {theirs:.0f} tokens/s · ours {own:.0f} tokens/s{used} · ratio {own / theirs:.2f}"
+        f" · {count} rows of {mean:.0f} tokens on average"
+    )
 
 
 @pytest.mark.campaign
-def test_a_small_model_learns_faster_than_by_the_plain_recipe_on_cpu(tmp_path, capsys):
-    plain = replace(SETTINGS, batch_size=8, device_batch_size=4, checkpoints=str(tmp_path))
-    ratio, said = compared(SMALL, tmp_path, 64, plain, plain)
+def test_a_small_model_learns_as_fast_as_by_llavas_recipe_on_cpu(tmp_path, capsys):
+    llava = replace(SETTINGS, batch_size=8, device_batch_size=4, checkpoints=str(tmp_path))
+    ratio, said = compared(SMALL, tmp_path, 64, llava, llava)
     with capsys.disabled():
-        print(f"{said}; a small random model on CPU: it shows the path, not the gain at 7 B")
-    assert ratio > 1
+        print(f"{said}; a small random model on CPU: not the gain at 7 B")
+    assert ratio > 0.8  # of fair steps, at the price of some padding
 
 
 @pytest.mark.campaign
-def test_a_7b_model_learns_faster_than_by_the_plain_recipe_on_a_gpu(tmp_path, capsys):
+def test_a_7b_model_learns_faster_than_by_llavas_recipe_on_a_gpu(tmp_path, capsys):
     if not torch.cuda.is_available():
         pytest.skip("no GPU here: the rate of a 7 B model is not measured")
-    plain = replace(
+    llava = replace(
         SETTINGS, method="lora", lora_rank=8, lora_alpha=8, lora_dropout=0.0, precision="bfloat16", device="cuda",
         batch_size=64, device_batch_size=8, loader_workers=8, checkpoints=str(tmp_path), gradient_checkpointing=True,
     )  # fmt: skip
     flash = {"packing": True, "attention": "flash_attention_2"} if find_spec("flash_attn") else {}
-    ours = replace(plain, gradient_checkpointing=False, **flash)
-    ratio, said = compared(TRUE, tmp_path, 640, plain, ours)
+    ours = replace(llava, gradient_checkpointing=False, **flash)
+    ratio, said = compared(TRUE, tmp_path, 640, llava, ours)
     with capsys.disabled():
         print(f"{said}; LLaVA-1.5-7B's shape, LoRA, on {torch.cuda.get_device_name()}; aims: MFU 40 %, ratio 1.5")
     assert ratio > 1
