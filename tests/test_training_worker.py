@@ -239,7 +239,7 @@ def test_too_little_memory_is_said_before_training_begins(ground, tmp_path, monk
 def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_for_word(ground, tmp_path):
     plan(tmp_path, ground / "tiny-llava", pictured=8)
     given = {"rows": str(tmp_path / "rows.parquet"), "parts": ("vision", "connector", "language"), "batch_size": 8}
-    given |= {"device_batch_size": 8, "epochs": 120.0, "learning_rate": 1e-2, "checkpoint_steps": 1000}
+    given |= {"device_batch_size": 8, "epochs": 180.0, "learning_rate": 1e-2, "checkpoint_steps": 1000}
     settings = settings_of(ground, tmp_path, **given)
     _, log = trained(settings)
     assert log[0]["loss"] > 5
