@@ -23,6 +23,7 @@ from vislib.priors import clearest
 from vislib.qa_format import Round, render_free_form, render_multiple_choice
 from vislib.runs.seeding import seeded, short_hash
 from vislib.tokenization import sentences
+from vislib.words import UNSPACED
 
 MODEL = "extractive-2"  # raised by whoever changes what it writes
 ROUNDS = 4  # of each question type
@@ -40,7 +41,8 @@ _SURE, _TEXTS, _OBJECTS = 0.95, 6, 6  # score of a text that is quoted; texts an
 _CODE = re.compile(r"[{}<>|=$\\#@→►©]|::|//|\w\(\)|\.(?:png|jpe?g|gif|html?)\b|\?$", re.IGNORECASE)
 _END = re.compile(r"[.!。！؟۔।][\"”’»)\]」』）]*$")
 _NUMBER = re.compile(r"(?<![\w.,/:-])\d{1,3}(?:,\d{3})+(?![\w.,])|(?<![\w.,/:-])\d+(?![\w/:%-]|[.,]\d)")
-_WORD = re.compile(r"[^\W\d_]{5,}")  # long enough for a content word, in any script with blanks
+_WORD = re.compile(rf"[^\W\d_{UNSPACED}]{{5,}}")  # long enough for a content word, in scripts with blanks
+_LETTERS = re.compile(r"[^\W\d_]{2}")
 Item = TypeVar("Item")
 _SHAPES = {
     "more than twice as wide as tall": 2.0,
@@ -105,7 +107,7 @@ class Fact:
     def types(self) -> tuple[str, ...]:
         """The question types that can ask it."""
         free = ("free_form",) if self.reply else ()
-        return (*free, "multiple_choice") if len(self.wrong) == 3 else free
+        return ("multiple_choice", *free) if len(self.wrong) == 3 else free
 
 
 def gather(request: Request) -> Evidence:
@@ -113,7 +115,7 @@ def gather(request: Request) -> Evidence:
     given = request.evidence
     uses = _SOURCES[given["kind"]]
     sample, found = given["sample"], given["priors"] or {"texts": (), "boxes": ()}
-    texts = [text for text in found["texts"] if text["score"] >= _SURE and _WORD.search(text["text"])]
+    texts = [text for text in found["texts"] if text["score"] >= _SURE and _LETTERS.search(text["text"])]
     label = clean(str(sample["alt_text"] or "")).strip(" .-–:;,") if "alt_text" in uses else ""
     return Evidence(
         label=label if len(label) in _LABEL and " " in label else "",
@@ -198,7 +200,10 @@ def facts(evidence: Evidence) -> list[Fact]:
 
 
 def planned(able: Iterable[Fact]) -> dict[str, list[Fact]]:
-    """At most `ROUNDS` facts for each question type, none for both: each goes where fewer are."""
+    """At most `ROUNDS` facts for each question type, none for both: each goes where fewer are.
+
+    Fewer facts make options than make replies: at equal numbers they go to multiple choice.
+    """
     plan: dict[str, list[Fact]] = {"free_form": [], "multiple_choice": []}
     for fact in able:
         name = min(fact.types, key=lambda kind: len(plan[kind]), default="")
