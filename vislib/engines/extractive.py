@@ -199,16 +199,19 @@ def facts(evidence: Evidence) -> list[Fact]:
     return [fact for pair in pairs for fact in pair if fact]
 
 
-def planned(able: Iterable[Fact]) -> dict[str, list[Fact]]:
+def planned(able: Sequence[Fact]) -> dict[str, list[Fact]]:
     """At most `ROUNDS` facts for each question type, none for both: each goes where fewer are.
 
-    Fewer facts make options than make replies: at equal numbers they go to multiple choice.
+    Fewer facts make options than make replies: at equal numbers they go to multiple choice. A type
+    that is left without any takes one of the other's.
     """
     plan: dict[str, list[Fact]] = {"free_form": [], "multiple_choice": []}
     for fact in able:
         name = min(fact.types, key=lambda kind: len(plan[kind]), default="")
         if name and len(plan[name]) < ROUNDS:
             plan[name].append(fact)
+    for name in plan:
+        plan[name] = plan[name] or [fact for fact in able if name in fact.types][:1]
     return plan
 
 
