@@ -214,7 +214,7 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
     plot_gains(panels[2], paper["fusion"], ablated, looks, x="Accuracy, %", labels=paper["labels"]["fusion"])
     legend(panels[0], f"(a) Benchmarks{caveat}", columns=2)
     panels[1].set_title("(b) MME")
-    legend(panels[2], "(c) Priors in 100 K captions", columns=2)
+    legend(panels[2], "(c) Priors in 100 K captions", columns=1)
 
 
 def plot_gains(
