@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,24 @@ def _package_data(package: Path) -> set[Path]:
 
 def _imports(source: str) -> list[Path]:
     """Module files of `vislib` that a source imports at any depth, with the packages they stand in."""
+    files = []
+    for name in _imported(source):
+        steps = name.split(".")
+        for depth in range(1, len(steps) + 1):
+            folder = ROOT.joinpath(*steps[:depth])
+            files += [p for p in (folder.with_suffix(".py"), folder / "__init__.py") if p.is_file()]
+    return files
+
+
+@lru_cache(maxsize=1024)  # the stages of a set reach the same modules
+def _imported(source: str) -> list[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    files = []
-    for name in sorted(n for n in names if n.split(".")[0] == "vislib"):
-        steps = name.split(".")
-        for depth in range(1, len(steps) + 1):
-            folder = ROOT.joinpath(*steps[:depth])
-            files += [p for p in (folder.with_suffix(".py"), folder / "__init__.py") if p.is_file()]
-    return files
+    return sorted(name for name in names if name.split(".")[0] == "vislib")
 
 
 def code_hash(notebook: Path) -> str:

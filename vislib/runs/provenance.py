@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def _output(*command: str) -> bytes:
         return b""
 
 
+@cache
 def pinned_versions() -> dict[str, str]:
     """Installed versions of the packages that requirements.txt names ('' when one is missing)."""
     names = re.findall(r"^([A-Za-z][\w.-]*)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
