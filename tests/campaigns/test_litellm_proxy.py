@@ -77,7 +77,8 @@ def test_faults_that_pass_are_passed_and_lasting_ones_have_their_reason(proxy, u
     answers = ask(ground, chat(base_url=proxy, model="proxied"), asking(10, seed=5))
     upstream.script = None
     assert [a.reason for a in answers] == ["refused", "length"] + [""] * 8
-    assert len(upstream.bodies) - asked_before == 2 + 2 * 8
+    again = 1  # the cut answer had fewer tokens than its bound: once asked by the bound's older name
+    assert len(upstream.bodies) - asked_before == 2 + again + 2 * 8
 
 
 def test_a_wrong_key_and_an_unknown_model_stop_with_one_message(proxy, ground, monkeypatch):

@@ -119,7 +119,9 @@ def test_stages_06_and_07_are_answered(parameters):
     assert record["usage"]["tokens_in"] == sum(row["tokens_in"] for row in rows) > 6 * 16  # an image is 16 tokens
 
     kept = {name: value for name, value in parameters.items() if name != "image_side"}
-    run = start_run("07_qa_generation", kept | {"captions": str(run.stage.folder / "data/captions")})
+    run = start_run(
+        "07_qa_generation", kept | {"captions": str(run.stage.folder / "data/captions"), "max_drop_rate": 1.0}
+    )
     with pytest.raises(InputError, match="no usable question in any answer"):  # noise is not in the Q&A format
         qa_generation.generate_questions(run)
     assert run.counts()["request"] == {"taken": 12, "kept": 12, "dropped": {}}
