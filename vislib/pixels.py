@@ -42,6 +42,7 @@ _TURNS = (
     Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
     Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90,
 )  # fmt: skip
+_JPEG_END = b"\xff\xd9"
 _LOSSY = {"JPEG", "WEBP", "AVIF", "JPEG2000"}
 
 
@@ -128,17 +129,18 @@ def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[b
     """
     data = Path(path).read_bytes()
 
-    def look(image: Image.Image) -> tuple[str, bool, Image.Image]:
-        image.load()  # what goes as it is must be whole, too
+    def look(image: Image.Image) -> tuple[str, Image.Image | None]:
+        if not data.endswith(_JPEG_END):  # decoding shows what is to be mended; a JPEG is whole if it has its end
+            image.load()
         kind, fits = _format(image), not side or max(image.size) <= side
-        as_it_is = kind in _SENT and fits and _plain(image)
-        return kind, as_it_is, scaled(_normalised(image), side)
+        its_own = kind in _SENT and fits and _plain(image)
+        return kind, None if its_own else scaled(_normalised(image), side)
 
-    (kind, as_it_is, shown), mended = _looked_at(data, look)
-    if as_it_is and not mended:
+    (kind, shown), mended = _looked_at(data, look)
+    if shown is None and not mended:
         return data, kind
     stream, kind = io.BytesIO(), "JPEG" if lossy and kind in _LOSSY else "PNG"
-    shown.save(stream, kind, quality=90, subsampling=0)
+    (shown or read_image(path)).save(stream, kind, quality=90, subsampling=0)
     return stream.getvalue(), kind
 
 
