@@ -8,7 +8,7 @@ import yaml
 from tests.openai_server import KEY, MODEL, openai_server
 from tests.sets import ROOT
 from tests.test_estimate import inputs_of_06
-from vislib.runs import sets
+from vislib.runs import InputError, sets
 from vislib.runs.runner import main
 from vislib.runs.yaml_files import write_parameters
 
@@ -75,9 +75,15 @@ def test_a_set_of_stand_ins_alone_is_one(mine, capsys):
 
 
 def test_the_sets_of_this_project_mix_nothing():
-    for folder in (ROOT / "params").iterdir():
-        if any(folder.glob("[0-9]*.yaml")):
+    found = [folder for folder in (ROOT / "params").iterdir() if any(folder.glob("[0-9]*.yaml"))]
+    assert len(found) >= 6
+    refused = []
+    for folder in found:
+        try:
             sets.refuse_mixture(sets.read_set(folder))
+        except InputError as error:
+            refused.append(str(error))
+    assert refused == []
 
 
 @pytest.mark.parametrize("run", [["--dry-run"], []])
