@@ -79,7 +79,6 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
 
 def _answers(requests: Sequence[Request], asked: Iterable[Request] | None = None) -> dict[tuple[str, str, str], Answer]:
     engine = Extractive()
-    engine.study(requests)
     answered = engine.answer(requests if asked is None else asked)
     return {(r.id, r.evidence["kind"], r.evidence["task"]): answer for r, answer in answered}
 

@@ -68,18 +68,16 @@ Answered = Generator[tuple[Request, Answer], None, None]  # closing it ends what
 class Engine(Protocol):
     """Answers requests, in any order; failures are answers too.
 
-    `study` sees all requests before the first key is made; `basis` is what an answer depends on beyond model,
-    sampling, messages and image (JSON values; it may replace `model`). `answer` reads `requests` no faster than
-    it answers them; `spent` is what the stage's journalled answers cost in USD. It raises InputError when going
-    on is no use, after it has yielded what was under way. An engine that waits has an event `stop` too: once it
-    is set, nothing more is begun.
+    `basis` is what an answer depends on beyond model, sampling, messages and image (JSON values; it may
+    replace `model`). `answer` reads `requests` no faster than it answers them; `spent` is what the stage's
+    journalled answers cost in USD. It raises InputError when going on is no use, after it has yielded what
+    was under way. An engine that waits has an event `stop` too: once it is set, nothing more is begun.
     """
 
     name: str
     journal: str  # name of the journal file: engines that give the same answers share one
     model: str
 
-    def study(self, requests: Iterable[Request]) -> None: ...
     def basis(self, request: Request) -> Mapping[str, Any]: ...
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered: ...
 

@@ -55,7 +55,6 @@ def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]
     answers, the server may serve another model than it did, or the engine cannot go on; on an interrupt, what is
     under way is waited for (a second one is immediate). In each case all answers so far are kept.
     """
-    engine.study(requests())
     asking = _Asking(run, engine, fault)
     if (missing := asking.survey(requests())) and run.params.replay:
         raise InputError(asking.no_replay(missing))
@@ -95,7 +94,6 @@ def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
     looking: Any = copy(run)
     looking.journal = lambda name: _Reading(run.journal_path(name))
     engine = open_engine(looking)
-    engine.study(requests())
     asking = _Asking(looking, engine)
     if not (missing := asking.survey(requests())):
         return f"nothing to ask: all {asking.known:,} answers are in the journal"

@@ -58,9 +58,6 @@ class Extractive:
     name = journal = "extractive"
     model = MODEL
 
-    def study(self, requests: Iterable[Request]) -> None:
-        """Other requests change no answer."""
-
     def basis(self, request: Request) -> Mapping[str, Any]:
         """All that an answer is made of; the image by its file's name, which names its content."""
         given = dict(request.evidence, image_path="", caption="")

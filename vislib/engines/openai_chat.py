@@ -69,9 +69,6 @@ class OpenAIChat:
         self._replies = 0
         self._jitter = random.Random()  # moves the time of a retry, never an answer
 
-    def study(self, requests: Iterable[Request]) -> None:
-        """Other requests change no answer of a model."""
-
     def basis(self, request: Request) -> Mapping[str, Any]:
         """The reasoning effort, the revision if one is named, and the hash of the weights for a folder's name."""
         revision = getattr(self.params, "model_revision", "")
