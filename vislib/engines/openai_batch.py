@@ -68,6 +68,8 @@ class OpenAIBatch(OpenAIChat):
         self._odd: list[str] = []  # lines that are no results of ours
         self._server = None if self._folder else BatchServer(self._place, self.params, self._ending)
         self._files = BatchFiles(self._journal.path.parent, self._place, self._server)
+        with self._files.working():
+            self._settle()
         while True:
             with self._files.working():
                 self._files.clear()
@@ -85,6 +87,13 @@ class OpenAIBatch(OpenAIChat):
     def places(self) -> list[str]:
         """None where the files are answered elsewhere."""
         return [] if self._folder else self.urls
+
+    def _settle(self) -> None:
+        """Let go of lines whose answers a run journalled before it was killed: nobody asks for them any more."""
+        for file in self._files.find(place=self._place):
+            for key in filter(self._journal.has, self._files.left(file)):
+                self._files.drop(key)
+        self._files.commit(after=self._journal.path)
 
     # -- sending
     def _send(self, waiting: Iterator[Request]) -> Answered:
