@@ -1,4 +1,6 @@
-"""A process that asks, for tests that stop it: `python -m tests.asking_process FOLDER REQUESTS SETTINGS`."""
+"""A process that asks, for tests that stop it: `python -m tests.asking_process FOLDER REQUESTS
+SETTINGS`.
+"""
 
 import json
 import logging
@@ -16,8 +18,17 @@ from vislib.engines.openai_chat import OpenAIChat
 
 
 def start(folder: Path, n: int, **settings: Any) -> subprocess.Popen[str]:
-    """Ask `n` requests in a process of its own; it says `begun` when it starts to ask and `done` at its end."""
-    command = [sys.executable, "-m", "tests.asking_process", str(folder), str(n), json.dumps(settings)]
+    """Ask `n` requests in a process of its own; it says `begun` when it starts to ask and `done` at
+    its end.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "tests.asking_process",
+        str(folder),
+        str(n),
+        json.dumps(settings),
+    ]
     root, environment = Path(__file__).resolve().parents[1], {**os.environ, "OPENAI_API_KEY": KEY}
     return subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -32,7 +43,7 @@ def wait_for(process: subprocess.Popen[str], word: str) -> None:
 
 
 if __name__ == "__main__":
-    import openai  # noqa: F401 -- its second of loading is not to count as asking
+    import openai  # noqa: F401
 
     logging.getLogger("vislib.runs.interrupts").addHandler(logging.StreamHandler(sys.stdout))
     logging.getLogger("vislib.runs.interrupts").setLevel(logging.INFO)

@@ -1,7 +1,8 @@
-"""A server of the files and batches endpoints on loopback: real multipart, faults on demand, a log of all calls.
+"""A server of the files and batches endpoints on loopback: real multipart, faults on demand, a log
+of all calls.
 
-`answer(body, times)` says what a line gets: (status, body), None for a line that is never run, () for no word of it.
-What the server holds stays in memory here while its clients are killed.
+`answer(body, times)` says what a line gets: (status, body), None for a line that is never run, ()
+for no word of it. What the server holds stays in memory here while its clients are killed.
 """
 
 import email.parser
@@ -26,7 +27,9 @@ Said = tuple[int, Any] | tuple[()] | None
 def plain(body: dict[str, Any], times: int) -> Said:
     """The answer that the live server of these tests gives to a text."""
     content = body["messages"][-1]["content"]
-    return 200, completion(f"Answer to {(content if isinstance(content, str) else content[0]['text'])[:40]}")
+    return 200, completion(
+        f"Answer to {(content if isinstance(content, str) else content[0]['text'])[:40]}"
+    )
 
 
 @dataclass
@@ -40,7 +43,9 @@ class Batches:
     most_tokens: float = float("inf")  # requests that may be enqueued
     endpoints: tuple[str, ...] = ("files", "batches")
     page: int = 2  # entries of a list
-    hook: Callable[[str, str], str] = lambda step, when: ""  # (call, before|after) -> "", hang, drop or a status
+    hook: Callable[[str, str], str] = lambda step, when: (
+        ""
+    )  # (call, before|after) -> "", hang, drop or a status
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -55,26 +60,46 @@ class Batches:
         id_ = f"file-{next(self._ids)}"
         self.contents[id_] = content
         self.files[id_] = {
-            "id": id_, "object": "file", "bytes": len(content), "created_at": 1, "filename": name, "purpose": purpose,
+            "id": id_,
+            "object": "file",
+            "bytes": len(content),
+            "created_at": 1,
+            "filename": name,
+            "purpose": purpose,
             "status": "processed",
-        }  # fmt: skip
+        }
         return self.files[id_]
 
     def create(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Begin a batch, or refuse it as the provider does: by a batch that has failed."""
         assert (asked["endpoint"], asked["completion_window"]) == ("/v1/chat/completions", "24h")
-        assert all(isinstance(v, str) and len(k) <= 64 and len(v) <= 512 for k, v in asked["metadata"].items())
+        assert all(
+            isinstance(v, str) and len(k) <= 64 and len(v) <= 512
+            for k, v in asked["metadata"].items()
+        )
         lines = [json.loads(line) for line in self.contents[asked["input_file_id"]].splitlines()]
         assert len({line["custom_id"] for line in lines}) == len(lines)
         batch = {
-            "id": f"batch_{next(self._ids)}", "object": "batch", "endpoint": asked["endpoint"], "errors": None,
-            "input_file_id": asked["input_file_id"], "completion_window": "24h", "status": "in_progress",
-            "output_file_id": None, "error_file_id": None, "created_at": 1, "metadata": asked["metadata"], "polls": 0,
+            "id": f"batch_{next(self._ids)}",
+            "object": "batch",
+            "endpoint": asked["endpoint"],
+            "errors": None,
+            "input_file_id": asked["input_file_id"],
+            "completion_window": "24h",
+            "status": "in_progress",
+            "output_file_id": None,
+            "error_file_id": None,
+            "created_at": 1,
+            "metadata": asked["metadata"],
+            "polls": 0,
             "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
-        }  # fmt: skip
+        }
         waiting = [b for b in self.batches.values() if b["status"] == "in_progress"]
         enqueued = sum(b["request_counts"]["total"] for b in waiting) + len(lines)
-        refused = {"token_limit_exceeded": enqueued > self.most_tokens, "invalid_json_line": self.status == "failed"}
+        refused = {
+            "token_limit_exceeded": enqueued > self.most_tokens,
+            "invalid_json_line": self.status == "failed",
+        }
         for code in [code for code, is_so in refused.items() if is_so]:
             error = {"code": code, "message": f"{code} it is", "line": 1, "param": None}
             batch |= {"status": "failed", "errors": {"object": "list", "data": [error]}}
@@ -88,25 +113,42 @@ class Batches:
         batch["polls"] += 1
         if batch["status"] == "in_progress" and batch["polls"] > self.polls:
             results: dict[str, list[str]] = {"output": [], "error": []}
-            for line in map(json.loads, self.contents[batch["input_file_id"]].splitlines()[::-1]):  # in any order
+            for line in map(
+                json.loads, self.contents[batch["input_file_id"]].splitlines()[::-1]
+            ):  # in any order
                 kind, text = self._run(line)
                 results[kind] += [text] if text else []
             for kind, lines in results.items():
                 if lines:
-                    file = self.store(f"{batch['id']}_{kind}.jsonl", f"batch_{kind}", "\n".join(lines).encode() + b"\n")
+                    file = self.store(
+                        f"{batch['id']}_{kind}.jsonl",
+                        f"batch_{kind}",
+                        "\n".join(lines).encode() + b"\n",
+                    )
                     batch[f"{kind}_file_id"] = file["id"]
             batch |= {"status": self.status}
-            batch["request_counts"] |= {"completed": len(results["output"]), "failed": len(results["error"])}
+            batch["request_counts"] |= {
+                "completed": len(results["output"]),
+                "failed": len(results["error"]),
+            }
         return batch
 
     def _run(self, line: dict[str, Any]) -> tuple[str, str]:
         key = line["custom_id"]
         said = self.answer(line["body"], self.asked[key])
-        result: dict[str, Any] = {"id": f"batch_req_{key}", "custom_id": key, "response": None, "error": None}
+        result: dict[str, Any] = {
+            "id": f"batch_req_{key}",
+            "custom_id": key,
+            "response": None,
+            "error": None,
+        }
         if said == ():
             return "output", ""
         if said is None:
-            result["error"] = {"code": f"batch_{self.status}", "message": "could not be run in time"}
+            result["error"] = {
+                "code": f"batch_{self.status}",
+                "message": "could not be run in time",
+            }
             return "error", json.dumps(result)
         result["response"] = {"status_code": said[0], "request_id": f"req_{key}", "body": said[1]}
         return "output" if said[0] == 200 else "error", json.dumps(result)
@@ -137,12 +179,16 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._say(int(fault), {"error": {"message": "as told", "code": None}})
             if when == "before":
                 with self.held._lock:
-                    status, said = self._act(kind, rest, body, {k: v[0] for k, v in parse_qs(path.query).items()})
+                    status, said = self._act(
+                        kind, rest, body, {k: v[0] for k, v in parse_qs(path.query).items()}
+                    )
         self._say(status, said)
 
     do_GET = do_POST = do_DELETE = _serve
 
-    def _act(self, kind: str, rest: list[str], body: bytes, query: dict[str, str]) -> tuple[int, Any]:
+    def _act(
+        self, kind: str, rest: list[str], body: bytes, query: dict[str, str]
+    ) -> tuple[int, Any]:
         held = self.held
         if self.headers.get("Authorization") != f"Bearer {KEY}":
             return 401, {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}
@@ -160,7 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, held.contents[rest[0]]
         if rest:
             return 200, held.poll(entries[rest[0]]) if kind == "batches" else entries[rest[0]]
-        return 200, self._page([e for e in entries.values() if query.get("purpose") in (None, e.get("purpose"))], query)
+        return 200, self._page(
+            [e for e in entries.values() if query.get("purpose") in (None, e.get("purpose"))], query
+        )
 
     def _page(self, entries: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
         entries = entries[::-1]  # the newest first
@@ -171,7 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _upload(self, body: bytes) -> dict[str, Any]:
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
-        parts = {part.get_param("name", header="content-disposition"): part for part in form.iter_parts()}
+        parts = {
+            part.get_param("name", header="content-disposition"): part for part in form.iter_parts()
+        }
         assert parts["purpose"].get_content().strip() == "batch"
         content = parts["file"].get_payload(decode=True)
         self.held.largest = max(self.held.largest, len(content))
@@ -202,7 +252,9 @@ def batch_server(**settings: Any) -> Iterator[Batches]:
     held = Batches(**settings)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"held": held}))
     held.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield held

@@ -6,7 +6,11 @@ import struct
 SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
 ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 PROPHOTO = ((0.79767, 0.28804, 0.0), (0.13519, 0.71187, 0.0), (0.03135, 0.00009, 0.8251))
-SWAPPED = (SRGB[1], SRGB[2], SRGB[0])  # the first channel holds green, as a profile to test viewers has it
+SWAPPED = (
+    SRGB[1],
+    SRGB[2],
+    SRGB[0],
+)  # the first channel holds green, as a profile to test viewers has it
 
 
 def _fixed(*values: float) -> bytes:

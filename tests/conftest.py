@@ -1,6 +1,7 @@
 """Tests reach no network (the hub's client is told so before anything imports it), and hear SIGINT.
 
-A shell starts background jobs with SIGINT ignored, which every process started from here would inherit.
+A shell starts background jobs with SIGINT ignored, which every process started from here would
+inherit.
 """
 
 import os

@@ -14,12 +14,18 @@ from vislib.runs.journal import Journal
 from vislib.runs.progress import Progress
 
 SETTINGS = {
-    "engine": "openai", "model": MODEL, "max_in_flight": 8, "requests_per_minute": 0, "tokens_per_minute": 0,
+    "engine": "openai",
+    "model": MODEL,
+    "max_in_flight": 8,
+    "requests_per_minute": 0,
+    "tokens_per_minute": 0,
     "timeout_s": 20.0,
-    "max_spend_usd": 0.0, "usd_per_million_input_tokens": 0.0, "usd_per_million_output_tokens": 0.0,
+    "max_spend_usd": 0.0,
+    "usd_per_million_input_tokens": 0.0,
+    "usd_per_million_output_tokens": 0.0,
     "usd_per_million_cached_tokens": -1.0,
     "reasoning_effort": "default",
-}  # fmt: skip
+}
 
 
 class Ground:
@@ -66,7 +72,9 @@ def chat(server=None, **settings):
 
 def questions(n, **settings):
     """Requests, one at a time."""
-    return (Request(id=f"s{i}", prompt=f"question {i}", prompt_sha="t", **settings) for i in range(n))
+    return (
+        Request(id=f"s{i}", prompt=f"question {i}", prompt_sha="t", **settings) for i in range(n)
+    )
 
 
 def asking(n, **settings):

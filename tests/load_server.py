@@ -1,7 +1,9 @@
-"""A fast server of the chat protocol in a process of its own: latency, limits and faults on demand, bills by prompt.
+"""A fast server of the chat protocol in a process of its own: latency, limits and faults on demand,
+bills by prompt.
 
-`python -m tests.load_server '{"latency_s": 0.3}'` prints its address; tests use `load_server(...)` and `bill(url)`.
-Every fault is drawn from seed, prompt and how often that prompt was asked, so that a run's faults can be had again.
+`python -m tests.load_server '{"latency_s": 0.3}'` prints its address; tests use `load_server(...)`
+and `bill(url)`. Every fault is drawn from seed, prompt and how often that prompt was asked, so that
+a run's faults can be had again.
 """
 
 import asyncio
@@ -23,8 +25,16 @@ TEXT = {"role": "assistant", "content": "A short answer."}
 
 
 def _completion(choices: Any, usage: Any = USAGE) -> str:
-    return json.dumps({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": choices,
-                       "usage": usage})  # fmt: skip
+    return json.dumps(
+        {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": choices,
+            "usage": usage,
+        }
+    )
 
 
 def _choice(message: Any, finish: str = "stop") -> list[Any]:
@@ -54,7 +64,9 @@ SETTLED = {
 }
 # Answers all the same.
 ODD = {
-    "odd_usage": _completion(_choice(TEXT), {"prompt_tokens": "many", "completion_tokens": -5, "total_tokens": None}),
+    "odd_usage": _completion(
+        _choice(TEXT), {"prompt_tokens": "many", "completion_tokens": -5, "total_tokens": None}
+    ),
     "no_usage": _completion(_choice(TEXT), None),
 }
 BROKEN = ("error", "overloaded", "reset", "hang", "cut", "cut_chunk", "drip", "huge")
@@ -82,7 +94,9 @@ class State:
 
     settings: Settings
     asked: Counter[str] = field(default_factory=Counter)  # prompts that were not refused
-    billed: Counter[str] = field(default_factory=Counter)  # 200s with an answer, sent or lost on the way
+    billed: Counter[str] = field(
+        default_factory=Counter
+    )  # 200s with an answer, sent or lost on the way
     failed: Counter[str] = field(default_factory=Counter)  # by fault, and "429"
     accepted: deque[float] = field(default_factory=deque)
     in_flight: int = 0
@@ -109,11 +123,16 @@ class State:
         if not (s.headers and s.per_minute):
             return {}
         left = s.per_minute * s.window_s / 60 - len(self.accepted)
-        return {"x-ratelimit-limit-requests": str(s.per_minute), "x-ratelimit-remaining-requests": str(int(left)),
-                "x-ratelimit-reset-requests": f"{int(1000 * s.window_s)}ms"}  # fmt: skip
+        return {
+            "x-ratelimit-limit-requests": str(s.per_minute),
+            "x-ratelimit-remaining-requests": str(int(left)),
+            "x-ratelimit-reset-requests": f"{int(1000 * s.window_s)}ms",
+        }
 
     def fault(self, prompt: str) -> str:
-        """The fault that this attempt at `prompt` meets, empty for none; `drip: …` always meets that one."""
+        """The fault that this attempt at `prompt` meets, empty for none; `drip: …` always meets
+        that one.
+        """
         if (name := prompt.partition(":")[0]) in FAULTS:
             return name
         draw = random.Random(f"{self.settings.seed} {prompt} {self.asked[prompt]}")
@@ -121,7 +140,9 @@ class State:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time, as clients of HTTP/1.1 without pipelining send them."""
+    """One connection, one request at a time, as clients of HTTP/1.1 without pipelining send
+    them.
+    """
 
     def __init__(self, state: State) -> None:
         self.state, self.buffer, self.need = state, bytearray(), 0
@@ -137,11 +158,20 @@ class Connection(asyncio.Protocol):
                 return
             if head.startswith(b"GET"):
                 state = self.state
-                said = {"billed": state.billed, "asked": state.asked, "failed": state.failed, "most": state.most}
+                said = {
+                    "billed": state.billed,
+                    "asked": state.asked,
+                    "failed": state.failed,
+                    "most": state.most,
+                }
                 self.buffer.clear()
                 self.send(200, json.dumps(said))
                 return
-            (length,) = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            (length,) = [
+                int(line[15:])
+                for line in head.lower().split(b"\r\n")
+                if line.startswith(b"content-length:")
+            ]
             self.need, self.body_at = len(head) + 4 + length, len(head) + 4
         if len(self.buffer) >= self.need:
             body, self.need = bytes(self.buffer[self.body_at :]), 0
@@ -152,7 +182,15 @@ class Connection(asyncio.Protocol):
         state = self.state
         if (headers := state.refuses()) is not None:
             state.failed["429"] += 1
-            said = json.dumps({"error": {"message": "Too many", "type": "requests", "code": "rate_limit_exceeded"}})
+            said = json.dumps(
+                {
+                    "error": {
+                        "message": "Too many",
+                        "type": "requests",
+                        "code": "rate_limit_exceeded",
+                    }
+                }
+            )
             self.send(429, said, state.limits() | headers)
             return
         content = json.loads(body)["messages"][-1]["content"]
@@ -171,13 +209,22 @@ class Connection(asyncio.Protocol):
         if fault in ("", *ODD, *SETTLED):
             state.billed[prompt] += 1
         if fault in ("error", "overloaded"):
-            status, said = (500, "<h1>oops</h1>") if fault == "error" else (503, '{"error": {"message": "later"}}')
+            status, said = (
+                (500, "<h1>oops</h1>")
+                if fault == "error"
+                else (503, '{"error": {"message": "later"}}')
+            )
             self.send(status, said, {"retry-after": "0.05"} if fault == "overloaded" else {})
         elif fault in BROKEN:
             self.breakdown(fault)
         else:
             answer = {**BODIES, **SETTLED, **ODD}.get(fault, ANSWER)
-            self.send(200, answer, state.limits(), kind="text/html" if fault == "html" else "application/json")
+            self.send(
+                200,
+                answer,
+                state.limits(),
+                kind="text/html" if fault == "html" else "application/json",
+            )
 
     def breakdown(self, fault: str) -> None:
         """What is no whole reply."""
@@ -188,7 +235,9 @@ class Connection(asyncio.Protocol):
             self.transport.write(head + b"Content-Length: 900\r\n\r\n" + ANSWER[:100].encode())
             self.transport.close()
         elif fault == "cut_chunk":
-            self.transport.write(head + b"Transfer-Encoding: chunked\r\n\r\n20\r\n" + ANSWER[:32].encode() + b"\r\n")
+            self.transport.write(
+                head + b"Transfer-Encoding: chunked\r\n\r\n20\r\n" + ANSWER[:32].encode() + b"\r\n"
+            )
             self.transport.close()
         elif fault == "huge":
             self.transport.write(head + b"Content-Length: 99999999999\r\n\r\n")
@@ -205,9 +254,17 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(every, self.more, data, every)
 
     def send(
-        self, status: int, body: str, headers: dict[str, str] | None = None, kind: str = "application/json"
+        self,
+        status: int,
+        body: str,
+        headers: dict[str, str] | None = None,
+        kind: str = "application/json",
     ) -> None:
-        lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", f"Content-Length: {len(body.encode())}"]
+        lines = [
+            f"HTTP/1.1 {status} X",
+            f"Content-Type: {kind}",
+            f"Content-Length: {len(body.encode())}",
+        ]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if not self.transport.is_closing():
             self.transport.write("\r\n".join([*lines, "", body]).encode())
@@ -225,7 +282,9 @@ def load_server(**settings: Any) -> Iterator[str]:
     """The address of a server of its own process, while the block runs."""
     command = [sys.executable, "-m", "tests.load_server", json.dumps(settings)]
     root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout
         yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
@@ -235,7 +294,9 @@ def load_server(**settings: Any) -> Iterator[str]:
 
 
 def bill(url: str) -> dict[str, Any]:
-    """What the server has seen: prompts `asked` and `billed`, attempts that `failed` by fault, `most` at once."""
+    """What the server has seen: prompts `asked` and `billed`, attempts that `failed` by fault,
+    `most` at once.
+    """
     with urllib.request.urlopen(url) as reply:
         return dict(json.load(reply))
 

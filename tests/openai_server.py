@@ -1,4 +1,6 @@
-"""A scripted server of the OpenAI chat protocol on loopback: real HTTP, pixels decoded, faults on demand."""
+"""A scripted server of the OpenAI chat protocol on loopback: real HTTP, pixels decoded, faults on
+demand.
+"""
 
 import base64
 import io
@@ -19,18 +21,35 @@ MODEL = "scripted-vlm"
 Reply = tuple[int, dict[str, Any] | str, dict[str, str]]  # status, body, headers
 
 
-def completion(text: str | None, *, finish: str = "stop", tokens: tuple[int, int] = (100, 20)) -> dict[str, Any]:
+def completion(
+    text: str | None, *, finish: str = "stop", tokens: tuple[int, int] = (100, 20)
+) -> dict[str, Any]:
     """A chat completion's body."""
     return {
-        "id": "c", "object": "chat.completion", "created": 1, "model": MODEL,
-        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
-        "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
-    }  # fmt: skip
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": MODEL,
+        "choices": [
+            {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+        ],
+        "usage": {
+            "prompt_tokens": tokens[0],
+            "completion_tokens": tokens[1],
+            "total_tokens": sum(tokens),
+        },
+    }
 
 
-def error(status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> Reply:
+def error(
+    status: int, message: str, code: str = "", headers: dict[str, str] | None = None
+) -> Reply:
     """An error of the provider's form."""
-    return status, {"error": {"message": message, "type": "t", "param": None, "code": code or None}}, headers or {}
+    return (
+        status,
+        {"error": {"message": message, "type": "t", "param": None, "code": code or None}},
+        headers or {},
+    )
 
 
 @dataclass
@@ -39,7 +58,9 @@ class Scripted:
 
     url: str = ""
     latency_s: float = 0.0
-    script: Callable[[str, int], Reply | None] | None = None  # (prompt, how often it was asked) -> reply, None: answer
+    script: Callable[[str, int], Reply | None] | None = (
+        None  # (prompt, how often it was asked) -> reply, None: answer
+    )
     asked: Counter[str] = field(default_factory=Counter)  # by prompt and image
     images: list[tuple[int, int]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -69,7 +90,9 @@ class Scripted:
         return scripted or (200, completion(f"Answer to {prompt[:40]} {pixels}"), {})
 
     def _read(self, messages: list[dict[str, Any]]) -> tuple[str, str]:
-        """Prompt, and the pixels of an image as text; anything but a data URI that decodes is an error."""
+        """Prompt, and the pixels of an image as text; anything but a data URI that decodes is an
+        error.
+        """
         content = messages[-1]["content"]
         if isinstance(content, str):
             return content, ""
@@ -125,7 +148,9 @@ def openai_server(**settings: Any) -> Iterator[Scripted]:
     scripted = Scripted(**settings)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"scripted": scripted}))
     scripted.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield scripted

@@ -1,4 +1,6 @@
-"""`vislib.fetching.addresses`: no connection leaves for an address that is not public, asserted on real sockets."""
+"""`vislib.fetching.addresses`: no connection leaves for an address that is not public, asserted on
+real sockets.
+"""
 
 import os
 import socket
@@ -17,7 +19,7 @@ from vislib.runs import InputError
 
 PUBLIC = """
 8.8.8.8 1.1.1.1 172.15.0.1 172.32.0.1 100.128.0.1 2606:4700::1111 2a00:1450:4001::200e ::ffff:8.8.8.8 64:ff9b::808:808
-"""
+"""  # noqa: E501
 INNER = """
 127.0.0.1 127.9.9.9 0.0.0.0 0.1.2.3 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1
 100.100.100.200 168.63.129.16 192.0.0.1 192.0.2.1 192.88.99.1 198.18.0.1 203.0.113.1 224.0.0.1 239.1.1.1 240.0.0.1
@@ -25,7 +27,7 @@ INNER = """
 ::ffff:10.0.0.1 ::ffff:0:a00:1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::808:808 2002:7f00:1::1
 2002:808:808::1 2001:0:808:808::f7f7:f7f7 2001:0:808:808::80ff:fffe 2001:0:7f00:1::f7f7:f7f7 2002:a9fe:a9fe::1 2001::1
 2001:0:7f00:1:: 2001:db8::1 3fff::1 100::1 4000::1 5f00::1
-"""
+"""  # noqa: E501
 
 
 # IANA's special-purpose registries, as of 2025-10-09, by "globally reachable" (no value: False).
@@ -35,11 +37,11 @@ NOT_REACHABLE = """
 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 255.255.255.255/32
 ::1/128 ::/128 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:2::/48 2001:10::/28 2001:db8::/32 3fff::/20
 2002::/16 5f00::/16 fc00::/7 fe80::/10
-"""
+"""  # noqa: E501
 REACHABLE = """
 192.0.0.9/32 192.0.0.10/32 192.31.196.0/24 192.52.193.0/24 192.175.48.0/24
 2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:3::/32 2001:4:112::/48 2001:20::/28 2001:30::/28 2620:4f:8000::/48
-"""
+"""  # noqa: E501
 
 
 def test_what_is_public():
@@ -48,34 +50,71 @@ def test_what_is_public():
 
 
 def test_public_is_what_the_registries_say():
-    """Not what the interpreter's patch release knows of them: 192.0.0.192 serves a cloud's metadata."""
-    ends = {name: (ip_network(name)[0], ip_network(name)[-1]) for name in (NOT_REACHABLE + REACHABLE).split()}
+    """Not what the interpreter's patch release knows of them: 192.0.0.192 serves a cloud's
+    metadata.
+    """
+    ends = {
+        name: (ip_network(name)[0], ip_network(name)[-1])
+        for name in (NOT_REACHABLE + REACHABLE).split()
+    }
     public = {name for name, both in ends.items() if all(is_public(str(ip)) for ip in both)}
     inner = {name for name, both in ends.items() if not any(is_public(str(ip)) for ip in both)}
     assert public == set(REACHABLE.split())
     assert inner == set(NOT_REACHABLE.split())
-    assert not any(map(is_public, ("192.0.0.192", "192.0.0.11", "192.0.0.255", "2001:1::4", "::ffff:192.0.0.192")))
+    assert not any(
+        map(
+            is_public,
+            ("192.0.0.192", "192.0.0.11", "192.0.0.255", "2001:1::4", "::ffff:192.0.0.192"),
+        )
+    )
 
 
 def test_no_inner_address_is_connected_to_however_it_is_written(tmp_path, monkeypatch):
     with web_server() as inner, web_server() as allowed:
         port = inner.port
-        hosts = ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "localhost", "LOCALHOST.",
-                 "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0", "0.0.0.0", "①②⑦.⓪.⓪.①"]  # fmt: skip
+        hosts = [
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "0177.0.0.1",
+            "localhost",
+            "LOCALHOST.",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "0",
+            "0.0.0.0",
+            "①②⑦.⓪.⓪.①",
+        ]
         links = [f"http://{host}:{port}/x" for host in hosts]
         raw = [link.encode().decode("latin-1") for link in links]
         locations = {f"/{n}": {"Location": link} for n, link in enumerate(raw)}
-        allowed.script = lambda path, n: answer(302, headers=locations[path]) if path in locations else None
-        urls = [*links, f"http://127.0.0.1@{allowed.host}/", f"http://localhost:{allowed.port}/",
-                *(allowed.url + path for path in locations), f"{allowed.url}/fine"]  # fmt: skip
+        allowed.script = lambda path, n: (
+            answer(302, headers=locations[path]) if path in locations else None
+        )
+        urls = [
+            *links,
+            f"http://127.0.0.1@{allowed.host}/",
+            f"http://localhost:{allowed.port}/",
+            *(allowed.url + path for path in locations),
+            f"{allowed.url}/fine",
+        ]
         found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(allowed))
         assert inner.connections == 0
     reasons = list(found.values())
     assert reasons.pop() == "ok"
-    assert set(reasons) <= {"not_public", "bad_url", "no_address"}  # odd notations may not resolve at all
+    assert set(reasons) <= {
+        "not_public",
+        "bad_url",
+        "no_address",
+    }  # odd notations may not resolve at all
     assert reasons.count("not_public") >= len(reasons) - 10
     assert metrics["details"][links[0]] == f"127.0.0.1:{port} is 127.0.0.1, not a public address"
-    assert found[f"http://localhost:{allowed.port}/"] == "not_public"  # allow_hosts means the host as it is written
+    assert (
+        found[f"http://localhost:{allowed.port}/"] == "not_public"
+    )  # allow_hosts means the host as it is written
 
 
 @pytest.fixture
@@ -89,7 +128,9 @@ def names(monkeypatch):
             return system(host, port, *args, **kwargs)
         addresses = book[host].pop(0) if len(book[host]) > 1 else book[host][0]
         kind = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
-        return [(k, socket.SOCK_STREAM, 6, "", (a, port)) for k, a in zip(kind, addresses, strict=True)]
+        return [
+            (k, socket.SOCK_STREAM, 6, "", (a, port)) for k, a in zip(kind, addresses, strict=True)
+        ]
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     return book
@@ -114,7 +155,10 @@ def dialled(monkeypatch):
 def test_exactly_the_checked_address_is_connected_to(tmp_path, monkeypatch, names, dialled):
     with web_server() as server:
         names |= {
-            "turning.example": [["8.8.8.8"], ["127.0.0.1"]],  # public when first asked, not when asked again
+            "turning.example": [
+                ["8.8.8.8"],
+                ["127.0.0.1"],
+            ],  # public when first asked, not when asked again
             "mixed.example": [["8.8.4.4", "127.0.0.1"]],
             "inner.example": [["127.0.0.1"]],
             "six.example": [["2606:4700::1111", "1.1.1.1", "1.0.0.1", "9.9.9.9"]],
@@ -132,8 +176,12 @@ def test_allow_hosts_names_exact_hosts(tmp_path, monkeypatch, names):
     with web_server() as server, web_server() as other:
         names["archive.example"] = [["127.0.0.1"]]
         ports = [server.port, other.port]
-        urls = [f"http://{host}:{port}/" for host in ("archive.example", "127.0.0.1") for port in ports]
-        found, _ = fetch(tmp_path, urls, monkeypatch, allow_hosts=[f"Archive.Example:{server.port}"])
+        urls = [
+            f"http://{host}:{port}/" for host in ("archive.example", "127.0.0.1") for port in ports
+        ]
+        found, _ = fetch(
+            tmp_path, urls, monkeypatch, allow_hosts=[f"Archive.Example:{server.port}"]
+        )
         assert other.connections == 0
         assert f"Host: archive.example:{server.port}" in server.heads[0]
     assert list(found.values()) == ["ok", *["not_public"] * 3]
@@ -151,7 +199,10 @@ def test_no_proxy_of_the_environment_is_used(tmp_path, monkeypatch):
 def certified(folder, alternative: str) -> tuple[ssl.SSLContext, str]:
     """A server's TLS with a certificate of its own for that name, and the certificate's file."""
     files = [str(folder / name) for name in ("key.pem", "certificate.pem")]
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=t -keyout "
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj"
+        " /CN=t -keyout "
+    )
     command += f"{files[0]} -out {files[1]} -addext subjectAltName={alternative}"
     subprocess.run(command.split(), check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -169,15 +220,21 @@ def test_a_bad_tls_record_costs_its_link_alone(tmp_path, monkeypatch):
             with context.wrap_socket(listening.accept()[0], server_side=True) as stream:
                 stream.recv(4000)
                 stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nabc")
-                os.write(stream.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))  # past the encryption
+                os.write(
+                    stream.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32)
+                )  # past the encryption
                 stream.recv(1)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     host = f"127.0.0.1:{listening.getsockname()[1]}"
     with web_server() as plain, listening:
-        found, metrics = fetch(tmp_path, [f"https://{host}/a", f"{plain.url}/b"], monkeypatch,
-                               allow_hosts=[host, plain.host])  # fmt: skip
+        found, metrics = fetch(
+            tmp_path,
+            [f"https://{host}/a", f"{plain.url}/b"],
+            monkeypatch,
+            allow_hosts=[host, plain.host],
+        )
     assert list(found.values()) == ["disconnected", "ok"]
     assert metrics["retries"] == 1
 
@@ -187,14 +244,27 @@ def test_tls_verifies_the_name_that_the_link_has(tmp_path, monkeypatch, names):
     names |= {name: [["127.0.0.1"]] for name in ("secure.example", "other.example")}
     with web_server(tls=context) as server, web_server() as plain:
         context.sni_callback = lambda socket, name, context: server.names.append(name)
-        urls = [f"https://{name}:{server.port}/a" for name in ("secure.example", "other.example", "127.0.0.1")]
-        urls += [f"http://secure.example:{server.port}/", f"https://127.0.0.1:{plain.port}/", f"{plain.url}/a"]
+        urls = [
+            f"https://{name}:{server.port}/a"
+            for name in ("secure.example", "other.example", "127.0.0.1")
+        ]
+        urls += [
+            f"http://secure.example:{server.port}/",
+            f"https://127.0.0.1:{plain.port}/",
+            f"{plain.url}/a",
+        ]
         allowed = {"allow_hosts": [url.split("/")[2] for url in urls]}
         unknown, _ = fetch(tmp_path / "unknown", urls, monkeypatch, **allowed)
         monkeypatch.setenv("SSL_CERT_FILE", file)
         known, metrics = fetch(tmp_path / "known", urls, monkeypatch, **allowed)
     assert list(unknown.values()) == [*["bad_certificate"] * 3, "disconnected", "unreachable", "ok"]
-    assert list(known.values()) == ["ok", *["bad_certificate"] * 2, "disconnected", "unreachable", "ok"]
+    assert list(known.values()) == [
+        "ok",
+        *["bad_certificate"] * 2,
+        "disconnected",
+        "unreachable",
+        "ok",
+    ]
     assert "Hostname mismatch" in metrics["details"][urls[1]]
     assert set(server.names) == {"secure.example", "other.example", None}
 
@@ -203,7 +273,10 @@ def test_tls_verifies_the_name_that_the_link_has(tmp_path, monkeypatch, names):
     ("parameters", "message"),
     [
         ({}, "2 as 'not_public'.*allow_hosts names them, as host:port"),
-        ({"allow_hosts": ["http://127.0.0.1"]}, "allow_hosts has 'http://127.0.0.1'; write host:port"),
+        (
+            {"allow_hosts": ["http://127.0.0.1"]},
+            "allow_hosts has 'http://127.0.0.1'; write host:port",
+        ),
         ({"allow_hosts": [8765]}, "allow_hosts has 8765"),
         ({"user_agent": "name\r\nX-More: 1"}, "user_agent is 'name"),
         ({"user_agent": "name "}, "user_agent is 'name '"),

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 -- fixtures come by import
 """Asking, against a real HTTP server on loopback: what is kept, asked again, given up; signals."""
 
 import asyncio
@@ -18,10 +17,12 @@ from vislib.engines import Answer
 from vislib.runs.errors import InputError
 
 
-def test_every_answer_is_journalled_once_and_not_asked_again(ground, server):
+def test_every_answer_is_journalled_once_and_not_asked_again(ground, server):  # noqa: F811
     answers = ask(ground, chat(server), asking(30))
     assert [a.text for a in answers] == [f"Answer to question {i}" for i in range(30)]
-    assert {(a.status, a.model, a.tokens_in, a.tokens_out) for a in answers} == {("ok", MODEL, 100, 20)}
+    assert {(a.status, a.model, a.tokens_in, a.tokens_out) for a in answers} == {
+        ("ok", MODEL, 100, 20)
+    }
     assert ground.used == {"tokens_in": 3000, "tokens_cached": 0, "tokens_out": 600, "usd": 0.0}
     again = Ground(ground.folder)
     assert ask(again, chat(server), asking(30)) == answers
@@ -29,7 +30,7 @@ def test_every_answer_is_journalled_once_and_not_asked_again(ground, server):
     assert not again.used
 
 
-def test_paid_failures_are_kept_and_not_paid_again(ground, server):
+def test_paid_failures_are_kept_and_not_paid_again(ground, server):  # noqa: F811
     ground.params.max_failure_rate = 1.0
     replies_ = [
         (200, completion("cut o", finish="length", tokens=(100, 1024)), {}),
@@ -40,14 +41,19 @@ def test_paid_failures_are_kept_and_not_paid_again(ground, server):
     server.script = lambda prompt, times: replies_[int(prompt[-1])]
     for _ in range(2):
         answers = ask(ground, chat(server), asking(4))
-        assert [a.reason for a in answers] == ["length", "content_filter", "content_filter", "refused"]
+        assert [a.reason for a in answers] == [
+            "length",
+            "content_filter",
+            "content_filter",
+            "refused",
+        ]
         assert not any(a.text for a in answers)
     assert set(server.asked.values()) == {1}
     assert ground.used["tokens_out"] == 1044  # a cut answer is paid for
     assert "too long" in answers[3].detail
 
 
-def test_too_many_failures_stop_the_stage_and_keep_the_rest(ground, server):
+def test_too_many_failures_stop_the_stage_and_keep_the_rest(ground, server):  # noqa: F811
     ground.params.max_failure_rate = 0.1
     server.script = lambda prompt, times: error(400, "no") if int(prompt.split()[1]) % 2 else None
     with pytest.raises(InputError, match=r"max_failure_rate 0\.1") as caught:
@@ -64,7 +70,7 @@ TOO_LONG = "This model's maximum context length is 2048 tokens, you requested 30
 PRICES = {"usd_per_million_input_tokens": 1000.0, "usd_per_million_output_tokens": 2000.0}
 
 
-def test_the_ceiling_holds_and_raising_it_goes_on(ground, server):
+def test_the_ceiling_holds_and_raising_it_goes_on(ground, server):  # noqa: F811
     def priced(ceiling):
         return chat(server, max_spend_usd=ceiling, **PRICES)
 
@@ -81,7 +87,7 @@ def test_the_ceiling_holds_and_raising_it_goes_on(ground, server):
     assert set(server.asked.values()) == {1}
 
 
-def test_the_ceiling_counts_attempts_that_may_have_been_billed(ground, server):
+def test_the_ceiling_counts_attempts_that_may_have_been_billed(ground, server):  # noqa: F811
     server.script = lambda prompt, times: (0, "", {})
     engine = chat(server, max_spend_usd=1.0, max_in_flight=1, **PRICES)
     ground.params.max_failure_rate = 1.0
@@ -90,21 +96,21 @@ def test_the_ceiling_counts_attempts_that_may_have_been_billed(ground, server):
     assert len(server.bodies) * 0.2 <= 1.0 + 0.3
 
 
-def test_it_runs_where_an_event_loop_runs_already(ground, server):
+def test_it_runs_where_an_event_loop_runs_already(ground, server):  # noqa: F811
     async def cell():
         return ask(ground, chat(server), asking(3))
 
     assert {a.status for a in asyncio.run(cell())} == {"ok"}
 
 
-def test_twins_are_asked_once(ground, server):
+def test_twins_are_asked_once(ground, server):  # noqa: F811
     server.latency_s = 0.02
     twins = [replace(asking(1)[0], id=f"s{i}") for i in range(20)]
     assert {a.text for a in ask(ground, chat(server), twins)} == {"Answer to question 0"}
     assert len(server.bodies) == 1
 
 
-def test_an_interrupt_keeps_what_was_under_way(ground, server):
+def test_an_interrupt_keeps_what_was_under_way(ground, server):  # noqa: F811
     server.latency_s = 0.05
 
     def interrupt(prompt, times):
@@ -124,7 +130,7 @@ def test_an_interrupt_keeps_what_was_under_way(ground, server):
     assert set(server.asked.values()) == {1}
 
 
-def test_settled_failures_alone_still_stop_the_stage(ground, server):
+def test_settled_failures_alone_still_stop_the_stage(ground, server):  # noqa: F811
     server.script = lambda prompt, times: error(400, TOO_LONG)
     for _ in range(2):
         with pytest.raises(InputError, match="2 of 2 requests failed"):
@@ -132,7 +138,7 @@ def test_settled_failures_alone_still_stop_the_stage(ground, server):
     assert len(server.bodies) == 2
 
 
-def test_a_stage_that_cannot_end_well_any_more_asks_nothing(ground, server):
+def test_a_stage_that_cannot_end_well_any_more_asks_nothing(ground, server):  # noqa: F811
     server.script = lambda prompt, times: error(400, TOO_LONG)
     ground.params.max_failure_rate = 1.0
     ask(ground, chat(server), asking(6))
@@ -142,19 +148,21 @@ def test_a_stage_that_cannot_end_well_any_more_asks_nothing(ground, server):
     assert len(server.bodies) == 6
 
 
-def test_having_nothing_to_say_stops_no_stage(ground):
+def test_having_nothing_to_say_stops_no_stage(ground):  # noqa: F811
     class Silent:
         name = model = "silent"
         journal = "silent"
         study, basis = (lambda self, requests: None), (lambda self, request: {})
 
         def answer(self, requests, *, spent=0.0):
-            yield from ((request, Answer(status="failed", reason="no_evidence")) for request in requests)
+            yield from (
+                (request, Answer(status="failed", reason="no_evidence")) for request in requests
+            )
 
     assert {a.reason for a in ask(ground, Silent(), asking(60))} == {"no_evidence"}
 
 
-def test_an_engine_may_be_used_again(ground, server):
+def test_an_engine_may_be_used_again(ground, server):  # noqa: F811
     engine = chat(server, requests_per_minute=6000)
     for n in (20, 40):
         assert {a.status for a in ask(ground, engine, asking(n))} == {"ok"}

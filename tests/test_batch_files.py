@@ -1,4 +1,6 @@
-"""What is under way: shared by stages and sets, within the ceiling, stopped and taken up; files that others answer."""
+"""What is under way: shared by stages and sets, within the ceiling, stopped and taken up; files
+that others answer.
+"""
 
 import json
 import multiprocessing
@@ -27,7 +29,9 @@ _environment, ground, server = shared._environment, shared.ground, shared.server
 
 
 def test_the_ceiling_holds_for_whole_files_and_the_run_goes_on_when_it_is_raised(ground, server):
-    bound = batch(ground, server, **PRICES).budget.bound(asking(1, max_tokens=20)[0])  # about 2.8 USD; the answer 0.6
+    bound = batch(ground, server, **PRICES).budget.bound(
+        asking(1, max_tokens=20)[0]
+    )  # about 2.8 USD; the answer 0.6
     requests = asking(8, max_tokens=20)
     with pytest.raises(InputError, match="max_spend_usd is"):
         ask(ground, batch(ground, server, **PRICES, max_spend_usd=2.5 * bound), requests)
@@ -36,7 +40,9 @@ def test_the_ceiling_holds_for_whole_files_and_the_run_goes_on_when_it_is_raised
     assert first[0] == 2  # as many as the ceiling had room for; then what the answers left of it
     assert paid == pytest.approx(0.6 * server.asked.total())
     assert paid <= 2.5 * bound
-    assert texts(ask(ground, batch(ground, server, **PRICES, max_spend_usd=100.0), requests)) == expected(8)
+    assert texts(
+        ask(ground, batch(ground, server, **PRICES, max_spend_usd=100.0), requests)
+    ) == expected(8)
     assert_clean(ground, server)
 
 
@@ -51,7 +57,10 @@ def test_before_an_image_was_billed_only_one_is_risked(ground, server, tmp_path)
 def interrupted(ground, server, n):
     """A run that is told to stop once its batches are under way."""
     ready = multiprocessing.get_context("fork").Event()
-    server.polls, server.hook = 10**9, lambda step, when: ready.set() or "" if step == "GET batches/id" else ""
+    server.polls, server.hook = (
+        10**9,
+        lambda step, when: ready.set() or "" if step == "GET batches/id" else "",
+    )
 
     def work():
         with (ground.folder / "said.txt").open("w") as said, redirect_stdout(said):
@@ -73,7 +82,9 @@ def test_a_stop_while_polling_is_at_once_and_the_next_run_collects(ground, serve
     assert_clean(ground, server)
 
 
-def test_lines_that_this_run_did_not_ask_for_are_journalled_and_other_files_left_alone(ground, server):
+def test_lines_that_this_run_did_not_ask_for_are_journalled_and_other_files_left_alone(
+    ground, server
+):
     interrupted(ground, server, 6)
     assert texts(ask(ground, batch(ground, server), asking(1))) == expected(1)  # its file holds 4
     assert len(ground.journal("openai")) == 4
@@ -95,14 +106,17 @@ def test_the_live_engine_does_not_ask_what_is_under_way_in_a_batch(ground, elsew
     _, run = elsewhere
     with pytest.raises(InputError, match="Have each answered"):
         run()
-    with pytest.raises(InputError, match="5 of 7 requests are under way in batch files"):  # one of six has an image
+    with pytest.raises(
+        InputError, match="5 of 7 requests are under way in batch files"
+    ):  # one of six has an image
         ask(ground, chat(base_url="http://127.0.0.1:9/v1"), asking(8)[:1] + asking(8)[2:])
 
 
 def test_two_sets_at_once_pay_once_for_what_both_ask(ground, server):
     server.polls = 8
     runs = [
-        threading.Thread(target=ask, args=(Ground(ground.folder), batch(ground, server), asking(n))) for n in (7, 9)
+        threading.Thread(target=ask, args=(Ground(ground.folder), batch(ground, server), asking(n)))
+        for n in (7, 9)
     ]
     for run in runs:
         run.start()
@@ -135,7 +149,9 @@ class Message(Strict):
     content: str | list[Text | Picture]
 
 
-class Body(Strict):  # what we use of ChatCompletionRequest, vllm/entrypoints/openai/chat_completion/protocol.py
+class Body(
+    Strict
+):  # what we use of ChatCompletionRequest, vllm/entrypoints/openai/chat_completion/protocol.py
     model: str
     messages: list[Message]
     max_completion_tokens: int
@@ -145,7 +161,9 @@ class Body(Strict):  # what we use of ChatCompletionRequest, vllm/entrypoints/op
     response_format: dict[str, Any] | None = None
 
 
-class BatchRequestInput(Strict):  # of vllm/entrypoints/openai/run_batch.py; the provider's: custom_id of <= 64
+class BatchRequestInput(
+    Strict
+):  # of vllm/entrypoints/openai/run_batch.py; the provider's: custom_id of <= 64
     custom_id: str
     method: Literal["POST"]
     url: Literal["/v1/chat/completions"]
@@ -163,7 +181,9 @@ def run_batch(lines):
         if text == "question 3":
             response = {"status_code": 400, "request_id": "vllm-batch-1", "body": None}
         error = "longer than the model's context" if text == "question 3" else None
-        yield json.dumps({"id": "vllm-1", "custom_id": asked.custom_id, "response": response, "error": error})
+        yield json.dumps(
+            {"id": "vllm-1", "custom_id": asked.custom_id, "response": response, "error": error}
+        )
 
 
 @pytest.fixture
@@ -172,19 +192,31 @@ def elsewhere(ground, tmp_path):
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.png")
     requests = asking(6)
     requests[1] = replace(
-        requests[1], image_id="i", image_path=tmp_path / "a.png", image_side=10, system="brief", seed=3
+        requests[1],
+        image_id="i",
+        image_path=tmp_path / "a.png",
+        image_side=10,
+        system="brief",
+        seed=3,
     )
     return folder, lambda: ask(ground, batch(ground, batch_folder=str(folder)), requests)
 
 
 def waiting(folder):
-    return {path: path.read_text().splitlines() for path in folder.glob("vislib-*.jsonl") if "output" not in path.name}
+    return {
+        path: path.read_text().splitlines()
+        for path in folder.glob("vislib-*.jsonl")
+        if "output" not in path.name
+    }
 
 
-def test_files_for_others_follow_the_schema_and_their_answers_come_in_bit_by_bit(ground, elsewhere, capsys):
+def test_files_for_others_follow_the_schema_and_their_answers_come_in_bit_by_bit(
+    ground, elsewhere, capsys
+):
     folder, run = elsewhere
     with pytest.raises(
-        InputError, match=r"6 requests wait in 2 files .*vllm run-batch -i .* -o .*\.output\.jsonl --model"
+        InputError,
+        match=r"6 requests wait in 2 files .*vllm run-batch -i .* -o .*\.output\.jsonl --model",
     ):
         run()
     lines = [line for file in waiting(folder).values() for line in file]
@@ -192,7 +224,9 @@ def test_files_for_others_follow_the_schema_and_their_answers_come_in_bit_by_bit
     assert max(len(json.loads(line)["custom_id"]) for line in lines) <= 64
     answers = list(run_batch(lines))
     stranger = json.dumps({"id": "x", "custom_id": "stranger", "response": None, "error": None})
-    (folder / "one.jsonl").write_text("\n".join([answers[0], stranger, "[]", answers[1][:80], answers[0]]) + "\n")
+    (folder / "one.jsonl").write_text(
+        "\n".join([answers[0], stranger, "[]", answers[1][:80], answers[0]]) + "\n"
+    )
     with pytest.raises(InputError, match="5 requests wait in"):
         run()
     said = capsys.readouterr().out
@@ -219,7 +253,9 @@ def test_an_old_failure_is_not_taken_for_the_answer_to_a_new_question(ground, el
         run()
     error = {"response": None, "error": {"code": "request_timeout", "message": "slow"}}
     keys = [json.loads(line)["custom_id"] for file in waiting(folder).values() for line in file]
-    (folder / "failed.jsonl").write_text("\n".join(json.dumps({"custom_id": key, **error}) for key in keys))
+    (folder / "failed.jsonl").write_text(
+        "\n".join(json.dumps({"custom_id": key, **error}) for key in keys)
+    )
     assert texts(run()) == ["request_timeout"] * 6
     os.utime(folder / "failed.jsonl", (1, 1))
     for _ in range(2):

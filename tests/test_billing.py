@@ -1,4 +1,6 @@
-"""What images are billed: published examples, the models' own processors, and the size that is worth sending."""
+"""What images are billed: published examples, the models' own processors, and the size that is
+worth sending.
+"""
 
 import random
 from types import SimpleNamespace
@@ -11,13 +13,21 @@ from vislib.pixels import scaled
 from vislib.runs.errors import InputError
 
 RANDOM = random.Random(7)
-SIZES = [(RANDOM.randint(1, 5000), RANDOM.randint(1, 5000)) for _ in range(300)] + [(1, 1), (5000, 3), (64, 64)]
+SIZES = [(RANDOM.randint(1, 5000), RANDOM.randint(1, 5000)) for _ in range(300)] + [
+    (1, 1),
+    (5000, 3),
+    (64, 64),
+]
 
 
 @pytest.mark.parametrize(
     ("rule", "size", "tokens"),
     [
-        ("gpt-6", (1024, 1024), 1229),  # the examples of the providers' pages, and what users were billed
+        (
+            "gpt-6",
+            (1024, 1024),
+            1229,
+        ),  # the examples of the providers' pages, and what users were billed
         ("gpt-6", (4096, 512), 2458),
         ("gpt-5.4", (2048, 2048), 3000),
         ("gpt-4o", (1024, 1024), 765),
@@ -44,16 +54,23 @@ def test_a_picture_is_looked_at_as_the_providers_pages_say():
     assert scaled_size(2048, 4096, rules()["gpt-4o"].seen(2048, 4096)) == (768, 1536)
 
 
-@pytest.mark.parametrize(("name", "cell", "least"), [("qwen2-vl", 28, 3136), ("qwen3-vl", 32, 65536)])
+@pytest.mark.parametrize(
+    ("name", "cell", "least"), [("qwen2-vl", 28, 3136), ("qwen3-vl", 32, 65536)]
+)
 def test_qwen_is_counted_as_its_own_processor_counts(name, cell, least):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     for width, height in SIZES:
         if max(width, height) > 200 * min(width, height):
             continue
-        rows, columns = smart_resize(height, width, factor=cell, min_pixels=least, max_pixels=16384 * cell**2)
+        rows, columns = smart_resize(
+            height, width, factor=cell, min_pixels=least, max_pixels=16384 * cell**2
+        )
         ours, theirs = rules()[name].tokens(width, height), rows * columns // cell**2
-        assert ours == theirs or (theirs > 16000 and ours == pytest.approx(theirs, rel=0.02)), (width, height)
+        assert ours == theirs or (theirs > 16000 and ours == pytest.approx(theirs, rel=0.02)), (
+            width,
+            height,
+        )
 
 
 def test_pixtral_is_counted_as_mistrals_encoder_counts():
@@ -64,13 +81,18 @@ def test_pixtral_is_counted_as_mistrals_encoder_counts():
         encoder = ImageEncoder(ImageConfig(*settings), ids)
         for width, height in SIZES[:60]:
             columns, rows = encoder._image_to_num_tokens(Image.new("1", (width, height)))
-            assert rules()[name].tokens(width, height) == pytest.approx((columns + 1) * rows, rel=0.03, abs=66)
+            assert rules()[name].tokens(width, height) == pytest.approx(
+                (columns + 1) * rows, rel=0.03, abs=66
+            )
 
 
 def test_sizes_are_those_that_are_sent():
     for width, height in [*SIZES[:60], (1000, 999), (999, 1000)]:
         for side in (1, 100, 768, 1024):
-            assert scaled_size(width, height, side) == scaled(Image.new("1", (width, height)), side).size
+            assert (
+                scaled_size(width, height, side)
+                == scaled(Image.new("1", (width, height)), side).size
+            )
 
 
 @pytest.mark.parametrize("rule", rules().values(), ids=rules())
@@ -104,8 +126,14 @@ def test_a_little_smaller_may_cost_far_less():
 def test_a_bound_is_held_or_refused():
     rule = rules()["gpt-6"]
     side = send_side(4000, 3000, side=0, tokens=500, rule=rule)
-    assert rule.tokens(*scaled_size(4000, 3000, side)) <= 500 < rule.tokens(*scaled_size(4000, 3000, side + 40))
-    with pytest.raises(InputError, match=r"image_tokens is 100, but llava-1\.5 bills no image less than 576"):
+    assert (
+        rule.tokens(*scaled_size(4000, 3000, side))
+        <= 500
+        < rule.tokens(*scaled_size(4000, 3000, side + 40))
+    )
+    with pytest.raises(
+        InputError, match=r"image_tokens is 100, but llava-1\.5 bills no image less than 576"
+    ):
         send_side(640, 480, side=0, tokens=100, rule=rules()["llava-1.5"])
 
 
@@ -123,15 +151,29 @@ def test_without_a_rule_nothing_is_assumed():
 @pytest.mark.parametrize(
     ("model", "rule"),
     [
-        ("gpt-6-sol", "gpt-6"), ("openai/gpt-6.1-sol", "gpt-6"), ("gpt-5.6-luna", "gpt-6"),
-        ("gpt-4.1-nano-2025-04-14", "gpt-4.1-nano"), ("gpt-4o-mini", "gpt-4o-mini"), ("gpt-5-mini", "gpt-5-mini"),
-        ("gpt-5", "gpt-5"), ("gpt-5-2025-08-07", "gpt-5"), ("gpt-5.1", "gpt-5"), ("claude-haiku-4-5", "claude-4"),
-        ("gpt-4.1", "gpt-4o"), ("o3-mini", None), ("claude-opus-4-20250514", "claude-4"),
-        ("anthropic/claude-sonnet-4.6", "claude-4"), ("claude-opus-4-7", "claude"), ("claude-sonnet-5", "claude"),
-        ("gemini-2.5-flash", "gemini-2"), ("gemini-3.8-flash", "gemini"), ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2-vl"),
-        ("/models/Qwen3-VL-8B-Instruct/", "qwen3-vl"), ("HuggingFaceM4/idefics2-8b", "idefics2"),
+        ("gpt-6-sol", "gpt-6"),
+        ("openai/gpt-6.1-sol", "gpt-6"),
+        ("gpt-5.6-luna", "gpt-6"),
+        ("gpt-4.1-nano-2025-04-14", "gpt-4.1-nano"),
+        ("gpt-4o-mini", "gpt-4o-mini"),
+        ("gpt-5-mini", "gpt-5-mini"),
+        ("gpt-5", "gpt-5"),
+        ("gpt-5-2025-08-07", "gpt-5"),
+        ("gpt-5.1", "gpt-5"),
+        ("claude-haiku-4-5", "claude-4"),
+        ("gpt-4.1", "gpt-4o"),
+        ("o3-mini", None),
+        ("claude-opus-4-20250514", "claude-4"),
+        ("anthropic/claude-sonnet-4.6", "claude-4"),
+        ("claude-opus-4-7", "claude"),
+        ("claude-sonnet-5", "claude"),
+        ("gemini-2.5-flash", "gemini-2"),
+        ("gemini-3.8-flash", "gemini"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2-vl"),
+        ("/models/Qwen3-VL-8B-Instruct/", "qwen3-vl"),
+        ("HuggingFaceM4/idefics2-8b", "idefics2"),
     ],
-)  # fmt: skip
+)
 def test_the_rule_is_found_by_the_models_name(model, rule):
     found = rule_of(SimpleNamespace(model=model, image_billing="auto"))
     assert (found.name if found else None) == rule
@@ -142,5 +184,7 @@ def test_every_family_names_its_source():
     sources = _families("sources")
     assert len(rules()) > 20
     assert {rule.source for rule in rules().values()} < set(sources)
-    assert {caching_of(model)["source"] for model in ("gpt-6-sol", "gpt-4o", "qwen3-vl-8b")} < set(sources)
+    assert {caching_of(model)["source"] for model in ("gpt-6-sol", "gpt-4o", "qwen3-vl-8b")} < set(
+        sources
+    )
     assert caching_of("unheard-of") == {}

@@ -1,4 +1,6 @@
-"""The ceiling, against a real server on loopback that bills as much as it may, and what twins and failures cost."""
+"""The ceiling, against a real server on loopback that bills as much as it may, and what twins and
+failures cost.
+"""
 
 import random
 import threading
@@ -23,18 +25,32 @@ from vislib.runs.stage import Stage, read_record
 
 PRICES = {"usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 10.0}
 SETTINGS = {
-    "engine": "openai", "model": MODEL, "base_url": "", "max_in_flight": 8, "requests_per_minute": 0,
-    "tokens_per_minute": 0, "timeout_s": 20.0, "max_spend_usd": 0.0, "usd_per_million_cached_tokens": -1.0,
-    "prices_of": "2026-11-21", "reasoning_effort": "default", "max_failure_rate": 0.0, "replay": False,
+    "engine": "openai",
+    "model": MODEL,
+    "base_url": "",
+    "max_in_flight": 8,
+    "requests_per_minute": 0,
+    "tokens_per_minute": 0,
+    "timeout_s": 20.0,
+    "max_spend_usd": 0.0,
+    "usd_per_million_cached_tokens": -1.0,
+    "prices_of": "2026-11-21",
+    "reasoning_effort": "default",
+    "max_failure_rate": 0.0,
+    "replay": False,
     "image_billing": "none",
-} | PRICES  # fmt: skip
+} | PRICES
 
 
 class Ground:
     """The part of a run that asking uses."""
 
     def __init__(self, folder: Path, **settings) -> None:
-        self.folder, self.params, self.used = folder, SimpleNamespace(**SETTINGS | settings), Counter()
+        self.folder, self.params, self.used = (
+            folder,
+            SimpleNamespace(**SETTINGS | settings),
+            Counter(),
+        )
         self.metrics = {}
 
     def journal(self, name):
@@ -68,7 +84,10 @@ def picture(folder, size=(900, 600)):
 def asking(n, **settings):
     chance = random.Random(n)
     texts = [f"question {i} " + "é" * chance.randrange(900) for i in range(n)]
-    return [Request(id=f"s{i}", prompt=t, prompt_sha="t", max_tokens=50, **settings) for i, t in enumerate(texts)]
+    return [
+        Request(id=f"s{i}", prompt=t, prompt_sha="t", max_tokens=50, **settings)
+        for i, t in enumerate(texts)
+    ]
 
 
 def ask(ground, server, requests):
@@ -80,7 +99,12 @@ class Biller:
     """A script that bills every request `share` of all that it may cost, and keeps the sum."""
 
     def __init__(self, image_tokens=0, share=1.0):
-        self.usd, self.image_tokens, self.share, self._lock = 0.0, image_tokens, share, threading.Lock()
+        self.usd, self.image_tokens, self.share, self._lock = (
+            0.0,
+            image_tokens,
+            share,
+            threading.Lock(),
+        )
 
     def __call__(self, prompt, times):
         used = (int(self.share * (len(prompt.encode()) + 256 + self.image_tokens)), 50)
@@ -107,11 +131,20 @@ def test_never_above_the_ceiling_when_all_is_billed_that_may_be(tmp_path, server
     assert len(server.bodies) == 60 > asked
 
 
-def test_a_server_that_bills_more_than_its_rule_says_is_found_out_by_its_first_answer(tmp_path, server):
+def test_a_server_that_bills_more_than_its_rule_says_is_found_out_by_its_first_answer(
+    tmp_path, server
+):
     server.script = Biller(share=3.0)
     ground = Ground(tmp_path, max_spend_usd=0.05)
     with pytest.raises(InputError, match="Raise max_spend_usd"):
-        ask(ground, server, [Request(id=f"{i}", prompt=f"{i:999}", prompt_sha="t", max_tokens=50) for i in range(40)])
+        ask(
+            ground,
+            server,
+            [
+                Request(id=f"{i}", prompt=f"{i:999}", prompt_sha="t", max_tokens=50)
+                for i in range(40)
+            ],
+        )
     assert 0.04 < server.script.usd <= 0.05
 
 
@@ -121,17 +154,23 @@ def test_twins_are_paid_asked_and_counted_once(tmp_path, server):
     twins = requests + requests[::-1] + asking(40)
     ask(ground, server, twins)
     assert (ground.shown.done, ground.shown.total, len(server.bodies)) == (60, 60, 60)
-    again = Ground(tmp_path, max_spend_usd=server.script.usd + 0.005)  # counted twice, it would be spent already
+    again = Ground(
+        tmp_path, max_spend_usd=server.script.usd + 0.005
+    )  # counted twice, it would be spent already
     ask(again, server, twins + asking(41)[:1])
     assert (again.shown.done, again.shown.total, len(server.bodies)) == (1, 1, 61)
 
 
 def test_what_is_cached_or_written_or_in_batches_has_its_price():
-    params = SimpleNamespace(**SETTINGS | {"usd_per_million_cached_tokens": 0.2, "model": "gpt-6-sol"})
+    params = SimpleNamespace(
+        **SETTINGS | {"usd_per_million_cached_tokens": 0.2, "model": "gpt-6-sol"}
+    )
     budget = Budget(params)
     assert budget.cost(1_000_000, 100_000) == pytest.approx(3.0)
     assert budget.cost(1_000_000, 0, 600_000) == pytest.approx(0.92)
-    assert budget.cost(1_000_000, 0, 0, 1_000_000) == pytest.approx(2.5)  # this provider charges writes to its cache
+    assert budget.cost(1_000_000, 0, 0, 1_000_000) == pytest.approx(
+        2.5
+    )  # this provider charges writes to its cache
     assert Budget(params, share=0.5).cost(1_000_000, 100_000, 600_000) == pytest.approx(0.96)
     (request,) = asking(1)
     bound = (2.5 * budget.tokens(request) + 10 * 50) / 1e6
@@ -156,24 +195,37 @@ def test_a_malformed_date_of_prices_is_refused(day):
 def test_the_record_of_a_failed_attempt_tells_what_it_paid(tmp_path, server, monkeypatch):
     monkeypatch.setenv("VISLIB_RUNS", str(tmp_path))
     fields = {"run_dir": "runs/paid", "variant": "", "seed": 0}
-    stage = Stage(notebook="06_captioning", schema={}, values=SETTINGS | fields | {"base_url": server.url})
+    stage = Stage(
+        notebook="06_captioning", schema={}, values=SETTINGS | fields | {"base_url": server.url}
+    )
     run = Run(stage, stage.open_partial("key", {"hashes": {}, "inputs": {}}), [])
     broken = error(400, "no")
-    server.script = lambda prompt, times: broken if "question 7 " in prompt else (200, completion("An answer."), {})
+    server.script = lambda prompt, times: (
+        broken if "question 7 " in prompt else (200, completion("An answer."), {})
+    )
     with pytest.raises(InputError, match="1 of"):
         ask_all(run, OpenAIChat(run.params), lambda: iter(asking(20)))
     stage.fail("InputError: stopped")
     record = read_record(stage.partial)
-    assert (record["status"], record["reason"], record["key"]) == ("failed", "InputError: stopped", "key")
+    assert (record["status"], record["reason"], record["key"]) == (
+        "failed",
+        "InputError: stopped",
+        "key",
+    )
     paid = len(run.journal("openai"))
     assert record["usage"] == {
-        "tokens_in": 100 * paid, "tokens_cached": 0, "tokens_out": 20 * paid, "usd": pytest.approx(paid * 400e-6)
-    }  # fmt: skip
+        "tokens_in": 100 * paid,
+        "tokens_cached": 0,
+        "tokens_out": 20 * paid,
+        "usd": pytest.approx(paid * 400e-6),
+    }
 
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_the_ceiling_holds_across_runs_when_nobody_tells_the_cost(tmp_path, server, silent):
-    """Replies without usage, or connections that end after the request was sent: the bound counts, also later."""
+    """Replies without usage, or connections that end after the request was sent: the bound counts,
+    also later.
+    """
     told = {**completion("An answer."), "usage": None}
     server.script = lambda prompt, times: (200, told, {}) if silent else (0, "", {})
     for _ in range(3):

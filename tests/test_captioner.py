@@ -1,4 +1,6 @@
-"""Stage 11: who learns what, who is held to it, and a real training of the tiny model, end to end."""
+"""Stage 11: who learns what, who is held to it, and a real training of the tiny model, end to
+end.
+"""
 
 import json
 from dataclasses import replace
@@ -24,13 +26,24 @@ from vislib.training.sources import Refusal
 PAGES, PER_PAGE = 20, 2
 HELD_SEED = 3  # with which four of the pages are held out
 TINY = {
-    "test_fraction": 0.2, "held_out": 0, "max_answer_tokens": 3, "max_steps": 2, "batch_size": 2, "device": "cpu",
-    "device_batch_size": 2, "max_length": 1024, "loader_workers": 1, "seed": HELD_SEED, "run_dir": "runs/demo",
-}  # fmt: skip
+    "test_fraction": 0.2,
+    "held_out": 0,
+    "max_answer_tokens": 3,
+    "max_steps": 2,
+    "batch_size": 2,
+    "device": "cpu",
+    "device_batch_size": 2,
+    "max_length": 1024,
+    "loader_workers": 1,
+    "seed": HELD_SEED,
+    "run_dir": "runs/demo",
+}
 
 
 def write_tables(folder: Path) -> None:
-    """20 pages of two samples: one image is on a held-out page and on another, one caption failed, one image too."""
+    """20 pages of two samples: one image is on a held-out page and on another, one caption failed,
+    one image too.
+    """
     root = folder / "runs/demo"
     (root / "03_images/data/files").mkdir(parents=True)
     writers = {
@@ -44,33 +57,57 @@ def write_tables(folder: Path) -> None:
     for number in range(PAGES * PER_PAGE):
         page, url = number // PER_PAGE, f"http://x.org/{number}.png"
         file = f"i{number:015d}" if number != held * PER_PAGE else f"i{learnt * PER_PAGE:015d}"
-        Image.effect_noise((60, 40), 60 + number % 7).save(root / f"03_images/data/files/{file}.png")
+        Image.effect_noise((60, 40), 60 + number % 7).save(
+            root / f"03_images/data/files/{file}.png"
+        )
         writers["samples"].write(sample(number, page, url))
-        writers["images"].write({
-            "image_url": url, "image_id": file, "status": "failed" if number == 39 else "ok", "reason": "",
-            "path": None if number == 39 else f"files/{file}.png", "width": 60, "height": 40, "format": "PNG",
-            "perceptual_hash": "0",
-        })  # fmt: skip
+        writers["images"].write(
+            {
+                "image_url": url,
+                "image_id": file,
+                "status": "failed" if number == 39 else "ok",
+                "reason": "",
+                "path": None if number == 39 else f"files/{file}.png",
+                "width": 60,
+                "height": 40,
+                "format": "PNG",
+                "perceptual_hash": "0",
+            }
+        )
         if number % 2 == 0:
             tag = {"label": "quay", "score": 0.9, "expert": "tagger"}
             writers["priors"].write({"image_id": file, "tags": [tag], "boxes": [], "texts": []})
         for kind in KINDS:
             failed = (number, kind) == (learnt * PER_PAGE + 1, "contextual")
-            writers["captions"].write(dict.fromkeys(CAPTIONS.names) | {
-                "sample_id": f"s{number:02d}", "kind": kind, "caption": f"Boat {number} of page {page}, {kind}.",
-                "status": "dropped" if failed else "ok", "reason": "refusal" if failed else "", "tokens_in": 0,
-                "tokens_out": 0,
-            })  # fmt: skip
+            writers["captions"].write(
+                dict.fromkeys(CAPTIONS.names)
+                | {
+                    "sample_id": f"s{number:02d}",
+                    "kind": kind,
+                    "caption": f"Boat {number} of page {page}, {kind}.",
+                    "status": "dropped" if failed else "ok",
+                    "reason": "refusal" if failed else "",
+                    "tokens_in": 0,
+                    "tokens_out": 0,
+                }
+            )
     for writer in writers.values():
         writer.close()
 
 
 def sample(number: int, page: int, url: str) -> dict:
     return {
-        "sample_id": f"s{number:02d}", "doc_id": f"d{page}", "image_index": 1, "image_url": url,
-        "alt_text": f"alt {number}", "page_url": f"http://x.org/page{page}", "width": 60, "height": 40,
-        "context": f"Title {page}\n\n<image>\n\nThe harbour of page {page}.", "n_context_tokens": 9,
-    }  # fmt: skip
+        "sample_id": f"s{number:02d}",
+        "doc_id": f"d{page}",
+        "image_index": 1,
+        "image_url": url,
+        "alt_text": f"alt {number}",
+        "page_url": f"http://x.org/page{page}",
+        "width": 60,
+        "height": 40,
+        "context": f"Title {page}\n\n<image>\n\nThe harbour of page {page}.",
+        "n_context_tokens": 9,
+    }
 
 
 def is_held(page: int) -> bool:
@@ -98,8 +135,12 @@ def trained(ground) -> Run:
     run = begin()
     captions, key = Captions.of(run), model_key(resolve_model("tiny-llava", run))
     for found in Split.of(captions, most=0).held_out:
-        question = Question(found.name, captions.question(found), str(found.path), run.params.max_answer_tokens)
-        run.journal("generation").put(question_key(key, question), {"text": f"<image> {found.name}", "tokens": 3})
+        question = Question(
+            found.name, captions.question(found), str(found.path), run.params.max_answer_tokens
+        )
+        run.journal("generation").put(
+            question_key(key, question), {"text": f"<image> {found.name}", "tokens": 3}
+        )
     captioner.train_captioner(run)
     run.finish()
     return run
@@ -109,10 +150,15 @@ def joined(ground: Path, kind: str = "contextual", **changes) -> Captions:
     """What `Captions.of` makes of a run's parameters."""
     root = ground / "runs/demo"
     given = {
-        "captions": root / "06_captioning/data/captions", "samples": root / "02_filtering/data/samples",
-        "images": root / "03_images/data/images", "priors": root / "05_experts/data/priors", "kind": kind,
-        "template": load_prompt(kind, None, f"captioner_{kind}"), "seed": HELD_SEED, "test_fraction": 0.2,
-    }  # fmt: skip
+        "captions": root / "06_captioning/data/captions",
+        "samples": root / "02_filtering/data/samples",
+        "images": root / "03_images/data/images",
+        "priors": root / "05_experts/data/priors",
+        "kind": kind,
+        "template": load_prompt(kind, None, f"captioner_{kind}"),
+        "seed": HELD_SEED,
+        "test_fraction": 0.2,
+    }
     return Captions(**given | changes)
 
 
@@ -127,7 +173,11 @@ def test_no_page_stands_on_both_sides_and_no_held_out_image_is_learnt_from(groun
     assert {e.page for e in split.held_out}
     assert not {e.page for e in split.held_out} & {e.page for e in learnt}
     assert not {e.image_id for e in split.held_out} & {e.image_id for e in learnt}
-    assert {refusal.reason for refusal in split.refused} == {"caption_failed", "image_failed", "image_in_train"}
+    assert {refusal.reason for refusal in split.refused} == {
+        "caption_failed",
+        "image_failed",
+        "image_in_train",
+    }
     assert split.taken == len(split.held_out) + len(learnt) + len(split.refused) == PAGES * PER_PAGE
     assert [entry["id"] for entry in captions.entries()] == [e.name for e in learnt]
     some = Split.of(captions, most=3)
@@ -146,7 +196,9 @@ def test_another_page_is_another_page_and_the_image_stays(ground):
     assert swapped(held, 0) == swapped(held, 0) != swapped(held, 1)
 
 
-@pytest.mark.parametrize("changes", [{"test_fraction": 0.0}, {"test_fraction": 1.0}, {"kind": "a kind of none"}])
+@pytest.mark.parametrize(
+    "changes", [{"test_fraction": 0.0}, {"test_fraction": 1.0}, {"kind": "a kind of none"}]
+)
 def test_too_few_captions_are_refused(ground, changes):
     with pytest.raises(InputError, match="held-out ones of two pages"):
         Split.of(replace(joined(ground), **changes), most=0)
@@ -166,7 +218,8 @@ def asked(ground):
     """What stage 06 asks with our prompts, by kind and sample."""
     ours = {f"{kind}_prompt": f"vislib/prompts/captioner_{kind}.txt" for kind in KINDS}
     run = start_run(
-        "06_captioning", {"run_dir": "runs/demo", "kinds": list(KINDS), "priors": "05_experts/priors"} | ours
+        "06_captioning",
+        {"run_dir": "runs/demo", "kinds": list(KINDS), "priors": "05_experts/priors"} | ours,
     )
     found = {(r.evidence["kind"], r.id): r for r in captioning.Plan.of(run).requests()}
     run.close()
@@ -180,7 +233,9 @@ def test_a_model_is_taught_to_the_letter_what_stage_06_asks(ground, asked, kind)
     assert len(examples) > 15
     for example in examples:
         request = asked[kind, example.name]
-        assert captions.question(example) == f"{request.prompt}<image>"  # as chat_messages has it: text, then image
+        assert (
+            captions.question(example) == f"{request.prompt}<image>"
+        )  # as chat_messages has it: text, then image
         assert (captions.template.sha, example.path) == (request.prompt_sha, request.image_path)
         assert ("[image]" in request.prompt) == (kind in ("contextual", "fused_contextual"))
 
@@ -190,14 +245,20 @@ def test_a_real_training_is_scored_beside_its_baselines(trained, asked):
     held = {row["sample_id"] for row in predictions}
     assert list(dict.fromkeys(row["system"] for row in predictions)) == list(captioner.SYSTEMS)
     assert len(predictions) == len(captioner.SYSTEMS) * len(held)
-    by_system = {s: {r["sample_id"]: r for r in predictions if r["system"] == s} for s in captioner.SYSTEMS}
-    assert all(row["caption"] == f"alt {int(name[1:])}" for name, row in by_system["alt_text"].items())
+    by_system = {
+        s: {r["sample_id"]: r for r in predictions if r["system"] == s} for s in captioner.SYSTEMS
+    }
+    assert all(
+        row["caption"] == f"alt {int(name[1:])}" for name, row in by_system["alt_text"].items()
+    )
     assert all(row["caption"] == f"‹image› {name}" for name, row in by_system["before"].items())
     given = [asked["contextual", name] for name in held]
     of_06 = [replace(request, evidence=request.evidence | {"priors": None}) for request in given]
     quoted = {request.id: answer.text for request, answer in Extractive().answer(of_06)}
     assert {name: row["caption"] for name, row in by_system["extractive"].items()} == quoted
-    assert all(row["reference"].startswith(f"Boat {int(row['sample_id'][1:])} of") for row in predictions)
+    assert all(
+        row["reference"].startswith(f"Boat {int(row['sample_id'][1:])} of") for row in predictions
+    )
     systems = [*captioner.SYSTEMS, "after - before", "after - after_swapped"]
     assert [row["system"] for row in scores] == systems * 2
     assert {row["n"] for row in scores} == {len(held)}
@@ -206,7 +267,9 @@ def test_a_real_training_is_scored_beside_its_baselines(trained, asked):
     (arm,) = rows_of(trained, "arms")
     assert (arm["arm"], arm["steps"], len(rows_of(trained, "steps"))) == ("captioner", 2, 2)
     account = trained.counts()["caption"]
-    assert account["taken"] == PAGES * PER_PAGE == account["kept"] + sum(account["dropped"].values())
+    assert (
+        account["taken"] == PAGES * PER_PAGE == account["kept"] + sum(account["dropped"].values())
+    )
     card = captioner.examples(trained, 2)[0]
     assert card["picture"].exists()
     assert {"reference", "page_url", *captioner.SYSTEMS} <= set(card)
@@ -220,13 +283,19 @@ def test_its_model_is_whole_and_names_its_prompt(trained, ground):
 
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_a_server_reads_of_stage_06_what_was_taught(tmp_path, name):
-    """Tokens that a server's processor makes of the messages are those that a caption stands behind in training."""
+    """Tokens that a server's processor makes of the messages are those that a caption stands behind
+    in training.
+    """
     tiny.build(name, tmp_path / "model")
     processor, image = open_processor(tmp_path / "model"), tmp_path / "image.png"
     Image.effect_noise((60, 40), 60).save(image)
-    asked = Request(id="s", prompt="Say [image] what\n\nyou see:", prompt_sha="", image_id="i", image_path=image)
+    asked = Request(
+        id="s", prompt="Say [image] what\n\nyou see:", prompt_sha="", image_id="i", image_path=image
+    )
     sent = chat_messages(asked)
     sent[0]["content"][1] = {"type": "image", "path": str(image)}  # as servers read the data URI
-    served = processor.apply_chat_template(sent, add_generation_prompt=True, tokenize=True, return_dict=True)
+    served = processor.apply_chat_template(
+        sent, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
     taught = encode(processor, Question("s", f"{asked.prompt}<image>", str(image), 1))
     assert served["input_ids"][0] == taught.input_ids

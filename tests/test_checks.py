@@ -1,4 +1,6 @@
-"""Rules on captions and Q&A: what models write when they fail is found, and what people write is left alone."""
+"""Rules on captions and Q&A: what models write when they fail is found, and what people write is
+left alone.
+"""
 
 import os
 import time
@@ -15,8 +17,9 @@ PROMPT = prompts.load("contextual_caption").text
 QA_PROMPT = prompts.load("free_form").text
 CHECKS = Checks(list(RULES))
 GOOD = (
-    "A red lighthouse stands on a rock, and two sailing boats pass in front of it. The sky is overcast, and the sea "
-    "shows small waves. The tower was built in 1887 and still guides ships into the harbour."
+    "A red lighthouse stands on a rock, and two sailing boats pass in front of it. The sky is"
+    " overcast, and the sea shows small waves. The tower was built in 1887 and still guides ships"
+    " into the harbour."
 )
 SENTENCE = "The picture shows a man in a white shirt who stands next to a wooden table. "
 
@@ -57,9 +60,18 @@ def test_refusals_are_found(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "A wooden sign at the gate reads “I'm sorry, I can't open before nine.” Below it hangs a small brass bell.",
-        "The woman holds a board with the words 'Sorry, we cannot help you today'. Behind her stands a closed shop.",
-        'The chat window shows "As an AI language model, I cannot help with that." in grey on white.',
+        (
+            "A wooden sign at the gate reads “I'm sorry, I can't open before nine.” Below it hangs"
+            " a small brass bell."
+        ),
+        (
+            "The woman holds a board with the words 'Sorry, we cannot help you today'. Behind her"
+            " stands a closed shop."
+        ),
+        (
+            'The chat window shows "As an AI language model, I cannot help with that." in grey on'
+            " white."
+        ),
         "As an AI researcher, Jane Doe works on robots. She stands in her laboratory in Leeds.",
         "Unfortunately for the rider, the horse stopped before the fence.",
     ],
@@ -95,17 +107,33 @@ def test_stuck_models_are_found(text: str) -> None:
         GOOD,
         "The sign reads “No, no, no!” and below it “NO ENTRY” in red letters.",
         "The dump on the screen begins with 00 00 00 00 00 00 00 00 and ends with ff.",
-        "Left of the tree stands a red car. Right of the tree stands a blue car. Behind the tree stands a green car.",
-        "Row, row, row your boat, gently down the stream. Merrily, merrily, merrily, merrily, life is but a dream.",
-        "A table with the columns Name, Age and Town: Ann, 31, Leeds; Bob, 32, Leeds; Cid, 33, Leeds; Dot, 34, Leeds.",
-        "すもももももももものうち。東京都の東にある東京駅から東京タワーまで歩くと、東京の街並みがよく見える。",
+        (
+            "Left of the tree stands a red car. Right of the tree stands a blue car. Behind the"
+            " tree stands a green car."
+        ),
+        (
+            "Row, row, row your boat, gently down the stream. Merrily, merrily, merrily, merrily,"
+            " life is but a dream."
+        ),
+        (
+            "A table with the columns Name, Age and Town: Ann, 31, Leeds; Bob, 32, Leeds; Cid, 33,"
+            " Leeds; Dot, 34, Leeds."
+        ),
+        (
+            "すもももももももものうち。東京都の東にある東京駅から東京タワーまで歩くと、"
+            "東京の街並みがよく見える。"
+        ),
     ],
 )
 def test_repeated_words_of_people_pass(text: str) -> None:
     assert repetition(text) == ""
 
 
-FRAMES = "There is a {} on the table. ", "In the background, a {} is parked near the building. ", "The man wears a {}. "
+FRAMES = (
+    "There is a {} on the table. ",
+    "In the background, a {} is parked near the building. ",
+    "The man wears a {}. ",
+)
 THINGS = ("cup", "white plate", "knife", "fork", "large glass bowl", "spoon", "jug")
 
 
@@ -113,18 +141,29 @@ THINGS = ("cup", "white plate", "knife", "fork", "large glass bowl", "spoon", "j
 def test_a_captioner_that_runs_dry_is_found(frame: str) -> None:
     looped = "".join(frame.format(thing) for thing in THINGS)
     assert fault(f"A table in a small room. {looped}") == "repetition"
-    assert fault(f"{GOOD} {GOOD[::-1]} {frame.format('cup')}{frame.format('knife')}") != "repetition"
+    assert (
+        fault(f"{GOOD} {GOOD[::-1]} {frame.format('cup')}{frame.format('knife')}") != "repetition"
+    )
     assert loop("".join(frame.format(thing) for thing in THINGS[:4])) == ""
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "".join(f"The bar of the year {2010 + i} is blue and reaches a height of {i * 7}. " for i in range(9)),
-        "Spain is red. France is blue. Italy is green. Malta is white. Norway is grey. Greece is pink. Chad is brown.",
+        "".join(
+            f"The bar of the year {2010 + i} is blue and reaches a height of {i * 7}. "
+            for i in range(9)
+        ),
+        (
+            "Spain is red. France is blue. Italy is green. Malta is white. Norway is grey. Greece"
+            " is pink. Chad is brown."
+        ),
         "".join(f"- a {thing} on the table\n" for thing in THINGS),
-        "A cup stands on the table. Left of it lies a knife. The plate behind both is white. On the plate lies bread. "
-        "A jug stands at the edge. Its handle points to the left. There is a window on the right. A cat sits in front.",
+        (
+            "A cup stands on the table. Left of it lies a knife. The plate behind both is white. On"
+            " the plate lies bread. A jug stands at the edge. Its handle points to the left. There"
+            " is a window on the right. A cat sits in front."
+        ),
     ],
 )
 def test_enumerations_of_people_are_no_loop(text: str) -> None:
@@ -136,7 +175,8 @@ def test_enumerations_of_people_are_no_loop(text: str) -> None:
     [
         GOOD[: GOOD.index(" into the")],
         GOOD + " Behind the tower, a group of houses with red roofs and",
-        GOOD + " Behind the tower, a group of houses with white walls climbs the hill towards the chur",
+        GOOD
+        + " Behind the tower, a group of houses with white walls climbs the hill towards the chur",
         "A large black dog runs along the beach with a",
         GOOD + " A flag flies from",
         "The chart has four bars. The names of the bars are the following:",
@@ -149,20 +189,41 @@ def test_cut_texts_are_found(text: str) -> None:
 
 @pytest.mark.parametrize(
     "end",
-    ["", " The sign reads “Open”", " (see the next page)", " It is called “And then…”", " **It is old.**", " Old?",
-     " All of it stands at https://example.org/a/b_c", "\n\nPhoto: Jane Doe", " 灯台は赤い。", " ما اسم هذه؟", " ☀",
-     "\n1. First comes the keel of the ship\n- red\n- blue and a bit of green\n- the white of the sea",
-     "\n\n4.2. The lamp room and the gallery of the tower"],
-)  # fmt: skip
+    [
+        "",
+        " The sign reads “Open”",
+        " (see the next page)",
+        " It is called “And then…”",
+        " **It is old.**",
+        " Old?",
+        " All of it stands at https://example.org/a/b_c",
+        "\n\nPhoto: Jane Doe",
+        " 灯台は赤い。",
+        " ما اسم هذه؟",
+        " ☀",
+        (
+            "\n1. First comes the keel of the ship\n- red\n- blue and a bit of green\n- the white"
+            " of the sea"
+        ),
+        "\n\n4.2. The lamp room and the gallery of the tower",
+    ],
+)
 def test_whole_texts_pass(end: str) -> None:
     assert truncation(GOOD + end) == ""
 
 
 @pytest.mark.parametrize(
     "text",
-    ["Three", "A red boat on a lake", "Vitamin A", "In St. Ives, near the harbour", "1,5 m", "C:",
-     "Jane Doe, John Smith and J. R. Doe in front of the old town hall"],
-)  # fmt: skip
+    [
+        "Three",
+        "A red boat on a lake",
+        "Vitamin A",
+        "In St. Ives, near the harbour",
+        "1,5 m",
+        "C:",
+        "Jane Doe, John Smith and J. R. Doe in front of the old town hall",
+    ],
+)
 def test_short_answers_and_labels_pass_all_rules(text: str) -> None:
     assert fault(text) == ""
 
@@ -170,20 +231,37 @@ def test_short_answers_and_labels_pass_all_rules(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "<|im_end|>", "</s>", "[INST] Describe it.", "<start_of_turn>model", "A boat.</think>", "{{caption}}",
-        "In <image>, a boat lies at the pier.", "The [image] shows a boat.", "<data-0a1b2c3d> A boat.",
-        "A boat.\nUSER: What colour is it?", "A boat.\n### Response: It is red.",
-        "Sure! Here is the caption you asked for: a boat.", "Here is a detailed caption of the image:\n\nA boat.",
-        "Caption: A boat lies at the pier.", "A boat.\nAnswer with the caption alone.",
-        "The picture decides. Where the page contradicts what you see, leave the page's claim out. A boat.",
-        "As described in the caption, the boat is red.", "According to the provided context, it was built in 1887.",
-        "Based on the description, there are three boats.", "The image description does not mention a boat.",
+        "<|im_end|>",
+        "</s>",
+        "[INST] Describe it.",
+        "<start_of_turn>model",
+        "A boat.</think>",
+        "{{caption}}",
+        "In <image>, a boat lies at the pier.",
+        "The [image] shows a boat.",
+        "<data-0a1b2c3d> A boat.",
+        "A boat.\nUSER: What colour is it?",
+        "A boat.\n### Response: It is red.",
+        "Sure! Here is the caption you asked for: a boat.",
+        "Here is a detailed caption of the image:\n\nA boat.",
+        "Caption: A boat lies at the pier.",
+        "A boat.\nAnswer with the caption alone.",
+        (
+            "The picture decides. Where the page contradicts what you see, leave the page's claim"
+            " out. A boat."
+        ),
+        "As described in the caption, the boat is red.",
+        "According to the provided context, it was built in 1887.",
+        "Based on the description, there are three boats.",
+        "The image description does not mention a boat.",
         "It is a harbour, as stated in the alt text.",
-        "According to the tags, there is a boat.", "The OCR text says KESTREL.", "The detections show two boats.",
+        "According to the tags, there is a boat.",
+        "The OCR text says KESTREL.",
+        "The detections show two boats.",
         "Based on the provided world knowledge, it is Oslo.",
         "A boat, as indicated by the detected objects, lies here.",
     ],
-)  # fmt: skip
+)
 def test_leaks_are_found(text: str) -> None:
     assert fault(text) == "leakage"
 
@@ -204,8 +282,14 @@ def test_an_example_of_the_prompt_is_no_answer() -> None:
         "The web page on the screen names the colours of the flag.",
         "A diagram, described in the text of the patent, hangs in the hall.",
         "According to the plaque, the bridge was opened in 1890.",
-        "According to the tags on the coats, they cost 20 euros. The price tags show the old price too.",
-        "OCR software reads the page on the screen. A poster about world knowledge hangs beside it.",
+        (
+            "According to the tags on the coats, they cost 20 euros. The price tags show the old"
+            " price too."
+        ),
+        (
+            "OCR software reads the page on the screen. A poster about world knowledge hangs"
+            " beside it."
+        ),
         "Here is where the river meets the sea: a wide, flat delta.",
         "User interface of the editor: the menu bar, the toolbars and the canvas.",
     ],
@@ -217,15 +301,24 @@ def test_words_that_are_no_leak_pass(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "A man [0.123, 0.456, 0.789, 0.901] stands.", "man: [0.1, 0.2, 0.3, 0.4]",
-        "A dog at (0.12, 0.34, 0.5, 0.6) runs.", "dog: [12, 34, 560, 700]", "dog: 0.123, 0.456, 0.789, 0.912",
+        "A man [0.123, 0.456, 0.789, 0.901] stands.",
+        "man: [0.1, 0.2, 0.3, 0.4]",
+        "A dog at (0.12, 0.34, 0.5, 0.6) runs.",
+        "dog: [12, 34, 560, 700]",
+        "dog: 0.123, 0.456, 0.789, 0.912",
         "The dog lies at (0.123, 0.456).",
-        "The box coordinates are [0, 0.5, 1, 1].", "x1=0.12, y1=0.3, x2=0.5, y2=0.9", '{bbox_2d: [1, 2, 3, 4]}',
-        "<loc0123><loc0456> car", "The bounding box of the dog covers the left half.", "Its bounding boxes overlap.",
-        "A man is detected with a score of 0.93.", "The dog, with a confidence of 0.93, runs.",
-        "The car has a confidence score of 0.87.", "A cup stands on a table (confidence: 0.87).",
+        "The box coordinates are [0, 0.5, 1, 1].",
+        "x1=0.12, y1=0.3, x2=0.5, y2=0.9",
+        "{bbox_2d: [1, 2, 3, 4]}",
+        "<loc0123><loc0456> car",
+        "The bounding box of the dog covers the left half.",
+        "Its bounding boxes overlap.",
+        "A man is detected with a score of 0.93.",
+        "The dog, with a confidence of 0.93, runs.",
+        "The car has a confidence score of 0.87.",
+        "A cup stands on a table (confidence: 0.87).",
     ],
-)  # fmt: skip
+)
 def test_printed_boxes_are_found(text: str) -> None:
     assert fault(text) == "coordinates"
 
@@ -233,21 +326,30 @@ def test_printed_boxes_are_found(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "It costs 3.20, 4.50, 6.00 and 7.10 euros.", "The share lies between 0.5 and 0.8.", "Python 3.11 (0.12.3)",
-        "The curve runs from (0, 0) to (1, 1), and (0.5, 0.5) is its centre.", "A matrix [1, 0, 0, 1] stands there.",
-        "A green bounding box is drawn around each car.", "Scale: 0.25, 0.50, 0.75, 1.00", "A score of 21 to 14.",
-        "The tick labels 0.0, 0.2, 0.4, 0.6, 0.8, 1.0 stand below the axis.", "10:30, 11:45 and 12:00",
-        "Bounding boxes for each component can be enabled.", "A 95 % confidence interval is grey.",
-        "The board reads “cat: [0.1, 0.2, 0.3, 0.4]” in chalk.", "rgba(255, 0, 0, 0.5)", "x1 = 3 and x2 = 4 are roots.",
+        "It costs 3.20, 4.50, 6.00 and 7.10 euros.",
+        "The share lies between 0.5 and 0.8.",
+        "Python 3.11 (0.12.3)",
+        "The curve runs from (0, 0) to (1, 1), and (0.5, 0.5) is its centre.",
+        "A matrix [1, 0, 0, 1] stands there.",
+        "A green bounding box is drawn around each car.",
+        "Scale: 0.25, 0.50, 0.75, 1.00",
+        "A score of 21 to 14.",
+        "The tick labels 0.0, 0.2, 0.4, 0.6, 0.8, 1.0 stand below the axis.",
+        "10:30, 11:45 and 12:00",
+        "Bounding boxes for each component can be enabled.",
+        "A 95 % confidence interval is grey.",
+        "The board reads “cat: [0.1, 0.2, 0.3, 0.4]” in chalk.",
+        "rgba(255, 0, 0, 0.5)",
+        "x1 = 3 and x2 = 4 are roots.",
     ],
-)  # fmt: skip
+)
 def test_numbers_that_are_no_boxes_pass(text: str) -> None:
     assert fault(text) == ""
 
 
 GERMAN = (
-    "Das Bild zeigt einen roten Leuchtturm auf einem Felsen. Davor fahren zwei Segelboote, und der Himmel ist "
-    "bewölkt. Die Tür des Turmes ist weiß gestrichen."
+    "Das Bild zeigt einen roten Leuchtturm auf einem Felsen. Davor fahren zwei Segelboote, und der"
+    " Himmel ist bewölkt. Die Tür des Turmes ist weiß gestrichen."
 )
 JAPANESE = "写真には岩の上に立つ赤い灯台が写っている。手前を二隻の帆船が通り過ぎ、空は曇っている。"
 
@@ -265,11 +367,19 @@ def test_the_language_is_the_pages_or_english() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Ein roter Turm.", "Homo sapiens, Pan troglodytes, Gorilla gorilla, Pongo pygmaeus, Hylobates lar.",
-     f"A poster with the words “{GERMAN}”.", f"The sign shows 立入禁止, and below it one reads: {JAPANESE}",
-     "Kafka, Brod, Weltsch, Baum, Prague, Zürau, Meran, Klosterneuburg, Felice Bauer, Milena Jesenská.",
-     f"{GERMAN} {GOOD}", "x = np.zeros((3, 4)); print(x[0], sum(x), len(x), range(10))"],
-)  # fmt: skip
+    [
+        "Ein roter Turm.",
+        "Homo sapiens, Pan troglodytes, Gorilla gorilla, Pongo pygmaeus, Hylobates lar.",
+        f"A poster with the words “{GERMAN}”.",
+        f"The sign shows 立入禁止, and below it one reads: {JAPANESE}",
+        (
+            "Kafka, Brod, Weltsch, Baum, Prague, Zürau, Meran, Klosterneuburg, Felice Bauer, Milena"
+            " Jesenská."
+        ),
+        f"{GERMAN} {GOOD}",
+        "x = np.zeros((3, 4)); print(x[0], sum(x), len(x), range(10))",
+    ],
+)
 def test_short_mixed_and_doubtful_texts_pass(text: str) -> None:
     assert fault(text) == ""
 
@@ -277,7 +387,10 @@ def test_short_mixed_and_doubtful_texts_pass(text: str) -> None:
 def test_rules_and_language_are_chosen_by_name() -> None:
     refusal = "I'm sorry, but I can't assist with that."
     assert Checks([]).fault(refusal) == ("", "")
-    assert Checks(["truncation", "refusal"]).fault(refusal) == ("refusal", refusal.removesuffix(" with that."))
+    assert Checks(["truncation", "refusal"]).fault(refusal) == (
+        "refusal",
+        refusal.removesuffix(" with that."),
+    )
     with pytest.raises(InputError, match="checks: 'spelling' is none of refusal"):
         Checks(["spelling"])
     with pytest.raises(InputError, match="language is 'xx'; take page, or one of the codes af,"):
@@ -286,10 +399,38 @@ def test_rules_and_language_are_chosen_by_name() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [GOOD + " ", "a", "!", " ", "\n", "'a ", "“", '"', "`", "sorry ", "I'm sorry, ", "as an ", "<", "{{a", "\n- ",
-     "ab. ", "(", "字", "the ", "here is ", "based on the ", "the provided page's ",
-     "[0.1, ", "bounding box of ", "a: 0.123, ", "x1=1 ", "detected ", "there is a. ", "a b c d. "],
-)  # fmt: skip
+    [
+        GOOD + " ",
+        "a",
+        "!",
+        " ",
+        "\n",
+        "'a ",
+        "“",
+        '"',
+        "`",
+        "sorry ",
+        "I'm sorry, ",
+        "as an ",
+        "<",
+        "{{a",
+        "\n- ",
+        "ab. ",
+        "(",
+        "字",
+        "the ",
+        "here is ",
+        "based on the ",
+        "the provided page's ",
+        "[0.1, ",
+        "bounding box of ",
+        "a: 0.123, ",
+        "x1=1 ",
+        "detected ",
+        "there is a. ",
+        "a b c d. ",
+    ],
+)
 def test_time_is_linear(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     began = time.process_time()
@@ -301,15 +442,25 @@ def test_what_people_write_passes() -> None:
     files = sorted((ROOT / "vislib/sample/pages").glob("*.md"))
     texts = [part for file in files for part in file.read_text(encoding="utf-8").split("\n\n")]
     assert len(texts) > 600
-    assert [found for text in texts if (found := CHECKS.fault(text, prompt=PROMPT, page=text))[0]] == []
+    assert [
+        found for text in texts if (found := CHECKS.fault(text, prompt=PROMPT, page=text))[0]
+    ] == []
 
 
 @pytest.mark.skipif(not os.environ.get("VISLIB_WEBDOCS"), reason="VISLIB_WEBDOCS names no folder")
 def test_prose_of_real_pages_passes() -> None:
-    documents = tables.read_rows(Path(os.environ["VISLIB_WEBDOCS"]) / "documents.parquet", ["texts"])
+    documents = tables.read_rows(
+        Path(os.environ["VISLIB_WEBDOCS"]) / "documents.parquet", ["texts"]
+    )
     pages = ["\n\n".join(text for text in row["texts"] if text) for row in documents]
     parts = [(part, page) for page in pages for part in page.split("\n\n")]
-    prose = [(part, page) for part, page in parts if part.endswith((".", "。")) and "\n" not in part]
+    prose = [
+        (part, page) for part, page in parts if part.endswith((".", "。")) and "\n" not in part
+    ]
     assert len(prose) > 3000
-    hits = [(part, found) for part, page in prose if (found := CHECKS.fault(part, prompt=PROMPT, page=page))[0]]
+    hits = [
+        (part, found)
+        for part, page in prose
+        if (found := CHECKS.fault(part, prompt=PROMPT, page=page))[0]
+    ]
     assert len(hits) <= 0.002 * len(prose), hits

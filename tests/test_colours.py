@@ -34,7 +34,10 @@ def in_space(colour: tuple[int, ...], profile: bytes, mode: str = "RGB") -> Imag
     """A picture of one sRGB colour, in the numbers that the profile has for it."""
     plain = Image.new("RGB", (64, 64), colour)
     return ImageCms.profileToProfile(
-        plain, ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile)), outputMode=mode
+        plain,
+        ImageCms.createProfile("sRGB"),
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        outputMode=mode,
     )
 
 
@@ -42,11 +45,13 @@ def in_space(colour: tuple[int, ...], profile: bytes, mode: str = "RGB") -> Imag
 @pytest.mark.parametrize(
     "profile",
     [
-        profiles.rgb(profiles.ADOBE, 2.2), profiles.rgb(profiles.PROPHOTO, 1.8), profiles.rgb(profiles.SRGB, 1.0),
+        profiles.rgb(profiles.ADOBE, 2.2),
+        profiles.rgb(profiles.PROPHOTO, 1.8),
+        profiles.rgb(profiles.SRGB, 1.0),
         profiles.rgb(profiles.SWAPPED, 2.2),
     ],
     ids=["adobe", "prophoto", "linear", "swapped"],
-)  # fmt: skip
+)
 def test_what_a_profile_says_is_what_is_seen_and_sent(tmp_path, kind, profile):
     image = in_space(ORANGE, profile)
     assert max(abs(a - b) for a, b in zip(image.getpixel((4, 4)), ORANGE, strict=True)) > 8
@@ -82,7 +87,9 @@ def test_grey_and_transparent_pictures_are_read_by_their_profile(tmp_path):
     grey = stored(tmp_path, Image.new("L", (64, 64), 55), "PNG", icc_profile=profiles.grey(1.0))
     assert seen(grey) == pytest.approx((128, 128, 128), abs=3)
     sixteen = Image.fromarray(np.full((64, 64), 55 * 257, np.uint16))
-    assert seen(stored(tmp_path, sixteen, "PNG", icc_profile=profiles.grey(1.0))) == pytest.approx((128,) * 3, abs=3)
+    assert seen(stored(tmp_path, sixteen, "PNG", icc_profile=profiles.grey(1.0))) == pytest.approx(
+        (128,) * 3, abs=3
+    )
     profile = profiles.rgb(profiles.ADOBE, 2.2)
     layer = in_space(ORANGE, profile).convert("RGBA")
     layer.paste((0, 0, 0, 0), (32, 0, 64, 64))
@@ -90,12 +97,20 @@ def test_grey_and_transparent_pictures_are_read_by_their_profile(tmp_path):
     assert seen(path) == pytest.approx(ORANGE, abs=3)
     assert pixels.read_image(path).getpixel((60, 4)) == (255, 255, 255)
     palette = in_space(ORANGE, profile).quantize(4)
-    assert seen(stored(tmp_path, palette, "PNG", icc_profile=profile)) == pytest.approx(ORANGE, abs=3)
+    assert seen(stored(tmp_path, palette, "PNG", icc_profile=profile)) == pytest.approx(
+        ORANGE, abs=3
+    )
 
 
 @pytest.mark.parametrize(
     "profile",
-    [b"no profile", profiles.rgb(profiles.ADOBE, 2.2)[:150], profiles.cmyk(), profiles.grey(1.0), b"\0" * 500],
+    [
+        b"no profile",
+        profiles.rgb(profiles.ADOBE, 2.2)[:150],
+        profiles.cmyk(),
+        profiles.grey(1.0),
+        b"\0" * 500,
+    ],
 )
 def test_a_profile_that_is_broken_or_of_another_kind_is_ignored(tmp_path, profile):
     path = stored(tmp_path, Image.new("RGB", (64, 64), ORANGE), "PNG", icc_profile=profile)
@@ -103,7 +118,9 @@ def test_a_profile_that_is_broken_or_of_another_kind_is_ignored(tmp_path, profil
     assert "icc_profile" not in sent(path, 32).info
 
 
-@pytest.mark.parametrize(("gamma", "shown"), [(100_000, 188), (45_455, 128), (0, 128), (4_000_000_000, 128)])
+@pytest.mark.parametrize(
+    ("gamma", "shown"), [(100_000, 188), (45_455, 128), (0, 128), (4_000_000_000, 128)]
+)
 def test_the_gamma_of_a_png_counts_where_it_can_be_meant(tmp_path, gamma, shown):
     info = PngInfo()
     info.add(b"gAMA", gamma.to_bytes(4, "big"))

@@ -1,4 +1,6 @@
-"""Pairs, the page that shows them, and votes, as notebook 40 calls them; in a browser: campaigns/test_voting.py."""
+"""Pairs, the page that shows them, and votes, as notebook 40 calls them; in a browser:
+campaigns/test_voting.py.
+"""
 
 import base64
 import io
@@ -15,9 +17,13 @@ from vislib.runs import InputError, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, QUESTIONS, SAMPLES
 from vislib.runs.tables import TableWriter
 
-N = 20  # samples: 0 fails on the left, 1 on the right, 2 on both, 3 is not on the right, 4 has no picture
+# samples: 0 fails on the left, 1 on the right, 2 on both, 3 is not on the right, 4 has no picture
+N = 20
 SIDE = {True: "left", False: "right"}  # whether the text is the left model's -> where it stands
-HOSTILE = '</script><script>window.evil = 1</script><img src=x onerror="window.evil = 1"> \u2028 “ok” {{data}}'
+HOSTILE = (
+    '</script><script>window.evil = 1</script><img src=x onerror="window.evil = 1"> \u2028 “ok”'
+    " {{data}}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +41,29 @@ def write(path, schema, rows):
 
 
 def captions(path, model, failed=(), lacking=(), text="{i} says {model}"):
-    return write(path, CAPTIONS, (
-        {"sample_id": f"s{i:02d}", "kind": "contextual", "model": f"model-{model}", "request_sha": f"sha{model}{i}",
-         "caption": "" if i in failed else text.format(i=i, model={"one": "this", "two": "that"}[model]),
-         "status": "failed" if i in failed else "ok", "reason": "length" if i in failed else "", "tokens_in": 10,
-         "tokens_out": 5}
-        for i in range(N) if i not in lacking
-    ))  # fmt: skip
+    return write(
+        path,
+        CAPTIONS,
+        (
+            {
+                "sample_id": f"s{i:02d}",
+                "kind": "contextual",
+                "model": f"model-{model}",
+                "request_sha": f"sha{model}{i}",
+                "caption": (
+                    ""
+                    if i in failed
+                    else text.format(i=i, model={"one": "this", "two": "that"}[model])
+                ),
+                "status": "failed" if i in failed else "ok",
+                "reason": "length" if i in failed else "",
+                "tokens_in": 10,
+                "tokens_out": 5,
+            }
+            for i in range(N)
+            if i not in lacking
+        ),
+    )
 
 
 @pytest.fixture
@@ -55,15 +77,33 @@ def inputs(tmp_path):
         "left": captions(tmp_path / "data/left", "one", failed=(0, 2)),
         "right": captions(tmp_path / "data/right", "two", failed=(1, 2), lacking=(3,)),
         "right_kind": "contextual",
-        "samples": write(tmp_path / "data/samples", SAMPLES, (
-            {"sample_id": f"s{i:02d}", "image_url": f"u{i}", "page_url": f"http://x.org/{i}", "context": context,
-             "alt_text": HOSTILE if i % 2 else None} for i in range(N)
-        )),
-        "images": write(tmp_path / "data/images", IMAGES, (
-            {"image_url": f"u{i}", "status": "failed" if i == 4 else "ok", "path": None if i == 4 else f"files/{i}.png"}
-            for i in range(N)
-        )),
-    }  # fmt: skip
+        "samples": write(
+            tmp_path / "data/samples",
+            SAMPLES,
+            (
+                {
+                    "sample_id": f"s{i:02d}",
+                    "image_url": f"u{i}",
+                    "page_url": f"http://x.org/{i}",
+                    "context": context,
+                    "alt_text": HOSTILE if i % 2 else None,
+                }
+                for i in range(N)
+            ),
+        ),
+        "images": write(
+            tmp_path / "data/images",
+            IMAGES,
+            (
+                {
+                    "image_url": f"u{i}",
+                    "status": "failed" if i == 4 else "ok",
+                    "path": None if i == 4 else f"files/{i}.png",
+                }
+                for i in range(N)
+            ),
+        ),
+    }
 
 
 def compare(inputs, **parameters):
@@ -77,7 +117,9 @@ def compare(inputs, **parameters):
 
 def page_data(run):
     source = (run.data / "page.html").read_text(encoding="utf-8")
-    return source, json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', source, re.S)[1])
+    return source, json.loads(
+        re.search(r'<script id="data" type="application/json">(.*?)</script>', source, re.S)[1]
+    )
 
 
 def rows(run, table):
@@ -94,7 +136,11 @@ def save_votes(path, run, choice=lambda pair: "left", remark=lambda pair: ""):
 
 def test_every_sample_of_either_side_is_shown_or_explained(inputs):
     run, sides, pairs, counts = compare(inputs)
-    assert counts == {"taken": N, "kept": N - 4, "dropped": {"left_lost": 1, "right_lost": 2, "both_lost": 1}}
+    assert counts == {
+        "taken": N,
+        "kept": N - 4,
+        "dropped": {"left_lost": 1, "right_lost": 2, "both_lost": 1},
+    }
     dropped = {row["id"]: row["detail"] for row in rows(run, "dropped")}
     assert dropped["s00"] == "left: length"
     assert dropped["s03"] == "right: not there"
@@ -114,12 +160,24 @@ def test_every_sample_of_either_side_is_shown_or_explained(inputs):
 def test_the_page_tells_nothing_of_the_sides_and_swaps_half_of_them(inputs):
     run, sides, _, _ = compare(inputs)
     source, data = page_data(run)
-    for word in ("model-", "contextual", "shaone", "shatwo", "shown_left", *sides, "captioning", str(run.stage.run)):
+    for word in (
+        "model-",
+        "contextual",
+        "shaone",
+        "shatwo",
+        "shown_left",
+        *sides,
+        "captioning",
+        str(run.stage.run),
+    ):
         assert word not in source, word
     key = {row["pair_id"]: row for row in rows(run, "pairs")}
     for pair in data["pairs"]:
         row = key[pair["id"]]
-        assert pair["texts"] == [row["left"], row["right"]][:: 1 if row["shown_left"] == "left" else -1]
+        assert (
+            pair["texts"]
+            == [row["left"], row["right"]][:: 1 if row["shown_left"] == "left" else -1]
+        )
     assert [row["shown_left"] for row in key.values()].count("right") == len(key) / 2
     other = compare(inputs, seed=1)[0]
     assert {r["sample_id"]: r["shown_left"] for r in rows(other, "pairs")} != {
@@ -136,7 +194,8 @@ def test_the_page_stands_alone(inputs):
     source, data = page_data(run)
     assert source.count("<script") == 2  # no text has opened one
     assert not re.findall(
-        r"""(?:src|href)\s*=\s*["']?(?!data:)[\w/.]""", re.sub(r"<script.*?</script>", "", source, flags=re.S)
+        r"""(?:src|href)\s*=\s*["']?(?!data:)[\w/.]""",
+        re.sub(r"<script.*?</script>", "", source, flags=re.S),
     )
     assert "default-src 'none'" in source
     by_url = {pair["url"]: pair for pair in data["pairs"]}
@@ -144,7 +203,10 @@ def test_the_page_stands_alone(inputs):
     kind, image = by_url["http://x.org/5"]["image"].split(",")
     assert kind == "data:image/webp;base64"
     assert Image.open(io.BytesIO(base64.b64decode(image))).size == (100, 25)
-    assert by_url["http://x.org/5"]["context"] == ["Before [another picture] and ", " after. " + HOSTILE]
+    assert by_url["http://x.org/5"]["context"] == [
+        "Before [another picture] and ",
+        " after. " + HOSTILE,
+    ]
     assert by_url["http://x.org/5"]["alt"] == HOSTILE
 
 
@@ -161,7 +223,9 @@ def test_votes_are_unblinded_and_change_no_page(inputs, tmp_path):
     votes = pd.read_parquet(run.data / "votes")
     assert (run.data / "page.html").read_bytes() == page
     assert votes["choice"].value_counts().to_dict() == {"left": N - 5, "tie": 1}
-    assert votes.loc[votes["remark"] != "", ["sample_id", "remark"]].to_numpy().tolist() == [["s09", "names the place"]]
+    assert votes.loc[votes["remark"] != "", ["sample_id", "remark"]].to_numpy().tolist() == [
+        ["s09", "names the place"]
+    ]
     assert comparison.tally(votes)["left_share"] == 1.0
 
 
@@ -169,7 +233,9 @@ def test_tally_by_known_numbers():
     votes = pd.DataFrame({"choice": ["left"] * 8 + ["right"] * 2 + ["tie", "both_bad"]})
     found = comparison.tally(votes)
     assert found["sign_test_p"] == pytest.approx(0.109375)  # 2 (1 + 10 + 45) / 1024
-    assert (found["left_share"], found["from"], found["to"]) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert (found["left_share"], found["from"], found["to"]) == pytest.approx(
+        (0.8, 0.4902, 0.9433), abs=1e-4
+    )
     assert comparison.tally(pd.DataFrame({"choice": ["left", "right"]}))["sign_test_p"] == 1
     assert comparison.tally(votes.tail(2)) == {"left": 0, "right": 0, "tie": 1, "both_bad": 1}
 
@@ -201,17 +267,31 @@ def test_labels_say_what_tells_the_sides_apart(inputs, tmp_path):
     left = tmp_path / "runs/sample/06_captioning/data/captions"
     captions(left, "one")
     captions(left.parents[2] / "06_captioning.short/data/captions", "one")
-    sides = compare({**inputs, "left": "06_captioning/captions", "right": "06_captioning.short/captions"})[1]
+    sides = compare(
+        {**inputs, "left": "06_captioning/captions", "right": "06_captioning.short/captions"}
+    )[1]
     assert list(sides) == ["sample/06_captioning", "sample/06_captioning.short"]
 
 
 def questions(path, good):
-    return write(path, QUESTIONS, (
-        {"sample_id": f"s{i:02d}", "kind": "contextual", "question": f"What is {n}?", "answer": "B" if n else "Text.",
-         "options": ["one", "two"] if n else [], "status": "ok" if good(i, n) else "dropped", "model": path.name,
-         "reason": "" if good(i, n) else "options_repeat"}
-        for i in range(6) for n in range(2)
-    ))  # fmt: skip
+    return write(
+        path,
+        QUESTIONS,
+        (
+            {
+                "sample_id": f"s{i:02d}",
+                "kind": "contextual",
+                "question": f"What is {n}?",
+                "answer": "B" if n else "Text.",
+                "options": ["one", "two"] if n else [],
+                "status": "ok" if good(i, n) else "dropped",
+                "model": path.name,
+                "reason": "" if good(i, n) else "options_repeat",
+            }
+            for i in range(6)
+            for n in range(2)
+        ),
+    )
 
 
 def test_questions_as_a_reader_sees_them(inputs, tmp_path):
@@ -219,7 +299,10 @@ def test_questions_as_a_reader_sees_them(inputs, tmp_path):
     right = questions(tmp_path / "b", lambda i, n: n == 0)
     run, sides, pairs, counts = compare({**inputs, "left": left, "right": right}, blind=False)
     assert counts["dropped"] == {"left_lost": 1}
-    assert pairs[0]["texts"] == ["What is 0?\n→ Text.\n\nWhat is 1?\nA. one\nB. two\n→ B", "What is 0?\n→ Text."]
+    assert pairs[0]["texts"] == [
+        "What is 0?\n→ Text.\n\nWhat is 1?\nA. one\nB. two\n→ B",
+        "What is 0?\n→ Text.",
+    ]
     assert pairs[0]["notes"] == ["", "1 more failed a check"]
     assert page_data(run)[1]["title"] == "Which questions are better?"
     assert comparison.side_table(sides).loc["rounds set aside"].tolist() == [0, 1]

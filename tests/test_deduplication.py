@@ -16,23 +16,32 @@ def at_degrees(*degrees: float) -> np.ndarray:
     return np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], np.float32)
 
 
-def selection(degrees: list[float], types: list[str], minimum: int, threshold: float = 0.9) -> tuple[list[int], int]:
+def selection(
+    degrees: list[float], types: list[str], minimum: int, threshold: float = 0.9
+) -> tuple[list[int], int]:
     ids = [f"q{n}" for n in range(len(degrees))]
-    found, stuck = find_duplicates(at_degrees(*degrees), types, ids, threshold=threshold, minimum=minimum)
+    found, stuck = find_duplicates(
+        at_degrees(*degrees), types, ids, threshold=threshold, minimum=minimum
+    )
     return [duplicate.question for duplicate in found], stuck
 
 
 def test_the_closest_pair_loses_the_question_nearer_to_the_others() -> None:
-    # the closest are q1 and q2 (5 degrees): beside each other, q1 has cos 20 + cos 70 = 1.28, q2 cos 25 + cos 65
-    # = 1.33, so q2 goes; then q0 and q1 (cos 20 = 0.94): q0 has cos 90 = 0 beside q1, q1 has cos 70 = 0.34 and goes
+    # the closest are q1 and q2 (5 degrees): beside each other, q1 has cos 20 + cos 70 = 1.28, q2
+    # cos 25 + cos 65 = 1.33, so q2 goes; then q0 and q1 (cos 20 = 0.94): q0 has cos 90 = 0 beside
+    # q1, q1 has cos 70 = 0.34 and goes
     assert selection([0, 20, 25, 90], [F] * 4, minimum=1) == ([2, 1], 0)
     assert selection([0, 20, 25, 90], [F] * 4, minimum=1, threshold=0.95) == ([2], 0)
     assert selection([0, 40, 80], [F] * 3, minimum=1) == ([], 0)
 
 
 def test_the_pair_is_told_with_its_similarity() -> None:
-    found, _ = find_duplicates(at_degrees(0, 10, 90), [F, F, F], ["b", "a", "c"], threshold=0.9, minimum=1)
-    assert [(d.question, d.other, d.similarity) for d in found] == [(1, 0, 0.9848)]  # 10 degrees lies nearer to 90
+    found, _ = find_duplicates(
+        at_degrees(0, 10, 90), [F, F, F], ["b", "a", "c"], threshold=0.9, minimum=1
+    )
+    assert [(d.question, d.other, d.similarity) for d in found] == [
+        (1, 0, 0.9848)
+    ]  # 10 degrees lies nearer to 90
 
 
 def test_equal_means_drop_the_larger_id() -> None:
@@ -68,8 +77,10 @@ def by_brute_force(
     while True:
         pairs = [
             (-similarity[i][j], *sorted((ids[i], ids[j])), i, j)
-            for i in standing for j in standing if i < j and (i, j) not in kept_pairs
-        ]  # fmt: skip
+            for i in standing
+            for j in standing
+            if i < j and (i, j) not in kept_pairs
+        ]
         if not pairs or -min(pairs)[0] < threshold:
             return dropped, len(kept_pairs)
         i, j = min(pairs)[3:]
@@ -77,7 +88,10 @@ def by_brute_force(
         if not free:
             kept_pairs.add((i, j))
             continue
-        means = {k: round(sum(similarity[k][n] for n in standing if n != k) / (len(standing) - 1), 4) for k in free}
+        means = {
+            k: round(sum(similarity[k][n] for n in standing if n != k) / (len(standing) - 1), 4)
+            for k in free
+        }
         loser = max(free, key=lambda k: (means[k], ids[k]))
         standing.remove(loser)
         dropped.append(loser)
@@ -91,10 +105,17 @@ def test_the_selection_agrees_with_brute_force(seed: int) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     if n > 3:
         vectors[n // 2] = vectors[0]  # a tie of everything but the id
-    types, ids = [draw.choice([F, M]) for _ in range(n)], [f"{draw.getrandbits(32):08x}" for _ in range(n)]
+    types, ids = (
+        [draw.choice([F, M]) for _ in range(n)],
+        [f"{draw.getrandbits(32):08x}" for _ in range(n)],
+    )
     single = vectors.astype(np.float32).astype(float)
     similarity = np.round(single @ single.T, 4).tolist()
-    found, stuck = find_duplicates(vectors.astype(np.float32), types, ids, threshold=threshold, minimum=minimum)
-    assert ([d.question for d in found], stuck) == by_brute_force(similarity, types, ids, threshold, minimum)
+    found, stuck = find_duplicates(
+        vectors.astype(np.float32), types, ids, threshold=threshold, minimum=minimum
+    )
+    assert ([d.question for d in found], stuck) == by_brute_force(
+        similarity, types, ids, threshold, minimum
+    )
     left = Counter(types) - Counter(types[d.question] for d in found)
     assert all(left[name] >= min(minimum, types.count(name)) for name in (F, M))

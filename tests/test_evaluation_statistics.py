@@ -1,4 +1,6 @@
-"""`vislib.evaluation.statistics`: numbers that agree with hand-computed cases and with the libraries."""
+"""`vislib.evaluation.statistics`: numbers that agree with hand-computed cases and with the
+libraries.
+"""
 
 import math
 import random
@@ -14,7 +16,17 @@ from statsmodels.stats.proportion import proportion_confint
 
 from vislib.evaluation.statistics import Statistics, detectable, flip_test
 
-COLUMNS = ["model", "arm", "seed", "benchmark", "sample_id", "correct", "parsed", "strictly_correct", "points"]
+COLUMNS = [
+    "model",
+    "arm",
+    "seed",
+    "benchmark",
+    "sample_id",
+    "correct",
+    "parsed",
+    "strictly_correct",
+    "points",
+]
 
 
 def answers(flags: str, *, arm: str, model="m", seed=0, benchmark="ai2d") -> list[tuple]:
@@ -26,14 +38,21 @@ def answers(flags: str, *, arm: str, model="m", seed=0, benchmark="ai2d") -> lis
 
 
 def points(values: list[float], *, arm: str, benchmark: str, model="m") -> list[tuple]:
-    return [(model, arm, 0, benchmark, str(n), None, None, None, value) for n, value in enumerate(values)]
+    return [
+        (model, arm, 0, benchmark, str(n), None, None, None, value)
+        for n, value in enumerate(values)
+    ]
 
 
-def statistics(rows: list[tuple], clusters: list[str] = (), kinds: list[str] = (), **options) -> Statistics:
+def statistics(
+    rows: list[tuple], clusters: list[str] = (), kinds: list[str] = (), **options
+) -> Statistics:
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.assign(cluster=clusters) if clusters else table
     table = table.assign(question_type=kinds) if kinds else table
-    return Statistics(table, **{"resamples": 400, "confidence": 0.95, "seed": 0, "left_out": ("ours",), **options})
+    return Statistics(
+        table, **{"resamples": 400, "confidence": 0.95, "seed": 0, "left_out": ("ours",), **options}
+    )
 
 
 def by(rows, *names: str) -> dict:
@@ -43,11 +62,20 @@ def by(rows, *names: str) -> dict:
 def test_accuracy_of_one_seed_has_wilsons_interval():
     (row,) = statistics(answers("1101x00110", arm="base")).scores()
     assert row == {
-        "model": "m", "arm": "base", "benchmark": "ai2d", "n": 10, "seeds": 1, "accuracy": 0.5,
-        "low": pytest.approx(0.236593), "high": pytest.approx(0.763407),  # (p + z²/2n ± …) / (1 + z²/n), by hand
-        "seed_deviation": None, "strict_accuracy": 0.5, "unparsed": pytest.approx(0.1),
-        "lenient_accuracy": None, "clusters": 10,
-    }  # fmt: skip
+        "model": "m",
+        "arm": "base",
+        "benchmark": "ai2d",
+        "n": 10,
+        "seeds": 1,
+        "accuracy": 0.5,
+        "low": pytest.approx(0.236593),
+        "high": pytest.approx(0.763407),  # (p + z²/2n ± …) / (1 + z²/n), by hand
+        "seed_deviation": None,
+        "strict_accuracy": 0.5,
+        "unparsed": pytest.approx(0.1),
+        "lenient_accuracy": None,
+        "clusters": 10,
+    }
     assert (row["low"], row["high"]) == pytest.approx(proportion_confint(5, 10, method="wilson"))
     (narrow,) = statistics(answers("1101x00110", arm="base"), confidence=0.5).scores()
     assert row["low"] < narrow["low"] < 0.5 < narrow["high"] < row["high"]
@@ -57,7 +85,9 @@ def test_unscored_answers_do_not_count():
     rows = [*answers("10", arm="base"), ("m", "base", 0, "ai2d", "free", None, None, None, None)]
     (row,) = statistics(rows).scores()
     assert (row["n"], row["accuracy"]) == (2, 0.5)
-    assert list(statistics([("m", "base", 0, "ours", "free", None, None, None, None)]).scores()) == []
+    assert (
+        list(statistics([("m", "base", 0, "ours", "free", None, None, None, None)]).scores()) == []
+    )
 
 
 def test_mcnemar_counts_the_questions_on_which_two_arms_differ():
@@ -65,19 +95,32 @@ def test_mcnemar_counts_the_questions_on_which_two_arms_differ():
     (row,) = statistics(rows).comparisons("base")
     assert (row["arm"], row["reference"], row["n"], row["b"], row["c"]) == ("mix", "base", 10, 4, 1)
     assert row["p"] == pytest.approx(0.375)  # 2 (C(5,0) + C(5,1)) / 2^5
-    assert row["p"] == pytest.approx(mcnemar([[1, 4], [1, 4]], exact=True).pvalue) == binomtest(4, 5).pvalue
+    assert (
+        row["p"]
+        == pytest.approx(mcnemar([[1, 4], [1, 4]], exact=True).pvalue)
+        == binomtest(4, 5).pvalue
+    )
     assert row["difference"] == pytest.approx(0.3)
     assert row["low"] < 0.3 < row["high"]
 
 
-def made(rng, benchmarks: int, clusters: int, most: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
-    """Differences between two seeds of one arm: (benchmarks, clusters, questions), and which questions there are.
+def made(
+    rng, benchmarks: int, clusters: int, most: int, spread: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences between two seeds of one arm: (benchmarks, clusters, questions), and which
+    questions there are.
 
     Pictures have 1 to `most` questions; a seed is better or worse at all questions of a picture.
     """
     shape = (benchmarks, clusters, most)
-    hardness, there = rng.normal(0.5, 1, shape), np.arange(most) < rng.integers(1, most + 1, (*shape[:2], 1))
-    seeds = [hardness + rng.normal(0, spread, (*shape[:2], 1)) + rng.logistic(size=shape) > 0 for _ in range(2)]
+    hardness, there = (
+        rng.normal(0.5, 1, shape),
+        np.arange(most) < rng.integers(1, most + 1, (*shape[:2], 1)),
+    )
+    seeds = [
+        hardness + rng.normal(0, spread, (*shape[:2], 1)) + rng.logistic(size=shape) > 0
+        for _ in range(2)
+    ]
     return (seeds[0].astype(int) - seeds[1]) * there, there
 
 
@@ -87,7 +130,9 @@ def test_two_seeds_of_one_arm_differ_as_often_as_the_level_says(clusters, most):
     rejected = np.mean([flip_test(sums) < 0.05 for sums in gains.sum(axis=2)])
     assert 0.03 <= rejected <= 0.07
     right, wrong = (gains > 0).sum(axis=(1, 2)), (gains < 0).sum(axis=(1, 2))
-    alone = np.minimum(1, 2 * binom.cdf(np.minimum(right, wrong), right + wrong, 0.5))  # McNemar's, each question alone
+    alone = np.minimum(
+        1, 2 * binom.cdf(np.minimum(right, wrong), right + wrong, 0.5)
+    )  # McNemar's, each question alone
     assert np.mean(alone < 0.05) > 0.1
 
 
@@ -98,7 +143,10 @@ def test_points_of_few_pictures_keep_the_level_too():
 
 
 def test_without_clusters_the_test_is_mcnemars_and_with_them_it_is_not():
-    rows = [*answers("1" * 12 + "0" * 4 + "1" * 20, arm="mix"), *answers("0" * 12 + "1" * 4 + "1" * 20, arm="base")]
+    rows = [
+        *answers("1" * 12 + "0" * 4 + "1" * 20, arm="mix"),
+        *answers("0" * 12 + "1" * 4 + "1" * 20, arm="base"),
+    ]
     (alone,) = statistics(rows).comparisons("base")
     assert alone["p_clustered"] == alone["p_holm"] == pytest.approx(alone["p"])
     assert alone["clusters"] == alone["n"] == 36
@@ -106,7 +154,9 @@ def test_without_clusters_the_test_is_mcnemars_and_with_them_it_is_not():
     pictures = [f"picture {n // 4}" for n in range(36)] * 2
     (row,) = statistics(rows, pictures).comparisons("base")
     assert (row["p"], row["b"], row["c"], row["clusters"]) == (alone["p"], 12, 4, 9)
-    assert row["p_clustered"] == row["p_holm"] == 0.625  # of sums 4, 4, 4 and -4: 10 of 16 signs are as far off
+    assert (
+        row["p_clustered"] == row["p_holm"] == 0.625
+    )  # of sums 4, 4, 4 and -4: 10 of 16 signs are as far off
     assert row["high"] - row["low"] > 1.2 * (alone["high"] - alone["low"])
     mixed, _ = statistics(rows, pictures).scores()
     single, _ = statistics(rows).scores()
@@ -115,8 +165,13 @@ def test_without_clusters_the_test_is_mcnemars_and_with_them_it_is_not():
 
 def test_an_interval_of_one_page_is_not_known():
     rows = [*answers("1101", arm="mix"), *answers("0101", arm="base")]
-    scores, compared = statistics(rows, ["a page"] * 8).scores(), statistics(rows, ["a page"] * 8).comparisons("base")
-    assert {(row["clusters"], row["low"], row["high"]) for row in (*scores, *compared)} == {(1, None, None)}
+    scores, compared = (
+        statistics(rows, ["a page"] * 8).scores(),
+        statistics(rows, ["a page"] * 8).comparisons("base"),
+    )
+    assert {(row["clusters"], row["low"], row["high"]) for row in (*scores, *compared)} == {
+        (1, None, None)
+    }
 
 
 def test_arms_without_a_right_answer_have_an_interval_and_no_power():
@@ -138,9 +193,14 @@ def test_intervals_of_made_clusters_hold_the_truth():
 
 
 def test_what_a_comparison_can_detect():
-    rows = [*answers("1" * 12 + "0" * 8 + "1" * 80, arm="mix"), *answers("0" * 12 + "1" * 8 + "1" * 80, arm="base")]
+    rows = [
+        *answers("1" * 12 + "0" * 8 + "1" * 80, arm="mix"),
+        *answers("0" * 12 + "1" * 8 + "1" * 80, arm="base"),
+    ]
     (row,) = statistics(rows).comparisons("base")
-    assert row["detectable"] == pytest.approx((1.959964 + 0.841621) * math.sqrt(0.2 / 100), rel=1e-5)
+    assert row["detectable"] == pytest.approx(
+        (1.959964 + 0.841621) * math.sqrt(0.2 / 100), rel=1e-5
+    )
     rng, n = np.random.default_rng(0), 2000
     least = detectable(np.sqrt(np.full(n, 0.1)), n, confidence=0.95)  # 10 % of the questions differ
     b = rng.binomial(n, 0.05 + least / 2, 1000)
@@ -160,7 +220,10 @@ def test_p_says_which_checkpoints_it_is_about_and_has_an_aa_comparison_beside_it
     assert row["aa_difference"] == pytest.approx(-0.25)  # of the reference's two seeds
     assert row["aa_p"] == 1.0
     assert row["seed_deviation"] == pytest.approx(np.std([0.0, 0.25], ddof=1))
-    other = [*answers("1100", arm="mix", seed=4), *answers("0101", arm="base", seed=5)]  # no seed in common
+    other = [
+        *answers("1100", arm="mix", seed=4),
+        *answers("0101", arm="base", seed=5),
+    ]  # no seed in common
     (row,) = statistics(other).comparisons("base")
     assert (row["n"], row["b"], row["c"], row["claim"]) == (4, 1, 1, "these two checkpoints")
 
@@ -171,9 +234,13 @@ def test_seed_is_kept_apart_by_images_and_videos_and_stands_in_two_means():
     found = by(statistics(rows, kinds=kinds).scores(), "benchmark")
     shares = {name: row["accuracy"] for (name,), row in found.items()}
     assert shares == {
-        "seedbench": 0.75, "seedbench_image": 1.0, "seedbench_video": 0.5, "ai2d": 0.5,
-        "mean": 0.625, "mean_seedbench_image": 0.75,
-    }  # fmt: skip
+        "seedbench": 0.75,
+        "seedbench_image": 1.0,
+        "seedbench_video": 0.5,
+        "ai2d": 0.5,
+        "mean": 0.625,
+        "mean_seedbench_image": 0.75,
+    }
     assert found["mean",]["n"] == 6
     rows += answers("11", arm="a", benchmark="pope")
     found = by(statistics(rows, kinds=[*kinds, "x", "x"]).scores(), "benchmark")
@@ -190,7 +257,10 @@ def test_a_large_benchmark_is_tested_in_little_time():
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (0, 6), (7, 2), (30, 12), (5, 5)])
 def test_p_agrees_with_the_libraries(b, c):
-    rows = [*answers("1" * b + "0" * c + "1" * 5, arm="mix"), *answers("0" * b + "1" * c + "1" * 5, arm="base")]
+    rows = [
+        *answers("1" * b + "0" * c + "1" * 5, arm="mix"),
+        *answers("0" * b + "1" * c + "1" * 5, arm="base"),
+    ]
     (row,) = statistics(rows).comparisons("base")
     assert (row["b"], row["c"]) == (b, c)
     assert row["p"] == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
@@ -205,8 +275,12 @@ def test_holm_adjusts_over_the_arms_of_one_benchmark():
     found = by(statistics(rows).comparisons("base"), "arm", "benchmark")
     ours = [found[arm, "ai2d"] for arm in "abc"]
     assert [row["p"] for row in ours] == pytest.approx([2 / 2**10, 2 / 2**7, 2 / 2**2])
-    assert [row["p_holm"] for row in ours] == pytest.approx([6 / 2**10, 4 / 2**7, 2 / 2**2])  # times 3, 2, 1
-    assert [row["p_holm"] for row in ours] == pytest.approx(multipletests([r["p"] for r in ours], method="holm")[1])
+    assert [row["p_holm"] for row in ours] == pytest.approx(
+        [6 / 2**10, 4 / 2**7, 2 / 2**2]
+    )  # times 3, 2, 1
+    assert [row["p_holm"] for row in ours] == pytest.approx(
+        multipletests([r["p"] for r in ours], method="holm")[1]
+    )
     assert found["a", "pope"]["p_holm"] == 1.0
 
 
@@ -218,7 +292,9 @@ def test_several_seeds_are_pooled_by_question():
     assert (scores["mix",]["n"], scores["mix",]["seeds"], scores["mix",]["accuracy"]) == (4, 2, 0.5)
     assert scores["mix",]["seed_deviation"] == 0.0
     assert scores["base",]["seed_deviation"] == pytest.approx(np.std([0.5, 0.25, 1.0], ddof=1))
-    (row,) = statistics(rows).comparisons("base")  # question 0: 2 to 0; 1: 1 to 1; 2: 1 to 1; 3: 0 to 1
+    (row,) = statistics(rows).comparisons(
+        "base"
+    )  # question 0: 2 to 0; 1: 1 to 1; 2: 1 to 1; 3: 0 to 1
     assert (row["n"], row["b"], row["c"], row["p"]) == (4, 1, 1, 1.0)
     assert row["difference"] == pytest.approx(0.125)
 
@@ -236,18 +312,30 @@ def test_means_weigh_benchmarks_alike_and_are_drawn_from_the_same_questions():
     assert scores["mix", "mean_without_seedbench"]["accuracy"] == pytest.approx((0.9 + 0.4) / 2)
     assert scores["mix", "mean"]["n"] == 112
     assert scores["mix", "mme"]["accuracy"] == 200
-    assert scores["mix", "mean"]["strict_accuracy"] is None  # the judge's points have no strict reading
+    assert (
+        scores["mix", "mean"]["strict_accuracy"] is None
+    )  # the judge's points have no strict reading
     found = by(statistics(rows).comparisons("base"), "benchmark")
     assert found["mean",]["difference"] == pytest.approx(0.2 / 3)
     low, high = found["seedbench",]["low"], found["seedbench",]["high"]
-    assert (found["mean",]["low"], found["mean",]["high"]) == pytest.approx((low / 3, high / 3))  # paired: others agree
-    assert found["mean_without_seedbench",]["difference"] == found["mean_without_seedbench",]["high"] == 0
+    assert (found["mean",]["low"], found["mean",]["high"]) == pytest.approx(
+        (low / 3, high / 3)
+    )  # paired: others agree
+    assert (
+        found["mean_without_seedbench",]["difference"]
+        == found["mean_without_seedbench",]["high"]
+        == 0
+    )
     assert [found[name,]["p"] for name in ("llava_in_the_wild", "mean", "mme")] == [None] * 3
     assert found["llava_in_the_wild",]["b"] is None
 
 
 def test_a_mean_is_not_given_where_a_benchmark_is_missing():
-    rows = [*answers("10", arm="mix"), *answers("11", arm="mix", benchmark="seedbench"), *answers("11", arm="base")]
+    rows = [
+        *answers("10", arm="mix"),
+        *answers("11", arm="mix", benchmark="seedbench"),
+        *answers("11", arm="base"),
+    ]
     scores, compared = statistics(rows), by(statistics(rows).comparisons("base"), "benchmark")
     found = by(scores.scores(), "arm", "benchmark")
     assert found["mix", "mean"]["accuracy"] == 0.75
@@ -258,7 +346,11 @@ def test_a_mean_is_not_given_where_a_benchmark_is_missing():
 
 
 def test_arms_are_compared_within_their_model():
-    rows = [*answers("11", arm="mix"), *answers("00", arm="base"), *answers("10", arm="mix", model="other")]
+    rows = [
+        *answers("11", arm="mix"),
+        *answers("00", arm="base"),
+        *answers("10", arm="mix", model="other"),
+    ]
     assert [row["model"] for row in statistics(rows).comparisons("base")] == ["m"]
 
 
@@ -269,6 +361,8 @@ def test_intervals_hold_what_they_say_and_come_again():
     (row,) = statistics(rows, resamples=2000).scores()
     per_question = np.mean([[int(f) for f in flags], [int(f) for f in flags[::-1]]], axis=0)
     half = 1.96 * per_question.std() / np.sqrt(300)
-    assert (row["low"], row["high"]) == pytest.approx((row["accuracy"] - half, row["accuracy"] + half), abs=0.006)
+    assert (row["low"], row["high"]) == pytest.approx(
+        (row["accuracy"] - half, row["accuracy"] + half), abs=0.006
+    )
     assert [row] == list(statistics(rows, resamples=2000).scores())
     assert row["low"] != next(iter(statistics(rows, resamples=2000, seed=1).scores()))["low"]

@@ -1,4 +1,6 @@
-"""`vislib.experts`: every image is looked at once, and an expert that fails costs what it was asked for, no more."""
+"""`vislib.experts`: every image is looked at once, and an expert that fails costs what it was asked
+for, no more.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from vislib.runs.contract import IMAGES, SAMPLES
 
 
 class Fixed:
-    """An expert with one answer, which fails where it is told to and remembers what it was asked."""
+    """An expert with one answer, which fails where it is told to and remembers what it was
+    asked.
+    """
 
     model, revision = "fixed", "1"
 
@@ -23,7 +27,9 @@ class Fixed:
         self.asked: list[tuple[int, list[str]]] = []
 
     def __call__(self, images, tags):
-        self.asked += [(image.width, list(words)) for image, words in zip(images, tags, strict=True)]
+        self.asked += [
+            (image.width, list(words)) for image, words in zip(images, tags, strict=True)
+        ]
         if any(self.fails(image) for image in images):
             raise RuntimeError(f"a traceback of many lines\n\ncannot look at one of {len(images)}")
         return [self.findings] * len(images)
@@ -35,8 +41,12 @@ def picture(width: int, text: str = "") -> Image.Image:
     return image
 
 
-def begin(folder: Path, images: list[Image.Image | None], monkeypatch: pytest.MonkeyPatch, **parameters) -> Run:
-    """Stage 05 on samples with these pictures (None: a dead link) and then the first one again, at another address."""
+def begin(
+    folder: Path, images: list[Image.Image | None], monkeypatch: pytest.MonkeyPatch, **parameters
+) -> Run:
+    """Stage 05 on samples with these pictures (None: a dead link) and then the first one again, at
+    another address.
+    """
     monkeypatch.setenv("VISLIB_RUNS", str(folder / "runs"))
     root = folder / "runs" / "demo"
     data, ledger = root / "03_images" / "data", root / "03_images" / "data" / "images"
@@ -46,9 +56,17 @@ def begin(folder: Path, images: list[Image.Image | None], monkeypatch: pytest.Mo
         (data / "files").mkdir(parents=True)
         for number, image in enumerate([*images, images[0]]):
             url, name = f"http://p.example/{number}.png", short_hash(str(number % len(images)))
-            samples.write(dict.fromkeys(SAMPLES.names) | {"sample_id": short_hash(url), "image_url": url})
-            samples.write(dict.fromkeys(SAMPLES.names) | {"sample_id": short_hash(url, "2"), "image_url": url})
-            row = dict.fromkeys(IMAGES.names) | {"image_url": url, "status": "failed", "reason": "not_found"}
+            samples.write(
+                dict.fromkeys(SAMPLES.names) | {"sample_id": short_hash(url), "image_url": url}
+            )
+            samples.write(
+                dict.fromkeys(SAMPLES.names) | {"sample_id": short_hash(url, "2"), "image_url": url}
+            )
+            row = dict.fromkeys(IMAGES.names) | {
+                "image_url": url,
+                "status": "failed",
+                "reason": "not_found",
+            }
             if image:
                 image.save(data / "files" / f"{name}.png")
                 row |= {"status": "ok", "reason": "", "image_id": name, "path": f"files/{name}.png"}
@@ -68,11 +86,15 @@ def priors(run: Run) -> dict[str, dict]:
 
 
 def contents(run: Run) -> dict[str, bytes]:
-    return {str(p.relative_to(run.data)): p.read_bytes() for p in sorted(run.data.rglob("*.parquet"))}
+    return {
+        str(p.relative_to(run.data)): p.read_bytes() for p in sorted(run.data.rglob("*.parquet"))
+    }
 
 
 TAGS = Findings(tags=(Tag("lamp", 0.9), Tag("street", 0.5)))
-BOXES = Findings(boxes=(Box("lamp", 0.75, 0.1, 0.1, 0.5, 0.5), Box("lamp", 0.25, 0.1, 0.1, 0.5, 0.6)))
+BOXES = Findings(
+    boxes=(Box("lamp", 0.75, 0.1, 0.1, 0.5, 0.5), Box("lamp", 0.25, 0.1, 0.1, 0.5, 0.6))
+)
 
 
 def test_each_image_is_looked_at_once_and_has_its_priors(tmp_path, monkeypatch):
@@ -83,18 +105,45 @@ def test_each_image_is_looked_at_once_and_has_its_priors(tmp_path, monkeypatch):
     run = begin(tmp_path, [picture(width) for width in (90, 60, 70, 80, 50)], monkeypatch)
     experts.run_experts(run)
     assert [width for width, _ in tagger.asked] == [90, 60, 70, 80, 50]  # in order of appearance
-    assert detector.asked == [(width, ["lamp", "street"]) for width in (90, 60, 70, 80, 50)]  # it looks for the tags
+    assert detector.asked == [
+        (width, ["lamp", "street"]) for width in (90, 60, 70, 80, 50)
+    ]  # it looks for the tags
     found = priors(run)
     assert list(found) == ids(0, 1, 2, 3, 4)
     assert found[ids(3)[0]] == {
         "image_id": ids(3)[0],
-        "tags": [{"label": "lamp", "score": pytest.approx(0.9), "expert": "tagger"},
-                 {"label": "street", "score": 0.5, "expert": "tagger"}],
-        "boxes": [{"label": "lamp", "score": 0.75, "x1": pytest.approx(0.1), "y1": pytest.approx(0.1), "x2": 0.5,
-                   "y2": 0.5, "expert": "open_detector"}],
-        "texts": [{"text": "STOP", "score": 0.5, "x1": 0.0, "y1": 0.25, "x2": 1.0, "y2": 0.5, "expert": "ocr"}],
-    }  # fmt: skip
-    assert [row["expert"] for row in tables.read_rows(run.data / "experts")] == ["tagger", "open_detector", "ocr"]
+        "tags": [
+            {"label": "lamp", "score": pytest.approx(0.9), "expert": "tagger"},
+            {"label": "street", "score": 0.5, "expert": "tagger"},
+        ],
+        "boxes": [
+            {
+                "label": "lamp",
+                "score": 0.75,
+                "x1": pytest.approx(0.1),
+                "y1": pytest.approx(0.1),
+                "x2": 0.5,
+                "y2": 0.5,
+                "expert": "open_detector",
+            }
+        ],
+        "texts": [
+            {
+                "text": "STOP",
+                "score": 0.5,
+                "x1": 0.0,
+                "y1": 0.25,
+                "x2": 1.0,
+                "y2": 0.5,
+                "expert": "ocr",
+            }
+        ],
+    }
+    assert [row["expert"] for row in tables.read_rows(run.data / "experts")] == [
+        "tagger",
+        "open_detector",
+        "ocr",
+    ]
     expected = {"tags": 10, "boxes_given": 10, "boxes": 5, "texts": 5, "share_with_text": 1.0}
     assert {name: run.metrics[name] for name in expected} == expected
     assert run.metrics["seconds_per_image_ocr"] >= 0
@@ -113,7 +162,9 @@ def test_large_pictures_are_seen_whole_a_few_at_once_and_notes_are_counted(tmp_p
     monkeypatch.setattr(stage, "team", lambda settings: (Noting("ocr", Findings()),))
     monkeypatch.setattr(stage, "_FEWEST_SHARDS", 1)
     monkeypatch.setattr(panel, "_PIXELS", 400_000)
-    run = begin(tmp_path, [picture(width) for width in (3000, 50, 4000, 60)], monkeypatch, batch_size=4)
+    run = begin(
+        tmp_path, [picture(width) for width in (3000, 50, 4000, 60)], monkeypatch, batch_size=4
+    )
     experts.run_experts(run)
     assert [[width for width, _ in batch] for batch in seen] == [[3000, 50], [4000], [60]]
     assert run.metrics["read_small"] == 4
@@ -127,7 +178,11 @@ def test_an_expert_that_fails_on_an_image_loses_that_image_only(tmp_path, monkey
     assert [len(row["boxes"]) for row in priors(run).values()] == [1, 0, 1]
     assert [len(row["tags"]) for row in priors(run).values()] == [2, 2, 2]
     assert list(tables.read_rows(run.data / "dropped")) == [
-        {"id": f"{ids(1)[0]}/detector", "reason": "expert_failed", "detail": "RuntimeError: cannot look at one of 1"}
+        {
+            "id": f"{ids(1)[0]}/detector",
+            "reason": "expert_failed",
+            "detail": "RuntimeError: cannot look at one of 1",
+        }
     ]
     counts = run.counts()
     assert counts["detector"] == {"taken": 3, "kept": 2, "dropped": {"expert_failed": 1}}
@@ -136,17 +191,23 @@ def test_an_expert_that_fails_on_an_image_loses_that_image_only(tmp_path, monkey
 
 
 @pytest.mark.parametrize(("images", "asked"), [(3, 3), (40, 10)])
-def test_an_expert_that_always_fails_is_an_error_and_a_rerun_asks_again(tmp_path, monkeypatch, images, asked):
+def test_an_expert_that_always_fails_is_an_error_and_a_rerun_asks_again(
+    tmp_path, monkeypatch, images, asked
+):
     broken = Fixed("ocr", BOXES, fails=lambda image: True)
     monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS), broken))
     monkeypatch.setattr(stage, "IMAGES_PER_SHARD", 10)
     monkeypatch.setattr(stage, "_FEWEST_SHARDS", 1)
     pictures = [picture(50 + number) for number in range(images)]
     run = begin(tmp_path, pictures, monkeypatch)
-    with pytest.raises(InputError, match=rf"ocr failed on all of {asked} images \(RuntimeError: cannot look"):
+    with pytest.raises(
+        InputError, match=rf"ocr failed on all of {asked} images \(RuntimeError: cannot look"
+    ):
         experts.run_experts(run)
     run.close()
-    monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("ocr", BOXES)))
+    monkeypatch.setattr(
+        stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("ocr", BOXES))
+    )
     run = begin(tmp_path, pictures, monkeypatch)
     experts.run_experts(run)
     assert run.counts()["ocr"]["kept"] == images
@@ -162,7 +223,11 @@ def test_dead_links_and_unreadable_files_are_set_aside(tmp_path, monkeypatch):
     experts.run_experts(run)
     assert list(priors(run)) == ids(0)
     dropped = {row["id"]: row["reason"] for row in tables.read_rows(run.data / "dropped")}
-    assert dropped == {"http://p.example/1.png": "image_failed", ids(2)[0]: "broken", ids(3)[0]: "unreadable"}
+    assert dropped == {
+        "http://p.example/1.png": "image_failed",
+        ids(2)[0]: "broken",
+        ids(3)[0]: "unreadable",
+    }
     run.finish()
     run = begin(tmp_path / "other", [None], monkeypatch)
     with pytest.raises(InputError, match="no image of 02_filtering/samples can be read"):
@@ -203,7 +268,12 @@ def test_workers_change_no_byte_of_what_is_read_and_measured(tmp_path, monkeypat
         rows = list(priors(run).values())
         run.finish()
     assert found[0] == found[1]
-    assert [[text["text"] for text in row["texts"]] for row in rows] == [["One way"], ["Exit 24"], [], ["STOP"]]
+    assert [[text["text"] for text in row["texts"]] for row in rows] == [
+        ["One way"],
+        ["Exit 24"],
+        [],
+        ["STOP"],
+    ]
     assert {"flat graphic", "white", "red"} <= {tag["label"] for tag in rows[0]["tags"]}
     first, second = tables.read_rows(run.data / "experts")
     assert (first["model"], second["expert"], second["model"][:9]) == (MODEL, "ocr", "rapidocr ")
@@ -240,13 +310,20 @@ def test_only_what_is_surely_true_is_measured(tmp_path):
     stripes = Image.new("RGB", (300, 100), "blue")
     stripes.paste("white", (0, 0, 90, 100))
     grey = Image.effect_noise((100, 100), 30).convert("RGB")
-    dark = Image.merge("RGB", [Image.effect_noise((100, 300), 20).point(lambda v, k=k: v // k) for k in (6, 3, 3)])
+    dark = Image.merge(
+        "RGB", [Image.effect_noise((100, 300), 20).point(lambda v, k=k: v // k) for k in (6, 3, 3)]
+    )
     tiny = Image.new("RGB", (1, 1))
     found = MeasuredTagger(threshold=0.1, max_tags=99)([stripes, grey, dark, tiny], [[]] * 4)
     tags = [{tag.label: tag.score for tag in one.tags} for one in found]
-    assert {name: tags[0][name] for name in ("panorama", "flat graphic")} == {"panorama": 1.0, "flat graphic": 0.9967}
+    assert {name: tags[0][name] for name in ("panorama", "flat graphic")} == {
+        "panorama": 1.0,
+        "flat graphic": 0.9967,
+    }
     assert tags[0]["white"] == pytest.approx(0.3, abs=0.02)
-    assert sum(score for name, score in tags[0].items() if name.endswith("blue")) == pytest.approx(0.7, abs=0.02)
+    assert sum(score for name, score in tags[0].items() if name.endswith("blue")) == pytest.approx(
+        0.7, abs=0.02
+    )
     assert {"square format", "black-and-white picture", "photograph-like"} == tags[1].keys()
     assert {"portrait format", "dark picture"} <= tags[2].keys()
     assert "black-and-white picture" not in tags[2]
@@ -257,9 +334,11 @@ def test_only_what_is_surely_true_is_measured(tmp_path):
 def test_overlays_show_priors_on_pictures_of_any_size(tmp_path):
     prior = {
         "tags": [{"label": "lamp", "score": 0.5}],
-        "boxes": [{"label": "street lamp", "score": 0.5, "x1": 0.5, "y1": 0.0, "x2": 1.0, "y2": 0.5}],
+        "boxes": [
+            {"label": "street lamp", "score": 0.5, "x1": 0.5, "y1": 0.0, "x2": 1.0, "y2": 0.5}
+        ],
         "texts": [{"text": "STOP", "score": 1.0, "x1": 0.1, "y1": 0.5, "x2": 0.4, "y2": 0.9}],
-    }  # fmt: skip
+    }
     for size, shown in (
         ((3000, 1500), (480, 240)),
         ((30, 60), (240, 480)),
@@ -276,7 +355,9 @@ def test_overlays_show_priors_on_pictures_of_any_size(tmp_path):
 
 
 def test_a_seeded_handful_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("detector", BOXES)))
+    monkeypatch.setattr(
+        stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("detector", BOXES))
+    )
     run = begin(tmp_path, [picture(width) for width in (90, 60, 70)], monkeypatch)
     experts.run_experts(run)
     two = experts.examples(run, 2)

@@ -20,7 +20,11 @@ from vislib.runs import InputError
 
 WORDS = ["cat", "red house", "dog", "boat", "bell"]
 VOCABULARIES = [["cat", "red boat"], ["dog"], [], ["bell", "dog", "cat"], ["boat", "cat"], ["x"]]
-ZERO_SHOT, CLOSED, OPEN = ("clip", "siglip", "siglip2"), ("detr", "yolos", "rt_detr"), ("owlv2", "grounding_dino")
+ZERO_SHOT, CLOSED, OPEN = (
+    ("clip", "siglip", "siglip2"),
+    ("detr", "yolos", "rt_detr"),
+    ("owlv2", "grounding_dino"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +45,24 @@ def images() -> list[Image.Image]:
     """Coloured noise, wide, high, square, and of one pixel; two share their shape."""
     noise = np.random.default_rng(0)
     sizes = [(96, 64), (64, 96), (96, 64), (200, 60), (50, 50), (1, 1)]
-    return [Image.fromarray(noise.integers(0, 255, (5, 4, 3), np.uint8)).resize(size) for size in sizes]
+    return [
+        Image.fromarray(noise.integers(0, 255, (5, 4, 3), np.uint8)).resize(size) for size in sizes
+    ]
 
 
 def tagger(models: Path, name: str, *, threshold: float = 0.0, max_tags: int = 9) -> ModelTagger:
-    options = {"tag_list": models / "tags.txt", "threshold": threshold, "max_tags": max_tags, "device": "cpu"}
+    options = {
+        "tag_list": models / "tags.txt",
+        "threshold": threshold,
+        "max_tags": max_tags,
+        "device": "cpu",
+    }
     return ModelTagger(str(models / name), **options)
 
 
-def expert(models: Path, name: str, threshold: float = 0.0) -> ModelTagger | ClosedDetector | OpenDetector:
+def expert(
+    models: Path, name: str, threshold: float = 0.0
+) -> ModelTagger | ClosedDetector | OpenDetector:
     if name in CLOSED:
         return ClosedDetector(str(models / name), threshold=threshold, device="cpu")
     if name in OPEN:
@@ -61,7 +74,9 @@ def near(left: Findings, right: Findings, within: float = 1e-4) -> bool:
     """The same labels in order; scores and corners alike."""
     one, two = ([dataclasses.astuple(item) for item in (*f.tags, *f.boxes)] for f in (left, right))
     same = len(one) == len(two) and all(a[0] == b[0] for a, b in zip(one, two, strict=True))
-    return same and all(b[1:] == pytest.approx(a[1:], abs=within) for a, b in zip(one, two, strict=True))
+    return same and all(
+        b[1:] == pytest.approx(a[1:], abs=within) for a, b in zip(one, two, strict=True)
+    )
 
 
 def tags(scores: torch.Tensor, labels: list[str]) -> list[tuple[str, float]]:
@@ -75,15 +90,21 @@ def test_zero_shot_scores_are_those_of_the_whole_model(models, images, name):
     padding = {"padding": "max_length", "max_length": 24} if name != "clip" else {"padding": True}
     texts = [PROMPT.format(word) for word in WORDS]
     with torch.inference_mode():
-        logits = model(**processor(text=texts, images=images, return_tensors="pt", **padding)).logits_per_image
+        logits = model(
+            **processor(text=texts, images=images, return_tensors="pt", **padding)
+        ).logits_per_image
     scores = logits.softmax(-1) if name == "clip" else logits.sigmoid()
     for one, row in zip(found(images), scores, strict=True):
         expected = tags(row, WORDS)
         assert [tag.label for tag in one.tags] == [label for label, _ in expected]
-        assert [tag.score for tag in one.tags] == pytest.approx([score for _, score in expected], abs=1e-5, rel=1e-3)
+        assert [tag.score for tag in one.tags] == pytest.approx(
+            [score for _, score in expected], abs=1e-5, rel=1e-3
+        )
 
 
-@pytest.mark.parametrize(("name", "activate"), [("vit", torch.softmax), ("several", lambda x, _: x.sigmoid())])
+@pytest.mark.parametrize(
+    ("name", "activate"), [("vit", torch.softmax), ("several", lambda x, _: x.sigmoid())]
+)
 def test_a_classifier_tags_with_the_first_synonym_of_its_labels(models, images, name, activate):
     found = tagger(models, name)
     vision = found.score.vision
@@ -91,7 +112,10 @@ def test_a_classifier_tags_with_the_first_synonym_of_its_labels(models, images, 
         scores = activate(vision.model(**vision.inputs(images)).logits, -1)
     for one, row in zip(found(images), scores, strict=True):
         cranes = max(row[1], row[3])  # two classes of that name: one tag
-        expected = tags(torch.stack([row[0], cranes, row[2], row[4]]), ["tabby", "crane", "street sign", "bell pepper"])
+        expected = tags(
+            torch.stack([row[0], cranes, row[2], row[4]]),
+            ["tabby", "crane", "street sign", "bell pepper"],
+        )
         assert [(tag.label, pytest.approx(tag.score)) for tag in one.tags] == expected
 
 
@@ -101,7 +125,9 @@ def test_thresholds_and_counts_cut_from_below(models, images, name):
     middle = whole[0][1].score
     found = [one.tags for one in tagger(models, name, threshold=middle - 1e-6)(images)]
     assert found == [tuple(tag for tag in one if tag.score >= middle - 1e-6) for one in whole]
-    assert [one.tags for one in tagger(models, name, max_tags=2)(images)] == [one[:2] for one in whole]
+    assert [one.tags for one in tagger(models, name, max_tags=2)(images)] == [
+        one[:2] for one in whole
+    ]
     assert [one.tags for one in tagger(models, name, max_tags=0)(images)] == whole
     assert tagger(models, name, threshold=1.0)(images)[0].tags == ()
 
@@ -114,8 +140,12 @@ def test_closed_boxes_are_those_of_the_librarys_post_processing(models, images, 
         with torch.inference_mode():
             outputs = vision.model(**processor(images=image, return_tensors="pt"))
         sizes = [(image.height, image.width)]
-        [expected] = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
-        labels = [vision.model.config.id2label[i].split(",")[0] for i in expected["labels"].tolist()]
+        [expected] = processor.post_process_object_detection(
+            outputs, threshold=0.0, target_sizes=sizes
+        )
+        labels = [
+            vision.model.config.id2label[i].split(",")[0] for i in expected["labels"].tolist()
+        ]
         check(one, image, expected["scores"], labels, expected["boxes"])
 
 
@@ -127,7 +157,10 @@ def test_owlv2_boxes_are_those_of_the_librarys_post_processing(models, images, t
     with torch.inference_mode():
         outputs = found.vision.model(
             **processor(
-                text=[[PROMPT.format(word) for word in words]], images=image, return_tensors="pt", truncation=True
+                text=[[PROMPT.format(word) for word in words]],
+                images=image,
+                return_tensors="pt",
+                truncation=True,
             )
         )
     [expected] = processor.post_process_grounded_object_detection(
@@ -139,12 +172,22 @@ def test_owlv2_boxes_are_those_of_the_librarys_post_processing(models, images, t
 
 
 def test_owlv2_finds_an_object_where_the_shown_picture_has_it(models, images, monkeypatch):
-    """The box of the padded square from (0.25, 0) to (0.75, 0.5) is, in a picture of 96x64, (0.25, 0, 0.75, 0.75)."""
+    """The box of the padded square from (0.25, 0) to (0.75, 0.5) is, in a picture of 96x64, (0.25,
+    0, 0.75, 0.75).
+    """
     found = expert(models, "owlv2")
-    boxes = torch.tensor([[[0.5, 0.25, 0.5, 0.5], [0.5, 0.9, 0.2, 0.1]]])  # the second one lies on the padding
-    found.vision.model.forward = lambda **_: SimpleNamespace(logits=torch.tensor([[[9.0], [9.0]]]), pred_boxes=boxes)
+    boxes = torch.tensor(
+        [[[0.5, 0.25, 0.5, 0.5], [0.5, 0.9, 0.2, 0.1]]]
+    )  # the second one lies on the padding
+    found.vision.model.forward = lambda **_: SimpleNamespace(
+        logits=torch.tensor([[[9.0], [9.0]]]), pred_boxes=boxes
+    )
     [box] = found([images[0]], [["cat"]])[0].boxes
-    assert dataclasses.astuple(box) == ("cat", pytest.approx(1, abs=1e-3), *map(pytest.approx, (0.25, 0, 0.75, 0.75)))
+    assert dataclasses.astuple(box) == (
+        "cat",
+        pytest.approx(1, abs=1e-3),
+        *map(pytest.approx, (0.25, 0, 0.75, 0.75)),
+    )
 
 
 def test_grounding_dino_labels_map_back_to_the_tags(models, images):
@@ -156,21 +199,33 @@ def test_grounding_dino_labels_map_back_to_the_tags(models, images):
     with torch.inference_mode():
         outputs = found.vision.model(**inputs)
     size = [(image.height, image.width)]
-    [expected] = processor.post_process_grounded_object_detection(outputs, threshold=-1.0, target_sizes=size)
+    [expected] = processor.post_process_grounded_object_detection(
+        outputs, threshold=-1.0, target_sizes=size
+    )
     spans = [match.span() for match in re.finditer(r"[^.]+", sentence)]
-    columns = [[i for i, (a, b) in enumerate(offsets) if start <= a < b <= end] for start, end in spans]
-    best = torch.stack([outputs.logits[0][:, tokens].max(-1).values for tokens in columns], -1).sigmoid()
+    columns = [
+        [i for i, (a, b) in enumerate(offsets) if start <= a < b <= end] for start, end in spans
+    ]
+    best = torch.stack(
+        [outputs.logits[0][:, tokens].max(-1).values for tokens in columns], -1
+    ).sigmoid()
     [one] = found([image], [words])
     assert {box.label for box in one.boxes} <= set(words)
     check(one, image, best.max(-1).values, [words[i] for i in best.argmax(-1)], expected["boxes"])
 
 
-def check(one: Findings, image: Image.Image, scores: torch.Tensor, labels: list[str], boxes: torch.Tensor) -> None:
-    """The library's boxes, in pixels, are ours: clipped, scaled, best first, without those beside the picture."""
+def check(
+    one: Findings, image: Image.Image, scores: torch.Tensor, labels: list[str], boxes: torch.Tensor
+) -> None:
+    """The library's boxes, in pixels, are ours: clipped, scaled, best first, without those beside
+    the picture.
+    """
     scaled = (boxes / torch.tensor([*image.size, *image.size])).clamp(0, 1)
     expected = [
         (label, pytest.approx(score, abs=1e-4), *(pytest.approx(x, abs=1e-4) for x in box))
-        for score, label, box in sorted(zip(scores.tolist(), labels, scaled.tolist(), strict=True), reverse=True)
+        for score, label, box in sorted(
+            zip(scores.tolist(), labels, scaled.tolist(), strict=True), reverse=True
+        )
         if box[0] < box[2] and box[1] < box[3]
     ]
     assert [dataclasses.astuple(box) for box in one.boxes] == expected
@@ -184,7 +239,7 @@ def test_a_batch_gives_what_each_image_gives_alone(models, images, name):
     assert all(
         near(one, found([image], [words])[0])
         for one, image, words in zip(together, images, VOCABULARIES, strict=True)
-    )  # fmt: skip
+    )
     assert together == found(images, VOCABULARIES)
     assert found([], []) == []
 
@@ -212,7 +267,9 @@ def test_half_precision_runs_and_agrees(models, images, name):
     found = expert(models, name)
     whole = found(images[:2], VOCABULARIES[:2])
     holder = found.score if isinstance(found, ModelTagger) else found
-    holder.vision = dataclasses.replace(holder.vision, model=copy.deepcopy(holder.vision.model).half())
+    holder.vision = dataclasses.replace(
+        holder.vision, model=copy.deepcopy(holder.vision.model).half()
+    )
     best = [(one.tags or one.boxes)[0].score for one in found(images[:2], VOCABULARIES[:2])]
     assert best == pytest.approx([(one.tags or one.boxes)[0].score for one in whole], abs=0.03)
 
@@ -220,14 +277,20 @@ def test_half_precision_runs_and_agrees(models, images, name):
 @pytest.mark.parametrize(
     ("kind", "name", "parameter"),
     [
-        (tagger, "detr", "tagger"), (tagger, "owlv2", "tagger"), (tagger, "nowhere", "tagger"),
-        (ClosedDetector, "vit", "detector"), (ClosedDetector, "clip", "detector"),
-        (ClosedDetector, "owlv2", "detector"), (OpenDetector, "detr", "open_detector"),
+        (tagger, "detr", "tagger"),
+        (tagger, "owlv2", "tagger"),
+        (tagger, "nowhere", "tagger"),
+        (ClosedDetector, "vit", "detector"),
+        (ClosedDetector, "clip", "detector"),
+        (ClosedDetector, "owlv2", "detector"),
+        (OpenDetector, "detr", "open_detector"),
         (OpenDetector, "siglip", "open_detector"),
     ],
-)  # fmt: skip
+)
 def test_a_model_of_the_wrong_kind_is_refused_by_its_parameter(models, kind, name, parameter):
-    with pytest.raises(InputError, match=rf"^{parameter} is '{models / name}', which \w+ cannot load"):
+    with pytest.raises(
+        InputError, match=rf"^{parameter} is '{models / name}', which \w+ cannot load"
+    ):
         kind(models, name) if kind is tagger else kind(str(models / name), threshold=0.5)
 
 
@@ -242,7 +305,9 @@ def test_values_out_of_range_are_refused(models):
 
 
 def test_our_tags_are_well_formed():
-    """Lower case, one a line, sorted in each commented section, none twice; short enough for OWLv2's 16 tokens."""
+    """Lower case, one a line, sorted in each commented section, none twice; short enough for
+    OWLv2's 16 tokens.
+    """
     tags, sections = read_tags(TAGS), TAGS.read_text("utf-8").split("\n\n")[1:]
     assert 1000 <= len(tags) <= 3000
     assert len(sections) > 20
@@ -250,7 +315,9 @@ def test_our_tags_are_well_formed():
         title, *lines = section.splitlines()
         assert title.startswith("# ")
         assert lines == sorted(lines)
-    assert all(re.fullmatch(r"[a-zâéçé][a-zâéç' -]*[a-zâéç]", tag) and len(tag) <= 30 for tag in tags)
+    assert all(
+        re.fullmatch(r"[a-zâéçé][a-zâéç' -]*[a-zâéç]", tag) and len(tag) <= 30 for tag in tags
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,5 +338,7 @@ def test_a_list_of_tags_that_cannot_be_used_says_where(tmp_path, content, messag
 
 
 def test_a_list_of_tags_keeps_its_order_and_spelling(tmp_path):
-    (tmp_path / "list.txt").write_bytes("\ufeffZebra\r\n  café  au lait \r\n# no\r\nC#\r\n".encode())
+    (tmp_path / "list.txt").write_bytes(
+        "\ufeffZebra\r\n  café  au lait \r\n# no\r\nC#\r\n".encode()
+    )
     assert read_tags(tmp_path / "list.txt") == ["Zebra", "café au lait", "C#"]

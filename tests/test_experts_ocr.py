@@ -1,4 +1,6 @@
-"""`vislib.experts.ocr`: drawn text is found where it was drawn, and no shape of picture is too odd."""
+"""`vislib.experts.ocr`: drawn text is found where it was drawn, and no shape of picture is too
+odd.
+"""
 
 import unicodedata
 from pathlib import Path
@@ -20,7 +22,9 @@ def reader():
     return Reader(threshold=0.5, side=800, threads=2)
 
 
-def drawn(*lines: tuple[str, int], size: tuple[int, int] = (640, 480), ground: str = "white") -> Image.Image:
+def drawn(
+    *lines: tuple[str, int], size: tuple[int, int] = (640, 480), ground: str = "white"
+) -> Image.Image:
     """Lines of a text and its size in px, one below the other from 20 px of the left."""
     image, y = Image.new("RGB", size, ground), 10
     for text, height in lines:
@@ -38,15 +42,23 @@ def read(reader: Reader, image: Image.Image) -> list[Text]:
 
 def test_text_of_every_size_and_script_is_found_in_its_place(reader):
     lines = [
-        ("Opening hours and prices", 13), ("Crème brûlée, Straße, señor", 18), ("Łódź, Čapek, Győr, Ångström", 24),
-        ("Total 1,234.56 EUR", 36), ("Harbour 24", 90), ("x² + y² = 25", 30),
-    ]  # fmt: skip
+        ("Opening hours and prices", 13),
+        ("Crème brûlée, Straße, señor", 18),
+        ("Łódź, Čapek, Győr, Ångström", 24),
+        ("Total 1,234.56 EUR", 36),
+        ("Harbour 24", 90),
+        ("x² + y² = 25", 30),
+    ]
     image = drawn(*lines, size=(640, 480))
     found = read(reader, image)
-    assert [unicodedata.normalize("NFC", text.text) for text in found] == [text for text, _ in lines]
+    assert [unicodedata.normalize("NFC", text.text) for text in found] == [
+        text for text, _ in lines
+    ]
     y = 10
     for text, (words, height) in zip(found, lines, strict=True):
-        left, top, right, bottom = ImageDraw.Draw(image).textbbox((20, y), words, ImageFont.truetype(FONT, height))
+        left, top, right, bottom = ImageDraw.Draw(image).textbbox(
+            (20, y), words, ImageFont.truetype(FONT, height)
+        )
         assert (text.x1 * 640, text.x2 * 640) == pytest.approx((left, right), abs=5 + height / 4)
         assert (text.y1 * 480, text.y2 * 480) == pytest.approx((top, bottom), abs=5 + height / 4)
         assert 0.7 < text.score <= 1
@@ -55,13 +67,15 @@ def test_text_of_every_size_and_script_is_found_in_its_place(reader):
 
 @pytest.mark.parametrize("angle", [90, 180, 270])
 def test_turned_text_is_read(reader, angle):
-    assert [text.text for text in read(reader, drawn(("Turned text", 50)).rotate(angle, expand=True))] == [
-        "Turned text"
-    ]
+    assert [
+        text.text for text in read(reader, drawn(("Turned text", 50)).rotate(angle, expand=True))
+    ] == ["Turned text"]
 
 
 def test_light_on_dark_and_small_pictures_are_read(reader):
-    assert [t.text for t in read(reader, drawn(("Submit", 16), size=(110, 80), ground="navy"))] == ["Submit"]
+    assert [t.text for t in read(reader, drawn(("Submit", 16), size=(110, 80), ground="navy"))] == [
+        "Submit"
+    ]
     assert [t.text for t in read(reader, drawn(("A banner of one line", 30), size=(728, 60)))] == [
         "A banner of one line"
     ]
@@ -76,24 +90,38 @@ def test_a_long_page_is_read_line_by_line(reader):
     page = Image.new("RGB", (400, 1300), "white")
     lines = [f"{number} harbour lantern bridge" for number in range(1, 14)]
     for number, words in enumerate(lines):
-        ImageDraw.Draw(page).text((20, 100 * number + 30), words, "black", ImageFont.truetype(FONT, 22))
+        ImageDraw.Draw(page).text(
+            (20, 100 * number + 30), words, "black", ImageFont.truetype(FONT, 22)
+        )
     found = read(reader, page)
     assert [text.text for text in found] == lines
     for number, text in enumerate(found):
         assert text.y1 * 1300 == pytest.approx(100 * number + 35, abs=12)
-        assert (text.x1 * 400, text.x2) == (pytest.approx(20, abs=12), pytest.approx(0.85, abs=0.15))
+        assert (text.x1 * 400, text.x2) == (
+            pytest.approx(20, abs=12),
+            pytest.approx(0.85, abs=0.15),
+        )
 
 
 def test_what_is_read_below_half_its_size_is_said(reader):
-    ample, small = reader([Image.new("RGB", (2000, 1500)), Image.new("RGB", (1500, 1000))], [[], []])
+    ample, small = reader(
+        [Image.new("RGB", (2000, 1500)), Image.new("RGB", (1500, 1000))], [[], []]
+    )
     assert (ample.notes, small.notes) == ((BELOW_HALF,), ())
 
 
 @pytest.mark.parametrize(
     ("size", "ground"),
-    [((1, 1), "white"), ((3, 3), "navy"), ((640, 480), "white"), ((300, 200), "grey"), ((1300, 20), "black"),
-     ((20, 1300), "grey"), ((1, 900), "white")],
-)  # fmt: skip
+    [
+        ((1, 1), "white"),
+        ((3, 3), "navy"),
+        ((640, 480), "white"),
+        ((300, 200), "grey"),
+        ((1300, 20), "black"),
+        ((20, 1300), "grey"),
+        ((1, 900), "white"),
+    ],
+)
 def test_where_there_is_nothing_nothing_is_read(reader, size, ground):
     assert read(reader, Image.new("RGB", size, ground)) == []
 
@@ -113,19 +141,28 @@ def test_a_photograph_turned_by_its_metadata_is_read_upright(reader, tmp_path):
     image = drawn(("Top left", 40)).rotate(90, expand=True)
     image.save(tmp_path / "turned.jpg", exif=exif)
     (text,) = read(reader, read_image(tmp_path / "turned.jpg"))
-    assert (text.text, text.x1 < 0.1, text.y1 < 0.1, text.y2 < 0.2) == ("Top left", True, True, True)
+    assert (text.text, text.x1 < 0.1, text.y1 < 0.1, text.y2 < 0.2) == (
+        "Top left",
+        True,
+        True,
+        True,
+    )
 
 
 def test_grey_and_palette_pictures_are_read(reader, tmp_path):
     for mode in ("L", "P", "1"):
         drawn(("Grey or not", 40), size=(300, 225)).convert(mode).save(tmp_path / "a.png")
-        assert [text.text for text in read(reader, read_image(tmp_path / "a.png"))] == ["Grey or not"], mode
+        assert [text.text for text in read(reader, read_image(tmp_path / "a.png"))] == [
+            "Grey or not"
+        ], mode
 
 
 def test_side_and_threshold_bound_what_is_read(reader):
     image = drawn(("Small print below", 12), ("HEADLINE", 90), size=(520, 390))
     assert [t.text for t in read(reader, image)] == ["Small print below", "HEADLINE"]
-    assert "Small print below" not in [t.text for t in read(Reader(threshold=0.5, side=100, threads=2), image)]
+    assert "Small print below" not in [
+        t.text for t in read(Reader(threshold=0.5, side=100, threads=2), image)
+    ]
     assert read(Reader(threshold=1.0, side=640, threads=2), image) == []
 
 
@@ -135,11 +172,18 @@ def test_nothing_is_printed_fetched_or_written_to_the_package(reader, capfd, mon
 
     def state() -> dict[str, int]:
         files = sorted(Path(rapidocr.__file__).parent.rglob("*"))
-        return {path.name: path.stat().st_mtime_ns for path in files if path.parent.name != "__pycache__"}
+        return {
+            path.name: path.stat().st_mtime_ns
+            for path in files
+            if path.parent.name != "__pycache__"
+        }
 
     before = state()
     monkeypatch.setattr("requests.get", refuse)
-    fresh, image = Reader(threshold=0.5, side=800, threads=1), drawn(("Words", 40), ("1, 2 and 3", 20), size=(240, 180))
+    fresh, image = (
+        Reader(threshold=0.5, side=800, threads=1),
+        drawn(("Words", 40), ("1, 2 and 3", 20), size=(240, 180)),
+    )
     found = read(fresh, image)
     assert read(fresh, Image.new("RGB", (50, 50))) == []
     assert capfd.readouterr() == ("", "")
@@ -154,12 +198,33 @@ def test_rows_are_read_from_the_top_and_each_from_the_left():
     def line(name: str, x: float, y: float, height: float = 0.04) -> Text:
         return Text(name, 1.0, x, y, x + 0.2, y + height)
 
-    table = [line("b1", 0.4, 0.11), line("a2", 0.1, 0.20), line("a1", 0.1, 0.10), line("b2", 0.4, 0.19)]
+    table = [
+        line("b1", 0.4, 0.11),
+        line("a2", 0.1, 0.20),
+        line("a1", 0.1, 0.10),
+        line("b2", 0.4, 0.19),
+    ]
     assert [t.text for t in in_reading_order(table)] == ["a1", "b1", "a2", "b2"]
-    price = [line("99", 0.5, 0.10, 0.2), line("was", 0.1, 0.10), line("only", 0.1, 0.18), line("EUR", 0.8, 0.26)]
+    price = [
+        line("99", 0.5, 0.10, 0.2),
+        line("was", 0.1, 0.10),
+        line("only", 0.1, 0.18),
+        line("EUR", 0.8, 0.26),
+    ]
     assert [t.text for t in in_reading_order(price)] == ["was", "only", "99", "EUR"]
     side = [line("tall", 0.0, 0.0, 1.0), *(line(str(i), 0.3, i / 10) for i in range(9))]
-    assert [t.text for t in in_reading_order(side)] == ["0", "1", "2", "3", "4", "tall", "5", "6", "7", "8"]
+    assert [t.text for t in in_reading_order(side)] == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "tall",
+        "5",
+        "6",
+        "7",
+        "8",
+    ]
     assert in_reading_order([]) == []
 
 

@@ -1,4 +1,6 @@
-"""Tiles cover a long picture at a legible scale, and each line that two of them saw comes out once."""
+"""Tiles cover a long picture at a legible scale, and each line that two of them saw comes out
+once.
+"""
 
 from itertools import pairwise
 
@@ -11,10 +13,18 @@ from vislib.experts.tiles import legible_scale, merged, tile_boxes
 @pytest.mark.parametrize(
     ("size", "scale", "tiles"),
     [
-        ((640, 480), 1, 1), ((1600, 1200), 1, 1), ((4000, 3000), 0.4, 1), ((3200, 1600), 0.5, 1), ((60, 1600), 1, 1),
-        ((800, 8000), 1, 7), ((8000, 800), 1, 7), ((1600, 16_000), 0.5, 7), ((1, 1), 1, 1), ((1, 3000), 1, 3),
+        ((640, 480), 1, 1),
+        ((1600, 1200), 1, 1),
+        ((4000, 3000), 0.4, 1),
+        ((3200, 1600), 0.5, 1),
+        ((60, 1600), 1, 1),
+        ((800, 8000), 1, 7),
+        ((8000, 800), 1, 7),
+        ((1600, 16_000), 0.5, 7),
+        ((1, 1), 1, 1),
+        ((1, 3000), 1, 3),
     ],
-)  # fmt: skip
+)
 def test_a_picture_is_scaled_by_what_is_read_at_once(size, scale, tiles):
     assert legible_scale(size, 1600) == pytest.approx(scale)
     scaled = round(size[0] * scale), round(size[1] * scale)
@@ -51,7 +61,10 @@ def test_lines_of_a_tall_picture_come_once_and_whole():
 def test_a_line_across_the_tiles_of_a_wide_picture_is_joined():
     parts = [
         [line("The harbour was op", (0.0, 0.4), (0.1, 0.2)), line("below", (0.0, 0.1), (0.5, 0.6))],
-        [line("ur was opened in 1932 by th", (0.25, 0.7), (0.1, 0.2), 0.8), line("beside", (0.5, 0.6), (0.5, 0.6))],
+        [
+            line("ur was opened in 1932 by th", (0.25, 0.7), (0.1, 0.2), 0.8),
+            line("beside", (0.5, 0.6), (0.5, 0.6)),
+        ],
         [line("in 1932 by the mayor", (0.55, 1.0), (0.1, 0.2))],
     ]
     found = {text.text: text for text in merged(parts, wide=True)}

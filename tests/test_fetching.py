@@ -1,4 +1,6 @@
-"""`vislib.fetching` against real servers on loopback: every link ends in one row, within bounds, and is asked once."""
+"""`vislib.fetching` against real servers on loopback: every link ends in one row, within bounds,
+and is asked once.
+"""
 
 import gzip
 import os
@@ -24,7 +26,12 @@ FAST = {"images_root": "", "timeout_s": 3.0, "retries": 1}
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(fetcher, "_BACKOFF_S", 0.05)
-    for name, seconds in {"_SLOWEST_S": 0.05, "_REST_S": 0.05, "_LONG_REST_S": 0.1, "_PATIENCE_S": 1.0}.items():
+    for name, seconds in {
+        "_SLOWEST_S": 0.05,
+        "_REST_S": 0.05,
+        "_LONG_REST_S": 0.1,
+        "_PATIENCE_S": 1.0,
+    }.items():
         monkeypatch.setattr(hosts, name, seconds)
 
 
@@ -40,7 +47,9 @@ def fetch(folder, urls, monkeypatch, **parameters):
     finally:
         run.close()
     assert {row["reason"] for row in rows} <= {"", *REASONS}
-    return {row["image_url"]: row["reason"] or "ok" for row in rows}, run.metrics | {"details": details}
+    return {row["image_url"]: row["reason"] or "ok" for row in rows}, run.metrics | {
+        "details": details
+    }
 
 
 def allowing(*servers: Seen, **more) -> dict:
@@ -69,26 +78,43 @@ REPLIES = {
     "/not-gzip": (answer(body=b"plain", headers={"Content-Encoding": "gzip"}), "broken"),
     "/loop": (answer(302, headers={"Location": "/loop"}), "too_many_redirects"),
     "/ftp": (answer(302, headers={"Location": "ftp://a.example/b.png"}), "bad_url"),
-    "/credentials": (answer(302, headers={"Location": "http://me:word@a.example/b.png"}), "bad_url"),
+    "/credentials": (
+        answer(302, headers={"Location": "http://me:word@a.example/b.png"}),
+        "bad_url",
+    ),
     "/half-gzip": (answer(body=bomb(1), headers={"Content-Encoding": "gzip"}), "truncated"),
     "/gzip": (answer(body=gzip.compress(png(3)), headers={"Content-Encoding": "GZIP"}), "ok"),
     "/deflate": (answer(body=zlib.compress(png(3)), headers={"Content-Encoding": "deflate"}), "ok"),
-    "/gzip-twice": (answer(body=gzip.compress(png(3)[:50]) + b"\0" + gzip.compress(png(3)[50:]) + b"\0idle",
-                           headers={"Content-Encoding": "gzip"}), "ok"),
+    "/gzip-twice": (
+        answer(
+            body=gzip.compress(png(3)[:50]) + b"\0" + gzip.compress(png(3)[50:]) + b"\0idle",
+            headers={"Content-Encoding": "gzip"},
+        ),
+        "ok",
+    ),
     "/none": (answer(body=png(3), headers={"Content-Encoding": "none"}), "ok"),
     "/utf-8": (answer(body=png(3), headers={"Content-Encoding": "UTF-8"}), "ok"),
-    "/two-codes": (answer(body=b"x", headers={"Content-Encoding": "gzip, gzip"}), "unsupported_format"),
+    "/two-codes": (
+        answer(body=b"x", headers={"Content-Encoding": "gzip, gzip"}),
+        "unsupported_format",
+    ),
     "/port": (answer(302, headers={"Location": "http://8.8.8.8:99999/"}), "bad_url"),
     "/part": (answer(206, body=png(3), headers={"Content-Range": "bytes 0-59/400"}), "truncated"),
     "/whole": (answer(206, body=png(3), headers={"Content-Range": "bytes 0-59/60"}), "ok"),
     "/moved": (answer(301, headers={"Location": "fine?x=1"}), "ok"),
-}  # fmt: skip
+}
 
 
 def test_every_reply_has_its_reason(tmp_path, monkeypatch):
     with web_server(script=lambda path, n: REPLIES[path.split("?")[0]][0]) as server:
-        urls = [server.url + path for path in REPLIES] + ["ftp://a.example/x", "http://", "http://u:p@a.example/", "x",
-                                                        "http://127.0.0.1:65536/", "http://127.0.0.1:0/"]  # fmt: skip
+        urls = [server.url + path for path in REPLIES] + [
+            "ftp://a.example/x",
+            "http://",
+            "http://u:p@a.example/",
+            "x",
+            "http://127.0.0.1:65536/",
+            "http://127.0.0.1:0/",
+        ]
         found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server, max_per_host=8))
     assert {url.removeprefix(server.url): reason for url, reason in found.items()} == {
         path: reason for path, (_, reason) in REPLIES.items()
@@ -106,27 +132,44 @@ def test_every_reply_has_its_reason(tmp_path, monkeypatch):
 
 
 def test_requests_say_who_asks_and_carry_nothing_else(tmp_path, monkeypatch):
-    with web_server(script=lambda path, n: answer(body=png(1), headers={"Set-Cookie": "id=7"})) as server:
+    with web_server(
+        script=lambda path, n: answer(body=png(1), headers={"Set-Cookie": "id=7"})
+    ) as server:
         agent = "gather/2 (me@lab.example)"
-        fetch(tmp_path, [f"{server.url}/é a.png?q=ü#top", f"{server.url}/b"], monkeypatch,
-              **allowing(server, user_agent=agent, max_per_host=1))  # fmt: skip
+        fetch(
+            tmp_path,
+            [f"{server.url}/é a.png?q=ü#top", f"{server.url}/b"],
+            monkeypatch,
+            **allowing(server, user_agent=agent, max_per_host=1),
+        )
     first, second = (head.split("\r\n") for head in server.heads)
     assert first[0] == "GET /%C3%A9%20a.png?q=%C3%BC HTTP/1.1"
-    assert {f"Host: {server.host}", f"User-Agent: {agent}", "Accept-Encoding: identity"} <= set(second)
-    assert {line.split(":")[0] for line in second[1:] if line} == {"Host", "User-Agent", "Accept", "Accept-Encoding"}
+    assert {f"Host: {server.host}", f"User-Agent: {agent}", "Accept-Encoding: identity"} <= set(
+        second
+    )
+    assert {line.split(":")[0] for line in second[1:] if line} == {
+        "Host",
+        "User-Agent",
+        "Accept",
+        "Accept-Encoding",
+    }
 
 
 def test_bombs_and_endless_bodies_cost_little(tmp_path, monkeypatch):
     squeezed = answer(body=bomb(1000), headers={"Content-Encoding": "gzip"})
     replies = {"/endless": "endless", "/bomb": squeezed}
     with web_server(script=lambda path, n: replies.get(path)) as server:
-        fetch(tmp_path / "before", [f"{server.url}/a"], monkeypatch, **allowing(server))  # all is imported
+        fetch(
+            tmp_path / "before", [f"{server.url}/a"], monkeypatch, **allowing(server)
+        )  # all is imported
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
         urls = [f"{server.url}{path}" for path in (*replies, "/a")]
         found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server, timeout_s=20.0))
     assert list(found.values()) == ["too_many_bytes", "too_many_bytes", "ok"]
     assert time.monotonic() - began < 30
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 100  # MiB: twice max_bytes, and room
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    ) / 1024 < 100  # MiB: twice max_bytes, and room
     assert max(server.sent, 2 * metrics["bytes"]) < 60_000_000
 
 
@@ -139,24 +182,36 @@ def test_no_more_at_once_than_allowed_redirects_included(tmp_path, monkeypatch):
         assert set(found.values()) == {"ok"}
         assert target.most_at_once == 2
         urls = [f"{target.url}/{n}" for n in range(12)]
-        fetch(tmp_path / "all", urls, monkeypatch, **allowing(target, max_in_flight=3, max_per_host=9))
+        fetch(
+            tmp_path / "all", urls, monkeypatch, **allowing(target, max_in_flight=3, max_per_host=9)
+        )
         assert target.most_at_once == 3
 
 
 def test_without_a_network_nothing_is_held_against_the_links(tmp_path, monkeypatch):
     monkeypatch.setattr(fetcher, "_SILENT_HOSTS", 3)
     with web_server() as server:
-        nobody = [f"127.0.0.{n}:{server.port}" for n in range(2, 12)]  # the server listens on 127.0.0.1 alone
+        nobody = [
+            f"127.0.0.{n}:{server.port}" for n in range(2, 12)
+        ]  # the server listens on 127.0.0.1 alone
         urls = [f"http://{host}/{n}" for n in range(5) for host in nobody]
-        with pytest.raises(InputError, match=r"no host could be reached.*127\.0\.0\.\d+.*unreachable.*Proxies"):
+        with pytest.raises(
+            InputError, match=r"no host could be reached.*127\.0\.0\.\d+.*unreachable.*Proxies"
+        ):
             fetch(tmp_path, urls, monkeypatch, allow_hosts=nobody)
         with pytest.raises(InputError, match="no host could be reached"):  # nor when there are few
             fetch(tmp_path / "few", urls[:1], monkeypatch, allow_hosts=nobody)
-        links = Links.of(tmp_path / "runs/journal/images.sqlite", begin(tmp_path, urls, monkeypatch).params)
+        links = Links.of(
+            tmp_path / "runs/journal/images.sqlite", begin(tmp_path, urls, monkeypatch).params
+        )
         assert all(links.due(url, 30.0) for url in urls)
         # one that answers makes the others dead
-        found, _ = fetch(tmp_path / "one", [*urls[:2], f"{server.url}/a"], monkeypatch,
-                         allow_hosts=[*nobody, server.host])  # fmt: skip
+        found, _ = fetch(
+            tmp_path / "one",
+            [*urls[:2], f"{server.url}/a"],
+            monkeypatch,
+            allow_hosts=[*nobody, server.host],
+        )
     assert list(found.values()) == ["unreachable", "unreachable", "ok"]
 
 
@@ -169,10 +224,16 @@ def test_one_host_that_answers_late_shows_that_the_network_is_there(tmp_path, mo
     assert list(found.values()) == ["ok", *["unreachable"] * 20]
 
 
-@pytest.mark.skipif(not os.environ.get("VISLIB_WEBDOCS"), reason="VISLIB_WEBDOCS names no folder of web documents")
+@pytest.mark.skipif(
+    not os.environ.get("VISLIB_WEBDOCS"), reason="VISLIB_WEBDOCS names no folder of web documents"
+)
 def test_real_pages_over_http_are_those_of_the_mirror(tmp_path, monkeypatch):
     mirror = Path(os.environ["VISLIB_WEBDOCS"]) / "images"
-    files = [p for p in sorted(mirror.rglob("*")) if p.suffix in {".png", ".jpg", ".jpeg", ".gif", ".webp"}][::25]
+    files = [
+        p
+        for p in sorted(mirror.rglob("*"))
+        if p.suffix in {".png", ".jpg", ".jpeg", ".gif", ".webp"}
+    ][::25]
     paths = {f"/{p.relative_to(mirror)}": p.read_bytes() for p in files}
 
     def script(path: str, n: int) -> bytes | str:
@@ -180,14 +241,30 @@ def test_real_pages_over_http_are_those_of_the_mirror(tmp_path, monkeypatch):
             return answer(302, headers={"Location": path.removeprefix("/to")})
         if sum(map(ord, path)) % 7 == 0 and n == 1:
             return answer(503, headers={"Retry-After": "0"})
-        return answer(body=paths[path]) if path in paths else {"/hang": "hang", "/drip": "drip 0.1"}[path]
+        return (
+            answer(body=paths[path])
+            if path in paths
+            else {"/hang": "hang", "/drip": "drip 0.1"}[path]
+        )
 
     with web_server(latency_s=0.02, script=script) as server:
         urls = [f"{server.url}{'/to' * (n % 3 == 0)}{path}" for n, path in enumerate(paths)]
-        found, _ = fetch(tmp_path / "web", [*urls, f"{server.url}/hang", f"{server.url}/drip"], monkeypatch,
-                         **allowing(server, max_per_host=16))  # fmt: skip
-    assert [url for url, reason in found.items() if reason != "ok"] == [f"{server.url}/hang", f"{server.url}/drip"]
-    fetch(tmp_path / "mirror", [url.replace("/to/", "/") for url in urls], monkeypatch, images_root=str(mirror))
+        found, _ = fetch(
+            tmp_path / "web",
+            [*urls, f"{server.url}/hang", f"{server.url}/drip"],
+            monkeypatch,
+            **allowing(server, max_per_host=16),
+        )
+    assert [url for url, reason in found.items() if reason != "ok"] == [
+        f"{server.url}/hang",
+        f"{server.url}/drip",
+    ]
+    fetch(
+        tmp_path / "mirror",
+        [url.replace("/to/", "/") for url in urls],
+        monkeypatch,
+        images_root=str(mirror),
+    )
     stores = [tmp_path / name / "runs/demo/03_images/data/files" for name in ("web", "mirror")]
     web, local = ({p.name: p.read_bytes() for p in store.glob("*/*")} for store in stores)
     assert web == local

@@ -1,4 +1,6 @@
-"""`vislib.fetching.hosts`: an answer about one link costs no other link, and who waits holds up nobody else."""
+"""`vislib.fetching.hosts`: an answer about one link costs no other link, and who waits holds up
+nobody else.
+"""
 
 import socket
 import time
@@ -34,7 +36,9 @@ def test_links_that_fail_cost_no_other_link_of_their_host(tmp_path, monkeypatch)
 
 def test_a_host_with_many_bad_links_takes_little_longer(tmp_path, monkeypatch):
     def seconds(folder: str, bad: Callable[[str], bool]) -> float:
-        with web_server(latency_s=0.03, script=lambda path, n: answer(500) if bad(path) else None) as server:
+        with web_server(
+            latency_s=0.03, script=lambda path, n: answer(500) if bad(path) else None
+        ) as server:
             urls = [f"{server.url}/{n}" for n in range(120)]
             began = time.monotonic()
             found, _ = fetch(tmp_path / folder, urls, monkeypatch, **allowing(server, retries=2))
@@ -51,15 +55,21 @@ def test_a_host_with_many_bad_links_takes_little_longer(tmp_path, monkeypatch):
 def test_silent_links_are_no_dead_host_while_others_answer(tmp_path, monkeypatch):
     with web_server(script=lambda path, n: "hang" if path < "/b" else None) as server:
         urls = [f"{server.url}/a{n}" for n in range(8)] + [f"{server.url}/b{n}" for n in range(40)]
-        found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(server, timeout_s=3.0, max_per_host=8))
+        found, _ = fetch(
+            tmp_path, urls, monkeypatch, **allowing(server, timeout_s=3.0, max_per_host=8)
+        )
     assert list(found.values()) == ["timed_out"] * 8 + ["ok"] * 40
 
 
 @pytest.mark.parametrize("what", ["unreachable", "timed_out"])
-def test_a_dead_host_is_left_alone_and_what_was_not_asked_comes_first_in_the_next_run(tmp_path, monkeypatch, what):
+def test_a_dead_host_is_left_alone_and_what_was_not_asked_comes_first_in_the_next_run(
+    tmp_path, monkeypatch, what
+):
     up = [False]
     with web_server(script=lambda path, n: None if up[0] else "hang") as dead, web_server() as live:
-        host = dead.host if what == "timed_out" else f"127.0.0.2:{dead.port}"  # the server listens on 127.0.0.1
+        host = (
+            dead.host if what == "timed_out" else f"127.0.0.2:{dead.port}"
+        )  # the server listens on 127.0.0.1
         urls = [f"http://{host}/{n}" for n in range(300)] + [f"{live.url}/a"]
         settings = {"allow_hosts": [host, live.host], "timeout_s": 2.0, "max_per_host": 16}
         found, metrics = fetch(tmp_path, urls, monkeypatch, **settings)
@@ -94,19 +104,29 @@ def test_a_name_that_is_gone_is_looked_up_twice(tmp_path, monkeypatch):
         either = lambda host, port: (lookup if host == "gone.example" else system)(host, port)  # noqa: E731
         monkeypatch.setattr(addresses, "_lookup", either)
         for asked in (51, 0):
-            found, metrics = fetch(tmp_path, [*urls, f"{live.url}/a"], monkeypatch,
-                                   **allowing(live, max_per_host=1))  # fmt: skip
+            found, metrics = fetch(
+                tmp_path, [*urls, f"{live.url}/a"], monkeypatch, **allowing(live, max_per_host=1)
+            )
             assert list(found.values()) == ["no_address"] * 50 + ["ok"]
             assert metrics["links_asked"] == asked
     assert len(looked_up) == 2
 
 
 def test_a_busy_host_is_given_its_time(tmp_path, monkeypatch):
-    """It is held as long as it asks, in seconds or as a date; another host's links go on meanwhile."""
+    """It is held as long as it asks, in seconds or as a date; another host's links go on
+    meanwhile.
+    """
 
     def script(path: str, n: int) -> bytes | None:
-        asks = {"/0": (429, "3"), "/1": (503, formatdate(time.time() + 1.99, usegmt=True))}  # dates are whole seconds
-        return answer(asks[path][0], headers={"Retry-After": asks[path][1]}) if path in asks and n == 1 else None
+        asks = {
+            "/0": (429, "3"),
+            "/1": (503, formatdate(time.time() + 1.99, usegmt=True)),
+        }  # dates are whole seconds
+        return (
+            answer(asks[path][0], headers={"Retry-After": asks[path][1]})
+            if path in asks and n == 1
+            else None
+        )
 
     with web_server(script=script) as busy, web_server() as idle:
         urls = [f"{busy.url}/{n}" for n in range(5)] + [f"{idle.url}/{n}" for n in range(9)]
@@ -132,14 +152,30 @@ def test_a_rate_limit_loses_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hosts, "_SLOWEST_S", 1.0)
     with web_server(script=script) as server:
-        found, _ = fetch(tmp_path, [f"{server.url}/{n}" for n in range(30)], monkeypatch, **allowing(server, retries=4))
+        found, _ = fetch(
+            tmp_path,
+            [f"{server.url}/{n}" for n in range(30)],
+            monkeypatch,
+            **allowing(server, retries=4),
+        )
     assert set(found.values()) == {"ok"}
 
 
 def test_a_slow_host_delays_its_own_links_alone(tmp_path, monkeypatch):
-    with web_server(latency_s=0.4) as slow, web_server(latency_s=0.01) as fast, web_server() as other:
-        urls = [f"{slow.url}/{n}" for n in range(18)] + [f"{s.url}/{n}" for n in range(40) for s in (fast, other)]
-        found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(slow, fast, other, max_in_flight=6, max_per_host=3))
+    with (
+        web_server(latency_s=0.4) as slow,
+        web_server(latency_s=0.01) as fast,
+        web_server() as other,
+    ):
+        urls = [f"{slow.url}/{n}" for n in range(18)] + [
+            f"{s.url}/{n}" for n in range(40) for s in (fast, other)
+        ]
+        found, _ = fetch(
+            tmp_path,
+            urls,
+            monkeypatch,
+            **allowing(slow, fast, other, max_in_flight=6, max_per_host=3),
+        )
     assert set(found.values()) == {"ok"}
     assert max(s.most_at_once for s in (slow, fast, other)) == 3
     ended = max(fast.at[-1][0], other.at[-1][0])
@@ -147,10 +183,14 @@ def test_a_slow_host_delays_its_own_links_alone(tmp_path, monkeypatch):
 
 
 def test_too_many_requests_for_a_while_lose_nothing(tmp_path, monkeypatch):
-    """Without a word of when to come back: the host is asked now and then, and all come in the end."""
+    """Without a word of when to come back: the host is asked now and then, and all come in the
+    end.
+    """
     began = time.monotonic()
     monkeypatch.setattr(hosts, "_PATIENCE_S", 30.0)
-    with web_server(script=lambda path, n: answer(429) if time.monotonic() - began < 2.0 else None) as server:
+    with web_server(
+        script=lambda path, n: answer(429) if time.monotonic() - began < 2.0 else None
+    ) as server:
         urls = [f"{server.url}/{n}" for n in range(80)]
         found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(server, retries=0))
     assert set(found.values()) == {"ok"}
@@ -159,10 +199,16 @@ def test_too_many_requests_for_a_while_lose_nothing(tmp_path, monkeypatch):
 
 def test_a_host_that_never_has_time_is_asked_by_the_next_run(tmp_path, monkeypatch):
     open_now = [False]
-    with web_server(script=lambda path, n: None if open_now[0] else answer(429)) as server, web_server() as other:
+    with (
+        web_server(script=lambda path, n: None if open_now[0] else answer(429)) as server,
+        web_server() as other,
+    ):
         urls = [f"{server.url}/{n}" for n in range(200)] + [f"{other.url}/a"]
         found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server, other))
-        counts = {reason: list(found.values()).count(reason) for reason in ("ok", "rate_limited", "host_failed")}
+        counts = {
+            reason: list(found.values()).count(reason)
+            for reason in ("ok", "rate_limited", "host_failed")
+        }
         assert counts["ok"] == 1
         assert 3 <= counts["rate_limited"] == 200 - counts["host_failed"] < 100
         assert "nothing but rate_limited: HTTP 429" in metrics["details"][urls[199]]
@@ -173,7 +219,9 @@ def test_a_host_that_never_has_time_is_asked_by_the_next_run(tmp_path, monkeypat
 
 
 def test_throttled_hosts_hold_up_nobody(tmp_path, monkeypatch):
-    """Twelve hosts that ask for a second each, four requests at once: the others' links go on meanwhile."""
+    """Twelve hosts that ask for a second each, four requests at once: the others' links go on
+    meanwhile.
+    """
     monkeypatch.setattr(hosts, "_PATIENCE_S", 60.0)
     busy, began = answer(429, headers={"Retry-After": "1"}), time.monotonic()
     with ExitStack() as stack:
@@ -182,7 +230,9 @@ def test_throttled_hosts_hold_up_nobody(tmp_path, monkeypatch):
         other = stack.enter_context(web_server(latency_s=0.01))
         urls = [f"{server.url}/{n}" for n in range(6) for server in throttled]
         urls += [f"{other.url}/{n}" for n in range(5)]
-        found, _ = fetch(tmp_path, urls, monkeypatch, **allowing(*throttled, other, max_in_flight=4))
+        found, _ = fetch(
+            tmp_path, urls, monkeypatch, **allowing(*throttled, other, max_in_flight=4)
+        )
         assert set(found.values()) == {"ok"}
         last = max(server.at[0][0] for server in throttled)  # the first request to the last of them
         assert last < other.at[0][0] < other.at[-1][0] < began + 4.0

@@ -13,31 +13,61 @@ from vislib.figures import image_properties
 
 SIZES = {"a": (640, 480), "b": (640, 480), "c": (200, 800), "d": (1600, 1200)}
 TEXTS = {"a": 0, "b": 2, "c": 45}  # d has no priors
-TAGS = {"a": [("cat", 0.9), ("sofa", 0.4)], "b": [("cat", 0.5), ("cat", 0.6)], "c": [("dog", 0.7), ("bus", 0.7)]}
+TAGS = {
+    "a": [("cat", 0.9), ("sofa", 0.4)],
+    "b": [("cat", 0.5), ("cat", 0.6)],
+    "c": [("dog", 0.7), ("bus", 0.7)],
+}
 EXPERTS = {"tagger": "org/tagger", "ocr": "rapidocr 3"}
 
 
 def text(n: int) -> dict[str, Any]:
-    return {"text": str(n), "score": 0.9, "x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0, "expert": "ocr"}
+    return {
+        "text": str(n),
+        "score": 0.9,
+        "x1": 0.0,
+        "y1": 0.0,
+        "x2": 1.0,
+        "y2": 1.0,
+        "expert": "ocr",
+    }
 
 
 def make(root: Path, *, experts: dict[str, str] = EXPERTS, stage: str = "04_selection") -> Inputs:
-    """Images a to d, of which a stands at two addresses; e failed; f has priors and is in no sample."""
+    """Images a to d, of which a stands at two addresses; e failed; f has priors and is in no
+    sample.
+    """
     urls = ["a", "a2", "b", "c", "d", "e", "f"]
     ledger = [
-        {"image_url": url, "image_id": url[0], "status": "failed" if url == "e" else "ok",
-         **dict(zip(("width", "height"), SIZES.get(url[0], (9, 9)), strict=True))} for url in urls
-    ]  # fmt: skip
+        {
+            "image_url": url,
+            "image_id": url[0],
+            "status": "failed" if url == "e" else "ok",
+            **dict(zip(("width", "height"), SIZES.get(url[0], (9, 9)), strict=True)),
+        }
+        for url in urls
+    ]
     tags = TAGS | {"f": [("dog", 1.0)]}
     priors = [
-        {"image_id": name, "boxes": [], "texts": [text(n) for n in range(TEXTS.get(name, 1))],
-         "tags": [{"label": label, "score": score, "expert": "tagger"} for label, score in tags[name]]} for name in tags
-    ]  # fmt: skip
+        {
+            "image_id": name,
+            "boxes": [],
+            "texts": [text(n) for n in range(TEXTS.get(name, 1))],
+            "tags": [
+                {"label": label, "score": score, "expert": "tagger"} for label, score in tags[name]
+            ],
+        }
+        for name in tags
+    ]
     return {
-        "samples": write(root / "samples", stage, [{"image_url": url} for url in urls if url != "f"]),
+        "samples": write(
+            root / "samples", stage, [{"image_url": url} for url in urls if url != "f"]
+        ),
         "images": write(root / "images", "03_images", ledger),
         "priors": write(root / "priors", "05_experts", priors),
-        "experts": write(root / "experts", "05_experts", [{"expert": n, "model": m} for n, m in experts.items()]),
+        "experts": write(
+            root / "experts", "05_experts", [{"expert": n, "model": m} for n, m in experts.items()]
+        ),
     }
 
 
@@ -72,14 +102,22 @@ def test_tags_above_the_score_count_once_per_image(tmp_path: Path) -> None:
     inputs = make(tmp_path)
     images = image_properties.image_table(inputs)
     table = image_properties.tag_table(inputs["priors"], images, score=0.5, most=9)
-    assert list(zip(table["label"], table["images"], strict=True)) == [("cat", 2), ("bus", 1), ("dog", 1)]
-    assert table["share"].tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 3])  # d has no priors, f is in no sample
+    assert list(zip(table["label"], table["images"], strict=True)) == [
+        ("cat", 2),
+        ("bus", 1),
+        ("dog", 1),
+    ]
+    assert table["share"].tolist() == pytest.approx(
+        [2 / 3, 1 / 3, 1 / 3]
+    )  # d has no priors, f is in no sample
     assert len(image_properties.tag_table(inputs["priors"], images, score=0, most=2)) == 2
     axes, empty = panels()[0], panels()[0]
     image_properties.plot_tags(axes, table, title="(a)")
     assert {"67%", "33%"} <= said(axes)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "bus", "dog"]
-    image_properties.plot_tags(empty, image_properties.tag_table(inputs["priors"], images, score=1, most=9))
+    image_properties.plot_tags(
+        empty, image_properties.tag_table(inputs["priors"], images, score=1, most=9)
+    )
     assert said(empty) == {"No image has a tag."}
 
 
@@ -87,8 +125,10 @@ def test_sizes_are_counted_where_images_are(tmp_path: Path) -> None:
     table = image_properties.size_table(image_properties.image_table(make(tmp_path)))
     assert table["images"].sum() == 4
     assert {(row.width, row.height): row.images for row in table.itertuples()} == {
-        (200, 800): 1, (640, 480): 2, (1600, 1200): 1,
-    }  # fmt: skip
+        (200, 800): 1,
+        (640, 480): 2,
+        (1600, 1200): 1,
+    }
     axes = panels()[1]
     image_properties.plot_sizes(axes, table, short_edge=200)
     assert legend(axes) == ["largest: 2 images", "short edge ≥ 200 px"]
@@ -98,7 +138,9 @@ def test_sizes_are_counted_where_images_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("counts", [[], [0], [0, 0, 1], [3], [0, 2, 20], [0, 21], [1, 399, 400]])
 def test_every_number_of_texts_is_counted_and_none_stands_apart(counts: list[int]) -> None:
-    table = image_properties.text_table(pd.DataFrame({"texts": [*map(float, counts), float("nan")]}))
+    table = image_properties.text_table(
+        pd.DataFrame({"texts": [*map(float, counts), float("nan")]})
+    )
     assert table["count"].sum() == len(counts)
     assert table["count"].iloc[0] == counts.count(0)
     assert table["from"].tolist() == [0, *table["to"].tolist()[:-1]]
@@ -113,17 +155,24 @@ def test_every_number_of_texts_is_counted_and_none_stands_apart(counts: list[int
 
 def test_the_share_with_text_stands_beside_the_papers() -> None:
     axes = panels()[2]
-    image_properties.plot_text_share(axes, image_properties.text_table(pd.DataFrame({"texts": [0.0, 1.0, 2.0, 9.0]})))
+    image_properties.plot_text_share(
+        axes, image_properties.text_table(pd.DataFrame({"texts": [0.0, 1.0, 2.0, 9.0]}))
+    )
     assert set(legend(axes)) == {"with text 75%", "paper: more than 70%"}
     assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25]
 
 
 def test_small_print_tells_measured_properties_from_categories(tmp_path: Path) -> None:
-    for model, note in (("measured-12ab", "no categories of meaning. Text"), ("org/ram", "Tags: org/ram. Text")):
+    for model, note in (
+        ("measured-12ab", "no categories of meaning. Text"),
+        ("org/ram", "Tags: org/ram. Text"),
+    ):
         inputs = make(tmp_path / model, experts={"tagger": model})
         assert note in image_properties.experts_note(inputs["experts"])
         assert image_properties.experts_note(inputs["experts"]).endswith("Text: none.")
-    assert "Tags: none." in image_properties.experts_note(make(tmp_path / "none", experts={"ocr": "r"})["experts"])
+    assert "Tags: none." in image_properties.experts_note(
+        make(tmp_path / "none", experts={"ocr": "r"})["experts"]
+    )
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -132,14 +181,20 @@ def test_the_figure_is_equal_bytes_and_its_legends_fit(tmp_path: Path, columns: 
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         layout = image_properties.LAYOUT[columns]
-        figure, axes = figures.new_mosaic(**layout, columns=columns, aspect=(2.2, 0.72)[columns - 1], note="n")
+        figure, axes = figures.new_mosaic(
+            **layout, columns=columns, aspect=(2.2, 0.72)[columns - 1], note="n"
+        )
         images = image_properties.image_table(inputs)
         texts = image_properties.text_table(images)
-        image_properties.plot_tags(axes[0], image_properties.tag_table(inputs["priors"], images, score=0, most=9))
+        image_properties.plot_tags(
+            axes[0], image_properties.tag_table(inputs["priors"], images, score=0, most=9)
+        )
         image_properties.plot_sizes(axes[1], image_properties.size_table(images), short_edge=200)
         image_properties.plot_text_share(axes[2], texts)
         image_properties.plot_texts(axes[3], texts)
-        written.append([file.read_bytes() for file in figures.save_figure(figure, folder, "images", images)])
+        written.append(
+            [file.read_bytes() for file in figures.save_figure(figure, folder, "images", images)]
+        )
         ends = [panel.get_legend().get_window_extent().x1 for panel in axes[1:3]]
         assert max(ends) <= figure.bbox.x1
     assert written[0] == written[1]

@@ -1,4 +1,6 @@
-"""Statistics of captions: what counts as a word, a sentence, a part of speech, a group, and what the panels draw."""
+"""Statistics of captions: what counts as a word, a sentence, a part of speech, a group, and what
+the panels draw.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,14 @@ from vislib.figures import language, plots
 from vislib.runs.contract import CAPTIONS
 from vislib.runs.errors import InputError
 
-ENGLISH = "The image shows a small red boat near 3 old houses. Two people slowly walk to it, and they don't stop."
-GERMAN = "Das Bild zeigt ein kleines rotes Boot vor drei alten Häusern am Ufer eines breiten Flusses im Winter."
+ENGLISH = (
+    "The image shows a small red boat near 3 old houses. Two people slowly walk to it, and they"
+    " don't stop."
+)
+GERMAN = (
+    "Das Bild zeigt ein kleines rotes Boot vor drei alten Häusern am Ufer eines breiten Flusses im"
+    " Winter."
+)
 JAPANESE = "この写真には、古い港と三隻の赤い船が写っています。空は青く、海は静かです。"
 
 
@@ -22,7 +30,8 @@ def write(table: Path, *rows: tuple[str, str, str], status: str = "ok") -> Path:
     table.mkdir(parents=True, exist_ok=True)
     blank = {field.name: 0 if field.type == pa.int64() else "" for field in CAPTIONS}
     full = [
-        blank | {"sample_id": s, "kind": k, "caption": t, "status": status, "model": f"m of {k}"} for s, k, t in rows
+        blank | {"sample_id": s, "kind": k, "caption": t, "status": status, "model": f"m of {k}"}
+        for s, k, t in rows
     ]
     pq.write_table(pa.Table.from_pylist(full, schema=CAPTIONS), table / f"part-{status}.parquet")
     return table
@@ -42,17 +51,26 @@ def test_lengths_count_letters_and_sentences_not_signs() -> None:
 def test_parts_of_speech_of_a_plain_sentence() -> None:
     words, classes = ENGLISH.split(". ")[0].split(), language.word_classes(ENGLISH)
     assert dict(zip(words, classes, strict=False)) == {
-        "The": "determiners", "image": "nouns", "shows": "verbs", "a": "determiners", "small": "adjectives",
-        "red": "adjectives", "boat": "nouns", "near": "adpositions", "3": "numerals", "old": "adjectives",
+        "The": "determiners",
+        "image": "nouns",
+        "shows": "verbs",
+        "a": "determiners",
+        "small": "adjectives",
+        "red": "adjectives",
+        "boat": "nouns",
+        "near": "adpositions",
+        "3": "numerals",
+        "old": "adjectives",
         "houses": "nouns",
-    }  # fmt: skip
+    }
     rest = classes[len(words) :]
     assert rest[:5] == ["numerals", "nouns", "adverbs", "verbs", "adpositions"]
     assert {"conjunctions", "pronouns"} <= set(rest)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "… — !!", "🙂\u200b\u0301", "x" * 5000, "東京 " * 50, "((((`` '' <b> \\ $%", "\n\n"]
+    "text",
+    ["", "… — !!", "🙂\u200b\u0301", "x" * 5000, "東京 " * 50, "((((`` '' <b> \\ $%", "\n\n"],
 )
 def test_the_tagger_takes_any_text(text: str) -> None:
     words = language.word_classes(text)
@@ -61,8 +79,13 @@ def test_the_tagger_takes_any_text(text: str) -> None:
 
 
 def test_only_good_english_captions_of_the_kinds_count(tmp_path: Path) -> None:
-    table = write(tmp_path / "captions", ("a", "fused", ENGLISH), ("b", "fused", GERMAN), ("c", "fused", JAPANESE),
-                  ("a", "contextual", ENGLISH))  # fmt: skip
+    table = write(
+        tmp_path / "captions",
+        ("a", "fused", ENGLISH),
+        ("b", "fused", GERMAN),
+        ("c", "fused", JAPANESE),
+        ("a", "contextual", ENGLISH),
+    )
     write(table, ("d", "fused", ENGLISH), status="failed")
     lengths, left_out = language.length_table([table], ["fused"])
     assert lengths[["group", "sample_id"]].to_numpy().tolist() == [["fused", "a"]]
@@ -70,13 +93,21 @@ def test_only_good_english_captions_of_the_kinds_count(tmp_path: Path) -> None:
 
 
 def test_groups_follow_the_kinds_and_tell_tables_apart(tmp_path: Path) -> None:
-    one = write(tmp_path / "big/06_captioning/data/captions", ("a", "fused", ENGLISH), ("a", "contextual", ENGLISH))
+    one = write(
+        tmp_path / "big/06_captioning/data/captions",
+        ("a", "fused", ENGLISH),
+        ("a", "contextual", ENGLISH),
+    )
     two = write(tmp_path / "small/06_captioning/data/captions", ("a", "fused", "A red boat."))
     lengths, classes = measured([one, two], ["fused", "contextual", "non_contextual"])
     groups = ["fused · big/06_captioning", "fused · small/06_captioning", "contextual"]
     assert lengths["group"].tolist() == groups
     assert classes["group"].unique().tolist() == groups
-    assert classes.groupby("group", sort=False)["words"].sum().tolist() == [22, 3, 22]  # don't is do and n't
+    assert classes.groupby("group", sort=False)["words"].sum().tolist() == [
+        22,
+        3,
+        22,
+    ]  # don't is do and n't
     assert classes.groupby("group")["share"].sum().tolist() == pytest.approx([1, 1, 1])
 
 
@@ -89,8 +120,12 @@ def test_tagged_captions_are_a_seeded_choice_whatever_their_order(tmp_path: Path
     assert some["words"].sum() < 2**8 - 1
 
 
-@pytest.mark.parametrize("text", [GERMAN, JAPANESE, "مرفأ قديم فيه ثلاثة قوارب حمراء، وعلى التل البعيد منارة بيضاء."])
-def test_captions_of_other_languages_alone_draw_panels_that_say_so(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", [GERMAN, JAPANESE, "مرفأ قديم فيه ثلاثة قوارب حمراء، وعلى التل البعيد منارة بيضاء."]
+)
+def test_captions_of_other_languages_alone_draw_panels_that_say_so(
+    tmp_path: Path, text: str
+) -> None:
     table = write(tmp_path / "captions", ("a", "fused", text))
     lengths, classes = measured([table], ["contextual", "fused"])
     assert lengths.empty
@@ -105,7 +140,9 @@ def test_too_many_groups_are_an_error_that_says_so(tmp_path: Path) -> None:
         language.length_table(many, ["fused"])
 
 
-def draw(folder: Path, lengths: Any, classes: Any, columns: int = 2) -> tuple[list[Path], list[Any]]:
+def draw(
+    folder: Path, lengths: Any, classes: Any, columns: int = 2
+) -> tuple[list[Path], list[Any]]:
     bins = language.length_bins(lengths, bins=24)
     figure, axes = figures.new_figure(columns=columns, aspect=1.3, panels=3, note="Captions: m.")
     for panel, name in zip(axes, language.PAPER, strict=False):
@@ -117,7 +154,10 @@ def draw(folder: Path, lengths: Any, classes: Any, columns: int = 2) -> tuple[li
 
 def test_panels_show_every_group_and_the_papers_means(tmp_path: Path) -> None:
     kinds = ["contextual", "non_contextual", "fused", "fused_contextual"]
-    table = write(tmp_path / "captions", *((f"s{n}", kind, ENGLISH * (n + 1)) for kind in kinds for n in range(3)))
+    table = write(
+        tmp_path / "captions",
+        *((f"s{n}", kind, ENGLISH * (n + 1)) for kind in kinds for n in range(3)),
+    )
     lengths, classes = measured([table], kinds)
     files, (words, sentences, tagged) = draw(tmp_path / "once", lengths, classes)
     again, _ = draw(tmp_path / "again", lengths, classes)
@@ -125,14 +165,21 @@ def test_panels_show_every_group_and_the_papers_means(tmp_path: Path) -> None:
     shown = [text.get_text() for text in words.get_legend().get_texts()]
     assert shown[1].startswith("non-contextual (3): ")
     assert shown[-2:] == ["DenseFusion-4V-100K (paper): 206", "DenseFusion-1M (paper): 191"]
-    assert [t.get_text() for t in sentences.get_legend().get_texts()][-1] == "DenseFusion-1M (paper): 11.0"
+    assert [t.get_text() for t in sentences.get_legend().get_texts()][
+        -1
+    ] == "DenseFusion-1M (paper): 11.0"
     assert sum(line.get_color() == plots.CONTRAST for line in words.lines) == 2
-    assert len({str(line._dash_pattern) for line in words.lines if line.get_color() == plots.CONTRAST}) == 2
+    assert (
+        len({str(line._dash_pattern) for line in words.lines if line.get_color() == plots.CONTRAST})
+        == 2
+    )
     assert len(tagged.lines) == len({line.get_marker() for line in tagged.lines}) == 4
 
 
 def test_bins_are_whole_numbers_wide_and_lose_no_caption(tmp_path: Path) -> None:
-    table = write(tmp_path / "captions", *((f"s{n}", "fused", "A boat. " * n) for n in (0, 1, 12, 150)))
+    table = write(
+        tmp_path / "captions", *((f"s{n}", "fused", "A boat. " * n) for n in (0, 1, 12, 150))
+    )
     lengths, _ = language.length_table([table], ["fused"])
     bins = language.length_bins(lengths, bins=24)
     assert bins.groupby("length")["count"].sum().to_dict() == {"words": 4, "sentences": 4}

@@ -1,4 +1,6 @@
-"""Examples of priors: which samples are shown, where boxes and labels stand, and which words are marked."""
+"""Examples of priors: which samples are shown, where boxes and labels stand, and which words are
+marked.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -15,38 +17,99 @@ from vislib.figures import plots, priors
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SELECTED
 from vislib.runs.errors import InputError
 
-BOAT = {"label": "boat", "score": 0.9, "x1": 0.25, "y1": 0.5, "x2": 0.75, "y2": 1.0, "expert": "detector"}
-SIGN = {"text": "OPEN DAILY", "score": 0.9, "x1": 0.1, "y1": 0.1, "x2": 0.5, "y2": 0.2, "expert": "ocr"}
+BOAT = {
+    "label": "boat",
+    "score": 0.9,
+    "x1": 0.25,
+    "y1": 0.5,
+    "x2": 0.75,
+    "y2": 1.0,
+    "expert": "detector",
+}
+SIGN = {
+    "text": "OPEN DAILY",
+    "score": 0.9,
+    "x1": 0.1,
+    "y1": 0.1,
+    "x2": 0.5,
+    "y2": 0.2,
+    "expert": "ocr",
+}
 
 
 def write(folder: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> Path:
     folder.mkdir(parents=True)
     blank: dict[Any, Any] = {pa.int64(): 0, pa.float64(): 0.0, pa.string(): ""}
-    full = [{field.name: row.get(field.name, blank.get(field.type, [])) for field in schema} for row in rows]
+    full = [
+        {field.name: row.get(field.name, blank.get(field.type, [])) for field in schema}
+        for row in rows
+    ]
     pq.write_table(pa.Table.from_pylist(full, schema=schema), folder / "part-00000.parquet")
     return folder
 
 
 def run(folder: Path, found: dict[str, dict[str, Any]]) -> dict[str, Path]:
-    """Tables of one sample per entry; an entry may have boxes, texts, tags, caption, kind, doc_id, status."""
+    """Tables of one sample per entry; an entry may have boxes, texts, tags, caption, kind, doc_id,
+    status.
+    """
     image = folder / "03_images" / "files" / "a.png"
     image.parent.mkdir(parents=True)
     Image.new("RGB", (60, 30), "navy").save(image)
     ids = list(found)
     return {
-        "samples": write(folder / "samples", SELECTED, [
-            {"sample_id": i, "doc_id": f"d{i}", "image_url": i, "alt_text": "A boat house", "context": "<image>",
-             "page_url": f"https://example.org/{i}", **found[i]} for i in ids]),
-        "images": write(folder / "03_images" / "images", IMAGES, [
-            {"image_url": i, "image_id": f"i{i}", "status": "ok", "path": "files/a.png", **found[i]} for i in ids]),
-        "priors": write(folder / "priors", PRIORS, [{"image_id": f"i{i}", **found[i]} for i in ids]),
-        "captions": write(folder / "captions", CAPTIONS, [
-            {"sample_id": i, "kind": "fused", "caption": "A red boat with C$ 5 or $6.", **found[i], "status": "ok"}
-            for i in ids]),
-    }  # fmt: skip
+        "samples": write(
+            folder / "samples",
+            SELECTED,
+            [
+                {
+                    "sample_id": i,
+                    "doc_id": f"d{i}",
+                    "image_url": i,
+                    "alt_text": "A boat house",
+                    "context": "<image>",
+                    "page_url": f"https://example.org/{i}",
+                    **found[i],
+                }
+                for i in ids
+            ],
+        ),
+        "images": write(
+            folder / "03_images" / "images",
+            IMAGES,
+            [
+                {
+                    "image_url": i,
+                    "image_id": f"i{i}",
+                    "status": "ok",
+                    "path": "files/a.png",
+                    **found[i],
+                }
+                for i in ids
+            ],
+        ),
+        "priors": write(
+            folder / "priors", PRIORS, [{"image_id": f"i{i}", **found[i]} for i in ids]
+        ),
+        "captions": write(
+            folder / "captions",
+            CAPTIONS,
+            [
+                {
+                    "sample_id": i,
+                    "kind": "fused",
+                    "caption": "A red boat with C$ 5 or $6.",
+                    **found[i],
+                    "status": "ok",
+                }
+                for i in ids
+            ],
+        ),
+    }
 
 
-def load(tables: dict[str, Path], ids: tuple[str, ...] = (), n: int = 9, seed: int = 0) -> list[priors.Example]:
+def load(
+    tables: dict[str, Path], ids: tuple[str, ...] = (), n: int = 9, seed: int = 0
+) -> list[priors.Example]:
     return priors.load_examples(**tables, kind="fused", ids=ids, n=n, seed=seed)
 
 
@@ -54,11 +117,15 @@ def names(examples: list[priors.Example]) -> list[str]:
     return [str(example.sample["sample_id"]) for example in examples]
 
 
-def draw(examples: list[priors.Example], lines: int = 8, folder: Path | None = None) -> tuple[Axes, list[Path]]:
+def draw(
+    examples: list[priors.Example], lines: int = 8, folder: Path | None = None
+) -> tuple[Axes, list[Path]]:
     sheet, axes, width = figures.new_sheet()
     height = priors.plot_examples(axes, examples, width=width, lines=lines)
     figures.trim_sheet(sheet, axes, height, note="n")
-    return axes, figures.save_figure(sheet, folder, "all", priors.example_table(examples)) if folder else []
+    return axes, figures.save_figure(
+        sheet, folder, "all", priors.example_table(examples)
+    ) if folder else []
 
 
 def shown(axes: Axes) -> list[str]:
@@ -66,11 +133,18 @@ def shown(axes: Axes) -> list[str]:
 
 
 def test_examples_have_an_image_priors_a_caption_and_letters_of_the_font(tmp_path: Path) -> None:
-    tables = run(tmp_path, {
-        "a": {"boxes": [BOAT]}, "b": {"texts": [SIGN]}, "plain": {}, "dead": {"status": "failed", "boxes": [BOAT]},
-        "other": {"kind": "contextual", "boxes": [BOAT]}, "japanese": {"texts": [SIGN | {"text": "古い港"}]},
-        "same page": {"doc_id": "da", "boxes": [BOAT]},
-    })  # fmt: skip
+    tables = run(
+        tmp_path,
+        {
+            "a": {"boxes": [BOAT]},
+            "b": {"texts": [SIGN]},
+            "plain": {},
+            "dead": {"status": "failed", "boxes": [BOAT]},
+            "other": {"kind": "contextual", "boxes": [BOAT]},
+            "japanese": {"texts": [SIGN | {"text": "古い港"}]},
+            "same page": {"doc_id": "da", "boxes": [BOAT]},
+        },
+    )
     assert len(load(tables)) == 2  # of a and the other of its page, one
     assert "b" in names(load(tables))
     assert names(load(tables, n=1)) == names(load(tables, n=1))
@@ -83,7 +157,14 @@ def test_images_without_findings_are_shown_when_there_are_no_others(tmp_path: Pa
     (example,) = load(run(tmp_path, {"plain": {"tags": []}}))
     axes, _ = draw([example])
     assert shown(axes).count("none") == 3
-    assert {"World knowledge", "A boat house", "Tags", "Detections", "Visible text", "Caption"} <= set(shown(axes))
+    assert {
+        "World knowledge",
+        "A boat house",
+        "Tags",
+        "Detections",
+        "Visible text",
+        "Caption",
+    } <= set(shown(axes))
     assert not [patch for patch in axes.patches if isinstance(patch, Rectangle)]
 
 
@@ -99,7 +180,9 @@ def test_boxes_stand_where_the_experts_saw_them(tmp_path: Path) -> None:
     frames = [p for p in axes.patches if isinstance(p, Rectangle) and not p.get_fill()]
     solid = next(p for p in frames if p.get_linestyle() == "-").get_bbox()
     wide, high = right - left, bottom - top
-    assert solid.extents == pytest.approx([left + wide / 4, top + high / 2, left + wide * 3 / 4, bottom])
+    assert solid.extents == pytest.approx(
+        [left + wide / 4, top + high / 2, left + wide * 3 / 4, bottom]
+    )
     assert len(frames) == 2
     assert [p.get_linestyle() for p in frames].count("-") == 1
     assert {"boat: [0.250, 0.500, 0.750, 1.000]", "OPEN DAILY", "boat", "1"} <= set(shown(axes))
@@ -107,13 +190,19 @@ def test_boxes_stand_where_the_experts_saw_them(tmp_path: Path) -> None:
 
 def test_labels_stay_in_the_picture_and_off_one_another(tmp_path: Path) -> None:
     corners = [(0, 0), (0.9, 0), (0, 0.9), (0.9, 0.9), (0.45, 0.45), (0.45, 0.55)]
-    boxes = [BOAT | {"x1": x, "y1": y, "x2": x + 0.1, "y2": y + 0.1, "label": f"thing {x} {y}"} for x, y in corners]
+    boxes = [
+        BOAT | {"x1": x, "y1": y, "x2": x + 0.1, "y2": y + 0.1, "label": f"thing {x} {y}"}
+        for x, y in corners
+    ]
     (example,) = load(run(tmp_path, {"a": {"boxes": boxes}}))
     axes, _ = draw([example])
     left, right, bottom, top = axes.images[0].get_extent()
     plates = [p.get_bbox() for p in axes.patches if isinstance(p, Rectangle) and p.get_fill()]
     assert len(plates) == 6
-    assert all(p.x0 >= left and p.x1 <= right + 1e-6 and p.y0 >= top and p.y1 <= bottom + 1e-6 for p in plates)
+    assert all(
+        p.x0 >= left and p.x1 <= right + 1e-6 and p.y0 >= top and p.y1 <= bottom + 1e-6
+        for p in plates
+    )
     assert all(p.count_overlaps(plates) == 1 for p in plates)  # itself
 
 
@@ -131,7 +220,12 @@ def test_long_lists_are_cut_and_counted_and_all_boxes_drawn(tmp_path: Path) -> N
 
 def test_words_of_world_knowledge_and_visible_text_are_marked(tmp_path: Path) -> None:
     caption = "A house with boats is open daily. The page shows a red detector."
-    (example,) = load(run(tmp_path, {"a": {"boxes": [BOAT | {"label": "red"}], "texts": [SIGN], "caption": caption}}))
+    (example,) = load(
+        run(
+            tmp_path,
+            {"a": {"boxes": [BOAT | {"label": "red"}], "texts": [SIGN], "caption": caption}},
+        )
+    )
     axes, _ = draw([example])
     marked = {t.get_text() for t in axes.texts if t.get_color() == plots.CONTRAST}
     assert marked == {"house", "boats", "open", "daily", "1"}  # 1 is the number of the text

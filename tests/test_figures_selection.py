@@ -1,4 +1,6 @@
-"""The map of clusters, the funnel and the sheet of duplicates, over tables whose clusters are known."""
+"""The map of clusters, the funnel and the sheet of duplicates, over tables whose clusters are
+known.
+"""
 
 import json
 import random
@@ -35,9 +37,16 @@ def name(cluster: int, member: int) -> str:
     return f"{cluster}{member:015x}"
 
 
-def make(root: Path, *, shuffled: int = 0, members: int = MEMBERS, clusters: int = CLUSTERS) -> Inputs:
-    """Tables of images around `clusters` far middles, with a picture each; the rows in an order of chance."""
-    chance, places = np.random.default_rng(0), [(c, m) for c in range(clusters) for m in range(members)]
+def make(
+    root: Path, *, shuffled: int = 0, members: int = MEMBERS, clusters: int = CLUSTERS
+) -> Inputs:
+    """Tables of images around `clusters` far middles, with a picture each; the rows in an order of
+    chance.
+    """
+    chance, places = (
+        np.random.default_rng(0),
+        [(c, m) for c in range(clusters) for m in range(members)],
+    )
     middles = np.eye(8)[:clusters] * 4
     vectors = {place: middles[place[0]] + chance.normal(0, 0.1, 8) for place in places}
     random.Random(shuffled).shuffle(places)
@@ -48,18 +57,35 @@ def make(root: Path, *, shuffled: int = 0, members: int = MEMBERS, clusters: int
     kept, double = (lambda m: m < 5), (lambda m: 5 <= m < 8)
     tables: dict[str, list[dict[str, Any]]] = {
         "embeddings": [
-            {"image_id": name(*p), "cluster": p[0], "distance": 0.1, "vector": vectors[p].tolist()} for p in places
+            {"image_id": name(*p), "cluster": p[0], "distance": 0.1, "vector": vectors[p].tolist()}
+            for p in places
         ],
-        "samples": [{"image_id": name(*p), "cluster": p[0], "rank": p[1]} for p in places if kept(p[1])],
+        "samples": [
+            {"image_id": name(*p), "cluster": p[0], "rank": p[1]} for p in places if kept(p[1])
+        ],
         "duplicates": [
-            {"image_id": name(c, m), "kept_id": name(c, 0), "reason": "semantic_duplicate", "distance": 0.1 * m}
-            for c, m in places if double(m)
+            {
+                "image_id": name(c, m),
+                "kept_id": name(c, 0),
+                "reason": "semantic_duplicate",
+                "distance": 0.1 * m,
+            }
+            for c, m in places
+            if double(m)
         ],
-        "dropped": [{"id": name(*p), "reason": "semantic_duplicate"} for p in places if double(p[1])]
+        "dropped": [
+            {"id": name(*p), "reason": "semantic_duplicate"} for p in places if double(p[1])
+        ]
         + [{"id": name(*p), "reason": "below_top_k"} for p in places if p[1] >= 8],
-    }  # fmt: skip
-    inputs = {table: write(root / "04/data" / table, "04_selection", rows) for table, rows in tables.items()}
-    ledger = [{"image_url": name(*p), "image_id": name(*p), "path": f"files/{name(*p)}.png"} for p in places]
+    }
+    inputs = {
+        table: write(root / "04/data" / table, "04_selection", rows)
+        for table, rows in tables.items()
+    }
+    ledger = [
+        {"image_url": name(*p), "image_id": name(*p), "path": f"files/{name(*p)}.png"}
+        for p in places
+    ]
     return inputs | {"images": write(root / "03/images", "03_images", ledger)}
 
 
@@ -84,24 +110,33 @@ def test_the_map_keeps_clusters_apart_and_says_what_became_of_each_image(inputs:
     assert set(table.loc[table["state"] != "kept", "rank"]) == {-1}
     middles = table.groupby("cluster")[["x", "y"]].mean().to_numpy()
     spread = table.groupby("cluster")[["x", "y"]].std().to_numpy().max()
-    apart = [np.linalg.norm(a - b) for a in middles for b in middles if a is not b and (a != b).any()]
+    apart = [
+        np.linalg.norm(a - b) for a in middles for b in middles if a is not b and (a != b).any()
+    ]
     assert min(apart) > 3 * spread
     assert 0.3 < sum(table.attrs["explained"]) <= 1
 
 
 def test_the_map_does_not_depend_on_the_order_of_rows(inputs: Inputs, tmp_path: Path) -> None:
     other = make(tmp_path, shuffled=1)
-    mine, theirs = (selection.map_table(i, points=20, seed=3).drop(columns="path") for i in (inputs, other))
+    mine, theirs = (
+        selection.map_table(i, points=20, seed=3).drop(columns="path") for i in (inputs, other)
+    )
     assert mine.equals(theirs)
     assert len(mine) == 20
     assert set(mine["image_id"]) != set(selection.map_table(inputs, points=20, seed=4)["image_id"])
-    pairs = [selection.pairs_table(i, count=3, seed=1)["image_id"].tolist() for i in (inputs, other)]
+    pairs = [
+        selection.pairs_table(i, count=3, seed=1)["image_id"].tolist() for i in (inputs, other)
+    ]
     assert pairs[0] == pairs[1]
 
 
 def test_thumbnails_take_each_cell_once_nearest_and_first_come() -> None:
     points = [(0.5, 0.5), (0.6, 0.5), (9.5, 0.5), (0.5, 0.5), (3.4, 1.6)]
-    assert selection.snapped(points[:3], across=4, down=2, most=9) == {0: (0, 0), 1: (1, 0)}  # the third has none near
+    assert selection.snapped(points[:3], across=4, down=2, most=9) == {
+        0: (0, 0),
+        1: (1, 0),
+    }  # the third has none near
     cells = selection.snapped(points, across=4, down=2, most=9)
     assert len(set(cells.values())) == len(cells)
     assert cells[4] == (3, 1)
@@ -113,16 +148,28 @@ def test_every_cluster_shows_its_middle_and_no_picture_hides_another(inputs: Inp
     table = selection.map_table(inputs, points=100, seed=0)
     _, axes, shown = draw(table, thumbnails=CLUSTERS)
     assert set(shown) == {name(cluster, 0) for cluster in range(CLUSTERS)}
-    assert legend(axes) == ["kept, without thumbnail (16)", "semantic duplicate (12)", "below the top k (4)"]
+    assert legend(axes) == [
+        "kept, without thumbnail (16)",
+        "semantic duplicate (12)",
+        "below the top k (4)",
+    ]
     _, axes, shown = draw(table)
     assert len(shown) == len(axes.images) == 12
     boxes = [image.get_extent() for image in axes.images]
     right, top = axes.get_xlim()[1], axes.get_ylim()[1]
     assert all(0 <= x1 < x2 <= right and 0 <= y1 < y2 <= top for x1, x2, y1, y2 in boxes)
     assert not any(
-        a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3] for a in boxes for b in boxes if a is not b
+        a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+        for a in boxes
+        for b in boxes
+        if a is not b
     )
-    assert {text.get_text() for text in axes.texts if text.get_weight() == "bold"} == {"0", "1", "2", "3"}
+    assert {text.get_text() for text in axes.texts if text.get_weight() == "bold"} == {
+        "0",
+        "1",
+        "2",
+        "3",
+    }
 
 
 @pytest.mark.parametrize(("clusters", "members"), [(1, 1), (1, 2), (1, MEMBERS)])
@@ -141,9 +188,13 @@ def test_one_image_and_one_cluster_are_drawn(tmp_path: Path, clusters: int, memb
 
 def test_equal_vectors_lie_in_one_place(tmp_path: Path) -> None:
     inputs = make(tmp_path, clusters=1, members=4)
-    rows = [{"image_id": name(0, m), "cluster": 0, "distance": 0.0, "vector": [0.5]} for m in range(4)]
+    rows = [
+        {"image_id": name(0, m), "cluster": 0, "distance": 0.0, "vector": [0.5]} for m in range(4)
+    ]
     table = selection.map_table(
-        inputs | {"embeddings": write(tmp_path / "flat/embeddings", "04_selection", rows)}, points=9, seed=0
+        inputs | {"embeddings": write(tmp_path / "flat/embeddings", "04_selection", rows)},
+        points=9,
+        seed=0,
     )
     assert table.attrs["explained"] == [0.0, 0.0]
     assert not table[["x", "y"]].to_numpy().any()
@@ -156,7 +207,9 @@ def test_the_funnel_closes() -> None:
     assert table["left"].tolist() == [12, 10, 7, 7, 6, 6, 5]
     assert table["set_aside"].sum() == len(reasons)
     assert "chosen by limit" not in set(table["step"])
-    more = selection.funnel_table([*reasons, "beyond_limit", "new_reason"], kept=5).set_index("step")
+    more = selection.funnel_table([*reasons, "beyond_limit", "new_reason"], kept=5).set_index(
+        "step"
+    )
     assert more.loc["chosen by limit", "set_aside"] == 1
     assert more["left"].iloc[-1] == 5  # a step that is not known here is shown, not lost
     assert more.index[-1] == "new_reason"
@@ -168,15 +221,28 @@ def test_the_funnel_closes() -> None:
     selection.plot_funnel(axes, selection.funnel_table([], kept=1))
 
 
-def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(inputs: Inputs, tmp_path: Path) -> None:
+def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(
+    inputs: Inputs, tmp_path: Path
+) -> None:
     near = [
-        {"image_id": name(c, 8), "kept_id": name(c, 1), "reason": "near_duplicate", "distance": 3.0 - c}
+        {
+            "image_id": name(c, 8),
+            "kept_id": name(c, 1),
+            "reason": "near_duplicate",
+            "distance": 3.0 - c,
+        }
         for c in range(CLUSTERS)
     ]
     semantic = [
-        {"image_id": name(c, m), "kept_id": name(c, 0), "reason": "semantic_duplicate", "distance": m / 100}
-        for c in range(CLUSTERS) for m in (5, 6)
-    ]  # fmt: skip
+        {
+            "image_id": name(c, m),
+            "kept_id": name(c, 0),
+            "reason": "semantic_duplicate",
+            "distance": m / 100,
+        }
+        for c in range(CLUSTERS)
+        for m in (5, 6)
+    ]
     both = inputs | {"duplicates": write(tmp_path / "duplicates", "04_selection", semantic + near)}
     table = selection.pairs_table(both, count=5, seed=0)
     assert Counter(table["reason"]) == {"near_duplicate": 4, "semantic_duplicate": 5}
@@ -187,7 +253,9 @@ def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(inputs: Inputs
     said = [text.get_text() for text in axes.texts]
     assert {"Near duplicates", "Semantic duplicates", "0 bits", "1 − cosine = 0.050"} <= set(said)
     assert "5 of 8 that were set aside, each right of the one kept" in said
-    boxes = np.array([image.get_extent() for image in axes.images])  # left, right, bottom, top: downwards
+    boxes = np.array(
+        [image.get_extent() for image in axes.images]
+    )  # left, right, bottom, top: downwards
     assert (boxes[:, :2] > 0).all()
     assert boxes[:, 1].max() < width
     assert boxes[:, 2].max() < height
@@ -200,13 +268,18 @@ def test_the_embeddings_are_named_by_the_record_of_their_stage(tmp_path: Path) -
     table = tmp_path / "04_selection/data/embeddings"
     assert selection.embedding_model(table) == "unknown"
     table.mkdir(parents=True)
-    for model, said in (("org/clip@abc", "org/clip@abc"), ("colour-gradient", "colour-gradient, an embedded desc")):
+    for model, said in (
+        ("org/clip@abc", "org/clip@abc"),
+        ("colour-gradient", "colour-gradient, an embedded desc"),
+    ):
         record = {"inputs": {}, "hashes": {"parameters": {"embedding_model": model}}}
         (tmp_path / "04_selection/run.json").write_text(json.dumps(record))
         assert selection.embedding_model(table).startswith(said)
 
 
-def test_the_figures_are_equal_bytes_and_thumbnails_are_small(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_figures_are_equal_bytes_and_thumbnails_are_small(
+    inputs: Inputs, tmp_path: Path
+) -> None:
     written = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
@@ -214,10 +287,14 @@ def test_the_figures_are_equal_bytes_and_thumbnails_are_small(inputs: Inputs, tm
         figure, _, _ = draw(table)
         sheet, axes, width = figures.new_sheet()
         pairs = selection.pairs_table(inputs, count=4, seed=0)
-        figures.trim_sheet(sheet, axes, selection.plot_duplicates(axes, pairs, width=width), note="n")
+        figures.trim_sheet(
+            sheet, axes, selection.plot_duplicates(axes, pairs, width=width), note="n"
+        )
         files = [*figures.save_figure(figure, folder, "map", table.drop(columns="path"))]
         files += figures.save_figure(sheet, folder, "pairs")
-        assert max(image.get_size()[0] for image in (*figure.axes[0].images, *axes.images)) <= 200  # px
+        assert (
+            max(image.get_size()[0] for image in (*figure.axes[0].images, *axes.images)) <= 200
+        )  # px
         written.append([file.read_bytes() for file in files])
     assert written[0] == written[1]
 

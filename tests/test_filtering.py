@@ -14,9 +14,13 @@ from vislib.runs.contract import DOCUMENTS
 from vislib.tokenization import count_tokens, load_tokenizer, sentences
 
 ENTRY = {
-    "document_url": "https://a.org/p", "unformatted_src": "b.png", "src": "https://a.org/b.png",
-    "original_width": 640, "original_height": 480, "format": "png",
-}  # fmt: skip
+    "document_url": "https://a.org/p",
+    "unformatted_src": "b.png",
+    "src": "https://a.org/b.png",
+    "original_width": 640,
+    "original_height": 480,
+    "format": "png",
+}
 
 
 def document(*blocks: str, **entry: object) -> dict:
@@ -24,10 +28,14 @@ def document(*blocks: str, **entry: object) -> dict:
     images = [block[1:] if block.startswith("!") else None for block in blocks]
     metadata = [None if url is None else {**ENTRY, "src": url, **entry} for url in images]
     return {
-        "doc_id": short_hash(*blocks), "images": images,
-        "texts": [None if url is not None else block for url, block in zip(images, blocks, strict=True)],
-        "metadata": json.dumps(metadata), "general_metadata": json.dumps({"url": "https://a.org/p#1"}),
-    }  # fmt: skip
+        "doc_id": short_hash(*blocks),
+        "images": images,
+        "texts": [
+            None if url is not None else block for url, block in zip(images, blocks, strict=True)
+        ],
+        "metadata": json.dumps(metadata),
+        "general_metadata": json.dumps({"url": "https://a.org/p#1"}),
+    }
 
 
 def words(texts: list[str]) -> list[int]:
@@ -36,18 +44,27 @@ def words(texts: list[str]) -> list[int]:
 
 
 def test_one_sample_per_image_position():
-    row = document("Intro.", "!https://a.org/b.png", "Middle.", "!https://a.org/c.png", alt_text="A bridge")
+    row = document(
+        "Intro.", "!https://a.org/b.png", "Middle.", "!https://a.org/c.png", alt_text="A bridge"
+    )
     found = list(page_samples(row))
     assert [sample["image_index"] for sample in found] == [1, 3]
     assert found[1] == {
-        "sample_id": short_hash(row["doc_id"], "3"), "doc_id": row["doc_id"], "image_index": 3,
-        "image_url": "https://a.org/c.png", "alt_text": "A bridge", "page_url": "https://a.org/p#1",
-        "width": 640, "height": 480,
-    }  # fmt: skip
+        "sample_id": short_hash(row["doc_id"], "3"),
+        "doc_id": row["doc_id"],
+        "image_index": 3,
+        "image_url": "https://a.org/c.png",
+        "alt_text": "A bridge",
+        "page_url": "https://a.org/p#1",
+        "width": 640,
+        "height": 480,
+    }
     bare = document("!https://a.org/b.png", original_width=None) | {"general_metadata": "{}"}
-    assert next(page_samples(bare)) | {"alt_text": "", "page_url": ENTRY["document_url"], "width": 0} == next(
-        page_samples(bare)
-    )
+    assert next(page_samples(bare)) | {
+        "alt_text": "",
+        "page_url": ENTRY["document_url"],
+        "width": 0,
+    } == next(page_samples(bare))
 
 
 def test_the_context_is_the_page_with_its_placeholders():
@@ -64,21 +81,39 @@ def test_the_nearest_placeholders_stay():
     assert surroundings(texts, 2)(6) == (f"a\n\n{OTHER}\n\nb\n\n{OTHER}\n\n", "")
     assert surroundings(texts, 0)(3) == ("a\n\n", "\n\nb")
     for others in (3, 4, 100):
-        assert all((surroundings(texts, others)(i) == around(texts, i)) == (others > 3) for i in (0, 3, 6))
+        assert all(
+            (surroundings(texts, others)(i) == around(texts, i)) == (others > 3) for i in (0, 3, 6)
+        )
 
 
 @pytest.mark.parametrize(
     ("size", "stated"),
     [
-        (640, 640), (640.0, 640), (None, 0), (float("nan"), 0), (float("inf"), 0), (10**20, 0), (1e30, 0), (-5, 0),
-        (True, 0), ("100%", 0), ("640", 0), ([640], 0), (2**31, 0), (2**31 - 1, 2**31 - 1),
+        (640, 640),
+        (640.0, 640),
+        (None, 0),
+        (float("nan"), 0),
+        (float("inf"), 0),
+        (10**20, 0),
+        (1e30, 0),
+        (-5, 0),
+        (True, 0),
+        ("100%", 0),
+        ("640", 0),
+        ([640], 0),
+        (2**31, 0),
+        (2**31 - 1, 2**31 - 1),
     ],
-)  # fmt: skip
+)
 def test_an_odd_size_is_an_unknown_one(size, stated):
-    row = document("!https://a.org/b.png", original_width=size, original_height=size, alt_text=float("nan"))
+    row = document(
+        "!https://a.org/b.png", original_width=size, original_height=size, alt_text=float("nan")
+    )
     (sample,) = page_samples(row)
     assert (sample["width"], sample["height"], sample["alt_text"]) == (stated, stated, "")
-    digits = row | {"metadata": json.dumps([{**ENTRY, "alt_text": "\ud83d"}]).replace("640", "9" * 5000)}
+    digits = row | {
+        "metadata": json.dumps([{**ENTRY, "alt_text": "\ud83d"}]).replace("640", "9" * 5000)
+    }
     (sample,) = page_samples(digits)
     assert (sample["width"], sample["alt_text"]) == (0, "?")
 
@@ -109,7 +144,9 @@ def test_a_sentence_that_does_not_fit_closes_its_side_alone():
 
 
 def reference(before: str, after: str, limit: int, count) -> str:
-    """The plain rule: add the nearest sentence of the open sides; one that is too long closes its side."""
+    """The plain rule: add the nearest sentence of the open sides; one that is too long closes its
+    side.
+    """
     left, right, kept = sentences(before)[::-1], sentences(after), [0, 0]
     open_sides = {0, 1}
     while open_sides:
@@ -132,10 +169,16 @@ def test_contexts_are_those_of_the_plain_rule_and_within_the_limit():
     tokenizer = load_tokenizer("mistral-common")
     for _ in range(150):
         texts = [
-            " ".join(f"W{'x' * chance.randrange(9)} s{chance.choice('.!?。؟।')}" for _ in range(chance.randrange(1, 9)))
-            if chance.random() < 0.7 else None
+            (
+                " ".join(
+                    f"W{'x' * chance.randrange(9)} s{chance.choice('.!?。؟।')}"
+                    for _ in range(chance.randrange(1, 9))
+                )
+                if chance.random() < 0.7
+                else None
+            )
             for _ in range(chance.randrange(1, 7))
-        ]  # fmt: skip
+        ]
         before, after = around([*texts, None, *reversed(texts)], len(texts))
         limit = chance.randrange(4, 120)
         count = chance.choice([words, lambda batch: count_tokens(tokenizer, batch)])
@@ -149,14 +192,26 @@ def test_contexts_are_those_of_the_plain_rule_and_within_the_limit():
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("https://a.org/b.png", ""), ("HTTP://A.ORG", ""), ("http://[::1]:80/a", ""), ("", "empty_url"),
+        ("https://a.org/b.png", ""),
+        ("HTTP://A.ORG", ""),
+        ("http://[::1]:80/a", ""),
+        ("", "empty_url"),
         ("  ", "empty_url"),
-        ("data:image/png;base64,AA", "data_url"), ("DATA:,", "data_url"), ("ftp://a.org/b", "not_http"),
-        ("b.png", "not_http"), ("https:///b.png", "not_http"), ("https:b", "not_http"), ("/\t/a.org/b.png", ""),
-        (" \n\ufeffhttp://a.org/b.png\n", ""), ("ht\ntp:\\\\a.org\tb.png", ""), ("\ufeff", "empty_url"),
-        ("\tdata:,", "data_url"), ("http:\\\\\\b.png", "not_http"), ("\xa0http://a.org", "not_http"),
+        ("data:image/png;base64,AA", "data_url"),
+        ("DATA:,", "data_url"),
+        ("ftp://a.org/b", "not_http"),
+        ("b.png", "not_http"),
+        ("https:///b.png", "not_http"),
+        ("https:b", "not_http"),
+        ("/\t/a.org/b.png", ""),
+        (" \n\ufeffhttp://a.org/b.png\n", ""),
+        ("ht\ntp:\\\\a.org\tb.png", ""),
+        ("\ufeff", "empty_url"),
+        ("\tdata:,", "data_url"),
+        ("http:\\\\\\b.png", "not_http"),
+        ("\xa0http://a.org", "not_http"),
     ],
-)  # fmt: skip
+)
 def test_addresses_that_cannot_be_fetched(url, fault):
     assert url_fault(url) == fault
 
@@ -186,7 +241,9 @@ def table(run: Run, name: str) -> list[dict]:
     return list(tables.read_rows(run.stage.folder / "data" / name))
 
 
-SHORT = document("A red bridge.", "!https://a.org/b.png", "Say <image> or </s>.", "!data:image/png;base64,AA")
+SHORT = document(
+    "A red bridge.", "!https://a.org/b.png", "Say <image> or </s>.", "!data:image/png;base64,AA"
+)
 LONG = document("A very long page. " * 40, "!https://a.org/c.png")
 PLAIN = document("No image here.")
 
@@ -196,10 +253,13 @@ def test_pages_within_the_cap_become_samples(begin):
     count = load_tokenizer("mistral-common")
     expected = count_tokens(count, ["A red bridge.\n\nSay <image> or </s>.", "No image here."])
     assert [(row["doc_id"], row["n_tokens"]) for row in table(run, "documents")] == [
-        (SHORT["doc_id"], expected[0]), (PLAIN["doc_id"], expected[1]),
-    ]  # fmt: skip
+        (SHORT["doc_id"], expected[0]),
+        (PLAIN["doc_id"], expected[1]),
+    ]
     (sample,) = table(run, "samples")
-    assert sample["context"] == "A red bridge.\n\n<image>\n\nSay ‹image› or </s>.\n\n<another-image>"
+    assert (
+        sample["context"] == "A red bridge.\n\n<image>\n\nSay ‹image› or </s>.\n\n<another-image>"
+    )
     assert sample["n_context_tokens"] == count_tokens(count, [sample["context"]])[0]
     long = count_tokens(count, ["A very long page. " * 40])[0]
     assert [(row["id"], row["reason"], row["detail"]) for row in table(run, "dropped")] == [
@@ -214,7 +274,9 @@ def test_pages_within_the_cap_become_samples(begin):
 
 
 def test_the_cap_is_the_largest_count_that_stays(begin):
-    exact = count_tokens(load_tokenizer("mistral-common"), ["A red bridge.\n\nSay <image> or </s>."])[0]
+    exact = count_tokens(
+        load_tokenizer("mistral-common"), ["A red bridge.\n\nSay <image> or </s>."]
+    )[0]
     assert len(table(begin(SHORT, max_tokens=exact), "documents")) == 1
     with pytest.raises(InputError, match=f"the shortest {exact};"):
         begin(SHORT, max_tokens=exact - 1)
@@ -260,7 +322,9 @@ def test_a_very_long_page_is_dropped_without_counting_it(begin, monkeypatch):
 
 
 def test_workers_change_no_byte(begin):
-    rows = [document(f"Bridge {n}. " * n, f"!https://a.org/{n}.png", "It is red.") for n in range(1, 12)]
+    rows = [
+        document(f"Bridge {n}. " * n, f"!https://a.org/{n}.png", "It is red.") for n in range(1, 12)
+    ]
     results = []
     for workers in (1, 2):
         run = begin(*rows, workers=workers, max_tokens=40, context_tokens=20)
@@ -274,11 +338,17 @@ def test_workers_change_no_byte(begin):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([LONG], r"all 1 have more than max_tokens = 50 tokens, the shortest \d+; raise max_tokens"),
+        (
+            [LONG],
+            r"all 1 have more than max_tokens = 50 tokens, the shortest \d+; raise max_tokens",
+        ),
         ([PLAIN], "the 1 documents within max_tokens hold no image; raise max_tokens or choose"),
         (
             [PLAIN, document("!photo 1.jpg"), document("!ftp://a.org/b.png")],
-            r"of 2 images none .* \(2 not_http\), the first is not_http: 'photo 1.jpg'; the column images must",
+            (
+                r"of 2 images none .* \(2 not_http\), the first is not_http: 'photo 1.jpg'; the"
+                r" column images must"
+            ),
         ),
     ],
 )
@@ -288,7 +358,9 @@ def test_no_sample_left_says_which_parameter_to_change(begin, rows, message):
 
 
 def test_a_context_shorter_than_its_placeholder_is_refused(begin):
-    with pytest.raises(InputError, match=r"context_tokens = 1: <image> alone takes \d; 0 keeps the page"):
+    with pytest.raises(
+        InputError, match=r"context_tokens = 1: <image> alone takes \d; 0 keeps the page"
+    ):
         begin(SHORT, context_tokens=1)
 
 

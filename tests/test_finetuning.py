@@ -1,4 +1,6 @@
-"""Stage 10: two arms are trained through the library on tables of the contract, and one of them again."""
+"""Stage 10: two arms are trained through the library on tables of the contract, and one of them
+again.
+"""
 
 import math
 import signal
@@ -17,14 +19,23 @@ from vislib.training.models import open_trained, read_facts
 
 TALL = 26  # samples; one of them has a damaged picture: less than 5 %
 TINY = {
-    "max_steps": 8, "batch_size": 8, "device_batch_size": 4, "max_length": 256, "learning_rate": 0.01, "device": "cpu",
-    "loader_workers": 1, "run_dir": "runs/demo", "precision": "float32",
-}  # fmt: skip
+    "max_steps": 8,
+    "batch_size": 8,
+    "device_batch_size": 4,
+    "max_length": 256,
+    "learning_rate": 0.01,
+    "device": "cpu",
+    "loader_workers": 1,
+    "run_dir": "runs/demo",
+    "precision": "float32",
+}
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """A folder with the run's tables that stage 10 reads: `separate` has two rows of each sample."""
+    """A folder with the run's tables that stage 10 reads: `separate` has two rows of each
+    sample.
+    """
     folder = tmp_path_factory.mktemp("ground")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VISLIB_RUNS", str(folder / "runs"))
@@ -34,7 +45,10 @@ def ground(tmp_path_factory):
 
 
 def _write_tables(folder: Path) -> None:
-    data, merged = folder / "runs/demo/03_images/data", folder / "runs/demo/08_merging/data/contextual/separate"
+    data, merged = (
+        folder / "runs/demo/03_images/data",
+        folder / "runs/demo/08_merging/data/contextual/separate",
+    )
     ledger = tables.TableWriter(data / "images", IMAGES)
     train = tables.TableWriter(merged, CONVERSATIONS, stem="train")
     test = tables.TableWriter(merged, CONVERSATIONS, stem="test")
@@ -43,14 +57,30 @@ def _write_tables(folder: Path) -> None:
         name = f"s{number:02d}"
         colour = ("red", "green", "blue")[number % 3]
         Image.new("RGB", (60, 40 + number), colour).save(data / f"files/{name}.png")
-        row = dict.fromkeys(IMAGES.names) | {"image_url": name, "image_id": name, "path": f"files/{name}.png"}
+        row = dict.fromkeys(IMAGES.names) | {
+            "image_url": name,
+            "image_id": name,
+            "path": f"files/{name}.png",
+        }
         ledger.write(row | {"status": "ok"})
-        for end, asked, told in (("c", "Describe it.", f"A {colour} picture."), ("q", "Which colour?", colour)):
-            turns = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": told}]
-            (train if number < TALL else test).write({
-                "id": f"{name}-{end}", "images": [name], "conversations": turns, "sample_id": name, "doc_id": "d",
-                "sources": ["caption"],
-            })  # fmt: skip
+        for end, asked, told in (
+            ("c", "Describe it.", f"A {colour} picture."),
+            ("q", "Which colour?", colour),
+        ):
+            turns = [
+                {"from": "human", "value": f"<image>\n{asked}"},
+                {"from": "gpt", "value": told},
+            ]
+            (train if number < TALL else test).write(
+                {
+                    "id": f"{name}-{end}",
+                    "images": [name],
+                    "conversations": turns,
+                    "sample_id": name,
+                    "doc_id": "d",
+                    "sources": ["caption"],
+                }
+            )
     for writer in (ledger, train, test):
         writer.close()
     (data / "files/s07.png").write_bytes(b"\x89PNG\r\n, cut off")
@@ -70,8 +100,13 @@ def trained(ground: Path, **parameters) -> Run:
 
 @contextmanager
 def here():
-    """Within it the process that trains is this one, which has its imports already; what it sets is taken back."""
-    threads, before = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    """Within it the process that trains is this one, which has its imports already; what it sets is
+    taken back.
+    """
+    threads, before = (
+        torch.get_num_threads(),
+        {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)},
+    )
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "run_child", lambda command, **_: worker.main(Path(command[-1])))
@@ -97,7 +132,11 @@ def rows_of(run: Run, table: str) -> list[dict]:
 
 
 def contents(run: Run) -> dict[str, bytes]:
-    return {str(p.relative_to(run.data)): p.read_bytes() for p in sorted(run.data.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(run.data)): p.read_bytes()
+        for p in sorted(run.data.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_an_arm_is_a_row_and_arms_share_their_own_data(base, arm):
@@ -109,7 +148,10 @@ def test_an_arm_is_a_row_and_arms_share_their_own_data(base, arm):
         "full",
     )
     assert (second["model"], second["arm"], second["method"]) == ("Tiny", "separate", "lora")
-    assert (first["conversations"], second["conversations"]) == ("", "08_merging/contextual/separate")
+    assert (first["conversations"], second["conversations"]) == (
+        "",
+        "08_merging/contextual/separate",
+    )
     assert 0 < first["own_rows"] == second["own_rows"] < 24
     assert first["rows"] == first["own_rows"]
     assert second["rows"] == first["own_rows"] + 2 * (TALL - 1)
@@ -119,7 +161,11 @@ def test_an_arm_is_a_row_and_arms_share_their_own_data(base, arm):
         steps = rows_of(run, "steps")
         assert found["steps"] == len(steps) == TINY["max_steps"]
         assert found["tokens"] == sum(step["tokens"] for step in steps)
-        assert found["supervised_tokens"] == sum(step["supervised_tokens"] for step in steps) < found["tokens"]
+        assert (
+            found["supervised_tokens"]
+            == sum(step["supervised_tokens"] for step in steps)
+            < found["tokens"]
+        )
         assert run.metrics["tokens_per_second"] > 0
 
 
@@ -133,8 +179,12 @@ def test_losses_are_finite_and_fall(base, arm):
 def test_the_model_opens_again_and_says_what_it_is(base, arm):
     for run in (base, arm):
         facts, (row,) = read_facts(run.data / "model"), rows_of(run, "arms")
-        assert {name: facts[name] for name in ("model", "arm", "seed", "method", "conversations", "samples")} == {
-            name: row[name] for name in ("model", "arm", "seed", "method", "conversations", "samples")
+        assert {
+            name: facts[name]
+            for name in ("model", "arm", "seed", "method", "conversations", "samples")
+        } == {
+            name: row[name]
+            for name in ("model", "arm", "seed", "method", "conversations", "samples")
         }
         model, processor = open_trained(run.data / "model")
         assert not model.training
@@ -144,8 +194,9 @@ def test_the_model_opens_again_and_says_what_it_is(base, arm):
 def test_nothing_is_lost_in_silence(base, arm):
     assert rows_of(base, "dropped") == []
     assert [(row["id"], row["reason"]) for row in rows_of(arm, "dropped")] == [
-        ("s07-c", "image_broken"), ("s07-q", "image_broken"),
-    ]  # fmt: skip
+        ("s07-c", "image_broken"),
+        ("s07-q", "image_broken"),
+    ]
     kept = rows_of(arm, "arms")[0]["rows"]
     assert arm.counts()["row"] == {"taken": kept + 2, "kept": kept, "dropped": {"image_broken": 2}}
 
@@ -153,16 +204,26 @@ def test_nothing_is_lost_in_silence(base, arm):
 def test_the_same_arm_again_has_the_same_bytes_and_none_of_the_machine(ground, arm):
     before = contents(arm)
     with here():  # nor of the process
-        again = trained(ground, variant="separate", own_fraction=0.75, model_name="Tiny", method="lora")
+        again = trained(
+            ground, variant="separate", own_fraction=0.75, model_name="Tiny", method="lora"
+        )
     assert contents(again) == before
-    assert {"arms/part-00000.parquet", "steps/part-00000.parquet", "model/training.json"} <= before.keys()
+    assert {
+        "arms/part-00000.parquet",
+        "steps/part-00000.parquet",
+        "model/training.json",
+    } <= before.keys()
     assert not [name for name, found in before.items() if str(ground).encode() in found]
 
 
 def test_a_plan_is_looked_at_before_anything_is_trained(ground):
     run = begin(ground, max_samples=10, variant="look")
     plan = finetuning.Plan.of(run)
-    assert (plan.arm["samples"], plan.planned.counts()["visual_rows"], plan.arm["own_rows"]) == (10, 20, 24)
+    assert (plan.arm["samples"], plan.planned.counts()["visual_rows"], plan.arm["own_rows"]) == (
+        10,
+        20,
+        24,
+    )
     shown = finetuning.examples(run, 4)
     assert [row["source"] for row in shown] == ["visual", "own"] * 2
     assert all("⟦" in row["text"] for row in shown)
@@ -175,8 +236,14 @@ def test_a_plan_is_looked_at_before_anything_is_trained(ground):
     [
         ({"conversations": "", "own_data": []}, "no row to learn from"),
         ({"own_images": "no/such/folder"}, r"own_images is 'no/such/folder', but .* is no folder"),
-        ({"own_images": "tests"}, r"14 of 24 rows of the own data are refused \(image_missing 14\), such as house-1"),
-        ({"conversations": "03_images/images"}, r"images: no train-\*\.parquet; name a configuration"),
+        (
+            {"own_images": "tests"},
+            r"14 of 24 rows of the own data are refused \(image_missing 14\), such as house-1",
+        ),
+        (
+            {"conversations": "03_images/images"},
+            r"images: no train-\*\.parquet; name a configuration",
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_is_an_error_before_the_training(ground, changes, said):

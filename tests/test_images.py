@@ -1,4 +1,6 @@
-"""`vislib.images`: every address is accounted for, files are stored once, and nothing outside the mirror is read."""
+"""`vislib.images`: every address is accounted for, files are stored once, and nothing outside the
+mirror is read.
+"""
 
 import io
 import os
@@ -29,7 +31,9 @@ def put(root: Path, name: str, data: bytes) -> bytes:
     return data
 
 
-def begin(folder: Path, urls: list[str], monkeypatch: pytest.MonkeyPatch, **parameters: object) -> Run:
+def begin(
+    folder: Path, urls: list[str], monkeypatch: pytest.MonkeyPatch, **parameters: object
+) -> Run:
     """Stage 03 on samples with these addresses, in a run folder of its own."""
     monkeypatch.setenv("VISLIB_RUNS", str(folder / "runs"))
     samples = folder / "runs" / "demo" / "02_filtering" / "data" / "samples"
@@ -43,7 +47,11 @@ def begin(folder: Path, urls: list[str], monkeypatch: pytest.MonkeyPatch, **para
 
 
 def contents(run: Run) -> dict[str, bytes]:
-    return {str(p.relative_to(run.data)): p.read_bytes() for p in sorted(run.data.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(run.data)): p.read_bytes()
+        for p in sorted(run.data.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_every_address_ends_in_the_ledger(tmp_path, monkeypatch):
@@ -54,19 +62,34 @@ def test_every_address_ends_in_the_ledger(tmp_path, monkeypatch):
     put(mirror, "large.png", png(4, (400, 300)))
     put(mirror, "text.png", b"<!DOCTYPE html><title>gone</title>")
     put(mirror, "cut.png", png(5, (90, 90))[:150])
-    names = ["a/one.png", "small.png", "a/one.png", "b/same.png", "large.png", "text.png", "cut.png", "none.png"]
+    names = [
+        "a/one.png",
+        "small.png",
+        "a/one.png",
+        "b/same.png",
+        "large.png",
+        "text.png",
+        "cut.png",
+        "none.png",
+    ]
     urls = [f"{HOST}/{name}" for name in names]
     limits = {"min_side": 10, "max_pixels": 50_000}
     run = begin(tmp_path, urls, monkeypatch, images_root=str(mirror), **limits)
     images.collect_images(run)
     ledger = list(tables.read_rows(run.data / "images"))
     assert [row["image_url"] for row in ledger] == list(dict.fromkeys(urls))  # once each, in order
-    failed = {row["image_url"].rsplit("/")[-1]: row["reason"] for row in ledger if row["status"] == "failed"}
+    failed = {
+        row["image_url"].rsplit("/")[-1]: row["reason"]
+        for row in ledger
+        if row["status"] == "failed"
+    }
     assert failed.pop("cut.png") in {"truncated", "broken"}
     assert failed == {
-        "small.png": "too_small", "large.png": "too_many_pixels", "text.png": "not_an_image",
+        "small.png": "too_small",
+        "large.png": "too_many_pixels",
+        "text.png": "not_an_image",
         "none.png": "not_found",
-    }  # fmt: skip
+    }
     one, same = (row for row in ledger if row["status"] == "ok")
     assert one["image_id"] == same["image_id"] == short_hash(data)
     assert one["path"] == same["path"] == f"files/{short_hash(data)[:2]}/{short_hash(data)}.png"
@@ -81,7 +104,10 @@ def test_every_address_ends_in_the_ledger(tmp_path, monkeypatch):
 
 
 def test_the_embedded_pictures_answer(tmp_path, monkeypatch):
-    urls = ["https://photos.example/collins-portrait.jpg", "https://photos.example/nobody-knows-this.png"]
+    urls = [
+        "https://photos.example/collins-portrait.jpg",
+        "https://photos.example/nobody-knows-this.png",
+    ]
     run = begin(tmp_path, urls, monkeypatch)
     images.collect_images(run)
     assert [row["status"] for row in tables.read_rows(run.data / "images")] == ["ok", "failed"]
@@ -145,7 +171,13 @@ def test_a_limit_is_a_seeded_choice_of_addresses(tmp_path, monkeypatch):
     for number in range(20):
         put(mirror, f"{number}.png", png(number))
     chosen = []
-    for parameters in ({"limit": 6}, {"limit": 6, "seed": 1}, {"limit": 6}, {"limit": 12}, {"limit": 99}):
+    for parameters in (
+        {"limit": 6},
+        {"limit": 6, "seed": 1},
+        {"limit": 6},
+        {"limit": 12},
+        {"limit": 99},
+    ):
         run = begin(tmp_path, urls, monkeypatch, images_root=str(mirror), **parameters)
         images.collect_images(run)
         chosen.append([row["image_url"] for row in tables.read_rows(run.data / "images")])
@@ -162,7 +194,10 @@ def test_a_limit_is_a_seeded_choice_of_addresses(tmp_path, monkeypatch):
         (
             ["/1.png", "/2.png", "/text.png"],
             "mirror",
-            "all 3 .* 2 as 'not_found' .*/1.png: no file 1.png below mirror/; .* name a folder with host/path",
+            (
+                "all 3 .* 2 as 'not_found' .*/1.png: no file 1.png below mirror/; .* name a folder"
+                " with host/path"
+            ),
         ),
         ([], "mirror", "holds no row"),
         (["/1.png"], "no-such-folder", "no-such-folder"),
@@ -193,7 +228,11 @@ def test_a_mirror_is_read_by_path_host_and_query(tmp_path):
     assert read("http://x.example/a/kept%20raw.png") == b"raw"
     assert read("http://x.example/a/view.php?id=7") == b"seven"
     assert read("http://x.example/a/plain.png?v=3") == b"by path"
-    for url in ("http://x.example/a/view.php?id=8", "https://wget.example/a/b%20c.png", "http://x.example/a"):
+    for url in (
+        "http://x.example/a/view.php?id=8",
+        "https://wget.example/a/b%20c.png",
+        "http://x.example/a",
+    ):
         with pytest.raises(ImageError, match="not_found"):
             read(url)
 
@@ -203,13 +242,21 @@ def test_nothing_outside_the_mirror_is_read(tmp_path):
     mirror = tmp_path / "mirror"
     put(mirror, "a.png", png(1))
     read = partial(images.from_folder, root=mirror, max_bytes=1000)
-    for path in ("/../secret.png", "/%2e%2e/secret.png", "/a/..%2f..%2fsecret.png", "/a\\..\\..\\secret.png",
-                 "/.\t./secret.png", "/a/%2E%2e/.%2e/secret.png"):  # fmt: skip
+    for path in (
+        "/../secret.png",
+        "/%2e%2e/secret.png",
+        "/a/..%2f..%2fsecret.png",
+        "/a\\..\\..\\secret.png",
+        "/.\t./secret.png",
+        "/a/%2E%2e/.%2e/secret.png",
+    ):
         with pytest.raises(ImageError, match="outside_root"):
             read(HOST + path)
     (mirror / "deep").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/in").mkdir(parents=True)
-    with pytest.raises(ImageError, match="not_found"):  # `..` is the URL's, not that of where a link leads
+    with pytest.raises(
+        ImageError, match="not_found"
+    ):  # `..` is the URL's, not that of where a link leads
         read(f"{HOST}/deep/in/../../secret.png")
     with pytest.raises(ImageError, match="not_found"):  # an absolute path is one below the root
         read(f"{HOST}/{tmp_path}/secret.png")
@@ -226,7 +273,10 @@ def test_links_that_the_owner_placed_in_the_mirror_are_followed(tmp_path, monkey
     (store / "host/gone.png").symlink_to("nothing.png")
     (store / "host/round.png").symlink_to("round.png")
     (tmp_path / "root").symlink_to(mirror)
-    names = ["http://other.example/a/one.png", *(f"{HOST}/{n}.png" for n in ("two", "three", "gone", "round"))]
+    names = [
+        "http://other.example/a/one.png",
+        *(f"{HOST}/{n}.png" for n in ("two", "three", "gone", "round")),
+    ]
     run = begin(tmp_path, names, monkeypatch, images_root=str(tmp_path / "root"))
     images.collect_images(run)
     found = [row["reason"] for row in tables.read_rows(run.data / "images")]
@@ -235,23 +285,42 @@ def test_links_that_the_owner_placed_in_the_mirror_are_followed(tmp_path, monkey
 
 
 ADDRESSES = [
-    " {}", "{}\n", "\ufeff{}", "\r\n\t{}\t", "{}#top", "{}#a b|c", "\x00{}\x1f",
-]  # fmt: skip
+    " {}",
+    "{}\n",
+    "\ufeff{}",
+    "\r\n\t{}\t",
+    "{}#top",
+    "{}#a b|c",
+    "\x00{}\x1f",
+]
 
 
 @pytest.mark.parametrize("around", ADDRESSES)
 def test_white_space_around_an_address_is_none_of_it(tmp_path, around):
     put(tmp_path, "a/größe 1|2.png", b"found")
     read = partial(images.from_folder, root=tmp_path, max_bytes=10)
-    for url in ("http://x.example/a/größe 1|2.png", "HTTP:\\\\x.example\\a\\größe\n 1|2.png",
-                "http://x.example/a/gr%C3%B6%C3%9Fe%201%7c2.png", "//x.example/a/größe 1|2.p\n\tng"):  # fmt: skip
+    for url in (
+        "http://x.example/a/größe 1|2.png",
+        "HTTP:\\\\x.example\\a\\größe\n 1|2.png",
+        "http://x.example/a/gr%C3%B6%C3%9Fe%201%7c2.png",
+        "//x.example/a/größe 1|2.p\n\tng",
+    ):
         assert read(around.format(url)) == b"found"
 
 
 def test_addresses_that_name_no_file_are_refused(tmp_path):
     read = partial(images.from_folder, root=tmp_path, max_bytes=10)
-    for url in ("", "a.png", "ftp://h/a.png", "http:///a.png", "http://h", "http://[x/a.png", "http://h:b/a.png",
-                "data:image/png;base64,AAAA", "http://h/%00.png"):  # fmt: skip
+    for url in (
+        "",
+        "a.png",
+        "ftp://h/a.png",
+        "http:///a.png",
+        "http://h",
+        "http://[x/a.png",
+        "http://h:b/a.png",
+        "data:image/png;base64,AAAA",
+        "http://h/%00.png",
+    ):
         with pytest.raises(ImageError, match="bad_url"):
             read(url)
     with pytest.raises(ImageError, match="not_found"):

@@ -22,10 +22,14 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CLOSE = b"Connection: close\r\n"
 REPLIES = {
     "blank in a name": OK + b"X Powered By: PHP\r\n" + LENGTH + END + BODY,
-    "blank before the colon": OK + b"Content-Type : image/png\r\nContent-Length : %d\r\n" % len(BODY) + END + BODY,
+    "blank before the colon": (
+        OK + b"Content-Type : image/png\r\nContent-Length : %d\r\n" % len(BODY) + END + BODY
+    ),
     "no name": OK + b": nothing\r\n" + LENGTH + END + BODY,
     "no colon": OK + b"garbage (or so)\r\n" + LENGTH + END + BODY,
-    "name of other letters": OK + "Größe: 5\r\n".encode() + LENGTH + b"Gr\xf6\xdfe: \xfc\r\n" + END + BODY,
+    "name of other letters": (
+        OK + "Größe: 5\r\n".encode() + LENGTH + b"Gr\xf6\xdfe: \xfc\r\n" + END + BODY
+    ),
     "chunked twice": OK + CHUNKED * 2 + END + chunks(20),
     "chunked in a list": OK + b"Transfer-Encoding: Chunked, chunked\r\n" + END + chunks(20),
     "chunked and length": OK + CHUNKED + b"Content-Length: 7\r\n" + END + chunks(33),
@@ -52,7 +56,9 @@ REPLIES = {
     "early hints": b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n" + OK + LENGTH + END + BODY,
     "bytes of other scripts": OK + b"X-Name: caf\xe9\x00\x0b\xff\r\n" + LENGTH + END + BODY,
     "the length twice": OK + LENGTH * 2 + END + BODY,
-    "the length in a list": OK + b"Content-Length: %d, %d\r\n" % (len(BODY), len(BODY)) + END + BODY,
+    "the length in a list": (
+        OK + b"Content-Length: %d, %d\r\n" % (len(BODY), len(BODY)) + END + BODY
+    ),
     "a length that is none": OK + b"Content-Length: unknown\r\n" + CLOSE + END + BODY,
     "many headers": OK + b"".join(b"X-%d: y\r\n" % n for n in range(20_000)) + LENGTH + END + BODY,
 }
@@ -66,7 +72,9 @@ def test_lax_replies_are_read(tmp_path, monkeypatch, max_per_host):
         urls = [server.url + path for path in replies]
         settings = {"max_per_host": max_per_host, "timeout_s": 20.0}
         found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server, **settings))
-        assert [name for name, reason in zip(REPLIES, found.values(), strict=True) if reason != "ok"] == []
+        assert [
+            name for name, reason in zip(REPLIES, found.values(), strict=True) if reason != "ok"
+        ] == []
         assert metrics["retries"] == 0
 
 
@@ -92,18 +100,27 @@ def test_what_cannot_be_read_costs_its_link_alone(tmp_path, monkeypatch):
 
 def test_redirects_and_opting_out_are_read_from_lax_heads_too(tmp_path, monkeypatch):
     replies = {
-        "/away": b"HTTP/1.1 302\nX Y: z\nLocation : /gr\xc3\xb6\xc3\x9fe.png\nContent-Length: 0\n\n",
-        "/latin": b"HTTP/1.1 302 Moved\r\nLocation:\r\n /gr\xf6\xdfe.png \r\nContent-Length: 0\r\n\r\n",
+        "/away": (
+            b"HTTP/1.1 302\nX Y: z\nLocation : /gr\xc3\xb6\xc3\x9fe.png\nContent-Length: 0\n\n"
+        ),
+        "/latin": (
+            b"HTTP/1.1 302 Moved\r\nLocation:\r\n /gr\xf6\xdfe.png \r\nContent-Length: 0\r\n\r\n"
+        ),
         "/slashes": answer(302, headers={"Location": "http:\\\\{}\\gr%C3%B6%C3%9Fe.png"}),
         "/out": OK + b"X-Robots-Tag : no\r\n\tindex, noai\r\n" + LENGTH + END + BODY,
     }
     with web_server(script=lambda path, n: replies.get(path)) as server:
         replies["/slashes"] = replies["/slashes"].replace(b"{}", server.host.encode())
-        found, _ = fetch(tmp_path, [server.url + path for path in replies], monkeypatch, **allowing(server))
+        found, _ = fetch(
+            tmp_path, [server.url + path for path in replies], monkeypatch, **allowing(server)
+        )
         assert server.asked["/gr%C3%B6%C3%9Fe.png"] == 3
     assert list(found.values()) == ["ok", "ok", "ok", "opted_out"]
 
 
 def test_a_strict_head_is_kept_as_it_is():
-    head = b"HTTP/1.1 404 Not Found\r\nA: b\r\nSet-Cookie: x\r\nset-cookie: y\r\nContent-Length: 3\r\n\r\n"
+    head = (
+        b"HTTP/1.1 404 Not Found\r\nA: b\r\nSet-Cookie: x\r\nset-cookie: y\r\nContent-Length:"
+        b" 3\r\n\r\n"
+    )
     assert strict_head(head) == (head.replace(b" Not Found", b""), 404, False)

@@ -40,7 +40,12 @@ CASES = [  # answer, options, strict, lenient
     ("a cat sits there", ["dog", "cow", "A cat", "bird"], "", "C"),
     ("The answer is a cat", COLOURS, "", ""),
     ("It is a red thing", COLOURS, "", "A"),
-    ("I think it is hard to say", [*COLOURS, "e", "f", "g", "h", "i"], "", ""),  # "I" is option I here
+    (
+        "I think it is hard to say",
+        [*COLOURS, "e", "f", "g", "h", "i"],
+        "",
+        "",
+    ),  # "I" is option I here
     ("I", [*COLOURS, "e", "f", "g", "h", "pink"], "I", "I"),
     ("A.I. systems are clever", COLOURS, "", ""),
     ("Vitamin C is healthy", COLOURS, "", ""),
@@ -52,7 +57,12 @@ CASES = [  # answer, options, strict, lenient
     ("The answer is A, B", COLOURS, "", ""),
     ("(A) or (B)", COLOURS, "", ""),
     ("A) or B)", COLOURS, "", ""),
-    ("A. red\nB. green\nC. dark green\nD. a blue car", COLOURS, "", ""),  # it says the options again
+    (
+        "A. red\nB. green\nC. dark green\nD. a blue car",
+        COLOURS,
+        "",
+        "",
+    ),  # it says the options again
     ("It is A. No, the answer is B.", COLOURS, "", ""),
     ("A. red B. green C. dark green D. a blue car", COLOURS, "", ""),
     ("(A) red (B) green", COLOURS, "", ""),
@@ -126,7 +136,8 @@ def test_what_the_strict_reading_takes_the_lenient_one_takes_too(answer, options
 
 
 @pytest.mark.parametrize(
-    "flood", ["A " * 30_000, "the answer is " * 9_000, "(" * 60_000, "is (((" * 20_000, "\n" * 60_000]
+    "flood",
+    ["A " * 30_000, "the answer is " * 9_000, "(" * 60_000, "is (((" * 20_000, "\n" * 60_000],
 )
 def test_no_answer_takes_long_to_read(flood):
     started = time.process_time()

@@ -1,4 +1,6 @@
-"""Paces, windows and the choice among servers, in a time of the test's own: a run of seconds takes a few hundred ms."""
+"""Paces, windows and the choice among servers, in a time of the test's own: a run of seconds takes
+a few hundred ms.
+"""
 
 import asyncio
 import random
@@ -35,8 +37,24 @@ def _clock(monkeypatch):
 class Scripted:
     """A server that answers in `latency` seconds, refuses above its limits, and fails at random."""
 
-    def __init__(self, *, latency=0.3, most=10**9, per_second=10**9, headers=True, wait=True, fails=0.0, down=(0, 0)):
-        self.latency, self.most, self.per_second, self.headers, self.wait = latency, most, per_second, headers, wait
+    def __init__(
+        self,
+        *,
+        latency=0.3,
+        most=10**9,
+        per_second=10**9,
+        headers=True,
+        wait=True,
+        fails=0.0,
+        down=(0, 0),
+    ):
+        self.latency, self.most, self.per_second, self.headers, self.wait = (
+            latency,
+            most,
+            per_second,
+            headers,
+            wait,
+        )
         self.fails, self.down, self.seen = fails, down, Counter()
         self.accepted, self.now, self.chance, self.began = deque(), 0, random.Random(7), Clock.now
 
@@ -60,13 +78,19 @@ class Scripted:
         self.seen[reason] += 1
         left = str(self.per_second - len(self.accepted))
         names = ("limit", str(60 * self.per_second)), ("remaining", left), ("reset", "1s")
-        headers = {f"x-ratelimit-{name}-requests": value for name, value in names} if self.headers else {}
-        answer = Answer(status="failed", reason=reason) if reason else Answer(text="yes", tokens_in=100)
+        headers = (
+            {f"x-ratelimit-{name}-requests": value for name, value in names} if self.headers else {}
+        )
+        answer = (
+            Answer(status="failed", reason=reason) if reason else Answer(text="yes", tokens_in=100)
+        )
         return Reply(answer, wait if self.wait else None, headers)
 
 
 def heard(task):
-    """Look at its error: one that nobody looks at is told when it is collected, amid another test."""
+    """Look at its error: one that nobody looks at is told when it is collected, amid another
+    test.
+    """
     return task.cancelled() or task.exception()
 
 
@@ -77,13 +101,17 @@ def run(*scripted, n=1000, most=64, **settings):
 
     async def all_of_them():
         wake, tasks, done, widest, began = asyncio.Event(), set(), [], 0, Clock.now
-        engine._turns = turns = Turns([Server(s, engine.params, rest_s=0.15) for s in scripted], most, put_off=wake.set)
+        engine._turns = turns = Turns(
+            [Server(s, engine.params, rest_s=0.15) for s in scripted], most, put_off=wake.set
+        )
         for request in asking(n):
             while len(tasks) >= min(most + turns.sleeping, 2 * most):
                 await wake.wait()
                 wake.clear()
             tasks.add(task := asyncio.create_task(engine._ask(_Asked(request, 0.0))))
-            task.add_done_callback(lambda task: (tasks.discard(task), done.append(task), wake.set(), heard(task)))
+            task.add_done_callback(
+                lambda task: (tasks.discard(task), done.append(task), wake.set(), heard(task))
+            )
             widest = max(widest, turns.in_flight)
         await asyncio.gather(*tasks)
         return Clock.now - began, [task.result() for task in done], widest
@@ -93,14 +121,17 @@ def run(*scripted, n=1000, most=64, **settings):
     try:
         return loop.run_until_complete(all_of_them())
     finally:
-        for task in asyncio.all_tasks(loop):  # those of a run that raised must not die later, in another test
+        for task in asyncio.all_tasks(
+            loop
+        ):  # those of a run that raised must not die later, in another test
             task.cancel()
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
 
 @pytest.mark.parametrize(
-    ("headers", "wait", "ratio"), [(True, True, 1.2), (True, False, 1.2), (False, True, 1.3), (False, False, 1.3)]
+    ("headers", "wait", "ratio"),
+    [(True, True, 1.2), (True, False, 1.2), (False, True, 1.3), (False, False, 1.3)],
 )
 def test_a_limit_of_the_server_is_found_and_kept_to(headers, wait, ratio):
     """1,000 requests, 5 % of them failing, at most 48 in flight and 100 a second: 10 s at best."""
@@ -125,7 +156,9 @@ def test_what_waits_for_another_try_leaves_its_place_to_others():
     ask, server.ask = server.ask, lambda body: (server.seen.update(["tried"]), ask(body))[1]
     took, answers, _ = run(server, n=200, most=8)
     assert {a.status for a in answers} == {"ok"}
-    assert took == pytest.approx(208 / 8 * 0.3, rel=0.05)  # the eight that waited 5 s held up nobody
+    assert took == pytest.approx(
+        208 / 8 * 0.3, rel=0.05
+    )  # the eight that waited 5 s held up nobody
 
 
 def test_a_slow_server_gets_little_work():
@@ -174,12 +207,16 @@ def test_limits_by_parameter_hold_at_each_server():
 
 def test_headers_set_the_pace_and_a_pause():
     pace = Pace(requests=0, tokens=0)
-    assert not pace.follow({"x-ratelimit-limit-requests": "60", "x-ratelimit-limit-tokens": "oops"}, tokens=9)
+    assert not pace.follow(
+        {"x-ratelimit-limit-requests": "60", "x-ratelimit-limit-tokens": "oops"}, tokens=9
+    )
     pace.take(1, Clock.now)
     assert 0.9 < pace.wait(1, Clock.now) < 1.1
     spent = {"x-ratelimit-limit-tokens": "6000", "x-ratelimit-remaining-tokens": "10"}
     assert pace.follow(spent | {"x-ratelimit-reset-tokens": "6m0s"}, tokens=300)
-    assert 2.9 < pace.wait(1, Clock.now) < 3.1  # that many tokens come back in 3 s, all of them in 6 min
+    assert (
+        2.9 < pace.wait(1, Clock.now) < 3.1
+    )  # that many tokens come back in 3 s, all of them in 6 min
     assert pace.follow(spent | {"x-ratelimit-reset-tokens": "12ms"}, tokens=900)
     assert 2.9 < pace.wait(1, Clock.now) < 3.1
     narrow = Pace(requests=30, tokens=0)
@@ -205,8 +242,20 @@ def test_a_window_is_cut_once_for_a_burst_and_widens_slowly():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1s", 1), ("6m0s", 360), ("12ms", 0.012), ("1h2m3.5s", 3723.5), ("0.5", 0.5), ("2d", 172_800), ("", None),
-     ("soon", None), ("1s!", None), ("-3", None), ("nan", None), ("inf", None)],
-)  # fmt: skip
+    [
+        ("1s", 1),
+        ("6m0s", 360),
+        ("12ms", 0.012),
+        ("1h2m3.5s", 3723.5),
+        ("0.5", 0.5),
+        ("2d", 172_800),
+        ("", None),
+        ("soon", None),
+        ("1s!", None),
+        ("-3", None),
+        ("nan", None),
+        ("inf", None),
+    ],
+)
 def test_durations_are_read_as_providers_write_them(text, value):
     assert seconds(text) == (value if value is None else pytest.approx(value))

@@ -1,4 +1,6 @@
-"""`vislib.fetching.links`: what came is never asked for again, what failed when it is due, and opting out holds."""
+"""`vislib.fetching.links`: what came is never asked for again, what failed when it is due, and
+opting out holds.
+"""
 
 import io
 import os
@@ -30,29 +32,53 @@ def noise() -> bytes:
 
 
 OPT_OUTS = [
-    ("noai", True), ("index, NoImageAI", True), ("none", True), ("all", False), ("nofollow,noarchive", False),
-    ("otherbot: noai", False), ("vislib: noai", True), ("otherbot: nofollow, noai", False), ("*: noindex", True),
-    ("otherbot: noai, vislib: noindex", True), ("noindex, otherbot: noai", True), ("max-snippet: 5, noai", True),
-    ("noai;noimageai", True), ('"noai"', True), ("noindex nofollow", True), ("googlebot: noindex noai", False),
-    ("max-image-preview: none", False), ("max-snippet: 5 noai", True), ("otherbot: index; noai", False),
+    ("noai", True),
+    ("index, NoImageAI", True),
+    ("none", True),
+    ("all", False),
+    ("nofollow,noarchive", False),
+    ("otherbot: noai", False),
+    ("vislib: noai", True),
+    ("otherbot: nofollow, noai", False),
+    ("*: noindex", True),
+    ("otherbot: noai, vislib: noindex", True),
+    ("noindex, otherbot: noai", True),
+    ("max-snippet: 5, noai", True),
+    ("noai;noimageai", True),
+    ('"noai"', True),
+    ("noindex nofollow", True),
+    ("googlebot: noindex noai", False),
+    ("max-image-preview: none", False),
+    ("max-snippet: 5 noai", True),
+    ("otherbot: index; noai", False),
     ("unavailable_after: Saturday, 25-Jun-10 15:00:00 PST", False),
     ("unavailable_after: Saturday, 25-Jun-10 15:00:00 PST, noai", True),
-]  # fmt: skip
+]
 
 
 def test_opting_out_is_respected(tmp_path, monkeypatch):
     headers = [[("X-Robots-Tag", "all"), ("x-robots-tag", value)] for value, _ in OPT_OUTS]
-    with web_server(script=lambda path, n: answer(body=png(1), headers=headers[int(path[1:])])) as server:
+    with web_server(
+        script=lambda path, n: answer(body=png(1), headers=headers[int(path[1:])])
+    ) as server:
         urls = [f"{server.url}/{n}" for n in range(len(OPT_OUTS))]
         found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server))
         assert [reason == "opted_out" for reason in found.values()] == [out for _, out in OPT_OUTS]
         assert metrics["details"][urls[0]] == "X-Robots-Tag: noai"
         refused = sum(out for _, out in OPT_OUTS)
-        found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server, opt_out=["nofollow"]))
+        found, metrics = fetch(
+            tmp_path, urls, monkeypatch, **allowing(server, opt_out=["nofollow"])
+        )
         assert metrics["links_asked"] == refused  # another rule, another answer
-        assert [url for url, reason in found.items() if reason == "opted_out"] == [urls[2], urls[4], urls[14]]
+        assert [url for url, reason in found.items() if reason == "opted_out"] == [
+            urls[2],
+            urls[4],
+            urls[14],
+        ]
         found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server))
-        assert metrics["links_asked"] == 0  # what came under the other rule still says who opted out
+        assert (
+            metrics["links_asked"] == 0
+        )  # what came under the other rule still says who opted out
         assert [reason == "opted_out" for reason in found.values()] == [out for _, out in OPT_OUTS]
 
 
@@ -62,24 +88,41 @@ def test_opting_out_on_the_way_is_respected_and_remembered(tmp_path, monkeypatch
     with web_server(script=lambda path, n: script.get(path)) as server:
         urls = [server.url + path for path in script]
         for opt_out, reason in ((["noai"], "opted_out"), ([], "ok"), (["noai"], "opted_out")):
-            found, _ = fetch(tmp_path, [*urls, f"{server.url}/a"], monkeypatch, **allowing(server, opt_out=opt_out))
+            found, _ = fetch(
+                tmp_path,
+                [*urls, f"{server.url}/a"],
+                monkeypatch,
+                **allowing(server, opt_out=opt_out),
+            )
             assert list(found.values()) == [reason, "not_found", "ok"]
         assert server.asked["/fine"] == 1
 
 
 def test_spoilt_bytes_are_asked_again_when_they_are_due(tmp_path, monkeypatch):
-    cut = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + png(5)[:60]  # nothing says how long it is
-    spoilt = {"/cut": cut, "/wait": answer(body=b"<html>please wait"), "/never": answer(body=b"<html>")}
+    cut = (
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + png(5)[:60]
+    )  # nothing says how long it is
+    spoilt = {
+        "/cut": cut,
+        "/wait": answer(body=b"<html>please wait"),
+        "/never": answer(body=b"<html>"),
+    }
     days, now = [0.0], time.time
     monkeypatch.setattr(time, "time", lambda: now() + days[0] * 86_400.0)
-    with web_server(script=lambda path, n: spoilt.get(path) if n == 1 or path == "/never" else None) as server:
+    with web_server(
+        script=lambda path, n: spoilt.get(path) if n == 1 or path == "/never" else None
+    ) as server:
         urls = [server.url + path for path in (*spoilt, "/fine")]
         for after, asked in ((0, 4), (20, 0), (31, 3), (50, 0), (62, 1)):
             days[0] = float(after)
             found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server))
             assert metrics["links_asked"] == asked
             cut_off, page, never, fine = found.values()
-            assert (page, never, fine) == ("ok" if after > 30 else "not_an_image", "not_an_image", "ok")
+            assert (page, never, fine) == (
+                "ok" if after > 30 else "not_an_image",
+                "not_an_image",
+                "ok",
+            )
             assert cut_off == "ok" if after > 30 else cut_off in ("truncated", "broken")
         _, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server, retry_days=0.0))
         assert metrics["links_asked"] == 1
@@ -87,29 +130,46 @@ def test_spoilt_bytes_are_asked_again_when_they_are_due(tmp_path, monkeypatch):
 
 def test_more_patience_asks_again_what_timed_out(tmp_path, monkeypatch):
     hang = [True]
-    with web_server(script=lambda path, n: "hang" if hang[0] else None) as server, web_server() as quick:
+    with (
+        web_server(script=lambda path, n: "hang" if hang[0] else None) as server,
+        web_server() as quick,
+    ):
         for timeout_s, reason in ((2.0, "timed_out"), (2.0, "timed_out"), (20.0, "ok")):
             hang[0] = reason != "ok"
-            found, _ = fetch(tmp_path, [f"{server.url}/a", f"{quick.url}/a"], monkeypatch,
-                             **allowing(server, quick, timeout_s=timeout_s, retries=0))  # fmt: skip
+            found, _ = fetch(
+                tmp_path,
+                [f"{server.url}/a", f"{quick.url}/a"],
+                monkeypatch,
+                **allowing(server, quick, timeout_s=timeout_s, retries=0),
+            )
             assert list(found.values()) == [reason, "ok"]
         assert server.asked["/a"] == 2
 
 
 def test_a_link_is_asked_again_when_it_is_due(tmp_path, monkeypatch):
-    script = {"/gone": answer(404), "/down": answer(500), "/large": answer(body=noise()), "/fine": None}
+    script = {
+        "/gone": answer(404),
+        "/down": answer(500),
+        "/large": answer(body=noise()),
+        "/fine": None,
+    }
     days, now = [0.0], time.time
     monkeypatch.setattr(time, "time", lambda: now() + days[0] * 86_400.0)
     with web_server(script=lambda path, n: script[path]) as server:
         urls = [server.url + path for path in script]
         run = begin(tmp_path, urls, monkeypatch, **allowing(server, images_root="", retries=0))
-        shards, usual = images.distinct_urls(run.table("samples"), run.scratch), dict(vars(run.params))
+        shards, usual = (
+            images.distinct_urls(run.table("samples"), run.scratch),
+            dict(vars(run.params)),
+        )
 
         def asked(after: float, **parameters: object) -> set[str]:
             days[0] = after
             server.asked.clear()
             vars(run.params).update(usual | parameters)
-            assert fetch_all(run, Links.of(run.journal_path("images"), run.params), shards) == len(server.asked)
+            assert fetch_all(run, Links.of(run.journal_path("images"), run.params), shards) == len(
+                server.asked
+            )
             return set(server.asked)
 
         assert asked(0.0, max_bytes=500) == set(script)
@@ -148,13 +208,19 @@ run = begin(pathlib.Path(sys.argv[1]), sys.argv[3:], pytest.MonkeyPatch(), image
             max_per_host=4, allow_hosts=[sys.argv[2]], run_dir="runs/" + os.environ["SET"])
 images.collect_images(run)
 run.finish()
-"""
+"""  # noqa: E501
 
 
 def stage(folder: Path, server: Seen, urls: list[str], name: str = "demo") -> subprocess.Popen:
     command = [sys.executable, "-c", STAGE, str(folder), server.host, *urls]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"SET": name})  # fmt: skip
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"SET": name},
+    )
 
 
 def test_a_run_that_is_ended_goes_on_where_it_was(tmp_path):
@@ -167,10 +233,14 @@ def test_a_run_that_is_ended_goes_on_where_it_was(tmp_path):
                 time.sleep(0.01)
             ended.send_signal(number)
             _, said = ended.communicate(timeout=300)
-            assert sum(server.asked.values()) < len(urls) - 8, "the signal came, and the stage went on"
+            assert sum(server.asked.values()) < len(urls) - 8, (
+                "the signal came, and the stage went on"
+            )
             if number == signal.SIGINT:
                 assert "KeyboardInterrupt" in said
-                assert len(Journal(tmp_path / "runs/journal/images.sqlite")) == sum(server.asked.values())
+                assert len(Journal(tmp_path / "runs/journal/images.sqlite")) == sum(
+                    server.asked.values()
+                )
         server.latency_s = 0
         last = stage(tmp_path, server, urls)
         assert last.wait(timeout=300) == 0, last.stderr.read()
@@ -188,7 +258,10 @@ def test_two_sets_at_once_ask_each_link_once(tmp_path):
             time.sleep(0.01)
         shutil.copytree(tmp_path / "runs/demo/02_filtering", tmp_path / "runs/other/02_filtering")
         second = stage(tmp_path, server, urls, "other")
-        waits = any(f"journal/images: in use by process {first.pid}; waiting" in line for line in second.stderr)
+        waits = any(
+            f"journal/images: in use by process {first.pid}; waiting" in line
+            for line in second.stderr
+        )
         server.latency_s = 0
         said = [run.communicate(timeout=300)[1] for run in (first, second)]
     assert waits

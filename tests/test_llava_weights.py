@@ -1,4 +1,6 @@
-"""`vislib.training.llava_weights`: a checkpoint in LLaVA's own layout becomes the same model in transformers' form."""
+"""`vislib.training.llava_weights`: a checkpoint in LLaVA's own layout becomes the same model in
+transformers' form.
+"""
 
 import json
 from dataclasses import replace
@@ -22,54 +24,94 @@ from vislib.training.labels import IGNORED, Encoder
 from vislib.training.llava_weights import convert, main
 from vislib.training.vicuna import SYSTEM
 
-PIECES = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"  # of LLaMA's kind, 32,000 entries
+PIECES = (
+    Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"
+)  # of LLaMA's kind, 32,000 entries
 SIDE = 56
-TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "vocab_size": 32000, "max_position_embeddings": 512}  # fmt: skip
-VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
-          "image_size": SIDE, "patch_size": 14}  # fmt: skip
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 32000,
+    "max_position_embeddings": 512,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 14,
+}
 
 
 def build() -> t.LlavaForConditionalGeneration:
-    """The model itself, in this form: what a conversion must give, but for the vocabulary that it adds."""
+    """The model itself, in this form: what a conversion must give, but for the vocabulary that it
+    adds.
+    """
     torch.manual_seed(0)
     vision = t.CLIPVisionConfig(**VISION)
-    config = t.LlavaConfig(text_config=t.LlamaConfig(**TEXT), vision_config=vision, image_token_index=0)
+    config = t.LlavaConfig(
+        text_config=t.LlamaConfig(**TEXT), vision_config=vision, image_token_index=0
+    )
     return t.LlavaForConditionalGeneration(config).eval()
 
 
 def original(model: t.LlavaForConditionalGeneration) -> tuple[dict, dict]:
-    """Its weights under the names of LLaVA's code: the language model with its projector, and the vision tower."""
+    """Its weights under the names of LLaVA's code: the language model with its projector, and the
+    vision tower.
+    """
     language, vision = {}, {}
     for name, value in model.state_dict().items():
         if name.startswith("model.vision_tower."):
             vision["vision_model." + name.removeprefix("model.vision_tower.")] = value
         else:
-            name = name.replace("multi_modal_projector.linear_1", "mm_projector.0").replace(".language_model.", ".")
+            name = name.replace("multi_modal_projector.linear_1", "mm_projector.0").replace(
+                ".language_model.", "."
+            )
             language[name.replace("multi_modal_projector.linear_2", "mm_projector.2")] = value
     return language, vision
 
 
 def sharded(weights: dict, folder: Path) -> None:
-    """In the two files and the index that old versions of transformers wrote, with a buffer that they still had."""
+    """In the two files and the index that old versions of transformers wrote, with a buffer that
+    they still had.
+    """
     weights = weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    places = {name: f"pytorch_model-0000{1 + (at % 2)}-of-00002.bin" for at, name in enumerate(weights)}
+    places = {
+        name: f"pytorch_model-0000{1 + (at % 2)}-of-00002.bin" for at, name in enumerate(weights)
+    }
     for file in set(places.values()):
-        torch.save({name: weights[name].clone() for name, place in places.items() if place == file}, folder / file)
+        torch.save(
+            {name: weights[name].clone() for name, place in places.items() if place == file},
+            folder / file,
+        )
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """`source` has no tower of its own, but `clip`'s; `tuned`, in one file, came with a tower that was trained."""
+    """`source` has no tower of its own, but `clip`'s; `tuned`, in one file, came with a tower that
+    was trained.
+    """
     folder = tmp_path_factory.mktemp("llava")
     model = build()
     language, vision = original(model)
     described = TEXT | {
-        "model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2, "mm_vision_tower": "clip",
-        "image_aspect_ratio": "pad", "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 2, "use_cache": False,
-    }  # fmt: skip
+        "model_type": "llava",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "clip",
+        "image_aspect_ratio": "pad",
+        "torch_dtype": "float32",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "use_cache": False,
+    }
     for name in ("source", "tuned", "clip"):
         (folder / name).mkdir()
         if name != "clip":
@@ -78,9 +120,13 @@ def ground(tmp_path_factory):
     sharded(language, folder / "source")
     t.CLIPVisionConfig(**VISION).save_pretrained(folder / "clip")
     size = {"shortest_edge": SIDE}
-    t.CLIPImageProcessorPil(size=size, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(folder / "clip")
+    t.CLIPImageProcessorPil(size=size, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(
+        folder / "clip"
+    )
     save_file(
-        {name: value.clone() for name, value in vision.items()}, folder / "clip/model.safetensors", {"format": "pt"}
+        {name: value.clone() for name, value in vision.items()},
+        folder / "clip/model.safetensors",
+        {"format": "pt"},
     )
     own = {f"model.vision_tower.vision_tower.{name}": value * 1.5 for name, value in vision.items()}
     torch.save(language | own, folder / "tuned/pytorch_model.bin")
@@ -118,7 +164,9 @@ def test_the_converted_model_computes_what_the_original_does(ground, converted):
     assert row.n_image_tokens == (SIDE // 14) ** 2
     added = logits[..., TEXT["vocab_size"] :]
     assert added.shape[-1] == 64
-    assert (added < expected.max(-1, keepdim=True).values).all()  # no greedy answer takes what was added
+    assert (
+        added < expected.max(-1, keepdim=True).values
+    ).all()  # no greedy answer takes what was added
 
 
 def test_a_tower_that_came_with_the_language_model_is_taken_before_clip_s(ground, tmp_path):
@@ -131,23 +179,28 @@ def test_a_tower_that_came_with_the_language_model_is_taken_before_clip_s(ground
     with torch.inference_mode():
         for parameter in tuned.model.vision_tower.parameters():
             parameter *= 1.5
-        assert torch.equal(model(**batch).logits[..., : TEXT["vocab_size"]], direct(tuned, processor, batch))
+        assert torch.equal(
+            model(**batch).logits[..., : TEXT["vocab_size"]], direct(tuned, processor, batch)
+        )
 
 
 def test_text_is_tokenised_as_by_the_original(converted):
     processor = models.open_processor(converted)
     pieces = SentencePieceProcessor(model_file=str(PIECES))
     for text in ("A  naïve\tcafé, 12,345.", "東京 🙂\n\nmulti-line ", " x"):
-        assert processor.tokenizer(text, add_special_tokens=False)["input_ids"] == pieces.encode(text)
+        assert processor.tokenizer(text, add_special_tokens=False)["input_ids"] == pieces.encode(
+            text
+        )
         assert processor.tokenizer.decode(pieces.encode(text)) == text
 
 
 def llavas_recipe(turns: list[dict], pieces: SentencePieceProcessor) -> tuple[list[int], list[int]]:
-    """Token ids without those of images, and labels, by LLaVA's rules for Vicuna, written down anew.
+    """Token ids without those of images, and labels, by LLaVA's rules for Vicuna, written down
+    anew.
 
-    The image goes to the front of its turn, whose text is stripped. The system sentence and questions end with a
-    space, answers with </s>. A text behind a special token is tokenised by itself. From the token behind `ASSISTANT:`
-    to </s> a token carries loss.
+    The image goes to the front of its turn, whose text is stripped. The system sentence and
+    questions end with a space, answers with </s>. A text behind a special token is tokenised by
+    itself. From the token behind `ASSISTANT:` to </s> a token carries loss.
     """
     ids, labels = [1], [IGNORED]
 
@@ -175,14 +228,17 @@ def llavas_recipe(turns: list[dict], pieces: SentencePieceProcessor) -> tuple[li
     return ids, labels
 
 
-@pytest.mark.parametrize("turns", [
-    ["<image>\nHi?", "Yes.", "Why?", "So."],
-    ["What is on the bus?\n<image>", "A  cat, 12,345."],
-    ["Is it <image> red?  \n", "No: blue.\n\n- sky"],
-    [" <image>", "A lamp."],
-    ["  2 + 2? ", " 4", "And 3?", "3"],
-    ["Where?", "USER: there. ASSISTANT: no", "<image>\nAnd here?", "東京 🙂"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "turns",
+    [
+        ["<image>\nHi?", "Yes.", "Why?", "So."],
+        ["What is on the bus?\n<image>", "A  cat, 12,345."],
+        ["Is it <image> red?  \n", "No: blue.\n\n- sky"],
+        [" <image>", "A lamp."],
+        ["  2 + 2? ", " 4", "And 3?", "3"],
+        ["Where?", "USER: there. ASSISTANT: no", "<image>\nAnd here?", "東京 🙂"],
+    ],
+)
 def test_a_row_is_llavas_training_text_token_for_token(converted, turns):
     said = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(turns)]
     processor = models.open_processor(converted)
@@ -221,14 +277,19 @@ def test_what_is_missing_unknown_or_misshapen_is_an_error_and_leaves_no_folder(g
     folder, model = ground
     language, _ = original(model)
     norm = "model.norm.weight"
-    for number, (change, named) in enumerate([
-        ({norm: None}, "lacks 1 of .* such as language_model.model.norm.weight"),
-        ({"model.extra.weight": torch.ones(2)}, "model.extra.weight is unknown"),
-        ({norm: torch.ones(3)}, r"model.norm.weight has the shape \(3,\)"),
-    ]):  # fmt: skip
+    for number, (change, named) in enumerate(
+        [
+            ({norm: None}, "lacks 1 of .* such as language_model.model.norm.weight"),
+            ({"model.extra.weight": torch.ones(2)}, "model.extra.weight is unknown"),
+            ({norm: torch.ones(3)}, r"model.norm.weight has the shape \(3,\)"),
+        ]
+    ):
         broken = copytree(folder / "tuned", tmp_path / str(number))
         weights = torch.load(broken / "pytorch_model.bin") | change
-        torch.save({name: value for name, value in weights.items() if value is not None}, broken / "pytorch_model.bin")
+        torch.save(
+            {name: value for name, value in weights.items() if value is not None},
+            broken / "pytorch_model.bin",
+        )
         with pytest.raises(InputError, match=named):
             convert(broken, folder / "clip", tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -26,7 +26,11 @@ def log(task: str) -> list[dict]:
 
 
 def read(task: str, *columns: str) -> list[tuple]:
-    return [tuple(row[name] for name in columns) for row in read_log(task, log(task)) if "reason" not in row]
+    return [
+        tuple(row[name] for name in columns)
+        for row in read_log(task, log(task))
+        if "reason" not in row
+    ]
 
 
 def test_every_task_of_the_papers_has_a_log_and_every_row_the_contracts_columns():
@@ -40,7 +44,9 @@ def test_every_task_of_the_papers_has_a_log_and_every_row_the_contracts_columns(
 
 
 VERDICT = ("prediction", "answer", "correct", "strictly_correct", "parsed", "question_type")
-CHOICES = {  # `correct` is the harness's; a letter that our reading finds, or misses, stands in `parsed` and `lenient`
+# `correct` is the harness's; a letter that our reading finds, or misses, stands in `parsed` and
+# `lenient`
+CHOICES = {
     "seedbench": [
         ("B", "B", True, True, True, "image"),
         ("The answer is A.", "A", False, False, True, "image"),  # the harness reads T
@@ -50,7 +56,14 @@ CHOICES = {  # `correct` is the harness's; a letter that our reading finds, or m
     "mmbench_en_dev_static": [
         ("B / (C) / I choose A", "B / C / A", True, False, True, "attribute"),
         ("The sky is blue. / B", "C / A", False, False, True, "relation"),  # one rotation of two
-        ("Red is what I see / The best option is C, not B", "A / C", False, False, True, "relation"),
+        (
+            "Red is what I see / The best option is C, not B",
+            "A / C",
+            False,
+            False,
+            True,
+            "relation",
+        ),
     ],
     "ai2d": [  # what the model said, not what a filter left of it
         ("B. stem", "B", True, False, True, "multiple_choice"),
@@ -61,11 +74,21 @@ CHOICES = {  # `correct` is the harness's; a letter that our reading finds, or m
         ("The answer is B", "B", False, False, True, "multiple_choice"),
     ],
     "mmmu_val": [
-        ("Hard to tell", "B", True, False, False, "multiple_choice"),  # the harness guesses, here rightly
+        (
+            "Hard to tell",
+            "B",
+            True,
+            False,
+            False,
+            "multiple_choice",
+        ),  # the harness guesses, here rightly
         ("The answer is 1200.5", "1,200.50", True, True, None, "open"),
         ("So it is the key of d minor", "D", True, True, None, "open"),
     ],
-    "pope": [("Yes", "yes", True, True, True, ""), ("No, there is none", "no", False, False, True, "")],
+    "pope": [
+        ("Yes", "yes", True, True, True, ""),
+        ("No, there is none", "no", False, False, True, ""),
+    ],
     "gqa": [("Red.", "red", True, True, None, ""), ("blue", "red", False, False, None, "")],
 }
 
@@ -90,8 +113,11 @@ def test_points_of_llava_bench_have_the_benchmarks_score_as_their_mean():
     assert sum(points) / 2 == pytest.approx((6 + 9) / (8 + 9))  # what the harness reports
     assert [row["question_type"] for row in rows[:2]] == ["conv", "detail"]
     assert rows[2] == {
-        "benchmark": "llava_in_the_wild", "sample_id": "2", "reason": "no_judgement", "detail": "I cannot say.",
-    }  # fmt: skip
+        "benchmark": "llava_in_the_wild",
+        "sample_id": "2",
+        "reason": "no_judgement",
+        "detail": "I cannot say.",
+    }
 
 
 @pytest.mark.parametrize("task", SCORES)
@@ -123,10 +149,16 @@ def rotated(questions: int, rights: list[list[bool]]) -> list[dict]:
                 "L2-category": "x",
             }
             listed = "\n".join(f"{letter}. {word}" for letter, word in options.items())
-            samples.append({
-                "doc_id": len(samples), "filtered_resps": said, "gpt_eval_score": record, "target": right,
-                "input": f"Which?\n{listed}\nAnswer with the letter.", "image_id": f"picture {index // 2}",
-            })  # fmt: skip
+            samples.append(
+                {
+                    "doc_id": len(samples),
+                    "filtered_resps": said,
+                    "gpt_eval_score": record,
+                    "target": right,
+                    "input": f"Which?\n{listed}\nAnswer with the letter.",
+                    "image_id": f"picture {index // 2}",
+                }
+            )
     return samples
 
 
@@ -138,7 +170,9 @@ def test_a_question_of_mmbench_counts_once_and_only_if_all_its_rotations_are_rig
     assert [row["correct"] for row in rows] == [all(right) for right in rights]
     assert [row["lenient"] for row in rows] == [float(all(right)) for right in rights]
     assert rows[5]["cluster"] == "picture 2"
-    assert math.fsum(row["correct"] for row in rows) / 250 < 0.5 < 0.7 < sum(map(sum, rights)) / 1000
+    assert (
+        math.fsum(row["correct"] for row in rows) / 250 < 0.5 < 0.7 < sum(map(sum, rights)) / 1000
+    )
 
 
 def test_a_question_of_mmbench_with_a_lost_rotation_is_dropped_whole():
@@ -146,7 +180,9 @@ def test_a_question_of_mmbench_with_a_lost_rotation_is_dropped_whole():
     samples = [sample | {"token_counts": [{"output_tokens": 1}]} for sample in samples]
     samples[4] |= {"filtered_resps": "", "token_counts": [None]}  # a rotation of question 1
     del samples[2]  # question 2 itself
-    rows = [(row["sample_id"], row.get("reason")) for row in read_log("mmbench_en_dev_static", samples)]
+    rows = [
+        (row["sample_id"], row.get("reason")) for row in read_log("mmbench_en_dev_static", samples)
+    ]
     assert rows == [("0", None), ("1", "generation_failed"), ("2", "unpaired")]
 
 
@@ -154,20 +190,43 @@ def test_questions_about_one_picture_share_a_cluster():
     samples = [sample | {"image_id": "a picture"} for sample in log("gqa")]
     assert {row["cluster"] for row in read_log("gqa", samples)} == {"a picture"}
     described = log("llava_in_the_wild")
-    assert len({row["cluster"] for row in read_log("llava_in_the_wild", described) if "reason" not in row}) == 1
+    assert (
+        len(
+            {
+                row["cluster"]
+                for row in read_log("llava_in_the_wild", described)
+                if "reason" not in row
+            }
+        )
+        == 1
+    )
     described[1]["gpt_eval_llava_all"]["context"] = "A house."
-    assert len({row["cluster"] for row in read_log("llava_in_the_wild", described) if "reason" not in row}) == 2
+    assert (
+        len(
+            {
+                row["cluster"]
+                for row in read_log("llava_in_the_wild", described)
+                if "reason" not in row
+            }
+        )
+        == 2
+    )
 
 
 def test_a_judge_may_give_nothing():
     samples = log("llava_in_the_wild")[:2]
     samples[0]["gpt_eval_llava_all"]["scores"] = [8.0, 0.0]
-    assert [row["points"] for row in read_log("llava_in_the_wild", samples)] == pytest.approx([0, 9 / 8.5])
+    assert [row["points"] for row in read_log("llava_in_the_wild", samples)] == pytest.approx(
+        [0, 9 / 8.5]
+    )
 
 
 def test_an_answer_that_no_judge_scored_is_no_zero():
     sample = log("mmvet")[0]
-    sample["gpt_eval_score"] |= {"eval_model": "", "score": 0.0}  # what it logs when its judge cannot be reached
+    sample["gpt_eval_score"] |= {
+        "eval_model": "",
+        "score": 0.0,
+    }  # what it logs when its judge cannot be reached
     (row,) = read_log("mmvet", [sample])
     assert row["reason"] == "no_judgement"
 
@@ -197,8 +256,10 @@ def test_an_answer_whose_generation_failed_is_dropped_and_an_empty_one_is_wrong(
     said |= {"token_counts": [{"output_tokens": 5}]}
     rows = list(read_log("seedbench", [failed, empty, said]))
     assert [(row["sample_id"], row.get("reason"), row.get("correct")) for row in rows] == [
-        ("0", "generation_failed", None), ("1", None, False), ("2", None, False),
-    ]  # fmt: skip
+        ("0", "generation_failed", None),
+        ("1", None, False),
+        ("2", None, False),
+    ]
 
 
 def test_a_log_of_another_form_is_an_error_that_names_it():

@@ -48,7 +48,9 @@ ODD = {
     "empty gAMA": chunk(b"gAMA", b""),
     "empty cHRM": chunk(b"cHRM", b""),
     "short iCCP": chunk(b"iCCP", b""),
-    "many": b"".join(chunk(b"zTXt", b"note\0\0" + zlib.compress(b"x" * 1_000_000)) for _ in range(68)),
+    "many": b"".join(
+        chunk(b"zTXt", b"note\0\0" + zlib.compress(b"x" * 1_000_000)) for _ in range(68)
+    ),
 }
 
 
@@ -72,8 +74,10 @@ def test_what_changes_the_look_is_kept_where_it_can_be(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     for image, options in (
-        (picture().quantize(8), {"transparency": 0}), (picture(), {"exif": exif}), (layer, {}),
-    ):  # fmt: skip
+        (picture().quantize(8), {"transparency": 0}),
+        (picture(), {"exif": exif}),
+        (layer, {}),
+    ):
         plain = encoded(image, **options)
         seen = []
         for number, data in enumerate((plain, with_chunk(plain, ODD["zTXt"] + ODD["false tEXt"]))):
@@ -102,7 +106,9 @@ def test_a_bomb_is_refused_after_mending_too():
             pixels.verify(b"\x89PNG\r\n\x1a\n" + body, **LIMITS)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_jpeg_that_lacks_its_end_alone_is_whole(tmp_path: Path, options, mode):
     whole = encoded(picture(203, 157).convert(mode), "JPEG", **options)

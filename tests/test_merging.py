@@ -30,7 +30,8 @@ from vislib.runs.stage import Stage
 F, M = "free_form", "multiple_choice"
 
 
-# -- conversations --------------------------------------------------------------------------------------------
+# -- conversations
+# --------------------------------------------------------------------------------------------
 
 QUESTION = {"question": "How many boats?", "options": [], "answer": "Two.", "question_type": F}
 CHOICE = QUESTION | {"question_type": M, "options": ["One", "Two", "Three", "None"], "answer": "B"}
@@ -47,7 +48,11 @@ def test_multiple_choice_asks_with_four_lettered_lines() -> None:
 
 
 def test_only_contextual_kinds_ask_for_context_and_share_the_instruction() -> None:
-    given: dict[str, Any] = {"instructions": ["Look.", "Describe.", "Tell."], "request": "And the context.", "seed": 3}
+    given: dict[str, Any] = {
+        "instructions": ["Look.", "Describe.", "Tell."],
+        "request": "And the context.",
+        "seed": 3,
+    }
     for sample_id in ("a", "b", "c", "d"):
         plain = caption_prompt(sample_id, "non_contextual", **given)
         assert caption_prompt(sample_id, "contextual", **given) == f"{plain} And the context."
@@ -63,12 +68,17 @@ def test_our_instructions_are_many_and_distinct() -> None:
 
 
 def test_rounds_are_shuffled_by_seed_and_keep_their_order_when_one_leaves() -> None:
-    orders = Counter(tuple(r.id for r in shuffled_rounds(ROUNDS, str(n), "contextual", seed=0)) for n in range(600))
+    orders = Counter(
+        tuple(r.id for r in shuffled_rounds(ROUNDS, str(n), "contextual", seed=0))
+        for n in range(600)
+    )
     assert len(orders) == 6
     assert min(orders.values()) > 60
     order = shuffled_rounds(ROUNDS, "x", "contextual", seed=1)
     assert shuffled_rounds(ROUNDS[::-1], "x", "contextual", seed=1) == order
-    assert shuffled_rounds(ROUNDS[:2], "x", "contextual", seed=1) == [r for r in order if r.id != "m1"]
+    assert shuffled_rounds(ROUNDS[:2], "x", "contextual", seed=1) == [
+        r for r in order if r.id != "m1"
+    ]
 
 
 def test_the_image_stands_once_and_strays_are_neutralised() -> None:
@@ -80,29 +90,43 @@ def test_the_image_stands_once_and_strays_are_neutralised() -> None:
 
 
 def test_every_configuration_holds_its_sources_in_the_shuffled_order() -> None:
-    found = {(name, suffix): [r.source for r in rounds] for name, suffix, rounds in configured(ROUNDS[::-1])}
+    found = {
+        (name, suffix): [r.source for r in rounds]
+        for name, suffix, rounds in configured(ROUNDS[::-1])
+    }
     assert found == {
-        ("captions", ""): ["caption"], ("free_form", ""): [F], ("multiple_choice", ""): [M],
-        ("questions", ""): [M, F], ("separate", "-c"): ["caption"], ("separate", "-q"): [M, F],
+        ("captions", ""): ["caption"],
+        ("free_form", ""): [F],
+        ("multiple_choice", ""): [M],
+        ("questions", ""): [M, F],
+        ("separate", "-c"): ["caption"],
+        ("separate", "-q"): [M, F],
         ("leaky_mix", ""): [M, F, "caption"],
-    }  # fmt: skip
+    }
 
 
-# -- splits ---------------------------------------------------------------------------------------------------
+# -- splits
+# ---------------------------------------------------------------------------------------------------  # noqa: E501
 
 
 def sample(n: int, page: str = "") -> dict[str, Any]:
     numbers = {"image_index": 0, "n_context_tokens": 1, "width": 9, "height": 9}
     return numbers | {
-        "sample_id": f"s{n}", "doc_id": f"d{n}", "image_url": f"http://x/{n}.png", "alt_text": "", "context": "",
+        "sample_id": f"s{n}",
+        "doc_id": f"d{n}",
+        "image_url": f"http://x/{n}.png",
+        "alt_text": "",
+        "context": "",
         "page_url": page or f"http://x/page{n}",
-    }  # fmt: skip
+    }
 
 
 def test_pages_are_split_by_hash_near_the_fraction() -> None:
     splits = [split_of(sample(n), seed=0, test_fraction=0.1) for n in range(2000)]
     assert 150 < splits.count("test") < 250
-    assert split_of(sample(1, "p"), seed=0, test_fraction=0.5) == split_of(sample(2, "p"), seed=0, test_fraction=0.5)
+    assert split_of(sample(1, "p"), seed=0, test_fraction=0.5) == split_of(
+        sample(2, "p"), seed=0, test_fraction=0.5
+    )
     assert {split_of(sample(n), seed=0, test_fraction=0.0) for n in range(50)} == {"train"}
     assert splits != [split_of(sample(n), seed=1, test_fraction=0.1) for n in range(2000)]
 
@@ -111,23 +135,40 @@ def test_a_test_sample_whose_image_is_in_train_is_marked() -> None:
     pages = [f"http://x/page{n}" for n in range(40)]
     test = next(p for p in pages if split_of(sample(0, p), seed=0, test_fraction=0.3) == "test")
     train = next(p for p in pages if split_of(sample(0, p), seed=0, test_fraction=0.3) == "train")
-    rows = [(sample(0, test), "a"), (sample(1, test), "b"), (sample(2, train), "b"), (sample(3, train), "a")]
+    rows = [
+        (sample(0, test), "a"),
+        (sample(1, test), "b"),
+        (sample(2, train), "b"),
+        (sample(3, train), "a"),
+    ]
     found = [
         Candidate(
-            sample=row, image={"image_id": image, "status": "ok", "reason": ""}, questions=[],
+            sample=row,
+            image={"image_id": image, "status": "ok", "reason": ""},
+            questions=[],
             captions={"contextual": {"status": "ok"}} if row["sample_id"] != "s3" else {},
         )
         for row, image in rows
-    ]  # fmt: skip
+    ]
     for candidate in found:
-        candidate.questions.extend({"kind": "contextual", "status": "ok", "question_type": t} for t in (F, M))
+        candidate.questions.extend(
+            {"kind": "contextual", "status": "ok", "question_type": t} for t in (F, M)
+        )
     splits = assign_splits(found, ["contextual"], seed=0, test_fraction=0.3)
-    assert splits == ["test", "image_in_train", "train", ""]  # s3 is dropped, so image a is not in train
-    with pytest.raises(InputError, match=r"none of 1 samples .* caption_failed \(contextual: none\): 1"):
+    assert splits == [
+        "test",
+        "image_in_train",
+        "train",
+        "",
+    ]  # s3 is dropped, so image a is not in train
+    with pytest.raises(
+        InputError, match=r"none of 1 samples .* caption_failed \(contextual: none\): 1"
+    ):
         assign_splits(found[3:], ["contextual"], seed=0, test_fraction=0.3)
 
 
-# -- the stage ------------------------------------------------------------------------------------------------
+# -- the stage
+# ------------------------------------------------------------------------------------------------
 
 KINDS = ("contextual", "non_contextual")
 
@@ -153,23 +194,43 @@ def save(folder: Path, schema: Any, rows: list[dict[str, Any]], rows_per_part: i
 
 
 def inputs_at(root: Path, n: int = 12) -> dict[str, list[dict[str, Any]]]:
-    """Twelve good samples; of each kind three questions of a type, the first two of which begin alike."""
+    """Twelve good samples; of each kind three questions of a type, the first two of which begin
+    alike.
+    """
     rows: dict[str, list[dict[str, Any]]] = {"samples": [sample(i) for i in range(n)]}
     rows["images"] = [
-        {"image_url": f"http://x/{i}.png", "image_id": f"i{i}", "status": "ok", "reason": ""} for i in range(n)
+        {"image_url": f"http://x/{i}.png", "image_id": f"i{i}", "status": "ok", "reason": ""}
+        for i in range(n)
     ]
     rows["captions"] = [
-        {"sample_id": f"s{i}", "kind": k, "caption": f"Caption {i} {k}, <image> said.", "status": "ok", "reason": ""}
-        for i in reversed(range(n)) for k in KINDS
-    ]  # fmt: skip
+        {
+            "sample_id": f"s{i}",
+            "kind": k,
+            "caption": f"Caption {i} {k}, <image> said.",
+            "status": "ok",
+            "reason": "",
+        }
+        for i in reversed(range(n))
+        for k in KINDS
+    ]
     rows["questions"] = [
         {
-            "question_id": f"q{i}{k[0]}{t[0]}{r}", "sample_id": f"s{i}", "kind": k, "question_type": t, "round": r,
-            "question": f"{t}{min(r, 1)} for {i} in {r}?", "options": ["w", "x", "y", "z"] if t == M else [],
-            "answer": "C" if t == M else "Yes.", "status": "ok", "reason": "",
+            "question_id": f"q{i}{k[0]}{t[0]}{r}",
+            "sample_id": f"s{i}",
+            "kind": k,
+            "question_type": t,
+            "round": r,
+            "question": f"{t}{min(r, 1)} for {i} in {r}?",
+            "options": ["w", "x", "y", "z"] if t == M else [],
+            "answer": "C" if t == M else "Yes.",
+            "status": "ok",
+            "reason": "",
         }
-        for k in KINDS for i in range(n) for t in (F, M) for r in range(3)
-    ]  # fmt: skip
+        for k in KINDS
+        for i in range(n)
+        for t in (F, M)
+        for r in range(3)
+    ]
     return rows
 
 
@@ -177,10 +238,23 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
     schemas = {"samples": SAMPLES, "images": IMAGES, "captions": CAPTIONS, "questions": QUESTIONS}
     for name, schema in schemas.items():
         save(root / name, schema, rows.get(name, []))
-    defaults = {"similarity_threshold": 0.9, "min_per_type": 2, "test_fraction": 0.3, "embedding_batch_size": 4}
+    defaults = {
+        "similarity_threshold": 0.9,
+        "min_per_type": 2,
+        "test_fraction": 0.3,
+        "embedding_batch_size": 4,
+    }
     paths = {name: str(root / name) for name in schemas}
-    place = {"run_dir": str(root / "runs"), "variant": "", "limit": 0, "seed": 0, "embedding_model": "hash"}
-    merging = Stage(notebook="08_merging", schema={}, values={**place, **paths, **defaults, **values})
+    place = {
+        "run_dir": str(root / "runs"),
+        "variant": "",
+        "limit": 0,
+        "seed": 0,
+        "embedding_model": "hash",
+    }
+    merging = Stage(
+        notebook="08_merging", schema={}, values={**place, **paths, **defaults, **values}
+    )
     run = Run(merging, merging.open_partial("key", {"hashes": {}, "inputs": {}}), [])
     merge_conversations(run)
     return run
@@ -198,7 +272,9 @@ def rows_of(run: Run, kind: str, name: str) -> dict[str, dict[str, Any]]:
 def test_all_configurations_hold_the_same_samples_and_nothing_is_lost(tmp_path: Path) -> None:
     rows = inputs_at(tmp_path)
     rows["images"][0] |= {"status": "failed", "reason": "http_404"}
-    rows["captions"] = [r for r in rows["captions"] if (r["sample_id"], r["kind"]) != ("s1", "non_contextual")]
+    rows["captions"] = [
+        r for r in rows["captions"] if (r["sample_id"], r["kind"]) != ("s1", "non_contextual")
+    ]
     for row in rows["questions"]:
         if row["sample_id"] == "s2" and row["kind"] == "contextual" and row["question_type"] == M:
             row |= {"status": "failed", "reason": "not_four_options"}
@@ -220,7 +296,9 @@ def test_all_configurations_hold_the_same_samples_and_nothing_is_lost(tmp_path: 
     counts = run.counts()
     assert counts["sample"]["taken"] == 12 == counts["sample"]["kept"] + 3
     assert (
-        counts["question"]["taken"] == 144 == counts["question"]["kept"] + sum(counts["question"]["dropped"].values())
+        counts["question"]["taken"]
+        == 144
+        == counts["question"]["kept"] + sum(counts["question"]["dropped"].values())
     )
     assert counts["question"]["kept"] == 9 * 2 * 4
 
@@ -229,7 +307,11 @@ def test_a_conversation_of_the_leaky_mix_reads_as_the_contract_says(tmp_path: Pa
     run = merge(tmp_path, inputs_at(tmp_path))
     row = rows_of(run, "contextual", "leaky_mix")["s4"]
     turns = row["conversations"]
-    assert (row["images"], row["doc_id"], sorted(row["sources"])) == (["i4"], "d4", sorted(["caption", F, F, M, M]))
+    assert (row["images"], row["doc_id"], sorted(row["sources"])) == (
+        ["i4"],
+        "d4",
+        sorted(["caption", F, F, M, M]),
+    )
     assert len(turns) == 2 * len(row["sources"])
     assert turns[0]["value"].startswith("<image>\n")
     assert "<image>" not in json.dumps(turns).replace("<image>\\n", "", 1)
@@ -248,12 +330,17 @@ def test_splits_share_no_page_and_two_runs_are_equal_to_the_byte(tmp_path: Path)
     assert len(files) == 2 * 6 * 2 + 1
     assert all((first.data / p).read_bytes() == (second.data / p).read_bytes() for p in files)
     folder = first.data / "contextual" / "leaky_mix"
-    sides = [{r["doc_id"] for r in tables.read_rows(folder / f"{s}-00000.parquet")} for s in ("train", "test")]
+    sides = [
+        {r["doc_id"] for r in tables.read_rows(folder / f"{s}-00000.parquet")}
+        for s in ("train", "test")
+    ]
     assert all(sides)
     assert not sides[0] & sides[1]
 
 
-def test_a_limit_is_a_seeded_choice_of_usable_samples_whose_rows_are_those_of_all(tmp_path: Path) -> None:
+def test_a_limit_is_a_seeded_choice_of_usable_samples_whose_rows_are_those_of_all(
+    tmp_path: Path,
+) -> None:
     rows = inputs_at(tmp_path)
     rows["images"][0] |= {"status": "failed", "reason": "http_404"}
     whole, some = merge(tmp_path / "all", rows), merge(tmp_path / "some", rows, limit=5)
@@ -268,7 +355,9 @@ def test_captions_alone_become_conversations_where_nobody_asked_questions(tmp_pa
     with_questions = merge(tmp_path / "both", inputs_at(tmp_path))
     run = merge(tmp_path / "alone", inputs_at(tmp_path), questions="")
     assert [folder.name for folder in (run.data / "contextual").iterdir()] == ["captions"]
-    assert rows_of(run, "contextual", "captions") == rows_of(with_questions, "contextual", "captions")
+    assert rows_of(run, "contextual", "captions") == rows_of(
+        with_questions, "contextual", "captions"
+    )
     assert run.metrics["identifiers_neutralised"] == 12 * len(KINDS)
     assert similar_questions(run) == []
 
@@ -280,7 +369,9 @@ def test_a_test_row_with_an_image_of_train_is_dropped_with_its_questions(tmp_pat
     run = merge(tmp_path, rows)
     reasons = run.counts()["sample"]["dropped"]
     assert set(reasons) == {"image_in_train"}
-    assert run.counts()["question"]["dropped"]["sample_not_eligible"] == 12 * reasons["image_in_train"]
+    assert (
+        run.counts()["question"]["dropped"]["sample_not_eligible"] == 12 * reasons["image_in_train"]
+    )
     assert {n for name, n in run.metrics["rows"].items() if name.endswith("/test")} == {0}
     folder = run.data / "contextual" / "captions"
     assert [path.name for path in folder.iterdir()] == ["train-00000.parquet"]  # no empty split
@@ -299,7 +390,9 @@ def test_the_minimum_keeps_similar_questions_and_counts_their_pairs(tmp_path: Pa
 def test_similar_questions_are_shown_beside_what_they_resemble(tmp_path: Path) -> None:
     pairs = similar_questions(merge(tmp_path, inputs_at(tmp_path)), limit=3)
     assert len(pairs) == 3
-    assert all(p["similarity"] == 1.0 and p["dropped"].split()[0] == p["kept"].split()[0] for p in pairs)
+    assert all(
+        p["similarity"] == 1.0 and p["dropped"].split()[0] == p["kept"].split()[0] for p in pairs
+    )
     assert all(p["dropped"] != p["kept"] for p in pairs)
 
 

@@ -1,5 +1,6 @@
-# ruff: noqa: F811 -- fixtures come by import
-"""Whose answers the journal holds: another model under an unchanged name is never taken for the one before."""
+"""Whose answers the journal holds: another model under an unchanged name is never taken for the one
+before.
+"""
 
 import json
 import threading
@@ -49,7 +50,9 @@ def serving(told):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     told.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
     try:
         yield told
     finally:
@@ -69,17 +72,23 @@ def entry(**told):
         (None, None, "says nothing"),
     ],
 )
-def test_another_server_under_the_same_name_stops_and_both_are_named(ground, first, second, said):
+def test_another_server_under_the_same_name_stops_and_both_are_named(ground, first, second, said):  # noqa: F811
     with serving(Told("A", first)) as a, serving(Told("B", second)) as b:
         ask(ground, chat(a), asking(3))
         for n in (3, 5):  # all known, some to ask
-            with pytest.raises(InputError, match=f"(?s)3 answers in the journal are of {a.url}.*{said}") as caught:
+            with pytest.raises(
+                InputError, match=f"(?s)3 answers in the journal are of {a.url}.*{said}"
+            ) as caught:
                 ask(ground, chat(b), asking(n))
             assert b.url in str(caught.value)
             assert "model_revision" in str(caught.value)
         assert b.asked == 0
-        assert {x.text for x in ask(ground, chat(b, model_revision="200"), asking(3))} == {"An answer of B."}
-        assert {x.text for x in ask(ground, chat(a), asking(3))} == {"An answer of A."}  # today's keys hold
+        assert {x.text for x in ask(ground, chat(b, model_revision="200"), asking(3))} == {
+            "An answer of B."
+        }
+        assert {x.text for x in ask(ground, chat(a), asking(3))} == {
+            "An answer of A."
+        }  # today's keys hold
         assert len(ask(ground, chat(b, same_model=True), asking(4))) == 4
         assert (a.asked, b.asked) == (3, 4)
 
@@ -87,11 +96,14 @@ def test_another_server_under_the_same_name_stops_and_both_are_named(ground, fir
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (entry(root="org/model", created=1, max_model_len=10), entry(root="org/model", created=2, max_model_len=20)),
+        (
+            entry(root="org/model", created=1, max_model_len=10),
+            entry(root="org/model", created=2, max_model_len=20),
+        ),
         (entry(owned_by="a"), entry(owned_by="b")),
     ],
 )
-def test_a_server_that_was_only_started_anew_is_the_same(ground, before, after):
+def test_a_server_that_was_only_started_anew_is_the_same(ground, before, after):  # noqa: F811
     with serving(Told("A", before)) as a:
         ask(ground, chat(a), asking(3))
         a.entry = after
@@ -99,7 +111,7 @@ def test_a_server_that_was_only_started_anew_is_the_same(ground, before, after):
         assert a.asked == 5
 
 
-def test_the_same_weights_may_move(ground, capsys):
+def test_the_same_weights_may_move(ground, capsys):  # noqa: F811
     with serving(Told("A", entry(root="org/model"))) as a:
         ask(ground, chat(a), asking(3))
     with serving(Told("B", entry(root="org/model"))) as b:
@@ -108,7 +120,7 @@ def test_the_same_weights_may_move(ground, capsys):
     assert "3 of 5 answers come from the journal, of 20" in capsys.readouterr().out
 
 
-def test_a_reply_that_names_another_model_stops_and_is_not_kept_for_the_one_before(ground):
+def test_a_reply_that_names_another_model_stops_and_is_not_kept_for_the_one_before(ground):  # noqa: F811
     with serving(Told("A", model="gpt-6-2026-01-01")) as a:
         ask(ground, chat(a), asking(3))
         a.model = "gpt-6"  # less said is nothing else
@@ -121,7 +133,7 @@ def test_a_reply_that_names_another_model_stops_and_is_not_kept_for_the_one_befo
         assert ground.used["tokens_out"] == 20 * a.asked  # it was paid
 
 
-def test_a_router_that_alternates_is_one(ground):
+def test_a_router_that_alternates_is_one(ground):  # noqa: F811
     with serving(Told("A", model="one")) as a:
         ask(ground, chat(a), asking(2))
     assert same_model("m", "m-2026-01-01")
@@ -150,15 +162,19 @@ def test_one_machine_has_several_names():
     assert here.differs(Source(("http://gpu:8000/v1",), {}))
 
 
-def test_a_stage_whose_checks_drop_most_stops_early_and_says_which(ground):
+def test_a_stage_whose_checks_drop_most_stops_early_and_says_which(ground):  # noqa: F811
     ground.params.max_drop_rate = 0.5
     bad = lambda request, text: ("leakage", "<think>") if int(request.id[1:]) % 4 else ("", "")  # noqa: E731
     with serving(Told("A")) as a:
-        with pytest.raises(InputError, match=r"3\d of 5\d answers fail a check \(leakage 3\d\).*max_drop_rate 0\.5"):
+        with pytest.raises(
+            InputError, match=r"3\d of 5\d answers fail a check \(leakage 3\d\).*max_drop_rate 0\.5"
+        ):
             ask_all(ground, chat(a, max_in_flight=2), lambda: iter(asking(400)), bad)
         asked = a.asked
         assert 50 <= asked < 60
-        with pytest.raises(InputError, match="leakage"):  # what is known says so, before more is paid
+        with pytest.raises(
+            InputError, match="leakage"
+        ):  # what is known says so, before more is paid
             ask_all(ground, chat(a), lambda: iter(asking(400)), bad)
         assert a.asked == asked
         ground.params.max_drop_rate = 1.0

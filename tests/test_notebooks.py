@@ -1,4 +1,6 @@
-"""The rules of the notebooks, held for every notebook; and the sample set run as its users run it."""
+"""The rules of the notebooks, held for every notebook; and the sample set run as its users run
+it.
+"""
 
 import ast
 import json
@@ -20,11 +22,33 @@ from vislib.runs.yaml_files import read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = {
-    "01_documents", "02_filtering", "03_images", "04_selection", "05_experts", "06_captioning", "07_qa_generation",
-    "08_merging", "20_pipeline", "21_tokens", "22_overlap", "23_qa_types", "24_word_clouds", "25_examples",
-    "30_selection", "31_images", "32_caption_statistics", "33_priors", "40_comparison",
-}  # fmt: skip
-MODELS = {"10_finetuning", "11_captioner", "12_evaluation", "26_benchmarks", "27_densefusion_benchmarks"}
+    "01_documents",
+    "02_filtering",
+    "03_images",
+    "04_selection",
+    "05_experts",
+    "06_captioning",
+    "07_qa_generation",
+    "08_merging",
+    "20_pipeline",
+    "21_tokens",
+    "22_overlap",
+    "23_qa_types",
+    "24_word_clouds",
+    "25_examples",
+    "30_selection",
+    "31_images",
+    "32_caption_statistics",
+    "33_priors",
+    "40_comparison",
+}
+MODELS = {
+    "10_finetuning",
+    "11_captioner",
+    "12_evaluation",
+    "26_benchmarks",
+    "27_densefusion_benchmarks",
+}
 EXPECTED = SAMPLE | MODELS
 FUSED = "06_captioning.fused"  # the sample's one variant
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -48,8 +72,13 @@ def is_parameters(cell: dict) -> bool:
 def test_every_notebook_is_looked_at():
     assert {p.stem for p in NOTEBOOKS} == EXPECTED
     assert {p.name for p in SETS} == {
-        "sample", "sample-models", "viscon-100k", "viscon-1m", "densefusion-4v-100k", "densefusion-1m",
-    }  # fmt: skip
+        "sample",
+        "sample-models",
+        "viscon-100k",
+        "viscon-1m",
+        "densefusion-4v-100k",
+        "densefusion-1m",
+    }
 
 
 @every_notebook
@@ -58,11 +87,15 @@ def test_form(notebook):
     code = cells(notebook, "code")
     assert book["metadata"]["kernelspec"]["name"] == "python3"
     assert "language_info" not in book["metadata"]
-    assert [c["id"] for c in book["cells"]] == [str(n) for n in range(len(book["cells"]))]  # as the strip filter writes
+    assert [c["id"] for c in book["cells"]] == [
+        str(n) for n in range(len(book["cells"]))
+    ]  # as the strip filter writes
     assert all(not c["outputs"] and c["execution_count"] is None for c in code)
     assert sum(map(is_parameters, code)) == 1
     assert len(book["cells"]) <= (26 if notebook.stem in ("10_finetuning", "11_captioner") else 20)
-    lines = [len([s for s in source(c).splitlines() if s.strip()]) for c in code if not is_parameters(c)]
+    lines = [
+        len([s for s in source(c).splitlines() if s.strip()]) for c in code if not is_parameters(c)
+    ]
     assert max(lines) <= 12
     assert sum(lines) <= 100
     first = json.loads((ROOT / "notebooks/01_documents.ipynb").read_text())
@@ -77,15 +110,21 @@ def test_the_story_is_prose_and_the_work_is_the_librarys(notebook):
     assert book["cells"][0]["cell_type"] == "markdown"
     assert source(book["cells"][0]).startswith(f"# {name[:2]} · ")
     for cell in cells(notebook, "markdown"):
-        assert len(re.findall(r"\w+", re.sub(r"`[^`]*`|\(.*?\)", " ", source(cell)))) <= 75, source(cell)
+        assert len(re.findall(r"\w+", re.sub(r"`[^`]*`|\(.*?\)", " ", source(cell)))) <= 75, source(
+            cell
+        )
     for cell in cells(notebook, "code"):
         tree = ast.parse(re.sub(r"^%.*$", "", source(cell), flags=re.M))
         for node in ast.walk(tree):
-            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While | ast.AsyncFunctionDef)
+            assert not isinstance(
+                node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While | ast.AsyncFunctionDef
+            )
     text = "\n".join(source(c) for c in cells(notebook, "code"))
     assert f'start_run("{name}", globals())' in text
     assert source(cells(notebook, "code")[-1]).strip().endswith("run.finish()")
-    headings = [c for c in book["cells"] if c["cell_type"] == "markdown" and source(c).startswith("## ")]
+    headings = [
+        c for c in book["cells"] if c["cell_type"] == "markdown" and source(c).startswith("## ")
+    ]
     assert len(headings) >= 3
 
 
@@ -124,7 +163,9 @@ def test_the_defaults_are_the_sample_sets_values():
         schema = read_schema(ROOT / "notebooks" / f"{name}.ipynb")
         defaults = {n: p.default for n, p in schema.items()}
         given = read_parameters(files[name])
-        assert defaults == {n: v for n, v in defaults.items() if n in STAND_INS} | given, name  # see the runner's check
+        assert defaults == {n: v for n, v in defaults.items() if n in STAND_INS} | given, (
+            name
+        )  # see the runner's check
     assert set(files) == {*SAMPLE, FUSED}
 
 
@@ -143,7 +184,9 @@ def test_the_defaults_of_models_and_their_figures_are_the_values_of_the_tiny_one
 
 
 def test_the_paper_set_holds_the_papers_values():
-    """VisCon-100K, sections 3.1 to 3.4; what the paper leaves open is marked as ours in the files."""
+    """VisCon-100K, sections 3.1 to 3.4; what the paper leaves open is marked as ours in the
+    files.
+    """
     values = {e.stage.notebook: e.stage.values for e in sets.read_set(ROOT / "params/viscon-100k")}
     assert values["01_documents"]["source"] == "hub"
     assert re.fullmatch("[0-9a-f]{40}", values["01_documents"]["revision"])
@@ -152,9 +195,9 @@ def test_the_paper_set_holds_the_papers_values():
     assert values["02_filtering"]["context_tokens"] == 0
     assert values["06_captioning"]["kinds"] == ["contextual", "non_contextual"]
     assert values["06_captioning"]["engine"] == values["07_qa_generation"]["engine"] == "openai"
-    assert values["07_qa_generation"]["model"].startswith("openchat/openchat-3.5") or values["07_qa_generation"][
-        "model"
-    ].startswith("openchat/openchat_3.5")
+    assert values["07_qa_generation"]["model"].startswith("openchat/openchat-3.5") or values[
+        "07_qa_generation"
+    ]["model"].startswith("openchat/openchat_3.5")
     assert values["08_merging"]["embedding_model"].startswith("WhereIsAI/UAE-Large-V1")
     assert values["08_merging"]["similarity_threshold"] == 0.9
     assert values["08_merging"]["min_per_type"] == 2
@@ -163,9 +206,13 @@ def test_the_paper_set_holds_the_papers_values():
 
 def run_set(folder: Path, runs: Path, *options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "vislib.run", str(folder), *options], cwd=ROOT,
-        env={**os.environ, "VISLIB_RUNS": str(runs)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "vislib.run", str(folder), *options],
+        cwd=ROOT,
+        env={**os.environ, "VISLIB_RUNS": str(runs)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -197,11 +244,16 @@ def test_five_documents_run_through_every_notebook_and_only_changes_run_again(tm
     assert ran(run_set(folder, runs)) == ["21_tokens"]
 
     after = result_bytes(runs / "five")
-    assert {name for name in before if before[name] != after[name]} <= {n for n in before if n.startswith("21_tokens/")}
+    assert {name for name in before if before[name] != after[name]} <= {
+        n for n in before if n.startswith("21_tokens/")
+    }
     assert run_set(folder, runs, "--only", "22", "--force").count(" ok ") == 1
     assert result_bytes(runs / "five") == after  # a figure made again is the same figure
 
-    longest = max(r["n_tokens"] for r in tables.read_rows(runs / "five/02_filtering/data/documents", ["n_tokens"]))
+    longest = max(
+        r["n_tokens"]
+        for r in tables.read_rows(runs / "five/02_filtering/data/documents", ["n_tokens"])
+    )
     cap = yaml.safe_load((folder / "02_filtering.yaml").read_text()) | {"max_tokens": longest - 1}
     (folder / "02_filtering.yaml").write_text(yaml.safe_dump(cap))
     for file in folder.glob("*.yaml"):

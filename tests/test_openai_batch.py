@@ -1,4 +1,6 @@
-"""Batch files against a real HTTP server on loopback: the same answers as live, at every kill and lost reply."""
+"""Batch files against a real HTTP server on loopback: the same answers as live, at every kill and
+lost reply.
+"""
 
 import multiprocessing
 import os
@@ -26,7 +28,9 @@ PRICES = {"usd_per_million_input_tokens": 1e4, "usd_per_million_output_tokens": 
 def _environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setattr("vislib.engines.asking.estimate_for", lambda engine: None)  # loads a tokenizer each time
+    monkeypatch.setattr(
+        "vislib.engines.asking.estimate_for", lambda engine: None
+    )  # loads a tokenizer each time
     monkeypatch.setattr(OpenAIBatch, "poll_s", (0.01, 0.03))
     monkeypatch.setattr(OpenAIBatch, "max_requests", 4)
     monkeypatch.setattr(BatchServer, "backoff_s", 0.01)
@@ -45,7 +49,12 @@ def server():
 
 
 def batch(ground, server=None, **settings):
-    given = {"batch_folder": "", "batch_price": 0.5, "base_url": server.url if server else "", **settings}
+    given = {
+        "batch_folder": "",
+        "batch_price": 0.5,
+        "base_url": server.url if server else "",
+        **settings,
+    }
     return OpenAIBatch(SimpleNamespace(**SETTINGS | given), ground.journal("openai"))
 
 
@@ -69,8 +78,14 @@ def test_the_journal_is_that_of_the_live_engine_at_half_the_price(ground, server
     answers = ask(ground, batch(ground, server, **PRICES), asking(10))
     with openai_server() as live_server:
         live = ask(Ground(tmp_path / "live"), chat(live_server, **PRICES), asking(10))
-    assert [replace(a, usd=2 * a.usd, seconds=0) for a in answers] == [replace(a, seconds=0) for a in live]
-    assert sum(a.usd for a in answers) == pytest.approx(ground.used["usd"]) == pytest.approx(10 * 120 * 1e-2 / 2)
+    assert [replace(a, usd=2 * a.usd, seconds=0) for a in answers] == [
+        replace(a, seconds=0) for a in live
+    ]
+    assert (
+        sum(a.usd for a in answers)
+        == pytest.approx(ground.used["usd"])
+        == pytest.approx(10 * 120 * 1e-2 / 2)
+    )
     assert server.log.count("POST batches") == 3  # 4 + 4 + 2
     assert_clean(ground, server)
 
@@ -89,10 +104,18 @@ def test_what_a_trial_with_the_live_engine_answered_is_not_asked_again(ground, s
 def test_a_line_is_the_request_that_the_live_engine_sends(ground, server, tmp_path):
     Image.effect_noise((400, 200), 90).convert("RGB").save(tmp_path / "a.png")
     request = replace(
-        asking(1)[0], system="brief", image_id="i1", image_path=tmp_path / "a.png", image_side=100, seed=7
+        asking(1)[0],
+        system="brief",
+        image_id="i1",
+        image_path=tmp_path / "a.png",
+        image_side=100,
+        seed=7,
     )
     bodies = []
-    server.answer = lambda body, times: (bodies.append(body), plain({"messages": [{"content": "x"}]}, 1))[1]
+    server.answer = lambda body, times: (
+        bodies.append(body),
+        plain({"messages": [{"content": "x"}]}, 1),
+    )[1]
     with openai_server() as live:
         ask(Ground(tmp_path / "live"), chat(live), [request])
         (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing more")
@@ -104,15 +127,24 @@ def test_a_line_is_the_request_that_the_live_engine_sends(ground, server, tmp_pa
 
 STEPS = [
     (step, when)
-    for step in ("POST files", "POST batches", "GET batches/id", "GET files/id/content", "DELETE files/id")
+    for step in (
+        "POST files",
+        "POST batches",
+        "GET batches/id",
+        "GET files/id/content",
+        "DELETE files/id",
+    )
     for when in ("before", "after")
 ]
-# of 9 answers in files of 4, 4 and 1, the last always ends a file, and the first, fourth or fifth may
+# of 9 answers in files of 4, 4 and 1, the last always ends a file, and the first, fourth or fifth
+# may
 CALLS = [(Journal, "put", n) for n in (1, 2, 4, 5, 9)] + [(Draft, "add", 2), (Draft, "send", 2)]
 
 
 @pytest.mark.parametrize(("step", "when", "calls"), [*((*step, 2) for step in STEPS), *CALLS])
-def test_killed_between_any_two_steps_it_goes_on_and_pays_nothing_twice(ground, server, monkeypatch, step, when, calls):
+def test_killed_between_any_two_steps_it_goes_on_and_pays_nothing_twice(
+    ground, server, monkeypatch, step, when, calls
+):
     reached = multiprocessing.get_context("fork").Event()
     done = []
 
@@ -126,7 +158,9 @@ def test_killed_between_any_two_steps_it_goes_on_and_pays_nothing_twice(ground, 
     def run():
         if isinstance(step, type):
             made, method = [], getattr(step, when)
-            monkeypatch.setattr(step, when, lambda *given, **named: hang(made, method(*given, **named)))
+            monkeypatch.setattr(
+                step, when, lambda *given, **named: hang(made, method(*given, **named))
+            )
         ask(ground, batch(ground, server), asking(9))
 
     def hang(made, result):
@@ -142,7 +176,9 @@ def test_killed_between_any_two_steps_it_goes_on_and_pays_nothing_twice(ground, 
     assert reached.wait(120)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    assert texts(ask(ground, batch(ground, server), asking(10))) == expected(10)  # one more: it also clears up
+    assert texts(ask(ground, batch(ground, server), asking(10))) == expected(
+        10
+    )  # one more: it also clears up
     assert_clean(ground, server)
 
 
@@ -159,15 +195,25 @@ def test_a_lost_reply_or_an_error_is_no_reason_to_begin_twice(ground, server, fa
 
     server.hook = hook
     assert texts(ask(ground, batch(ground, server), asking(5))) == expected(5)
-    assert failed >= {"POST files", "POST batches", "GET batches/id", "GET files/id/content", "GET batches"}
+    assert failed >= {
+        "POST files",
+        "POST batches",
+        "GET batches/id",
+        "GET files/id/content",
+        "GET batches",
+    }
     assert_clean(ground, server)
 
 
 @pytest.mark.parametrize("said", [None, ()])
 @pytest.mark.parametrize("status", ["expired", "cancelled"])
-def test_what_a_batch_did_not_run_is_asked_once_more_and_what_it_ran_is_kept(ground, server, status, said):
+def test_what_a_batch_did_not_run_is_asked_once_more_and_what_it_ran_is_kept(
+    ground, server, status, said
+):
     server.status = status
-    server.answer = lambda body, times: plain(body, times) if times > 1 or "0" in str(body["messages"]) else said
+    server.answer = lambda body, times: (
+        plain(body, times) if times > 1 or "0" in str(body["messages"]) else said
+    )
     assert texts(ask(ground, batch(ground, server), asking(6))) == expected(6)
     assert sorted(server.asked.values()) == [1, 2, 2, 2, 2, 2]
     server.answer = lambda body, times: said
@@ -179,19 +225,35 @@ def test_what_a_batch_did_not_run_is_asked_once_more_and_what_it_ran_is_kept(gro
 
 def failing(body, times):
     number = int(body["messages"][-1]["content"].split()[-1])
-    error = {"message": "no", "code": "content_policy_violation"} if number == 2 else {"message": "too long"}
+    error = (
+        {"message": "no", "code": "content_policy_violation"}
+        if number == 2
+        else {"message": "too long"}
+    )
     said = {
-        0: (200, completion("cut", finish="length")), 1: (200, completion(None, finish="content_filter")),
-        2: (400, {"error": error}), 3: (400, {"error": error}), 4: (500, {"error": error}), 5: (200, {"choices": 7}),
+        0: (200, completion("cut", finish="length")),
+        1: (200, completion(None, finish="content_filter")),
+        2: (400, {"error": error}),
+        3: (400, {"error": error}),
+        4: (500, {"error": error}),
+        5: (200, {"choices": 7}),
         6: (200, "<html>"),
-    }  # fmt: skip
+    }
     return said.get(number) or plain(body, times)
 
 
 def test_failed_lines_have_the_reasons_of_the_live_engine(ground, server):
     server.answer = failing
     answers = ask(ground, batch(ground, server), asking(8))
-    reasons = ["length", "content_filter", "content_filter", "refused", "server_error", "no_choices", "not_json"]
+    reasons = [
+        "length",
+        "content_filter",
+        "content_filter",
+        "refused",
+        "server_error",
+        "no_choices",
+        "not_json",
+    ]
     assert texts(answers) == [*reasons, "Answer to question 7"]
     assert server.asked.total() == 9  # the 500 once more
     assert ground.used["tokens_in"] == 300  # those that were answered, usable or not
@@ -199,7 +261,9 @@ def test_failed_lines_have_the_reasons_of_the_live_engine(ground, server):
 
 def test_an_account_that_is_used_up_ends_the_run_and_keeps_what_was_answered(ground, server):
     quota = {"error": {"message": "quota", "code": "insufficient_quota"}}
-    server.answer = lambda body, times: (429, quota) if times == 1 and "3" in str(body["messages"]) else plain(body, 1)
+    server.answer = lambda body, times: (
+        (429, quota) if times == 1 and "3" in str(body["messages"]) else plain(body, 1)
+    )
     with pytest.raises(InputError, match="add credit"):
         ask(ground, batch(ground, server), asking(4))
     assert len(ground.journal("openai")) == 3

@@ -1,6 +1,7 @@
 """A model in a folder is served while it is asked, and whatever happens nothing is left running.
 
-The server is a small script here, with a child of its own; `campaigns/test_own_engine.py` takes a real one.
+The server is a small script here, with a child of its own; `campaigns/test_own_engine.py` takes a
+real one.
 """
 
 import fcntl
@@ -56,7 +57,7 @@ SERVER = """
         def log_message(self, *args):
             pass
     http.server.ThreadingHTTPServer((host, port), Handler).serve_forever()
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture
@@ -65,7 +66,9 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "serve.py").write_text(textwrap.dedent(SERVER))
     monkeypatch.setattr(OpenAIChat, "backoff_s", 0.002)
-    monkeypatch.setattr(own_server, "_command", lambda: [sys.executable, str(tmp_path / "serve.py")])
+    monkeypatch.setattr(
+        own_server, "_command", lambda: [sys.executable, str(tmp_path / "serve.py")]
+    )
     return run_in(tmp_path, "well")
 
 
@@ -73,7 +76,13 @@ def run_in(folder: Path, mood: str, **settings) -> Ground:
     (folder / "model/mood").write_text(mood)
     (folder / "stage").mkdir(exist_ok=True)
     ground = Ground(folder / "stage")
-    given = {"model": str(folder / "model"), "base_url": "", "max_failure_rate": 0.0, "replay": False, **settings}
+    given = {
+        "model": str(folder / "model"),
+        "base_url": "",
+        "max_failure_rate": 0.0,
+        "replay": False,
+        **settings,
+    }
     ground.params = SimpleNamespace(**SETTINGS | given)
     ground.inputs = lambda name: [folder / "model"]
     ground.journal_path = lambda name: folder / "stage" / f"{name}.sqlite"
@@ -97,7 +106,9 @@ def facts(folder: Path) -> dict:
 def assert_nothing_is_left(folder: Path) -> None:
     """Server, guard and the server's child are gone, and the lock of the run is free."""
     deadline = time.monotonic() + 60
-    while any(is_alive(pid) for pid in facts(folder)["pids"]) or not is_free(folder / ".workers.lock"):
+    while any(is_alive(pid) for pid in facts(folder)["pids"]) or not is_free(
+        folder / ".workers.lock"
+    ):
         assert time.monotonic() < deadline, facts(folder)
         time.sleep(0.02)
 
@@ -120,7 +131,9 @@ def is_alive(pid: int) -> bool:
 
 def test_a_folder_is_served_while_it_is_asked(run, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "a-secret-of-twelve")
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # leads nowhere: what runs here is asked past it
+    monkeypatch.setenv(
+        "HTTP_PROXY", "http://127.0.0.1:9"
+    )  # leads nowhere: what runs here is asked past it
     found = answers(run, 5)
     model = str(tmp_path / "model")
     assert [a.text for a in found] == [f"{model} question {n}" for n in range(5)]
@@ -141,12 +154,17 @@ def test_answers_are_known_by_the_weights_whoever_serves_them(run, tmp_path):
     named = run_in(tmp_path, "well", base_url="http://127.0.0.1:1/v1")
     assert type(open_engine(named)) is OpenAIChat
     assert request_key(open_engine(named), request) == request_key(own, request)
-    assert request_key(open_engine(run_in(tmp_path, "other weights")), request) != request_key(own, request)
+    assert request_key(open_engine(run_in(tmp_path, "other weights")), request) != request_key(
+        own, request
+    )
 
 
 @pytest.mark.parametrize(
     ("mood", "said"),
-    [("broken", "did not come up.*ended with 1.*no such architecture"), ("mortal", "ended with 7.*CUDA out of memory")],
+    [
+        ("broken", "did not come up.*ended with 1.*no such architecture"),
+        ("mortal", "ended with 7.*CUDA out of memory"),
+    ],
 )
 def test_a_server_that_ends_is_told_with_its_last_words(run, tmp_path, mood, said):
     with pytest.raises(InputError, match=rf"(?s){said}"):
@@ -155,13 +173,17 @@ def test_a_server_that_ends_is_told_with_its_last_words(run, tmp_path, mood, sai
     assert len(run.journal("openai")) == (3 if mood == "mortal" else 0)
 
 
-@pytest.mark.parametrize(  # while it comes up, while it answers: then an interrupt waits for what is in flight
-    ("mood", "number"), [("slow", signal.SIGKILL), ("slow", signal.SIGINT), ("hanging", signal.SIGKILL)]
+# while it comes up, while it answers: then an interrupt waits for what is in flight
+@pytest.mark.parametrize(
+    ("mood", "number"),
+    [("slow", signal.SIGKILL), ("slow", signal.SIGINT), ("hanging", signal.SIGKILL)],
 )
 def test_nothing_outlives_the_one_that_asks(run, tmp_path, mood, number):
     run_in(tmp_path, mood)
     code = "import sys; from tests.test_own_server import asker; asker(sys.argv[1], sys.argv[2])"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), mood], cwd=ROOT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), mood], cwd=ROOT, stderr=subprocess.PIPE
+    )
     facts(tmp_path)
     time.sleep(1.0)
     process.send_signal(number)
@@ -199,4 +221,6 @@ def test_a_model_behind_a_base_url_is_no_input():
     schema = {"model": SimpleNamespace(flags={"model"})}
     served = {"model": "accounts/some/models/name", "base_url": "https://api.example/v1"}
     assert keys.input_values(schema, served) == []
-    assert keys.input_values(schema, served | {"base_url": ""}) == [("model", "accounts/some/models/name")]
+    assert keys.input_values(schema, served | {"base_url": ""}) == [
+        ("model", "accounts/some/models/name")
+    ]

@@ -27,7 +27,9 @@ def inputs_elsewhere(folder: Path, monkeypatch) -> set[Path]:
 
 @pytest.mark.parametrize("folder", SETS, ids=lambda p: p.name)
 def test_a_set_lacks_nothing_but_what_its_readme_names(folder, monkeypatch):
-    """Inputs are made by an earlier file, by another set of this project, or said to be put in place."""
+    """Inputs are made by an earlier file, by another set of this project, or said to be put in
+    place.
+    """
     monkeypatch.delenv("VISLIB_RUNS", raising=False)
     readme = (folder / "README.md").read_text()
     places = inputs_elsewhere(folder, monkeypatch)
@@ -43,16 +45,56 @@ def test_a_set_lacks_nothing_but_what_its_readme_names(folder, monkeypatch):
 def test_the_paper_set_trains_every_arm_as_the_paper_does():
     """VisCon-100K, section 5, and the recipes that it refers to."""
     entries = sets.read_set(ROOT / "params/viscon-100k")
-    arms = {e.stage.values["variant"]: e.stage.values for e in entries if e.stage.notebook == "10_finetuning"}
-    names = ["base", "captions", "free_form", "multiple_choice", "questions", "separate", "leaky_mix", "non_contextual"]
-    assert set(arms) == {f"{model}-{name}" for model in ("sharegpt4v", "idefics2") for name in names}
-    both = {"epochs": 1.0, "max_steps": 0, "precision": "bfloat16", "warmup": 0.03, "weight_decay": 0.0}
-    both |= {"batch_size": 128, "gradient_checkpointing": True, "image_splitting": False, "max_samples": 0}
-    full = {"method": "full", "learning_rate": 2e-5, "max_length": 2048, "strategy": "zero3", "own_fraction": 1.0}
-    adapters = {"method": "dora", "lora_rank": 8, "lora_alpha": 8, "lora_dropout": 0.1, "learning_rate": 1e-4}
+    arms = {
+        e.stage.values["variant"]: e.stage.values
+        for e in entries
+        if e.stage.notebook == "10_finetuning"
+    }
+    names = [
+        "base",
+        "captions",
+        "free_form",
+        "multiple_choice",
+        "questions",
+        "separate",
+        "leaky_mix",
+        "non_contextual",
+    ]
+    assert set(arms) == {
+        f"{model}-{name}" for model in ("sharegpt4v", "idefics2") for name in names
+    }
+    both = {
+        "epochs": 1.0,
+        "max_steps": 0,
+        "precision": "bfloat16",
+        "warmup": 0.03,
+        "weight_decay": 0.0,
+    }
+    both |= {
+        "batch_size": 128,
+        "gradient_checkpointing": True,
+        "image_splitting": False,
+        "max_samples": 0,
+    }
+    full = {
+        "method": "full",
+        "learning_rate": 2e-5,
+        "max_length": 2048,
+        "strategy": "zero3",
+        "own_fraction": 1.0,
+    }
+    adapters = {
+        "method": "dora",
+        "lora_rank": 8,
+        "lora_alpha": 8,
+        "lora_dropout": 0.1,
+        "learning_rate": 1e-4,
+    }
     differ = ("conversations", "arm", "variant")
     for model, recipe in (("sharegpt4v", full), ("idefics2", adapters)):
-        shared = [{n: v for n, v in arms[f"{model}-{name}"].items() if n not in differ} for name in names]
+        shared = [
+            {n: v for n, v in arms[f"{model}-{name}"].items() if n not in differ} for name in names
+        ]
         assert all(values == shared[0] for values in shared)
         assert (both | recipe).items() <= shared[0].items()
         assert [arms[f"{model}-{name}"]["arm"] for name in names] == names
@@ -61,7 +103,9 @@ def test_the_paper_set_trains_every_arm_as_the_paper_does():
         assert (tables_of[0], tables_of[-1]) == ("", "08_merging/non_contextual/leaky_mix")
     (evaluation,) = (e.stage.values for e in entries if e.stage.notebook == "12_evaluation")
     assert len(evaluation["models"]) == 16
-    assert {"seedbench", "mmmu_val", "ai2d", "scienceqa_img", "llava_in_the_wild"} <= set(evaluation["tasks"])
+    assert {"seedbench", "mmmu_val", "ai2d", "scienceqa_img", "llava_in_the_wild"} <= set(
+        evaluation["tasks"]
+    )
     assert "llama-3-8b" in evaluation["judge"].lower()
 
 
@@ -74,16 +118,26 @@ def test_the_million_is_captioned_by_models_that_earlier_sets_trained():
         trained = read_parameters(ROOT / f"params/{earlier}/11_captioner.yaml")
         assert (asked["model"], asked["base_url"]) == (f"../{earlier}/11_captioner/model", "")
         assert asked["kinds"] == [trained["kind"]] == [prompt]
-        assert (asked[f"{prompt}_prompt"], trained["prompt"]) == (f"vislib/prompts/captioner_{prompt}.txt", "")
+        assert (asked[f"{prompt}_prompt"], trained["prompt"]) == (
+            f"vislib/prompts/captioner_{prompt}.txt",
+            "",
+        )
 
 
 def test_the_fusion_sets_hold_the_papers_values():
-    """DenseFusion-1M: selection, captions by the strong model, then by the engine over the whole selection."""
+    """DenseFusion-1M: selection, captions by the strong model, then by the engine over the whole
+    selection.
+    """
     first, second = (
-        {file.stem: read_parameters(file) for file in (ROOT / f"params/densefusion-{name}").glob("*.yaml")}
+        {
+            file.stem: read_parameters(file)
+            for file in (ROOT / f"params/densefusion-{name}").glob("*.yaml")
+        }
         for name in ("4v-100k", "1m")
     )
-    chosen = {name: first["04_selection"][name] for name in ("min_side", "clusters", "epsilon", "top_k")}
+    chosen = {
+        name: first["04_selection"][name] for name in ("min_side", "clusters", "epsilon", "top_k")
+    }
     assert chosen == {"min_side": 448, "clusters": 50_000, "epsilon": 0.4, "top_k": 20}
     assert first["05_experts"]["open_detector"].startswith("google/owlv2")
     assert all(first["05_experts"][name] for name in ("tagger", "detector", "ocr"))
@@ -91,10 +145,20 @@ def test_the_fusion_sets_hold_the_papers_values():
     assert first["06_captioning"]["kinds"] == second["06_captioning"]["kinds"] == ["fused"]
     assert second["06_captioning"]["samples"] == "../densefusion-4v-100k/04_selection/samples"
     assert first["11_captioner"]["epochs"] == 2.0
-    use = [second[f"10_finetuning.{name}"] for name in ("1-prealign", "2-pretrain", "3-finetune", "4-base")]
-    assert [v["parts"][:-1] for v in use] == [[], ["vision", "connector"], ["connector"], ["connector"]]
+    use = [
+        second[f"10_finetuning.{name}"]
+        for name in ("1-prealign", "2-pretrain", "3-finetune", "4-base")
+    ]
+    assert [v["parts"][:-1] for v in use] == [
+        [],
+        ["vision", "connector"],
+        ["connector"],
+        ["connector"],
+    ]
     assert [v["learning_rate"] for v in use] == [1e-3, 2e-5, 2e-5, 2e-5]
     assert use[1]["vision_from_layer"] == 12
     assert [Path(v["model"]).parent.name for v in use[1:]] == [
-        "10_finetuning.1-prealign", "10_finetuning.2-pretrain", "10_finetuning.1-prealign",
-    ]  # fmt: skip
+        "10_finetuning.1-prealign",
+        "10_finetuning.2-pretrain",
+        "10_finetuning.1-prealign",
+    ]

@@ -1,4 +1,6 @@
-"""`vislib.pixels`: every kind of picture found on the web ends as RGB, or as an error with a reason."""
+"""`vislib.pixels`: every kind of picture found on the web ends as RGB, or as an error with a
+reason.
+"""
 
 import base64
 import io
@@ -17,7 +19,9 @@ LIMITS = {"max_bytes": 10_000_000, "max_pixels": 10_000_000}
 
 
 def noise(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+    values = np.random.default_rng(seed).integers(
+        0, 255, (height // 8, width // 8, 3), dtype=np.uint8
+    )
     return Image.fromarray(values).resize((width, height))
 
 
@@ -69,11 +73,13 @@ def test_all_orientations_agree_with_pillow(tmp_path):
         exif[0x0112] = orientation
         data = encoded(picture, "PNG", exif=exif)
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        assert pixels.read_image(stored(tmp_path, data)).tobytes() == expected.tobytes(), orientation
+        assert pixels.read_image(stored(tmp_path, data)).tobytes() == expected.tobytes(), (
+            orientation
+        )
 
 
 def test_damaged_metadata_does_not_lose_the_picture():
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x87\x69\0\x04\0\0\0\x01\xff\xff\xff\xff"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x87\x69\0\x04\0\0\0\x01\xff\xff\xff\xff"  # noqa: E501
     facts = pixels.verify(encoded(noise(), "JPEG", exif=exif), **LIMITS)
     assert (facts.width, facts.height) in {(48, 64), (64, 48)}
 
@@ -105,7 +111,9 @@ def test_transparency_lies_on_white(tmp_path):
     assert shown.getpixel((0, 0)) == (255, 255, 255)
 
 
-def writing(text: str, colour: tuple[int, int, int], icon: tuple[int, int, int] | None = None) -> Image.Image:
+def writing(
+    text: str, colour: tuple[int, int, int], icon: tuple[int, int, int] | None = None
+) -> Image.Image:
     """A text on nothing, as a logo made for a dark page is stored."""
     layer = Image.new("RGBA", (200, 40), (*colour, 0))
     ImageDraw.Draw(layer).text((45, 5), text, (*colour, 255), ImageFont.load_default(24))
@@ -123,7 +131,9 @@ def test_white_writing_on_nothing_lies_on_what_contrasts(tmp_path, colour):
         hashes.add(pixels.verify(data, **LIMITS).perceptual_hash)
         assert decoded_uri(tmp_path / "picture").getpixel((199, 0)) == (0, 0, 0)
     assert len(hashes) == 2
-    shown = pixels.read_image(stored(tmp_path, encoded(writing("Harbour", colour, (230, 120, 30)), "PNG")))
+    shown = pixels.read_image(
+        stored(tmp_path, encoded(writing("Harbour", colour, (230, 120, 30)), "PNG"))
+    )
     assert shown.getpixel((199, 0)) == (0, 0, 0)
 
 
@@ -144,9 +154,17 @@ def test_a_bright_page_with_round_corners_stays_on_white(tmp_path):
 
 
 def test_cmyk_bilevel_and_palette_become_rgb(tmp_path):
-    for mode, kind in (("CMYK", "JPEG"), ("1", "PNG"), ("P", "PNG"), ("L", "JPEG"), ("LAB", "TIFF")):
+    for mode, kind in (
+        ("CMYK", "JPEG"),
+        ("1", "PNG"),
+        ("P", "PNG"),
+        ("L", "JPEG"),
+        ("LAB", "TIFF"),
+    ):
         white = Image.new("RGB", (16, 16), "white")
-        image = Image.new("LAB", (16, 16), (255, 128, 128)) if mode == "LAB" else white.convert(mode)
+        image = (
+            Image.new("LAB", (16, 16), (255, 128, 128)) if mode == "LAB" else white.convert(mode)
+        )
         shown = pixels.read_image(stored(tmp_path, encoded(image, kind)))
         assert shown.mode == "RGB"
         assert min(shown.getpixel((8, 8))) > 250, mode
@@ -164,7 +182,10 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path):
 def test_what_is_no_picture_says_why():
     assert reason(b"") == "empty"
     assert reason(b"<!DOCTYPE html><title>404 Not Found</title>") == "not_an_image"
-    assert reason(b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>') == "unsupported_format"
+    assert (
+        reason(b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>')
+        == "unsupported_format"
+    )
     assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "unsupported_format"
     assert reason(b"%PDF-1.7\n") == "unsupported_format"
     assert reason(b"\x89PNG\r\n\x1a\n" + b"\0" * 40) == "broken"
@@ -189,10 +210,17 @@ def bomb(width: int, height: int) -> bytes:
     """A valid PNG header that claims a size, with next to no pixels behind it."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_pixels_are_counted_before_decoding(monkeypatch):
@@ -211,7 +239,11 @@ def test_no_global_state_of_pillow_or_warnings_changes():
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
     pixels.verify(encoded(noise(), "PNG"), **LIMITS)
     reason(bomb(10_000, 10_000))
-    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)) == before
+    assert (
+        Image.MAX_IMAGE_PIXELS,
+        ImageFile.LOAD_TRUNCATED_IMAGES,
+        list(warnings.filters),
+    ) == before
 
 
 def test_scaled_never_enlarges():
@@ -232,7 +264,12 @@ def decoded_uri(path: Path) -> Image.Image:
 
 
 def test_data_uri_sends_a_plain_file_as_it_is(tmp_path):
-    for kind, media in (("PNG", "image/png"), ("JPEG", "image/jpeg"), ("GIF", "image/gif"), ("WEBP", "image/webp")):
+    for kind, media in (
+        ("PNG", "image/png"),
+        ("JPEG", "image/jpeg"),
+        ("GIF", "image/gif"),
+        ("WEBP", "image/webp"),
+    ):
         data = encoded(noise(), kind)
         path = stored(tmp_path, data)
         assert decoded(pixels.encode_data_uri(path, side=0)) == (media, data)

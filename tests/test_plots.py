@@ -30,13 +30,20 @@ def write(folder: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> Path:
 
 
 def filled(schema: pa.Schema, **values: Any) -> dict[str, Any]:
-    return {field.name: values.get(field.name, 0 if field.type == pa.int64() else "") for field in schema}
+    return {
+        field.name: values.get(field.name, 0 if field.type == pa.int64() else "")
+        for field in schema
+    }
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> dict[str, Path]:
     """Tables of three samples of three pages: one English, one Japanese, one whose image failed."""
-    texts = {"a": "The old harbour <image> lies north.", "b": "古い港 <image>", "c": "A barn <image> stands."}
+    texts = {
+        "a": "The old harbour <image> lies north.",
+        "b": "古い港 <image>",
+        "c": "A barn <image> stands.",
+    }
     said = {"a": "A harbour with red boats, C$ 5 or $6.", "b": "赤い港", "c": "A barn."}
     image = tmp_path / "03_images" / "files" / "a.png"
     image.parent.mkdir(parents=True)
@@ -44,31 +51,81 @@ def run(tmp_path: Path) -> dict[str, Path]:
     of = {stage: {name: SCHEMAS[stage][name] for name in SCHEMAS[stage]} for stage in SCHEMAS}
     tables: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
         "documents": ("01_documents", "documents", [{"doc_id": i} for i in texts]),
-        "quarantine": ("01_documents", "quarantine", [{"reason": f"duplicate: repeats {i}"} for i in "ab"]),
+        "quarantine": (
+            "01_documents",
+            "quarantine",
+            [{"reason": f"duplicate: repeats {i}"} for i in "ab"],
+        ),
         "kept_documents": ("02_filtering", "documents", [{"doc_id": i} for i in texts]),
-        "samples": ("02_filtering", "samples", [
-            {"sample_id": i, "doc_id": f"d{i}", "image_url": i, "context": t, "page_url": f"https://example.org/{i}"}
-            for i, t in texts.items()]),
-        "images": ("03_images", "images", [
-            {"image_url": i, "status": "failed" if i == "c" else "ok", "path": "files/a.png"} for i in texts]),
-        "captions": ("06_captioning", "captions", [
-            {"sample_id": i, "kind": k, "caption": t, "status": "ok", "model": "m"}
-            for i, t in said.items() for k in examples.KINDS]),
-        "questions": ("07_qa_generation", "questions", [
-            {"sample_id": i, "question_type": t, "status": "ok"} for i in texts for t in ("free_form", "free_form")]),
-    }  # fmt: skip
+        "samples": (
+            "02_filtering",
+            "samples",
+            [
+                {
+                    "sample_id": i,
+                    "doc_id": f"d{i}",
+                    "image_url": i,
+                    "context": t,
+                    "page_url": f"https://example.org/{i}",
+                }
+                for i, t in texts.items()
+            ],
+        ),
+        "images": (
+            "03_images",
+            "images",
+            [
+                {"image_url": i, "status": "failed" if i == "c" else "ok", "path": "files/a.png"}
+                for i in texts
+            ],
+        ),
+        "captions": (
+            "06_captioning",
+            "captions",
+            [
+                {"sample_id": i, "kind": k, "caption": t, "status": "ok", "model": "m"}
+                for i, t in said.items()
+                for k in examples.KINDS
+            ],
+        ),
+        "questions": (
+            "07_qa_generation",
+            "questions",
+            [
+                {"sample_id": i, "question_type": t, "status": "ok"}
+                for i in texts
+                for t in ("free_form", "free_form")
+            ],
+        ),
+    }
     paths = {}
     for name, (stage, table, rows) in tables.items():
         schema = of[stage][table]
-        paths[name] = write(tmp_path / stage / table, schema, [filled(schema, **row) for row in rows])
-    dropped = [filled(DROPPED, reason=reason) for reason in ("above_cap", "similar_question", "malformed", "too_small")]
+        paths[name] = write(
+            tmp_path / stage / table, schema, [filled(schema, **row) for row in rows]
+        )
+    dropped = [
+        filled(DROPPED, reason=reason)
+        for reason in ("above_cap", "similar_question", "malformed", "too_small")
+    ]
     for name in (name for name in pipeline.TABLES if name.endswith("dropped")):
         paths[name] = write(tmp_path / name, DROPPED, dropped)
-    talk = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": "A harbour."},
-            {"from": "human", "value": "How many?"}, {"from": "gpt", "value": "Two boats."}]  # fmt: skip
+    talk = [
+        {"from": "human", "value": "<image>\nDescribe."},
+        {"from": "gpt", "value": "A harbour."},
+        {"from": "human", "value": "How many?"},
+        {"from": "gpt", "value": "Two boats."},
+    ]
     schema = of["08_merging"]["conversations"]
     rows = [
-        filled(schema, id=i, images=[], conversations=talk, sample_id=i, sources=["caption", "free_form"])
+        filled(
+            schema,
+            id=i,
+            images=[],
+            conversations=talk,
+            sample_id=i,
+            sources=["caption", "free_form"],
+        )
         for i in texts
     ]
     paths["conversations"] = tmp_path / "08_merging" / "contextual"
@@ -80,7 +137,9 @@ def run(tmp_path: Path) -> dict[str, Path]:
 def load(run: dict[str, Path], **choice: Any) -> list[examples.Example]:
     chosen = {"ids": (), "n": 3, "seed": 0, **choice}
     inputs = {name: run[name] for name in ("samples", "images", "captions")}
-    return examples.load_examples(**inputs, conversations=run["conversations"] / "leaky_mix", **chosen)
+    return examples.load_examples(
+        **inputs, conversations=run["conversations"] / "leaky_mix", **chosen
+    )
 
 
 def texts_of(axes: Axes) -> list[str]:
@@ -117,7 +176,9 @@ def draw_everything(folder: Path) -> list[Path]:
     table = statistics.histogram(tokens, statistics.log_edges(tokens, through=2000.5, bins=8))
     plots.plot_document_tokens(panels[0], table, cap=2000, title="(a)")
     ratios = statistics.histogram([0.2, 0.3, 0.3], statistics.even_edges(1, bins=10))
-    plots.plot_overlap(panels[1], ratios, ratios, run={"contextual": 0.25, "non_contextual": 0.1}, title="(b)")
+    plots.plot_overlap(
+        panels[1], ratios, ratios, run={"contextual": 0.25, "non_contextual": 0.1}, title="(b)"
+    )
     pairs = pd.DataFrame({"pairs": [2, 4], "samples": [3, 9]})
     plots.plot_pairs(panels[2], pairs, pairs, paper_mode=4, title="(c)")
     plots.plot_word_cloud(panels[3], WORDS, max_words=10, seed=0, title="(d)")
@@ -129,10 +190,19 @@ def test_saved_figures_are_equal_bytes_in_another_process(tmp_path: Path) -> Non
     assert [file.suffix for file in files] == [".pdf", ".png", ".csv"]
     again = tmp_path / "again"
     again.mkdir()
-    command = f"import pathlib, test_plots; test_plots.draw_everything(pathlib.Path({str(again)!r}))"
+    command = (
+        f"import pathlib, test_plots; test_plots.draw_everything(pathlib.Path({str(again)!r}))"
+    )
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": path, "MATPLOTLIBRC": str(again)}
-    (again / "matplotlibrc").write_text("font.size: 30\n")  # a user's own settings must change nothing
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "7",
+        "PYTHONPATH": path,
+        "MATPLOTLIBRC": str(again),
+    }
+    (again / "matplotlibrc").write_text(
+        "font.size: 30\n"
+    )  # a user's own settings must change nothing
     subprocess.run([sys.executable, "-c", command], check=True, env=environment)
     for file in files:
         assert file.read_bytes() == (again / file.name).read_bytes(), file.name
@@ -150,14 +220,20 @@ def test_document_tokens_hatch_what_is_above_the_cap() -> None:
     values = [100, 2000, 2001, 9000]
     table = statistics.histogram(values, statistics.log_edges(values, through=2000.5, bins=6))
     plots.plot_document_tokens(axes, table, cap=2000)
-    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"kept (2)", "above the cap (2)", "cap 2,000"}
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {
+        "kept (2)",
+        "above the cap (2)",
+        "cap 2,000",
+    }
     assert [bool(patch.get_hatch()) for patch in axes.patches] == [False, True]
 
 
 def test_lines_of_run_and_paper_have_different_patterns() -> None:
     _, (axes,) = figures.new_figure()
     table = statistics.histogram([500, 900], [0, 1000, 2000])
-    plots.plot_context_tokens(axes, table, run={"mean": 700, "median": 700.5}, paper=statistics.PAPER_TOKENS)
+    plots.plot_context_tokens(
+        axes, table, run={"mean": 700, "median": 700.5}, paper=statistics.PAPER_TOKENS
+    )
     labels = [line.get_label() for line in axes.lines]
     assert labels == ["mean 700", "median 700.50", "paper's mean 871.58", "paper's median 781"]
     assert len({str(line._dash_pattern) for line in axes.lines}) == 4
@@ -165,11 +241,15 @@ def test_lines_of_run_and_paper_have_different_patterns() -> None:
 
 def test_overlap_without_a_control_draws_none() -> None:
     _, (axes,) = figures.new_figure()
-    table, none = (statistics.histogram(values, statistics.even_edges(1, bins=4)) for values in ([0.4], []))
+    table, none = (
+        statistics.histogram(values, statistics.even_edges(1, bins=4)) for values in ([0.4], [])
+    )
     plots.plot_overlap(axes, table, none, run={"contextual": 0.4})
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "contextual (1)", "contextual mean 0.40", "paper's mean 0.24",
-    ]  # fmt: skip
+        "contextual (1)",
+        "contextual mean 0.40",
+        "paper's mean 0.24",
+    ]
 
 
 def test_a_word_cloud_without_a_word_says_so() -> None:
@@ -181,7 +261,9 @@ def test_a_word_cloud_without_a_word_says_so() -> None:
 
 def test_a_word_cloud_has_room_for_as_many_words_as_its_notebook_asks() -> None:
     _, panels = figures.new_figure(columns=2, aspect=0.62, panels=2)
-    counts = [(f"word{chr(97 + n // 26)}{chr(97 + n % 26)}", 300 // (n + 1) + 1) for n in range(200)]
+    counts = [
+        (f"word{chr(97 + n // 26)}{chr(97 + n % 26)}", 300 // (n + 1) + 1) for n in range(200)
+    ]
     assert len(plots.plot_word_cloud(panels[0], counts, max_words=120, seed=0)) >= 108
 
 
@@ -191,7 +273,10 @@ def test_word_cloud_draws_frequent_words_larger_and_inside() -> None:
     heights = [patch.get_path().get_extents().height for patch in axes.patches]
     assert heights[0] == max(heights) > heights[-1]
     ink = [patch.get_path().get_extents() for patch in axes.patches]
-    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 900 and box.y1 <= axes.get_ylim()[0] for box in ink)
+    assert all(
+        box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 900 and box.y1 <= axes.get_ylim()[0]
+        for box in ink
+    )
     assert not any(one.overlaps(other) for one in ink for other in ink if one is not other)
 
 
@@ -205,28 +290,44 @@ def test_grounded_words_and_lines_keep_the_text_whole() -> None:
     source = statistics.source_stems({"page_url": "", "alt_text": None, "context": "boats at sea"})
     text = "The (boats), sea-sick; C. and   nothing"
     lines = typeset.wrap(text, source, width=60)
-    assert " ".join("".join(piece for piece, _ in line).strip() for line in lines) == " ".join(text.split())
+    assert " ".join("".join(piece for piece, _ in line).strip() for line in lines) == " ".join(
+        text.split()
+    )
     assert [piece for line in lines for piece, marked in line if marked] == ["boats", "sea"]
-    assert all(typeset._width("".join(piece for piece, _ in line), typeset.SIZE) <= 60 for line in lines)
+    assert all(
+        typeset._width("".join(piece for piece, _ in line), typeset.SIZE) <= 60 for line in lines
+    )
 
 
 def test_long_texts_and_words_end_in_an_ellipsis() -> None:
     cut = typeset.wrap("one two three four five six seven", typeset.NOTHING, width=40, max_lines=2)
     assert len(cut) == 2
     assert cut[-1][-1][0].endswith("…")
-    assert "".join(piece for piece, _ in typeset.wrap("x" * 200, typeset.NOTHING, width=50)[0]).endswith("x…")
+    assert "".join(
+        piece for piece, _ in typeset.wrap("x" * 200, typeset.NOTHING, width=50)[0]
+    ).endswith("x…")
 
 
-def test_examples_pass_over_failed_images_and_scripts_that_the_font_lacks(run: dict[str, Path]) -> None:
+def test_examples_pass_over_failed_images_and_scripts_that_the_font_lacks(
+    run: dict[str, Path],
+) -> None:
     (only,) = load(run)
     assert only.sample["sample_id"] == "a"
-    assert only.rounds == [("caption", "Describe.", "A harbour."), ("free_form", "How many?", "Two boats.")]
+    assert only.rounds == [
+        ("caption", "Describe.", "A harbour."),
+        ("free_form", "How many?", "Two boats."),
+    ]
     assert only.image.is_file()
 
 
-def test_a_figure_without_a_sample_that_can_be_shown_says_so(run: dict[str, Path], tmp_path: Path) -> None:
+def test_a_figure_without_a_sample_that_can_be_shown_says_so(
+    run: dict[str, Path], tmp_path: Path
+) -> None:
     nobody: list[examples.Example] = []
-    for plot in (partial(examples.plot_page, words_around=2), partial(examples.plot_samples, rounds=2)):
+    for plot in (
+        partial(examples.plot_page, words_around=2),
+        partial(examples.plot_samples, rounds=2),
+    ):
         sheet, axes, width = figures.new_sheet()
         figures.trim_sheet(sheet, axes, plot(axes, nobody, width=width), note="n")
         assert any("No sample can be shown" in text for text in texts_of(axes))
@@ -242,7 +343,9 @@ def test_named_examples_must_be_showable(run: dict[str, Path]) -> None:
 def test_page_marks_what_the_page_adds(run: dict[str, Path], tmp_path: Path) -> None:
     (example,) = load(run)
     control = {**example.captions, "contextual": "The old harbour: red boats."}
-    example = replace(example, captions={**control, "non_contextual": "A harbour with red boats, C$ 5 or $6."})
+    example = replace(
+        example, captions={**control, "non_contextual": "A harbour with red boats, C$ 5 or $6."}
+    )
     sheet, axes, width = figures.new_sheet()
     height = examples.plot_page(axes, [example], width=width, words_around=2)
     figures.trim_sheet(sheet, axes, height, note="n")
@@ -250,7 +353,9 @@ def test_page_marks_what_the_page_adds(run: dict[str, Path], tmp_path: Path) -> 
     assert "… old harbour" in shown
     assert "lies north." in shown
     assert "1 of 3 words, stop words apart, stand on the page too" in shown
-    assert {t.get_text() for t in axes.texts if t.get_color() == plots.CONTRAST} == {"old"}  # the control has a harbour
+    assert {t.get_text() for t in axes.texts if t.get_color() == plots.CONTRAST} == {
+        "old"
+    }  # the control has a harbour
     assert sheet.get_figheight() * 72 == pytest.approx(height + 11)
     figures.save_figure(sheet, tmp_path, "page")  # two dollar signs in the caption are no formula
     assert (tmp_path / "page.png").stat().st_size > 1000
@@ -283,7 +388,9 @@ def test_pipeline_counts_what_went_on_and_what_did_not(run: dict[str, Path]) -> 
     assert number["Token cap", "dropped"].to_dict() == {"above_cap": 1}
     assert "above_cap" not in number["Image contexts", "dropped"]
     assert number["De-duplication", "dropped"].to_dict() == {"similar_question": 1}
-    assert "malformed" not in number["Conversations per kind", "dropped"]  # counted with the generated questions
+    assert (
+        "malformed" not in number["Conversations per kind", "dropped"]
+    )  # counted with the generated questions
     assert number["Captioning", "kept", "non_contextual"] == 3
     assert number["Q&A generation", "kept", "free_form"] == 6
     assert number["De-duplication", "kept", "free_form"] == 6  # one each, of two kinds
@@ -291,4 +398,6 @@ def test_pipeline_counts_what_went_on_and_what_did_not(run: dict[str, Path]) -> 
     _, axes, width = figures.new_sheet()
     assert pipeline.plot_pipeline(axes, table, width=width) > 100
     shown = texts_of(axes)
-    assert {"1 Web documents", "8 Conversations per kind", "too small", "−1", "leaky mix"} <= set(shown)
+    assert {"1 Web documents", "8 Conversations per kind", "too small", "−1", "leaky mix"} <= set(
+        shown
+    )

@@ -20,7 +20,9 @@ MODEL, URL = "gpt-6-sol", "https://api.openai.com/v1"
 
 
 class Provider:
-    """Counts four characters as a token, reuses beginnings up to a breakpoint, and writes what it has not."""
+    """Counts four characters as a token, reuses beginnings up to a breakpoint, and writes what it
+    has not.
+    """
 
     def __init__(self):
         self.kept, self.server = set(), None
@@ -29,15 +31,26 @@ class Provider:
         body = self.server.bodies[-1]
         parts = body["messages"][-1]["content"]
         texts = [part.get("text", "") for part in parts]
-        ends = ["".join(texts[: n + 1]) for n, part in enumerate(parts) if "prompt_cache_breakpoint" in part]
+        ends = [
+            "".join(texts[: n + 1])
+            for n, part in enumerate(parts)
+            if "prompt_cache_breakpoint" in part
+        ]
         if body.get("prompt_cache_options", {}).get("mode") != "explicit":
             ends.append("".join(texts))
         ends = [end for end in ends if len(end) >= 4 * 1024]
         found = max((end for end in ends if end in self.kept), key=len, default="")
         written = max((end for end in ends if end not in self.kept), key=len, default="")
         self.kept.update(ends)
-        details = {"cached_tokens": len(found) // 4, "cache_write_tokens": max(0, len(written) - len(found)) // 4}
-        usage = {"prompt_tokens": len("".join(texts)) // 4, "completion_tokens": 20, "prompt_tokens_details": details}
+        details = {
+            "cached_tokens": len(found) // 4,
+            "cache_write_tokens": max(0, len(written) - len(found)) // 4,
+        }
+        usage = {
+            "prompt_tokens": len("".join(texts)) // 4,
+            "completion_tokens": 20,
+            "prompt_tokens_details": details,
+        }
         return 200, completion("An answer.") | {"usage": usage}, {}
 
 
@@ -58,11 +71,19 @@ def requests(n, head, folder):
 
 def at(monkeypatch, server):
     """Take the server for the provider itself."""
-    monkeypatch.setattr(breakpoints, "caching_of", lambda model: caching_of(model) | {"marked_at": server.url})
+    monkeypatch.setattr(
+        breakpoints, "caching_of", lambda model: caching_of(model) | {"marked_at": server.url}
+    )
 
 
 def paid(tmp_path, server, asked):
-    ground = Ground(tmp_path, model=MODEL, base_url=server.url, max_in_flight=1, usd_per_million_cached_tokens=0.2)
+    ground = Ground(
+        tmp_path,
+        model=MODEL,
+        base_url=server.url,
+        max_in_flight=1,
+        usd_per_million_cached_tokens=0.2,
+    )
     ask_all(ground, OpenAIChat(ground.params), lambda: iter(asked))
     return ground.used
 
@@ -79,7 +100,9 @@ def test_instructions_are_written_once_and_read_from_then_on(tmp_path, provider,
 def test_the_providers_own_breakpoint_would_cost_a_quarter_more(tmp_path, provider, monkeypatch):
     head = "Do so. " * 300  # too few tokens to be cached
     implicit = paid(tmp_path / "implicit", provider, requests(10, head, tmp_path))
-    assert "prompt_cache_options" not in provider.bodies[0]  # not the provider: servers refuse fields they do not know
+    assert (
+        "prompt_cache_options" not in provider.bodies[0]
+    )  # not the provider: servers refuse fields they do not know
     at(monkeypatch, provider)
     explicit = paid(tmp_path / "explicit", provider, requests(10, head, tmp_path))
     assert implicit["tokens_in"] == explicit["tokens_in"]
@@ -92,7 +115,9 @@ def test_what_our_prompts_share_is_long_enough_to_be_cached():
 
 
 def test_the_prompt_is_cut_where_the_samples_own_text_begins(tmp_path):
-    values = dict.fromkeys(("caption", "page_url", "context", "alt_text", *priors.FIELDS), "A mast.")
+    values = dict.fromkeys(
+        ("caption", "page_url", "context", "alt_text", *priors.FIELDS), "A mast."
+    )
     for name in TEMPLATES:
         template = prompts.load(name)
         prompt = template.render(**values)
@@ -100,7 +125,9 @@ def test_the_prompt_is_cut_where_the_samples_own_text_begins(tmp_path):
         for image in ([], [{"type": "image_url", "image_url": {"url": "data:,"}}]):
             content = [{"type": "text", "text": prompt}, *image] if image else prompt
             body = breakpoints.with_breakpoint(
-                {"model": MODEL, "messages": [{"role": "user", "content": content}]}, request, urls=[URL]
+                {"model": MODEL, "messages": [{"role": "user", "content": content}]},
+                request,
+                urls=[URL],
             )
             parts = body["messages"][0]["content"]
             assert "".join(part.get("text", "") for part in parts) == prompt

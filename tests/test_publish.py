@@ -13,7 +13,9 @@ def stage(runs, name: str, status: str, content: str) -> None:
         (figures / f"{name.split('.')[0]}{ending}").write_text(content)
 
 
-def test_what_was_run_by_hand_is_published_and_nothing_published_is_lost(tmp_path, monkeypatch, capsys):
+def test_what_was_run_by_hand_is_published_and_nothing_published_is_lost(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("VISLIB_RUNS", str(tmp_path / "runs"))
     for name, status in [("20_a", "ok"), ("21_b", "ok"), ("22_c", "ok"), ("22_c.wide", "ok")]:
         stage(tmp_path / "runs", name, status, "one")

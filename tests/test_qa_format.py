@@ -1,4 +1,6 @@
-"""Questions and answers as text: what is written is read back, in every form that models give it."""
+"""Questions and answers as text: what is written is read back, in every form that models give
+it.
+"""
 
 import random
 import time
@@ -19,22 +21,38 @@ from vislib.qa_format import (
 
 FREE = (
     Round("How many boats lie in the harbour?", (), "Three."),
-    Round("Why is the sea wall curved?", (), "It throws waves back.\n\n1. A wave runs up.\n2. It falls on itself."),
+    Round(
+        "Why is the sea wall curved?",
+        (),
+        "It throws waves back.\n\n1. A wave runs up.\n2. It falls on itself.",
+    ),
     Round("Is there a lighthouse?", (), "No: neither on the wall nor on the hill."),
-)  # fmt: skip
+)
 CHOICE = (
     Round("What colour is the nearest boat?", ("Red", "Dark blue", "White", "Green"), "B"),
-    Round("Where was it built?", ("In Kiel, Germany", "In St. Ives", "In Oban", 'At the "Old Yard"'), "D"),
-    Round("What stands on the hill?", ("A chapel with a tower", "Nothing", "A mill", "Two pines"), "A"),
+    Round(
+        "Where was it built?",
+        ("In Kiel, Germany", "In St. Ives", "In Oban", 'At the "Old Yard"'),
+        "D",
+    ),
+    Round(
+        "What stands on the hill?", ("A chapel with a tower", "Nothing", "A mill", "Two pines"), "A"
+    ),
 )
 STYLES = {
     "canonical": lambda text: text,
     "windows": lambda text: text.replace("\n", "\r\n"),
     "colon": lambda text: text.replace("> ", ">: "),
     "lower case": lambda text: text.replace("<H", "<h").replace("<O", "<o").replace("<A", "<a"),
-    "colon inside": lambda text: text.replace("Human>", "human:>").replace("Assistant>", "assistant:>"),
-    "spaces inside": lambda text: text.replace("<Human>", "< Human >").replace("<Assistant>", "<Assistant >"),
-    "numbered": lambda text: text.replace("<Human>", "<Human 1>").replace("<Assistant>", "<Assistant_1>"),
+    "colon inside": (
+        lambda text: text.replace("Human>", "human:>").replace("Assistant>", "assistant:>")
+    ),
+    "spaces inside": (
+        lambda text: text.replace("<Human>", "< Human >").replace("<Assistant>", "<Assistant >")
+    ),
+    "numbered": (
+        lambda text: text.replace("<Human>", "<Human 1>").replace("<Assistant>", "<Assistant_1>")
+    ),
     "escaped": lambda text: text.replace("<", "\\<").replace("n> ", "n\\> "),
     "bold": lambda text: text.replace("<", "**<").replace("> ", ">** "),
     "bold colon": lambda text: text.replace("<", "**<").replace("> ", ">:** "),
@@ -42,22 +60,29 @@ STYLES = {
     "bold question": lambda text: text.replace("<Human> ", "<Human> **").replace("?\n", "?**\n"),
     "bold line": lambda text: text.replace("<Human>", "**<Human>").replace("?\n", "?**\n"),
     "prose before": lambda text: "Sure! Here are the rounds you asked for:\n\n" + text,
-    "thoughts before": lambda text: "<think>I could ask <Human> why? <Assistant> So.</think>\n" + text,
+    "thoughts before": lambda text: (
+        "<think>I could ask <Human> why? <Assistant> So.</think>\n" + text
+    ),
     "fence": lambda text: f"Here:\n```text\n{text}\n```\nLet me know if you need more.",
     "fences": lambda text: "```\n" + text.replace("\n\n<H", "\n```\n\n```\n<H") + "\n```",
     "end of turn": lambda text: text + "<|end_of_turn|>GPT4 Correct User: <Human> more",
     "rules": lambda text: text.replace("\n\n<H", "\n\n---\n\n<H"),
     "headings": lambda text: "### Round 1\n" + text.replace("\n\n<H", "\n\n### Round 2:\n<H"),
-    "bold headings": lambda text: "**Round 1**\n\n" + text.replace("\n\n<H", "\n\n**Round 2**\n\n<H"),
+    "bold headings": lambda text: (
+        "**Round 1**\n\n" + text.replace("\n\n<H", "\n\n**Round 2**\n\n<H")
+    ),
     "numbers": lambda text: "1. " + text.replace("\n\n<H", "\n\n2. <H"),
     "no line breaks": lambda text: text.replace("\n<", " <"),
     "own lines": lambda text: text.replace("n> ", "n>\n").replace("t> ", "t>\n"),
-    "closing remark": lambda text: text + "\n\nI hope this helps! Let me know if you want other questions.",
+    "closing remark": lambda text: (
+        text + "\n\nI hope this helps! Let me know if you want other questions."
+    ),
     "ruled remark": lambda text: text + "\n\n---\n\n*Note: all of it is in the description.*",
     "closing tags": lambda text: (
-        text.replace("?\n", "?</Human>\n").replace("\n\n<H", "</Assistant>\n\n<H") + "</Assistant>\n"
+        text.replace("?\n", "?</Human>\n").replace("\n\n<H", "</Assistant>\n\n<H")
+        + "</Assistant>\n"
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -105,7 +130,9 @@ def test_every_reason_is_explained() -> None:
 
 def test_bad_rounds_leave_their_neighbours_alone() -> None:
     good = render_multiple_choice(CHOICE[:1])
-    parsed = parse_multiple_choice(f"{good}\n\n<Human> What?\n<Options> none\n<Assistant> A\n\n{good}")
+    parsed = parse_multiple_choice(
+        f"{good}\n\n<Human> What?\n<Options> none\n<Assistant> A\n\n{good}"
+    )
     assert faults(parsed) == ["", "not_four_options", ""]
     assert parsed.blocks[1].round.question == "What?"
     assert "none" in parsed.blocks[1].text
@@ -140,13 +167,50 @@ def pieces(seed: int) -> str:
     """A text of random parts of the format, in random order."""
     chance = random.Random(seed)
     parts = [
-        "<Human>", "<Options>", "<Assistant>", "</Human>", "**<human>:**", "<Option>", "A.", '"B. two"', "C)", "(D) x",
-        "\n", "\n\n", "```", "---", "**", "Round 2", "1.", "What?", "words and words", "Let me know", "<think>",
-        "</think>", "D", "A. one B. two C. three D. four",
+        "<Human>",
+        "<Options>",
+        "<Assistant>",
+        "</Human>",
+        "**<human>:**",
+        "<Option>",
+        "A.",
+        '"B. two"',
+        "C)",
+        "(D) x",
+        "\n",
+        "\n\n",
+        "```",
+        "---",
+        "**",
+        "Round 2",
+        "1.",
+        "What?",
+        "words and words",
+        "Let me know",
+        "<think>",
+        "</think>",
+        "D",
+        "A. one B. two C. three D. four",
         "<Human> What? <Options> 'A. 1' 'B. 2' 'C. 3' 'D. 4' <Assistant> B",
-        "<|im_end|>", "</s>", "\\<", ">", "<", ":", "é", "日本", "\r\n", "\x00", "\x85", "\u2028", "\ud800", "{", "]",
-    ]  # fmt: skip
-    return "".join(chance.choice(parts) + chance.choice(["", " ", "\n"]) for _ in range(chance.randrange(60)))
+        "<|im_end|>",
+        "</s>",
+        "\\<",
+        ">",
+        "<",
+        ":",
+        "é",
+        "日本",
+        "\r\n",
+        "\x00",
+        "\x85",
+        "\u2028",
+        "\ud800",
+        "{",
+        "]",
+    ]
+    return "".join(
+        chance.choice(parts) + chance.choice(["", " ", "\n"]) for _ in range(chance.randrange(60))
+    )
 
 
 @pytest.mark.parametrize("parse", [parse_free_form, parse_multiple_choice])
@@ -171,10 +235,31 @@ def test_random_text_never_raises_and_nothing_is_lost(parse: object) -> None:
 @pytest.mark.parametrize("parse", [parse_free_form, parse_multiple_choice])
 @pytest.mark.parametrize(
     "unit",
-    ["<", "< ", "*", "<Human> and then some words", "<Human> a\n<Options> A. and some words",
-     "\n", " ", "-", "\n---", "A. ", '"A. x" ', "(", "```\n", "</think>",
-     "\n\nLet me know", "** ", "<Human>** and some words\n\n", "1. \n", ": ", "Round 1\n", "the answer is ", "<|"],
-)  # fmt: skip
+    [
+        "<",
+        "< ",
+        "*",
+        "<Human> and then some words",
+        "<Human> a\n<Options> A. and some words",
+        "\n",
+        " ",
+        "-",
+        "\n---",
+        "A. ",
+        '"A. x" ',
+        "(",
+        "```\n",
+        "</think>",
+        "\n\nLet me know",
+        "** ",
+        "<Human>** and some words\n\n",
+        "1. \n",
+        ": ",
+        "Round 1\n",
+        "the answer is ",
+        "<|",
+    ],
+)
 def test_a_megabyte_of_garbage_takes_linear_time(parse: object, unit: str) -> None:
     body = unit * (500_000 // len(unit))
     start = time.process_time()
@@ -198,7 +283,11 @@ def test_a_colon_of_any_script_belongs_to_the_identifier(text: str) -> None:
 
 
 def test_backslashes_before_quotes_and_marks_are_undone() -> None:
-    text = r"<Human> What\'s on the \"left\" \(a lot\)?" + "\n" + r"<Assistant> It\'s \*one\* sign: C:\temp \& more."
+    text = (
+        r"<Human> What\'s on the \"left\" \(a lot\)?"
+        + "\n"
+        + r"<Assistant> It\'s \*one\* sign: C:\temp \& more."
+    )
     expected = Round('What\'s on the "left" (a lot)?', (), r"It's *one* sign: C:\temp & more.")
     assert parse_free_form(text).rounds == (expected,)
 
@@ -217,7 +306,10 @@ def test_a_question_about_a_tag_is_whole(question: str, kind: str) -> None:
     rounds = (Round(question, (), "It lists <option> and </human> tags."), FREE[0])
     if kind == "free_form":
         assert parse_free_form(render_free_form(rounds)).rounds == rounds
-    rounds = (Round(question, ("an <option>", "a menu", "the <human>", "a </human>"), "C"), CHOICE[0])
+    rounds = (
+        Round(question, ("an <option>", "a menu", "the <human>", "a </human>"), "C"),
+        CHOICE[0],
+    )
     assert parse_multiple_choice(render_multiple_choice(rounds)).rounds == rounds
 
 
@@ -230,7 +322,10 @@ def test_a_question_about_a_tag_is_whole(question: str, kind: str) -> None:
     ],
 )
 def test_line_breaks_written_as_two_characters(text: str) -> None:
-    assert parse_free_form(text).rounds == (Round("What is it?", (), "A cat."), Round("Where?", (), "Indoors."))
+    assert parse_free_form(text).rounds == (
+        Round("What is it?", (), "A cat."),
+        Round("Where?", (), "Indoors."),
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,7 +348,10 @@ def test_what_a_chat_template_goes_on_with_is_no_answer(tail: str) -> None:
     "form", ["<think>\n{}\n</think>\n", "◁think▷{}◁/think▷", "[THINK]{}[/THINK]", "{}\n</think>\n"]
 )
 def test_drafts_in_thoughts_are_no_rounds(form: str) -> None:
-    for draft in ("Draft: <Human> Bad?\n<Assistant> Bad.", '{"question": "Bad?", "answer": "Bad."}'):
+    for draft in (
+        "Draft: <Human> Bad?\n<Assistant> Bad.",
+        '{"question": "Bad?", "answer": "Bad."}',
+    ):
         parsed = parse_free_form(form.format(draft) + render_free_form(FREE))
         assert (parsed.rounds, len(parsed.blocks)) == (FREE, len(FREE))
     assert faults(parse_free_form("<think>I draft\n" + render_free_form(FREE))) == ["no_rounds"]

@@ -1,4 +1,6 @@
-"""Stage 07 as its notebook calls it: real requests to a server on loopback, answers parsed into the tables."""
+"""Stage 07 as its notebook calls it: real requests to a server on loopback, answers parsed into the
+tables.
+"""
 
 import json
 import re
@@ -17,7 +19,9 @@ from vislib.runs.tables import TableWriter
 N = 7  # samples; the last one's captions failed; the one before has no image file
 KINDS = ("contextual", "non_contextual")
 FREE = [Round(f"What is number {i}?", (), f"A thing.\n\nPart {i} of it.") for i in range(4)]
-CHOICE = [Round(f"Which is number {i}?", ("one", "two", "three", "four"), "ABCD"[i]) for i in range(4)]
+CHOICE = [
+    Round(f"Which is number {i}?", ("one", "two", "three", "four"), "ABCD"[i]) for i in range(4)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -29,27 +33,58 @@ def _environment(monkeypatch, tmp_path):
 
 
 def write_tables(folder, *, caption="Caption {i} ({kind}).", parts=(2, 5), ok=N - 1):
-    """Tables of 02, 03 and 06: samples in parts of `parts[0]` rows, captions in parts of `parts[1]`."""
+    """Tables of 02, 03 and 06: samples in parts of `parts[0]` rows, captions in parts of
+    `parts[1]`.
+    """
     samples = TableWriter(folder / "samples", SAMPLES, rows_per_part=parts[0])
     captions = TableWriter(folder / "captions", CAPTIONS, rows_per_part=parts[1])
     images = TableWriter(folder / "images", IMAGES)
     for i in range(N):
-        samples.write({
-            "sample_id": f"s{i}", "doc_id": "d", "image_index": 0, "image_url": f"u{i}", "alt_text": None,
-            "page_url": "p", "context": "c <image>", "n_context_tokens": 3, "width": None, "height": None,
-        })  # fmt: skip
+        samples.write(
+            {
+                "sample_id": f"s{i}",
+                "doc_id": "d",
+                "image_index": 0,
+                "image_url": f"u{i}",
+                "alt_text": None,
+                "page_url": "p",
+                "context": "c <image>",
+                "n_context_tokens": 3,
+                "width": None,
+                "height": None,
+            }
+        )
         status = "ok" if i < N - 2 else "failed"
-        images.write({
-            "image_url": f"u{i}", "image_id": f"i{i}", "status": status, "reason": "", "path": f"files/{i}.png",
-            "width": 1, "height": 1, "format": "PNG", "perceptual_hash": "0",
-        } | ({} if status == "ok" else {"image_id": None, "path": None}))  # fmt: skip
+        images.write(
+            {
+                "image_url": f"u{i}",
+                "image_id": f"i{i}",
+                "status": status,
+                "reason": "",
+                "path": f"files/{i}.png",
+                "width": 1,
+                "height": 1,
+                "format": "PNG",
+                "perceptual_hash": "0",
+            }
+            | ({} if status == "ok" else {"image_id": None, "path": None})
+        )
         for kind in KINDS:
             good = i < ok
-            captions.write({
-                "sample_id": f"s{i}", "kind": kind, "caption": caption.format(i=i, kind=kind) if good else "",
-                "status": "ok" if good else "failed", "reason": "" if good else "timeout", "model": "m",
-                "prompt_sha": "p", "request_sha": "r", "tokens_in": 1, "tokens_out": 1,
-            })  # fmt: skip
+            captions.write(
+                {
+                    "sample_id": f"s{i}",
+                    "kind": kind,
+                    "caption": caption.format(i=i, kind=kind) if good else "",
+                    "status": "ok" if good else "failed",
+                    "reason": "" if good else "timeout",
+                    "model": "m",
+                    "prompt_sha": "p",
+                    "request_sha": "r",
+                    "tokens_in": 1,
+                    "tokens_out": 1,
+                }
+            )
     for writer in (samples, captions, images):
         writer.close()
     return {name: str(folder / name) for name in ("captions", "samples", "images")}
@@ -73,7 +108,10 @@ def server():
 
 
 def generate(inputs, url, **parameters):
-    run = start_run("07_qa_generation", {"engine": "openai", "model": MODEL, "base_url": url, **inputs, **parameters})
+    run = start_run(
+        "07_qa_generation",
+        {"engine": "openai", "model": MODEL, "base_url": url, **inputs, **parameters},
+    )
     qa_generation.generate_questions(run)
     shown = qa_generation.examples(run, 2)
     run.finish()
@@ -92,24 +130,50 @@ def test_questions_in_the_order_of_the_captions_with_closed_accounts(inputs, ser
     run, shown = generate(inputs, server.url)
     questions = rows(run)
     expected = [
-        (f"s{i}", k, t, n) for i in range(N - 1) for k in KINDS for t in qa_generation.PARSERS for n in (1, 2, 3, 4)
+        (f"s{i}", k, t, n)
+        for i in range(N - 1)
+        for k in KINDS
+        for t in qa_generation.PARSERS
+        for n in (1, 2, 3, 4)
     ]
-    assert [(r["sample_id"], r["kind"], r["question_type"], r["round"]) for r in questions] == expected
+    assert [
+        (r["sample_id"], r["kind"], r["question_type"], r["round"]) for r in questions
+    ] == expected
     assert len({r["question_id"] for r in questions}) == len(questions)
     assert {(r["status"], r["reason"], r["model"]) for r in questions} == {("ok", "", MODEL)}
     first, choice = questions[1], questions[5]
-    assert (first["question"], first["options"], first["answer"]) == (FREE[1].question, [], FREE[1].answer)
-    assert (choice["question"], sorted(choice["options"])) == (CHOICE[1].question, sorted(CHOICE[1].options))
+    assert (first["question"], first["options"], first["answer"]) == (
+        FREE[1].question,
+        [],
+        FREE[1].answer,
+    )
+    assert (choice["question"], sorted(choice["options"])) == (
+        CHOICE[1].question,
+        sorted(CHOICE[1].options),
+    )
     assert choice["options"]["ABCD".index(choice["answer"])] == "two"
-    assert first["question_id"] == short_hash("s0", "contextual", "free_form", "2", FREE[1].question)
-    assert (first["prompt_sha"], choice["prompt_sha"]) == (load("free_form").sha, load("multiple_choice").sha)
-    assert counts(run, "caption") == {"taken": 2 * N, "kept": 2 * N - 2, "dropped": {"caption_failed": 2}}
+    assert first["question_id"] == short_hash(
+        "s0", "contextual", "free_form", "2", FREE[1].question
+    )
+    assert (first["prompt_sha"], choice["prompt_sha"]) == (
+        load("free_form").sha,
+        load("multiple_choice").sha,
+    )
+    assert counts(run, "caption") == {
+        "taken": 2 * N,
+        "kept": 2 * N - 2,
+        "dropped": {"caption_failed": 2},
+    }
     assert counts(run, "request") == {"taken": 4 * (N - 1), "kept": 4 * (N - 1), "dropped": {}}
     assert counts(run, "round") == {"taken": len(expected), "kept": len(expected), "dropped": {}}
-    assert [(r["id"], r["detail"]) for r in rows(run, "dropped")] == [(f"s{N - 1}/{k}", "timeout") for k in KINDS]
+    assert [(r["id"], r["detail"]) for r in rows(run, "dropped")] == [
+        (f"s{N - 1}/{k}", "timeout") for k in KINDS
+    ]
     assert len(shown) == 4
     assert shown[0]["free_form"].count("→") == shown[0]["multiple_choice"].count("→") == 4
-    assert {row["caption"] for row in shown} <= {f"Caption {i} ({kind})." for i in range(N) for kind in KINDS}
+    assert {row["caption"] for row in shown} <= {
+        f"Caption {i} ({kind})." for i in range(N) for kind in KINDS
+    }
 
 
 def test_requests_carry_the_evidence_and_no_image(inputs):
@@ -126,7 +190,11 @@ def test_requests_carry_the_evidence_and_no_image(inputs):
 
 
 def test_bad_rounds_stand_in_both_tables_with_their_reason(inputs, server):
-    bad = [Round("Same?", ("x", "X", "y", "z"), "A"), Round("Where?", ("a1", "a2", "a3", "a4"), "E"), CHOICE[0]]
+    bad = [
+        Round("Same?", ("x", "X", "y", "z"), "A"),
+        Round("Where?", ("a1", "a2", "a3", "a4"), "E"),
+        CHOICE[0],
+    ]
 
     def script(prompt, times):
         if "<Options>" in prompt:
@@ -137,13 +205,24 @@ def test_bad_rounds_stand_in_both_tables_with_their_reason(inputs, server):
     run, shown = generate(inputs, server.url)
     questions = rows(run)
     reasons = {r["question_id"]: r["reason"] for r in questions if r["status"] == "dropped"}
-    assert [r["reason"] for r in questions[:4]] == ["no_rounds", "repeated_options", "answer_not_an_option", ""]
+    assert [r["reason"] for r in questions[:4]] == [
+        "no_rounds",
+        "repeated_options",
+        "answer_not_an_option",
+        "",
+    ]
     assert questions[1]["options"] == ["x", "X", "y", "z"]
-    dropped = {r["id"]: r["reason"] for r in rows(run, "dropped") if r["reason"] != "caption_failed"}
+    dropped = {
+        r["id"]: r["reason"] for r in rows(run, "dropped") if r["reason"] != "caption_failed"
+    }
     assert dropped == reasons
     n = 2 * (N - 1)
     assert counts(run, "round")["kept"] == n
-    assert counts(run, "round")["dropped"] == {"answer_not_an_option": n, "no_rounds": n, "repeated_options": n}
+    assert counts(run, "round")["dropped"] == {
+        "answer_not_an_option": n,
+        "no_rounds": n,
+        "repeated_options": n,
+    }
     detail = next(r["detail"] for r in rows(run, "dropped") if r["reason"] == "no_rounds")
     assert detail == "I would rather not."
     assert "(answer_not_an_option)" in shown[0]["multiple_choice"]
@@ -159,8 +238,14 @@ def test_failed_requests_are_dropped_and_the_others_kept(inputs, server):
 
     server.script = script
     run, _ = generate(inputs, server.url, max_failure_rate=0.5)
-    assert counts(run, "request") == {"taken": 24, "kept": 20, "dropped": {"length": 2, "refused": 2}}
-    assert not [r for r in rows(run) if (r["sample_id"], r["kind"]) in {("s3", KINDS[0]), ("s4", KINDS[0])}]
+    assert counts(run, "request") == {
+        "taken": 24,
+        "kept": 20,
+        "dropped": {"length": 2, "refused": 2},
+    }
+    assert not [
+        r for r in rows(run) if (r["sample_id"], r["kind"]) in {("s3", KINDS[0]), ("s4", KINDS[0])}
+    ]
     named = [r["id"] for r in rows(run, "dropped") if r["reason"] == "refused"]
     assert named == ["s3/contextual/free_form", "s3/contextual/multiple_choice"]
 
@@ -175,7 +260,10 @@ def test_a_rerun_asks_nothing_and_a_template_file_asks_its_type_anew(inputs, ser
     mine.write_text("Ask with <Human> and answer with <Assistant>: {{caption}}", encoding="utf-8")
     run, _ = generate(inputs, server.url, free_form_prompt=str(mine))
     assert len(server.bodies) == asked + 12
-    assert {r["prompt_sha"] for r in rows(run)} == {load(str(mine)).sha, load("multiple_choice").sha}
+    assert {r["prompt_sha"] for r in rows(run)} == {
+        load(str(mine)).sha,
+        load("multiple_choice").sha,
+    }
 
 
 def test_the_number_of_rows_per_part_changes_nothing_but_the_parts(server, tmp_path):
@@ -236,8 +324,12 @@ def test_no_caption_to_ask_about(tmp_path):
 def test_captions_and_samples_of_different_runs(inputs, tmp_path):
     other = TableWriter(tmp_path / "other", SAMPLES)
     other.close()
-    with pytest.raises(InputError, match=r"sample s0 is not in .*other; take both tables from one run"):
-        qa_generation.Plan.of(start_run("07_qa_generation", {**inputs, "samples": str(tmp_path / "other")}))
+    with pytest.raises(
+        InputError, match=r"sample s0 is not in .*other; take both tables from one run"
+    ):
+        qa_generation.Plan.of(
+            start_run("07_qa_generation", {**inputs, "samples": str(tmp_path / "other")})
+        )
 
 
 @pytest.mark.parametrize("text", ["Ask something.", "{{caption}} in {{language}}"])
@@ -245,4 +337,6 @@ def test_a_template_that_cannot_work_is_refused_before_anything_is_asked(inputs,
     mine = tmp_path / "mine.txt"
     mine.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"mine\.txt.*\{\{(caption|language)\}\}"):
-        qa_generation.Plan.of(start_run("07_qa_generation", {**inputs, "multiple_choice_prompt": str(mine)}))
+        qa_generation.Plan.of(
+            start_run("07_qa_generation", {**inputs, "multiple_choice_prompt": str(mine)})
+        )

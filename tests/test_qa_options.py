@@ -1,4 +1,6 @@
-"""Options and letters of multiple-choice rounds: read in every form that models give them, and shuffled by seed."""
+"""Options and letters of multiple-choice rounds: read in every form that models give them, and
+shuffled by seed.
+"""
 
 import re
 from collections import Counter
@@ -23,8 +25,10 @@ OPTIONS = {
     "one line": options(r'"\n"', r'" "'),
     "commas": options(r'"\n"', r'", "'),
     "commas at line ends": options(r'"\n"', r'",\n"'),
-    "list": lambda text: options(r'("\n)(<A)', r'"]\n\2')(options(r"Options>\n", "Options> [")(text)).replace(
-        '"\n"', '", "'
+    "list": (
+        lambda text: options(r'("\n)(<A)', r'"]\n\2')(
+            options(r"Options>\n", "Options> [")(text)
+        ).replace('"\n"', '", "')
     ),
     "object": lambda text: options(r'("\n)(<A)', r'"}\n\2')(
         options(r'"?([A-D])\. ', r'"\1": "')(text).replace("Options>\n", "Options> {")
@@ -35,7 +39,10 @@ OPTIONS = {
     "round brackets": options(r'"([A-D])\. ', r'"(\1) '),
     "colons": options(r'"([A-D])\. ', r'"\1: '),
     "lower case": lambda text: (
-        text.replace('"A. ', '"a. ').replace('"B.', '"b.').replace('"C.', '"c.').replace('"D.', '"d.')
+        text.replace('"A. ', '"a. ')
+        .replace('"B.', '"b.')
+        .replace('"C.', '"c.')
+        .replace('"D.', '"d.')
     ),
     "bullets": options(r'\n"', r'\n- "'),
     "bold letters": options(r'"([A-D])\.', r'"**\1.**'),
@@ -55,7 +62,10 @@ def test_options_in_every_style(style: str) -> None:
 @pytest.mark.parametrize("outer", STYLES)
 @pytest.mark.parametrize("inner", ["one line", "round brackets", "unquoted"])
 def test_styles_combine(outer: str, inner: str) -> None:
-    assert parse_multiple_choice(STYLES[outer](OPTIONS[inner](render_multiple_choice(CHOICE)))).rounds == CHOICE
+    assert (
+        parse_multiple_choice(STYLES[outer](OPTIONS[inner](render_multiple_choice(CHOICE)))).rounds
+        == CHOICE
+    )
 
 
 FOUR = '<Options>\n"A. red"\n"B. blue"\n"C. white"\n"D. green"\n'
@@ -73,13 +83,28 @@ FOUR = '<Options>\n"A. red"\n"B. blue"\n"C. white"\n"D. green"\n'
         (f"<Human> What?\n<Assistant> B\n{FOUR}", "identifiers_unpaired"),
         (f"<Human> What?\n{FOUR}{FOUR}<Assistant> B", "identifiers_unpaired"),
         (f"<Human> What?\n{FOUR}<Assistant> B\n<Assistant> C", "identifiers_unpaired"),
-        ("<Human> What?\n<Options> 'A. red' 'B. blue' 'C. white'\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> A. red\nB. blue\nC. white\nD. green\nE. grey\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> A. red\nB. blue\nB. white\nD. green\n<Assistant> B", "not_four_options"),
-        ("<Human> What?\n<Options> A. red\nB. blue\nC. vitamin D. green\n<Assistant> B", "not_four_options"),
+        (
+            "<Human> What?\n<Options> 'A. red' 'B. blue' 'C. white'\n<Assistant> B",
+            "not_four_options",
+        ),
+        (
+            "<Human> What?\n<Options> A. red\nB. blue\nC. white\nD. green\nE. grey\n<Assistant> B",
+            "not_four_options",
+        ),
+        (
+            "<Human> What?\n<Options> A. red\nB. blue\nB. white\nD. green\n<Assistant> B",
+            "not_four_options",
+        ),
+        (
+            "<Human> What?\n<Options> A. red\nB. blue\nC. vitamin D. green\n<Assistant> B",
+            "not_four_options",
+        ),
         ("<Human> What?\n<Options> red, blue, white, green\n<Assistant> B", "not_four_options"),
         ("<Human> What?\n<Options> A. red\nB.\nC. white\nD. green\n<Assistant> A", "empty_option"),
-        ("<Human> What?\n<Options> A. red\nB. Red.\nC. white\nD. green\n<Assistant> C", "repeated_options"),
+        (
+            "<Human> What?\n<Options> A. red\nB. Red.\nC. white\nD. green\n<Assistant> C",
+            "repeated_options",
+        ),
         (f"<Human> What?\n{FOUR}<Assistant> E", "answer_not_an_option"),
         (f"<Human> What?\n{FOUR}<Assistant> A red boat", "answer_not_an_option"),
         (f"<Human> What?\n{FOUR}<Assistant> I cannot tell", "answer_not_an_option"),
@@ -159,31 +184,70 @@ def test_the_right_letter_is_balanced_whatever_the_model_prefers() -> None:
     rounds = 4000
     letters = Counter()
     for i in range(rounds):
-        options, letter = shuffle("What?", ("red", "blue", "white", "green"), "B", seed=3, name=f"q{i}")
+        options, letter = shuffle(
+            "What?", ("red", "blue", "white", "green"), "B", seed=3, name=f"q{i}"
+        )
         assert options[LETTERS.index(letter)] == "blue"
         assert sorted(options) == ["blue", "green", "red", "white"]
         letters[letter] += 1
-    assert all(abs(letters[x] / rounds - 0.25) < 4 * (0.25 * 0.75 / rounds) ** 0.5 for x in LETTERS)  # four sigma
+    assert all(
+        abs(letters[x] / rounds - 0.25) < 4 * (0.25 * 0.75 / rounds) ** 0.5 for x in LETTERS
+    )  # four sigma
 
 
 def test_the_order_depends_on_seed_and_name_alone() -> None:
-    orders = {tuple(shuffle("What?", "wxyz", "A", seed=s, name=n)[0]) for s in (0, 1, 2) for n in ("a", "b", "c")}
+    orders = {
+        tuple(shuffle("What?", "wxyz", "A", seed=s, name=n)[0])
+        for s in (0, 1, 2)
+        for n in ("a", "b", "c")
+    }
     assert len(orders) > 4
-    assert shuffle("What?", "wxyz", "A", seed=1, name="a") == shuffle("Who?", "wxyz", "A", seed=1, name="a")
+    assert shuffle("What?", "wxyz", "A", seed=1, name="a") == shuffle(
+        "Who?", "wxyz", "A", seed=1, name="a"
+    )
 
 
 @pytest.mark.parametrize(
     "option",
-    ["All of the above", "None of these", "both of them", "Both A and C", "A or B", "Neither B nor D, but A & C",
-     "The former", "Option B is right", "The first two", "All the others", "None of the options", "Any of the above"],
-)  # fmt: skip
+    [
+        "All of the above",
+        "None of these",
+        "both of them",
+        "Both A and C",
+        "A or B",
+        "Neither B nor D, but A & C",
+        "The former",
+        "Option B is right",
+        "The first two",
+        "All the others",
+        "None of the options",
+        "Any of the above",
+    ],
+)
 def test_options_that_speak_of_others_stay_where_they_are(option: str) -> None:
     assert shuffle("What?", ("red", "blue", "white", option), "A", seed=0, name="q") is None
-    assert shuffle(f"What if not “{option}”?", ("red", "blue", "white", "green"), "A", seed=0, name="q") is None
+    assert (
+        shuffle(
+            f"What if not “{option}”?", ("red", "blue", "white", "green"), "A", seed=0, name="q"
+        )
+        is None
+    )
 
 
-@pytest.mark.parametrize("option", ["None", "Both sides of the road", "A boat", "Vitamin D", "12", "All four wheels",
-                                    "The first of May", "Some of the flags", "It stands above the door"])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        "None",
+        "Both sides of the road",
+        "A boat",
+        "Vitamin D",
+        "12",
+        "All four wheels",
+        "The first of May",
+        "Some of the flags",
+        "It stands above the door",
+    ],
+)
 def test_other_options_move(option: str) -> None:
     assert shuffle("Which?", ("red", "blue", "white", option), "D", seed=0, name="q") is not None
 
@@ -196,11 +260,35 @@ PLAIN = ("Red", "Blue", "Green", "White")
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("'A. John F. Kennedy', 'B. Lyndon B. Johnson', 'C. George H. W. Bush', 'D. Gerald R. Ford'", PRESIDENTS),
-        ('["A. John F. Kennedy", "B. Lyndon B. Johnson", "C. George H. W. Bush", "D. Gerald R. Ford"]', PRESIDENTS),
-        ("“A. John F. Kennedy” “B. Lyndon B. Johnson” “C. George H. W. Bush” “D. Gerald R. Ford”", PRESIDENTS),
-        ("A. John F. Kennedy, B. Lyndon B. Johnson, C. George H. W. Bush, D. Gerald R. Ford", PRESIDENTS),
-        ("A. John F. Kennedy\nB. Lyndon B. Johnson\nC. George H. W. Bush\nD. Gerald R. Ford", PRESIDENTS),
+        (
+            (
+                "'A. John F. Kennedy', 'B. Lyndon B. Johnson', 'C. George H. W. Bush', 'D. Gerald"
+                " R. Ford'"
+            ),
+            PRESIDENTS,
+        ),
+        (
+            (
+                '["A. John F. Kennedy", "B. Lyndon B. Johnson", "C. George H. W. Bush", "D. Gerald'
+                ' R. Ford"]'
+            ),
+            PRESIDENTS,
+        ),
+        (
+            (
+                "“A. John F. Kennedy” “B. Lyndon B. Johnson” “C. George H. W. Bush” “D. Gerald R."
+                " Ford”"
+            ),
+            PRESIDENTS,
+        ),
+        (
+            "A. John F. Kennedy, B. Lyndon B. Johnson, C. George H. W. Bush, D. Gerald R. Ford",
+            PRESIDENTS,
+        ),
+        (
+            "A. John F. Kennedy\nB. Lyndon B. Johnson\nC. George H. W. Bush\nD. Gerald R. Ford",
+            PRESIDENTS,
+        ),
         (
             "'A. Ann C. Day's 10', 'B. D. B. Low', 'C. Vitamin C. and zinc', 'D. A. Smith's 4,000'",
             ("Ann C. Day's 10", "D. B. Low", "Vitamin C. and zinc", "A. Smith's 4,000"),
@@ -210,8 +298,10 @@ PLAIN = ("Red", "Blue", "Green", "White")
             ("Austin", "Washington, D.C.", "Rome", "Paris"),
         ),
         ("A. 10 a.m. B. 11 a.m. C. 1 p.m. D. 2 p.m.", ("10 a.m.", "11 a.m.", "1 p.m.", "2 p.m.")),
-        (r"['A. It\'s open', 'B. It\'s closed', 'C. Don\'t enter', 'D. Ask us']",
-         ("It's open", "It's closed", "Don't enter", "Ask us")),
+        (
+            r"['A. It\'s open', 'B. It\'s closed', 'C. Don\'t enter', 'D. Ask us']",
+            ("It's open", "It's closed", "Don't enter", "Ask us"),
+        ),
         (r"\"A. Red\", \"B. Blue\", \"C. Green\", \"D. White\"", PLAIN),
         ("'A. 红色'，'B. 蓝色'，'C. 绿色'，'D. 白色'", COLOURS),
         ("A、红色\nB、蓝色\nC、绿色\nD、白色", COLOURS),
@@ -229,7 +319,7 @@ PLAIN = ("Red", "Blue", "Green", "White")
         ("(A)Red\n(B)Blue\n(C)Green\n(D)White", PLAIN),
         ("A: Red | B: Blue | C: Green | D: White", PLAIN),
     ],
-)  # fmt: skip
+)
 def test_options_as_models_write_them(body: str, expected: tuple[str, ...]) -> None:
     (block,) = parse_multiple_choice(f"<Human> Which?\n<Options> {body}\n<Assistant> C").blocks
     assert (block.round.options, block.round.answer, block.reason) == (expected, "C", "")
@@ -238,7 +328,8 @@ def test_options_as_models_write_them(body: str, expected: tuple[str, ...]) -> N
 @pytest.mark.parametrize(
     "body",
     [
-        "A. Lyndon B. Johnson B. John F. Kennedy C. George Bush D. Gerald Ford",  # which B is the second option's?
+        # which B is the second option's?
+        "A. Lyndon B. Johnson B. John F. Kennedy C. George Bush D. Gerald Ford",
         "A. red, B. blue, C. vitamin D. green",
         "A. red, B. blue, C. white, D. green, E. grey",
         "'A. red', 'B. blue', 'C. white', 'D. green', 'E. grey'",
@@ -253,10 +344,24 @@ def test_options_that_could_be_cut_in_two_ways_are_no_options(body: str) -> None
 
 @pytest.mark.parametrize(
     "answer",
-    ["B。", "Ｂ", "B．blue", "B、blue", "B：blue", "答案：B", "正确答案是B。", r"\boxed{B}",
-     r"$\boxed{\text{B}}$", r"\(B\)",
-     "<answer>B</answer>", "**Answer:** B", "Answer: B.", "B.blue", "Let me see.\nAnswer: B"],
-)  # fmt: skip
+    [
+        "B。",
+        "Ｂ",
+        "B．blue",
+        "B、blue",
+        "B：blue",
+        "答案：B",
+        "正确答案是B。",
+        r"\boxed{B}",
+        r"$\boxed{\text{B}}$",
+        r"\(B\)",
+        "<answer>B</answer>",
+        "**Answer:** B",
+        "Answer: B.",
+        "B.blue",
+        "Let me see.\nAnswer: B",
+    ],
+)
 def test_answers_in_other_scripts_and_wrappers(answer: str) -> None:
     (block,) = parse_multiple_choice(f"<Human> What?\n{FOUR}<Assistant> {answer}").blocks
     assert (block.round.answer, block.reason) == ("B", "")

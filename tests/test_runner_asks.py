@@ -1,4 +1,6 @@
-"""What the runner finds before the first kernel: who answers, with which key, and whether a server is there."""
+"""What the runner finds before the first kernel: who answers, with which key, and whether a server
+is there.
+"""
 
 import shutil
 
@@ -56,15 +58,19 @@ def test_a_set_that_mixes_a_model_with_stand_ins_must_name_them(mine, capsys):
         said = capsys.readouterr().err
         assert "06_captioning.yaml asks a model" in said
         for name, line in (
-            ("04_selection", "embedding_model: colour-gradient"), ("05_experts", "tagger: measured"),
-            ("06_captioning.fused", "engine: extractive"), ("07_qa_generation", "engine: extractive"),
-        ):  # fmt: skip
+            ("04_selection", "embedding_model: colour-gradient"),
+            ("05_experts", "tagger: measured"),
+            ("06_captioning.fused", "engine: extractive"),
+            ("07_qa_generation", "engine: extractive"),
+        ):
             assert f"{mine / name}.yaml: `{line}`" in said
             parameter, _, value = line.partition(": ")
             set_to(mine / f"{name}.yaml", **{parameter: value})
         assert main([str(mine), "--dry-run"]) == 0
         told = capsys.readouterr().out
-    assert "answers: 04_selection colour-gradient (no model) · 05_experts measured (no model)" in told
+    assert (
+        "answers: 04_selection colour-gradient (no model) · 05_experts measured (no model)" in told
+    )
     assert f"06_captioning openai {MODEL} · " in told
     assert "07_qa_generation extractive (no model)" in told
 
@@ -87,11 +93,16 @@ def test_the_sets_of_this_project_mix_nothing():
 
 
 @pytest.mark.parametrize("run", [["--dry-run"], []])
-def test_key_and_server_are_looked_for_before_the_first_kernel(made, tmp_path, capsys, monkeypatch, run):
+def test_key_and_server_are_looked_for_before_the_first_kernel(
+    made, tmp_path, capsys, monkeypatch, run
+):
     six = made / "06_captioning.yaml"
     set_to(six, **asks("http://127.0.0.1:9/v1"))
     assert main([str(made), "--only", "06_captioning", *run]) == 2
-    assert "06_captioning.yaml: base_url http://127.0.0.1:9/v1: no connection" in capsys.readouterr().err
+    assert (
+        "06_captioning.yaml: base_url http://127.0.0.1:9/v1: no connection"
+        in capsys.readouterr().err
+    )
     set_to(six, base_url="")
     monkeypatch.delenv("OPENAI_API_KEY")
     assert main([str(made), "--only", "06_captioning", *run]) == 2
@@ -99,7 +110,9 @@ def test_key_and_server_are_looked_for_before_the_first_kernel(made, tmp_path, c
     assert not (tmp_path / "runs/mine/06_captioning.partial").exists()
 
 
-def test_a_server_that_lists_nothing_is_noted_and_one_of_several_may_be_down(made, tmp_path, capsys):
+def test_a_server_that_lists_nothing_is_noted_and_one_of_several_may_be_down(
+    made, tmp_path, capsys
+):
     with openai_server() as server:
         set_to(made / "06_captioning.yaml", **asks(f"http://127.0.0.1:9/v1 {server.url}"))
         assert main([str(made), "--only", "06_captioning", "--dry-run"]) == 0
@@ -116,4 +129,7 @@ def test_what_asks_nothing_needs_no_server(made, tmp_path, capsys):
 def test_a_server_is_looked_for_though_inputs_are_missing(mine, capsys):
     set_to(mine / "06_captioning.yaml", **asks("http://127.0.0.1:9/v1"))
     assert main([str(mine), "--only", "06", "--dry-run"]) == 2
-    assert "06_captioning.yaml: base_url http://127.0.0.1:9/v1: no connection" in capsys.readouterr().err
+    assert (
+        "06_captioning.yaml: base_url http://127.0.0.1:9/v1: no connection"
+        in capsys.readouterr().err
+    )

@@ -1,4 +1,6 @@
-"""The embedded documents: exact OBELICS rows, pictures that decode, and the faults that a crawl has."""
+"""The embedded documents: exact OBELICS rows, pictures that decode, and the faults that a crawl
+has.
+"""
 
 import json
 from functools import cache
@@ -31,7 +33,10 @@ def fault(row: dict[str, Any]) -> str:
     """The rule of the OBELICS form that a row breaks, "" for none."""
     if len(row["images"]) != len(row["texts"]):
         return "length"
-    if any((image is None) == (text is None) for image, text in zip(row["images"], row["texts"], strict=True)):
+    if any(
+        (image is None) == (text is None)
+        for image, text in zip(row["images"], row["texts"], strict=True)
+    ):
         return "pair"
     try:
         metadata, general = json.loads(row["metadata"]), json.loads(row["general_metadata"])
@@ -46,7 +51,9 @@ def test_pages_are_exact_rows() -> None:
     for row in documents():
         assert list(row) == ["images", "texts", "metadata", "general_metadata"]
         assert fault(row) == ""
-        assert all(text == text.strip() and "![" not in text for text in row["texts"] if text is not None)
+        assert all(
+            text == text.strip() and "![" not in text for text in row["texts"] if text is not None
+        )
         assert row["texts"][0]
         assert not row["texts"][0].startswith("#")
 
@@ -62,7 +69,9 @@ def test_there_are_enough_and_varied() -> None:
     assert min(lengths) < 100
     assert sum(length > 7600 for length in lengths) >= 4  # above the cap of 2,000 tokens
     assert sum(600 < length < 4000 for length in lengths) >= 30
-    assert len({json.loads(row["general_metadata"])["url"] for row in documents()}) == len(documents())
+    assert len({json.loads(row["general_metadata"])["url"] for row in documents()}) == len(
+        documents()
+    )
 
 
 def test_metadata_keys_are_those_of_the_page() -> None:
@@ -95,7 +104,10 @@ def test_every_answering_link_decodes_at_the_stated_size() -> None:
             with Image.open(BytesIO(data)) as image:
                 modes.add(image.mode)
                 assert (image.format or "").lower() == entry["format"]
-                assert ImageOps.exif_transpose(image).size == (entry["original_width"], entry["original_height"])
+                assert ImageOps.exif_transpose(image).size == (
+                    entry["original_width"],
+                    entry["original_height"],
+                )
                 assert max(image.size) <= 640
                 assert {"Software", "date", "Creation Time"}.isdisjoint(image.info)
     assert len(dead) == 3
@@ -110,7 +122,14 @@ def test_rows_are_deterministic() -> None:
 
 def test_broken_rows_follow_their_pages() -> None:
     faults = [fault(row) for row in rows() if fault(row)]
-    expected = ["JSONDecodeError", "JSONDecodeError", "UnicodeEncodeError", "length", "pair", "pair"]
+    expected = [
+        "JSONDecodeError",
+        "JSONDecodeError",
+        "UnicodeEncodeError",
+        "length",
+        "pair",
+        "pair",
+    ]
     assert sorted(faults) == expected
     whole = [json.dumps(row) for row in rows() if not fault(row)]
     assert len(whole) == len(set(whole)) + 1 == len(documents()) + 1  # one page stands twice

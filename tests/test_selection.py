@@ -1,4 +1,6 @@
-"""`vislib.selection`: known duplicates and clusters are found, in any order of rows, and every sample is told."""
+"""`vislib.selection`: known duplicates and clusters are found, in any order of rows, and every
+sample is told.
+"""
 
 import io
 import random
@@ -25,16 +27,27 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def picture(family: str, number: int) -> Image.Image:
-    """A picture of one of three families: a red disc, blue bars, or a green field of dots on a light ground."""
+    """A picture of one of three families: a red disc, blue bars, or a green field of dots on a
+    light ground.
+    """
     chance = random.Random(f"{family} {number}")
-    image = Image.new("RGB", (320, 240), {"disc": "black", "bars": "white", "field": "#d0f0c0"}[family])
+    image = Image.new(
+        "RGB", (320, 240), {"disc": "black", "bars": "white", "field": "#d0f0c0"}[family]
+    )
     draw = ImageDraw.Draw(image)
     if family == "disc":
-        x, y, r = 160 + chance.randint(-40, 40), 120 + chance.randint(-20, 20), chance.randint(50, 90)
+        x, y, r = (
+            160 + chance.randint(-40, 40),
+            120 + chance.randint(-20, 20),
+            chance.randint(50, 90),
+        )
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(220, chance.randint(0, 60), 20))
     for place in range(9):
         if family == "bars":
-            draw.rectangle((place * 36, 240 - chance.randint(20, 230), place * 36 + 24, 240), fill=(20, 40, 200))
+            draw.rectangle(
+                (place * 36, 240 - chance.randint(20, 230), place * 36 + 24, 240),
+                fill=(20, 40, 200),
+            )
         elif family == "field":
             for _ in range(12):
                 x, y = chance.randint(0, 320), chance.randint(0, 240)
@@ -43,8 +56,14 @@ def picture(family: str, number: int) -> Image.Image:
 
 
 def known() -> Pictures:
-    """Three families of eight; of each, copies of its first: as JPEG, smaller, and slightly brightened."""
-    found = {f"{family}/{n}.png": encoded(picture(family, n)) for family in ("disc", "bars", "field") for n in range(8)}
+    """Three families of eight; of each, copies of its first: as JPEG, smaller, and slightly
+    brightened.
+    """
+    found = {
+        f"{family}/{n}.png": encoded(picture(family, n))
+        for family in ("disc", "bars", "field")
+        for n in range(8)
+    }
     for family in ("disc", "bars", "field"):
         first = picture(family, 0)
         found[f"{family}/jpeg.jpg"] = encoded(first, "JPEG")
@@ -54,16 +73,32 @@ def known() -> Pictures:
 
 
 def begin(
-    folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, *, shuffle: int = 0, **given: object
+    folder: Path,
+    pictures: Pictures,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    shuffle: int = 0,
+    **given: object,
 ) -> Run:
-    """Stage 04 on one sample per picture, tables shuffled by `shuffle`; a picture without bytes failed in 03."""
+    """Stage 04 on one sample per picture, tables shuffled by `shuffle`; a picture without bytes
+    failed in 03.
+    """
     monkeypatch.setenv("VISLIB_RUNS", str(folder / "runs"))
     data, samples, ledger = folder / "runs/demo/03_images/data", [], []
     for name, content in pictures.items():
         url = f"http://pictures.example/{name}"
-        sample = {"sample_id": short_hash(url), "image_url": url, "alt_text": name, "context": f"<image> of {name}"}
+        sample = {
+            "sample_id": short_hash(url),
+            "image_url": url,
+            "alt_text": name,
+            "context": f"<image> of {name}",
+        }
         samples.append(dict.fromkeys(SAMPLES.names) | sample)
-        row = dict.fromkeys(IMAGES.names) | {"image_url": url, "status": "failed", "reason": "not_found"}
+        row = dict.fromkeys(IMAGES.names) | {
+            "image_url": url,
+            "status": "failed",
+            "reason": "not_found",
+        }
         if content:
             facts = vars(pixels.verify(content, max_bytes=10**8, max_pixels=10**8))
             row |= {
@@ -77,18 +112,30 @@ def begin(
             row |= facts
         ledger.append(row)
     for number, (table, schema, rows) in enumerate(
-        ((folder / "runs/demo/02_filtering/data/samples", SAMPLES, samples), (data / "images", IMAGES, ledger))
+        (
+            (folder / "runs/demo/02_filtering/data/samples", SAMPLES, samples),
+            (data / "images", IMAGES, ledger),
+        )
     ):
         random.Random(shuffle + number).shuffle(rows)
         writer = tables.TableWriter(table, schema, rows_per_part=10)
         for row in rows:
             writer.write(row)
         writer.close()
-    least = {"min_side": 100, "clusters": 3, "top_k": 0, "epsilon": 0.0, "hash_distance": -1, "batch_size": 5}
+    least = {
+        "min_side": 100,
+        "clusters": 3,
+        "top_k": 0,
+        "epsilon": 0.0,
+        "hash_distance": -1,
+        "batch_size": 5,
+    }
     return start_run("04_selection", {"run_dir": "runs/demo", **least, **given})
 
 
-def selected(folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, **given: object) -> dict:
+def selected(
+    folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, **given: object
+) -> dict:
     """Rows of every table by name, sorted; with the account of samples and the metrics."""
     run = begin(folder, pictures, monkeypatch, **given)
     selection.select_images(run)
@@ -113,7 +160,9 @@ def test_copies_go_by_hash_and_the_largest_stays(tmp_path, monkeypatch):
     name = names(pictures)
     pairs = {(name[row["image_id"]], name[row["kept_id"]]) for row in found["duplicates"]}
     for family in ("disc", "bars", "field"):
-        copies = {f"{family}/{copy}" for copy in ("0.png", "jpeg.jpg", "smaller.png", "brighter.png")}
+        copies = {
+            f"{family}/{copy}" for copy in ("0.png", "jpeg.jpg", "smaller.png", "brighter.png")
+        }
         mine = [pair for pair in pairs if pair[0] in copies]
         assert len(mine) == 3
         assert len({kept for _, kept in mine}) == 1
@@ -131,10 +180,20 @@ def test_families_are_clusters_ranked_from_the_centre(tmp_path, monkeypatch):
     families: dict[int, Counter] = {}
     for row in found["embeddings"]:
         families.setdefault(row["cluster"], Counter())[name[row["image_id"]].split("/")[0]] += 1
-    assert sorted(map(dict, families.values()), key=str) == [{"bars": 11}, {"disc": 11}, {"field": 11}]
+    assert sorted(map(dict, families.values()), key=str) == [
+        {"bars": 11},
+        {"disc": 11},
+        {"field": 11},
+    ]
     for cluster in families:
-        inside = sorted((r["distance"], r["image_id"]) for r in found["embeddings"] if r["cluster"] == cluster)
-        kept = sorted((r["rank"], r["distance"], r["image_id"]) for r in found["samples"] if r["cluster"] == cluster)
+        inside = sorted(
+            (r["distance"], r["image_id"]) for r in found["embeddings"] if r["cluster"] == cluster
+        )
+        kept = sorted(
+            (r["rank"], r["distance"], r["image_id"])
+            for r in found["samples"]
+            if r["cluster"] == cluster
+        )
         assert kept == [(rank, *place) for rank, place in enumerate(inside[:4])]
     assert found["dropped for"] == {"below_top_k": 33 - 12}
     assert found["samples"][0]["context"].startswith("<image> of ")
@@ -163,7 +222,9 @@ def test_the_order_of_rows_changes_nothing_and_a_rerun_neither(tmp_path, monkeyp
     pictures = known() | {"disc/same again.png": encoded(picture("disc", 0)), "gone.png": b""}
     rule = {"hash_distance": 4, "epsilon": 0.03, "top_k": 4, "clusters": 5, "limit": 30}
     found = [
-        selected(tmp_path / str(turn), pictures, monkeypatch, shuffle=shuffle, workers=1 + turn, **rule)
+        selected(
+            tmp_path / str(turn), pictures, monkeypatch, shuffle=shuffle, workers=1 + turn, **rule
+        )
         for turn, shuffle in enumerate((1, 1, 2, 3))
     ]
     assert found[0]["samples"]
@@ -178,7 +239,10 @@ def test_one_sample_stands_for_a_file_the_one_with_an_alt_text(tmp_path, monkeyp
     told = sorted(row["sample_id"] for row in rows)[2:4]
     writer = tables.TableWriter(run.table("samples"), SAMPLES)
     for row in rows:
-        writer.write(row | {"alt_text": "told" if row["sample_id"] in told else "" if row is rows[0] else None})
+        writer.write(
+            row
+            | {"alt_text": "told" if row["sample_id"] in told else "" if row is rows[0] else None}
+        )
     writer.close()
     selection.select_images(run)
     assert [row["sample_id"] for row in tables.read_rows(run.data / "samples")] == told[:1]
@@ -201,24 +265,37 @@ def test_bad_pictures_cost_themselves_alone(tmp_path, monkeypatch):
     (file.parent / short_hash(pictures["2.png"])).unlink()
     selection.select_images(run)
     name = names(pictures)
-    dropped = {name[row["id"]]: (row["reason"], row["detail"]) for row in tables.read_rows(run.data / "dropped")}
+    dropped = {
+        name[row["id"]]: (row["reason"], row["detail"])
+        for row in tables.read_rows(run.data / "dropped")
+    }
     assert {key: reason for key, (reason, _) in dropped.items()} == {
-        "gone.png": "image_failed", "point.png": "too_small", "narrow.png": "too_small", "cut.png": "embedding_failed",
+        "gone.png": "image_failed",
+        "point.png": "too_small",
+        "narrow.png": "too_small",
+        "cut.png": "embedding_failed",
         "2.png": "embedding_failed",
-    }  # fmt: skip
+    }
     assert (dropped["gone.png"][1], dropped["narrow.png"][1]) == ("not_found", "99 x 200")
     assert dropped["cut.png"][1].startswith(("truncated", "broken"))
     assert "No such file" in dropped["2.png"][1]
-    steps = [run.metrics[f"images_{step}"] for step in ("distinct", "after_size", "after_hash", "embedded", "selected")]
+    steps = [
+        run.metrics[f"images_{step}"]
+        for step in ("distinct", "after_size", "after_hash", "embedded", "selected")
+    ]
     assert steps == [6, 4, 4, 2, 2]
     run.finish()
 
 
 def test_blank_pictures_and_points_are_clustered_too(tmp_path, monkeypatch):
-    shades = {f"{n}.png": encoded(Image.new("RGB", (n + 1, 2 * n + 1), (7 * n,) * 3)) for n in range(20)}
+    shades = {
+        f"{n}.png": encoded(Image.new("RGB", (n + 1, 2 * n + 1), (7 * n,) * 3)) for n in range(20)
+    }
     found = selected(tmp_path / "all", shades, monkeypatch, min_side=1, clusters=50)
     assert len(found["samples"]) == 20
-    assert all(np.isfinite(row["vector"]).all() and row["distance"] < 1e-3 for row in found["embeddings"])
+    assert all(
+        np.isfinite(row["vector"]).all() and row["distance"] < 1e-3 for row in found["embeddings"]
+    )
     found = selected(tmp_path / "hash", shades, monkeypatch, min_side=1, hash_distance=0)
     assert found["dropped for"]["near_duplicate"] >= 15  # a blank picture's hash knows no shade
     same = {f"{n}.png": encoded(Image.new("RGB", (300, 200 + n), "white")) for n in range(40)}
@@ -241,18 +318,23 @@ def test_nothing_left_and_senseless_values_say_what_to_mend(tmp_path, monkeypatc
     pictures = {"a.png": encoded(picture("disc", 1)), "gone.png": b""}
     for number, (change, words) in enumerate(
         (
-            ({"min_side": 500}, "largest short edge is 240 px, min_side 500"), ({"hash_distance": 64}, "hash_distance"),
-            ({"epsilon": 1.5}, "epsilon"), ({"top_k": -1}, "top_k"), ({"embedding_model": ""}, "embedding_model"),
+            ({"min_side": 500}, "largest short edge is 240 px, min_side 500"),
+            ({"hash_distance": 64}, "hash_distance"),
+            ({"epsilon": 1.5}, "epsilon"),
+            ({"top_k": -1}, "top_k"),
+            ({"embedding_model": ""}, "embedding_model"),
             ({"embedding_model": str(tmp_path / "none")}, "embedding_model"),
         )
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match=words):
             selected(tmp_path / str(number), pictures, monkeypatch, **change)
     with pytest.raises(InputError, match="usable image"):
         selected(tmp_path / "gone", {"gone.png": b""}, monkeypatch)
     run = begin(tmp_path / "lost", {"a.png": pictures["a.png"]}, monkeypatch)
     next((run.table("images").parent / "files").iterdir()).unlink()
-    with pytest.raises(InputError, match=r"colour-gradient failed on all, first with .*No such file"):
+    with pytest.raises(
+        InputError, match=r"colour-gradient failed on all, first with .*No such file"
+    ):
         selection.select_images(run)
     run.close()
 
@@ -273,7 +355,9 @@ def test_an_interrupted_embedding_goes_on_at_the_unfinished_window(tmp_path, mon
 
     def embed(folder: str) -> tuple[np.ndarray, dict[int, str]]:
         options = {"folder": tmp_path / folder, "batch_size": 2, "workers": 2, "window": 4}
-        return vectors.embed_images([p.stem for p in paths], [str(p) for p in paths], encoder=encoder, **options)
+        return vectors.embed_images(
+            [p.stem for p in paths], [str(p) for p in paths], encoder=encoder, **options
+        )
 
     encoder, fail_at = Counting(), -1
     whole, failures = embed("whole")
@@ -295,17 +379,32 @@ def tiny(folder: Path, family: str) -> str:
     import transformers as tf
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     vision, text = {**sizes, "patch_size": 8}, {**sizes, "vocab_size": 50}
     if family == "siglip2":
         config = tf.Siglip2Config(text_config=text, vision_config={**vision, "num_patches": 16})
-        model, processor = tf.Siglip2Model(config), tf.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+        model, processor = (
+            tf.Siglip2Model(config),
+            tf.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16),
+        )
     elif family == "siglip":
         config = tf.SiglipConfig(text_config=text, vision_config={**vision, "image_size": 32})
-        model, processor = tf.SiglipModel(config), tf.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+        model, processor = (
+            tf.SiglipModel(config),
+            tf.SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+        )
     else:
-        config = tf.CLIPConfig(text_config=text, vision_config={**vision, "image_size": 32}, projection_dim=12)
-        processor = tf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        config = tf.CLIPConfig(
+            text_config=text, vision_config={**vision, "image_size": 32}, projection_dim=12
+        )
+        processor = tf.CLIPImageProcessorPil(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        )
         model = tf.CLIPModel(config)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -313,10 +412,15 @@ def tiny(folder: Path, family: str) -> str:
 
 
 @pytest.mark.parametrize(("family", "dimension"), [("clip", 12), ("siglip", 16), ("siglip2", 16)])
-def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(family, dimension, tmp_path, monkeypatch):
+def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(
+    family, dimension, tmp_path, monkeypatch
+):
     folder = tiny(tmp_path / family, family)
     pictures = {f"{n}.png": encoded(picture("disc", n)) for n in range(6)}
-    pictures |= {"point.png": encoded(Image.new("RGB", (1, 1), "red")), "line.png": encoded(Image.new("RGB", (3, 400)))}
+    pictures |= {
+        "point.png": encoded(Image.new("RGB", (1, 1), "red")),
+        "line.png": encoded(Image.new("RGB", (3, 400))),
+    }
     original = ClipFamily.__call__
 
     def failing(self, prepared):
@@ -324,7 +428,9 @@ def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(family, dimen
             raise RuntimeError("cannot bear this one")
         return original(self, prepared)
 
-    found = selected(tmp_path / "whole", pictures, monkeypatch, embedding_model=folder, min_side=1, device="cpu")
+    found = selected(
+        tmp_path / "whole", pictures, monkeypatch, embedding_model=folder, min_side=1, device="cpu"
+    )
     assert len(found["embeddings"]) == 8, found["dropped"]
     lengths = [np.linalg.norm(row["vector"]) for row in found["embeddings"]]
     assert lengths == pytest.approx([1] * 8, abs=1e-5)
@@ -333,7 +439,9 @@ def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(family, dimen
     prepared = ClipFamily(folder, device="cpu").prepare(pixels.read_image(tmp_path / "one.png"))
     poison = float(prepared["pixel_values"].sum())
     monkeypatch.setattr(ClipFamily, "__call__", failing)
-    found = selected(tmp_path / "one", pictures, monkeypatch, embedding_model=folder, min_side=1, device="cpu")
+    found = selected(
+        tmp_path / "one", pictures, monkeypatch, embedding_model=folder, min_side=1, device="cpu"
+    )
     assert [(row["reason"], row["detail"]) for row in found["dropped"]] == [
         ("embedding_failed", "cannot bear this one")
     ]
@@ -343,7 +451,12 @@ def test_a_model_without_image_features_is_refused(tmp_path):
     import transformers as tf
 
     folder = tmp_path / "vit"
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     tf.ViTModel(tf.ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
     tf.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     with pytest.raises(InputError, match="a ViTModel, which gives no image features"):

@@ -12,7 +12,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def mixture(n: int, families: int, *, seed: int = 0, spread: float = 0.2, dimension: int = 16) -> np.ndarray:
+def mixture(
+    n: int, families: int, *, seed: int = 0, spread: float = 0.2, dimension: int = 16
+) -> np.ndarray:
     """Unit vectors around `families` random middles, row i in family i modulo `families`."""
     chance = np.random.default_rng(seed)
     middles = unit(chance.normal(size=(families, dimension)))
@@ -24,7 +26,9 @@ def some_hashes(n: int, seed: int) -> np.ndarray:
     chance = np.random.default_rng(seed)
     hashes = chance.integers(0, 2**63, n, dtype=np.uint64)
     for place in range(n // 2, n):
-        flips = sum(1 << int(bit) for bit in chance.choice(64, chance.integers(0, 12), replace=False))
+        flips = sum(
+            1 << int(bit) for bit in chance.choice(64, chance.integers(0, 12), replace=False)
+        )
         hashes[place] = hashes[chance.integers(0, place)] ^ np.uint64(flips)
     return hashes
 

@@ -7,11 +7,15 @@ import pytest
 from vislib.figures import statistics
 
 
-def sample(context: str, *, url: str = "https://example.org/a", alt: str | None = None) -> dict[str, object]:
+def sample(
+    context: str, *, url: str = "https://example.org/a", alt: str | None = None
+) -> dict[str, object]:
     return {"sample_id": "s", "page_url": url, "alt_text": alt, "context": context}
 
 
-def caption(text: str, *, kind: str = "contextual", status: str = "ok", sample_id: str = "s") -> dict[str, str]:
+def caption(
+    text: str, *, kind: str = "contextual", status: str = "ok", sample_id: str = "s"
+) -> dict[str, str]:
     return {"sample_id": sample_id, "kind": kind, "caption": text, "status": status}
 
 
@@ -22,7 +26,12 @@ def test_stems_join_forms_and_leave_stop_words_and_single_characters_out() -> No
 
 def test_japanese_is_compared_by_pairs_of_characters() -> None:
     assert statistics.stems("設定画面") == ("設定", "定画", "画面")
-    assert statistics.overlap("画面の設定", statistics.source_stems(sample("この画面で設定する")))["matched"] == 2
+    assert (
+        statistics.overlap("画面の設定", statistics.source_stems(sample("この画面で設定する")))[
+            "matched"
+        ]
+        == 2
+    )
 
 
 def test_overlap_counts_words_whose_stem_is_in_the_source() -> None:
@@ -83,19 +92,31 @@ def test_word_counts_are_sorted_by_count_then_name() -> None:
 
 
 def conversation(sample_id: str, *rounds: tuple[str, str]) -> dict[str, object]:
-    turns = [turn for _, text in rounds for turn in ({"from": "human", "value": "?"}, {"from": "gpt", "value": text})]
-    return {"sample_id": sample_id, "sources": [source for source, _ in rounds], "conversations": turns}
+    turns = [
+        turn
+        for _, text in rounds
+        for turn in ({"from": "human", "value": "?"}, {"from": "gpt", "value": text})
+    ]
+    return {
+        "sample_id": sample_id,
+        "sources": [source for source, _ in rounds],
+        "conversations": turns,
+    }
 
 
 def test_answers_and_pairs_per_sample() -> None:
     rows = [
-        conversation("a", ("caption", "A red barn."), ("free_form", "It is red."), ("multiple_choice", "B")),
+        conversation(
+            "a", ("caption", "A red barn."), ("free_form", "It is red."), ("multiple_choice", "B")
+        ),
         conversation("b", ("free_form", "Two of them."), ("free_form", "Yes.")),
     ]
     answers = statistics.answers(rows)
     assert answers.groupby("question_type")["n_words"].sum().to_dict() == {
-        "caption": 3, "free_form": 7, "multiple_choice": 1,
-    }  # fmt: skip
+        "caption": 3,
+        "free_form": 7,
+        "multiple_choice": 1,
+    }
     table = statistics.pairs_per_sample(answers, ["a", "b"])
     assert table.to_dict("records") == [
         {"question_type": "free_form", "pairs": 1, "samples": 1},

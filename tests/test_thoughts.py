@@ -26,7 +26,8 @@ ANSWER = "A grey bridge crosses the river.\n\n<Human> Why?\n<Assistant> So."
         f"<think></think>\n\n{ANSWER}",
         f"<think>One.</think>\n<think>Two.</think>\n{ANSWER}",
         f"<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>{ANSWER}<|END_RESPONSE|>",
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>" + ANSWER,
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>"
+        + ANSWER,
         f"<|channel|>final<|message|>{ANSWER}",
         f"analysisThe user wants a caption.assistantfinal{ANSWER}",
         f"The user wants rounds.</think>{ANSWER}",
@@ -43,8 +44,8 @@ ANSWER = "A grey bridge crosses the river.\n\n<Human> Why?\n<Assistant> So."
         f"<think>Hm.</think><answer><|begin_of_box|>{ANSWER}<|end_of_box|></answer>",
         f"<think>They name <answer>.</think><final_answer>{ANSWER}</final_answer>",
         f"<|channel|>final<|message|>{ANSWER}<|return|>",
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>"
-        + ANSWER,
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final"
+        " <|constrain|>json<|message|>" + ANSWER,
     ],
 )
 def test_thoughts_are_cut_in_every_dialect(text: str) -> None:
@@ -74,7 +75,18 @@ def test_a_model_that_was_still_thinking_gave_no_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["<think>", "</think>", "\n<think>", "\n<think>\n</think>", "<", " ", "\n", "<|channel|>", "analysis"]
+    "unit",
+    [
+        "<think>",
+        "</think>",
+        "\n<think>",
+        "\n<think>\n</think>",
+        "<",
+        " ",
+        "\n",
+        "<|channel|>",
+        "analysis",
+    ],
 )
 def test_a_megabyte_of_marks_takes_linear_time(unit: str) -> None:
     began = time.process_time()

@@ -17,12 +17,32 @@ from vislib.tokenization import count_tokens, load_tokenizer, sentences, tokens_
 
 MODEL = Path(find_spec("mistral_common").submodule_search_locations[0]) / "data/tokenizer.model.v1"
 TEXTS = [
-    "", " ", "\n", "a", "</s>", "<s>", "<unk>", "<0x0A>", "▁", "▁▁ ▁", "<image> and <another-image>",
-    "  two  spaces   three \t tab\r\n", "naïve café ﬁles Ⅳ ① Ａ", "e\u0301\u0323 \u200b\u200d\ufeff\u00a0\u3000x",
-    "東京の橋は1932年に開通した。", "جسر أحمر فوق النهر؟", "लाल पुल। नदी", "สะพานแดง",
-    "🙂🇫🇷👩‍👩‍👧 🏳️‍🌈", "\x00\x01\x7f", "\U0010ffff\ue000",
-    "https://example.org/a/b.png?q=%20&x=1#y", "x" * 500, "====" * 99, "-" * 77 + "=" * 31,
-]  # fmt: skip
+    "",
+    " ",
+    "\n",
+    "a",
+    "</s>",
+    "<s>",
+    "<unk>",
+    "<0x0A>",
+    "▁",
+    "▁▁ ▁",
+    "<image> and <another-image>",
+    "  two  spaces   three \t tab\r\n",
+    "naïve café ﬁles Ⅳ ① Ａ",
+    "e\u0301\u0323 \u200b\u200d\ufeff\u00a0\u3000x",
+    "東京の橋は1932年に開通した。",
+    "جسر أحمر فوق النهر؟",
+    "लाल पुल। नदी",
+    "สะพานแดง",
+    "🙂🇫🇷👩‍👩‍👧 🏳️‍🌈",
+    "\x00\x01\x7f",
+    "\U0010ffff\ue000",
+    "https://example.org/a/b.png?q=%20&x=1#y",
+    "x" * 500,
+    "====" * 99,
+    "-" * 77 + "=" * 31,
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +72,21 @@ def test_the_rebuilt_model_is_sentencepiece_on_random_text(rebuilt, original):
     chance = random.Random(7)
     pieces = [original.id_to_piece(i) for i in range(original.get_piece_size())]
     blocks = [(0x20, 0x7F), (0x80, 0x3000), (0x3000, 0xD800), (0xE000, 0x1FFFF)]
-    anywhere = ["".join(chr(chance.randrange(*chance.choice(blocks))) for _ in range(60)) for _ in range(1500)]
+    anywhere = [
+        "".join(chr(chance.randrange(*chance.choice(blocks))) for _ in range(60))
+        for _ in range(1500)
+    ]
     joined = ["".join(chance.choices(pieces, k=25)) for _ in range(1500)]
     assert not differing(rebuilt, original, anywhere + joined)
 
 
 def test_the_rebuilt_model_is_sentencepiece_on_the_sample(rebuilt, original):
-    texts = [t for row in sample.rows() for t in row["texts"] if t and not any(0xD800 <= ord(c) < 0xE000 for c in t)]
+    texts = [
+        t
+        for row in sample.rows()
+        for t in row["texts"]
+        if t and not any(0xD800 <= ord(c) < 0xE000 for c in t)
+    ]
     assert len(texts) > 40
     assert not differing(rebuilt, original, texts)
 
@@ -81,7 +109,9 @@ def test_special_tokens_in_a_text_count_as_text(rebuilt, original, tmp_path):
     words.enable_truncation(2)
     words.enable_padding(length=9)
     words.save(str(tmp_path / "tokenizer.json"))
-    assert count_tokens(load_tokenizer(str(tmp_path / "tokenizer.json")), ["a b a b", "</s>", ""]) == [4, 3, 0]
+    assert count_tokens(
+        load_tokenizer(str(tmp_path / "tokenizer.json")), ["a b a b", "</s>", ""]
+    ) == [4, 3, 0]
 
 
 def words_tokenizer() -> Tokenizer:
@@ -110,7 +140,9 @@ def test_a_folder_a_file_and_a_hub_id_with_revision(tmp_path, monkeypatch, rebui
     names = [str(tmp_path), str(tmp_path / "tokenizer.json"), "org/name@abc", "org/name"]
     assert [count_tokens(load_tokenizer(name), ["a a b"]) for name in names] == [[3]] * 4
     assert asked == [("org/name", "abc"), ("org/name", None)]
-    (tmp_path / "tokenizer.json").unlink()  # as in lmsys/vicuna-7b-v1.5: the SentencePiece file alone
+    (
+        tmp_path / "tokenizer.json"
+    ).unlink()  # as in lmsys/vicuna-7b-v1.5: the SentencePiece file alone
     (tmp_path / "tokenizer.model").write_bytes(MODEL.read_bytes())
     assert count_tokens(load_tokenizer("org/name"), TEXTS) == count_tokens(rebuilt, TEXTS)
 
@@ -119,16 +151,29 @@ def test_a_folder_that_only_transformers_can_read(tmp_path):
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "bridge", "##s"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer"})
+    )
     assert count_tokens(load_tokenizer(str(tmp_path)), ["Red bridges", ""]) == [3, 0]
 
 
-@pytest.mark.parametrize("options", [{"model_type": "unigram"}, {"normalization_rule_name": "nmt_nfkc"}])
+@pytest.mark.parametrize(
+    "options", [{"model_type": "unigram"}, {"normalization_rule_name": "nmt_nfkc"}]
+)
 def test_another_kind_of_sentencepiece_model_is_not_taken_for_llamas(tmp_path, options):
-    options = {"model_type": "bpe", "byte_fallback": True, "add_dummy_prefix": True, "vocab_size": 400, **options}
+    options = {
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "add_dummy_prefix": True,
+        "vocab_size": 400,
+        **options,
+    }
     lines = [t for row in sample.rows() for t in row["texts"] if t and t.isascii()]
     SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "other"), minloglevel=2, **options
+        sentence_iterator=iter(lines),
+        model_prefix=str(tmp_path / "other"),
+        minloglevel=2,
+        **options,
     )
     assert tokenization._from_sentencepiece(tmp_path / "other.model") is None
 
@@ -138,7 +183,9 @@ def test_a_tokenizer_that_is_none_is_named_with_the_mend(tmp_path, content):
     file = tmp_path / "tokenizer.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(InputError, match=r"tokenizer = .*tokenizer\.json.*cannot be loaded.*give mistral-common"):
+    with pytest.raises(
+        InputError, match=r"tokenizer = .*tokenizer\.json.*cannot be loaded.*give mistral-common"
+    ):
         load_tokenizer(str(file))
 
 
@@ -147,7 +194,9 @@ def test_a_hub_that_cannot_be_reached_is_named_with_the_mend(monkeypatch):
         raise OSError("no route to host\nsecond line")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(InputError, match=r"'org/name' cannot be loaded \(OSError: no route to host\)"):
+    with pytest.raises(
+        InputError, match=r"'org/name' cannot be loaded \(OSError: no route to host\)"
+    ):
         load_tokenizer("org/name")
 
 
@@ -160,8 +209,14 @@ def test_a_hub_that_cannot_be_reached_is_named_with_the_mend(monkeypatch):
             ["Dr. J. Smith of the U.S. team won.  ", "Then he left."],
         ),
         ('"Really?" he asked. (Yes.) So', ['"Really?" he asked. ', "(Yes.) ", "So"]),
-        ("It cost 3.50 in v1.2. See e.g. fig. 3 now.", ["It cost 3.50 in v1.2. ", "See e.g. fig. 3 now."]),
-        ("Figure 14.1. The bridge\nin 1998. Later", ["Figure 14.1. The bridge\n", "in 1998. Later"]),
+        (
+            "It cost 3.50 in v1.2. See e.g. fig. 3 now.",
+            ["It cost 3.50 in v1.2. ", "See e.g. fig. 3 now."],
+        ),
+        (
+            "Figure 14.1. The bridge\nin 1998. Later",
+            ["Figure 14.1. The bridge\n", "in 1998. Later"],
+        ),
         ("It was built in 1998. Later", ["It was built in 1998. ", "Later"]),
         ("3.1.\xa0Overview\n\nText", ["3.1.\xa0Overview\n\n", "Text"]),
         ("赤い橋です。川を渡る！長い？", ["赤い橋です。", "川を渡る！", "長い？"]),
@@ -181,13 +236,17 @@ def test_sentences_of_several_scripts(text, expected):
 def test_sentences_lose_nothing():
     chance = random.Random(3)
     for _ in range(3000):
-        text = "".join(chance.choices(" \n\t.!?…。！？؟।\"')」abAB1 Mr.\u00a0\u200b<>", k=chance.randrange(60)))
+        text = "".join(
+            chance.choices(" \n\t.!?…。！？؟।\"')」abAB1 Mr.\u00a0\u200b<>", k=chance.randrange(60))
+        )
         found = sentences(text)
         assert "".join(found) == text
         assert all(found)
 
 
-@pytest.mark.parametrize("text", ["." * 80_000, " " * 80_000, "a" * 80_000 + ". B", ".)" * 99_999, "\n " * 99_999])
+@pytest.mark.parametrize(
+    "text", ["." * 80_000, " " * 80_000, "a" * 80_000 + ". B", ".)" * 99_999, "\n " * 99_999]
+)
 def test_long_texts_take_linear_time(text):
     started = time.perf_counter()
     assert "".join(sentences(text)) == text

@@ -1,4 +1,6 @@
-"""`vislib.training.batches` and `packing`: batches teach what their rows teach alone, and every row comes once."""
+"""`vislib.training.batches` and `packing`: batches teach what their rows teach alone, and every row
+comes once.
+"""
 
 import random
 from collections import Counter
@@ -18,18 +20,34 @@ from vislib.training.packing import prove_packing
 
 MODELS = [*tiny.NAMES, "idefics2-split", "idefics3-split", "llava-next"]
 SOME = [
-    (row("<image>\nWhat is it?", "A lamp.", "Where?", "On the left of the second table.", images=1), [0]),
+    (
+        row(
+            "<image>\nWhat is it?",
+            "A lamp.",
+            "Where?",
+            "On the left of the second table.",
+            images=1,
+        ),
+        [0],
+    ),
     (row("What is 2 + 2?", "4, of course."), []),
-    (row("<image><image>\nWhich?", "The second, as it is red.", "And <image>?", "No.", images=3), [1, 0, 2]),
+    (
+        row("<image><image>\nWhich?", "The second, as it is red.", "And <image>?", "No.", images=3),
+        [1, 0, 2],
+    ),
     (row("<image>Why?", "Because.", images=1), [3]),
-]  # fmt: skip
+]
 
 
 @cache
 def model(kind: str, attention: str):
     torch.manual_seed(1)
     name = f"tiny-{kind.removesuffix('-split')}" if kind.endswith("-split") else kind
-    made = tiny.NAMES[name]()[0] if name in tiny.NAMES else llava_next(tiny.NAMES["tiny-llava"]()[0].config)
+    made = (
+        tiny.NAMES[name]()[0]
+        if name in tiny.NAMES
+        else llava_next(tiny.NAMES["tiny-llava"]()[0].config)
+    )
     with torch.no_grad():  # fresh weights are so small that a leak between rows would hardly show
         for weight in made.parameters():
             weight *= 4 if weight.ndim > 1 else 1
@@ -39,7 +57,9 @@ def model(kind: str, attention: str):
 
 
 def llava_next(like):
-    parts = {name: getattr(like, name) for name in ("text_config", "vision_config", "image_token_index")}
+    parts = {
+        name: getattr(like, name) for name in ("text_config", "vision_config", "image_token_index")
+    }
     parts["image_grid_pinpoints"] = processor("llava-next").image_processor.image_grid_pinpoints
     return transformers.LlavaNextForConditionalGeneration(transformers.LlavaNextConfig(**parts))
 
@@ -54,7 +74,9 @@ def losses(kind: str, attention: str, rows, **options) -> torch.Tensor:
     batch = collate(rows, processor=processor(kind), **{"packing": False, "dummy": None} | options)
     labels = batch.pop("labels")
     logits = model(kind, attention)(**batch).logits[:, :-1]
-    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
+    each = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels[:, 1:], reduction="none"
+    )
     return each[labels[:, 1:] != IGNORED]
 
 
@@ -90,7 +112,9 @@ def test_packing_is_refused_where_packed_rows_see_each_other(kind, attention):
     assert made.training
     made.config.use_cache = made.config.text_config.use_cache = True  # as configurations have it
     try:
-        with pytest.raises(InputError, match=f"{attention} attention lets packed rows see each other"):
+        with pytest.raises(
+            InputError, match=f"{attention} attention lets packed rows see each other"
+        ):
             prove_packing(made, processor(kind))
     finally:
         made.eval().config.use_cache = made.config.text_config.use_cache = False
@@ -105,21 +129,37 @@ def test_a_dummy_image_lets_the_vision_tower_take_part_and_changes_nothing(kind,
         made.zero_grad(set_to_none=True)
         each = losses(kind, "sdpa", rows, packing=packing, dummy=dummy)
         each.mean().backward()
-        return each.detach(), {name: w.grad for name, w in made.named_parameters() if w.grad is not None}
+        return each.detach(), {
+            name: w.grad for name, w in made.named_parameters() if w.grad is not None
+        }
 
     text_only = encoded(kind, [SOME[1], (row("Why?", "Because."), [])])
     (plain, without), (joined, gradients) = learn(text_only), learn(text_only, dummy)
     torch.testing.assert_close(joined, plain)
     for name, gradient in without.items():
         torch.testing.assert_close(gradients[name], gradient)
-    _, usual = learn(encoded(kind, SOME[:1]))  # what learns from images: LLaVA's tower has a last layer that does not
+    _, usual = learn(
+        encoded(kind, SOME[:1])
+    )  # what learns from images: LLaVA's tower has a last layer that does not
     assert gradients.keys() == usual.keys() > without.keys()
     assert not any(gradients[name].any() for name in usual.keys() - without.keys())
-    assert len([name for name in usual.keys() - without.keys() if "vision" in name and usual[name].any()]) > 30
+    assert (
+        len(
+            [
+                name
+                for name in usual.keys() - without.keys()
+                if "vision" in name and usual[name].any()
+            ]
+        )
+        > 30
+    )
 
 
 def test_a_dummy_joins_batches_without_images_only():
-    rows, dummy = encoded("tiny-llava"), dummy_row(Encoder(processor("tiny-llava"), max_length=4000))
+    rows, dummy = (
+        encoded("tiny-llava"),
+        dummy_row(Encoder(processor("tiny-llava"), max_length=4000)),
+    )
     options = {"processor": processor("tiny-llava"), "packing": False, "dummy": dummy}
     assert len(collate(rows[:2], **options)["input_ids"]) == 2
     alone = collate(rows[1:2], **options)
@@ -130,26 +170,46 @@ def test_a_dummy_joins_batches_without_images_only():
 
 def test_padding_is_on_the_right_and_carries_neither_attention_nor_loss():
     for kind in MODELS:
-        rows, batch = (some := encoded(kind)), collate(some, processor=processor(kind), packing=False, dummy=None)
+        rows, batch = (
+            (some := encoded(kind)),
+            collate(some, processor=processor(kind), packing=False, dummy=None),
+        )
         for number, one in enumerate(rows):
             size = len(one.input_ids)
             assert batch["input_ids"][number, :size].tolist() == one.input_ids
             assert batch["labels"][number].tolist()[:size] == one.labels
             assert (batch["labels"][number, size:] == IGNORED).all()
-            assert (batch["input_ids"][number, size:] == processor(kind).tokenizer.pad_token_id).all()
-            assert batch["attention_mask"][number].tolist() == [1] * size + [0] * (batch["labels"].shape[1] - size)
-    idefics = collate(encoded("tiny-idefics2"), processor=processor("tiny-idefics2"), packing=False, dummy=None)
-    assert idefics["pixel_values"].shape == (3, 3, 3, 56, 56)  # rows with images, most images, channels, height, width
+            assert (
+                batch["input_ids"][number, size:] == processor(kind).tokenizer.pad_token_id
+            ).all()
+            assert batch["attention_mask"][number].tolist() == [1] * size + [0] * (
+                batch["labels"].shape[1] - size
+            )
+    idefics = collate(
+        encoded("tiny-idefics2"), processor=processor("tiny-idefics2"), packing=False, dummy=None
+    )
+    assert idefics["pixel_values"].shape == (
+        3,
+        3,
+        3,
+        56,
+        56,
+    )  # rows with images, most images, channels, height, width
     assert idefics["pixel_attention_mask"].sum(dim=(2, 3)).bool().tolist() == [
-        [True, False, False], [True, True, True], [True, False, False],
-    ]  # fmt: skip
+        [True, False, False],
+        [True, True, True],
+        [True, False, False],
+    ]
 
 
 def rows_of_every_size(count: int) -> tuple[list[int], list[int]]:
     """Lengths and pixels, independent of each other, a third without images."""
     chance = random.Random(3)
     lengths = [chance.randint(20, 2000) for _ in range(count)]
-    return lengths, [chance.choice([0, chance.randint(1, 4) * 56 * chance.randint(100, 980)]) for _ in range(count)]
+    return lengths, [
+        chance.choice([0, chance.randint(1, 4) * 56 * chance.randint(100, 980)])
+        for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 1000])
@@ -167,14 +227,24 @@ def test_every_row_comes_once_and_the_order_is_the_seeds(count):
         assert len({str(plan()), str(plan(seed=2)), str(plan(epoch=1)), str(plan(epoch=2))}) == 4
 
 
-def a_mix(count: int, *, answer: int, sizes: list[int]) -> tuple[list[str], list[int], list[int], list[int]]:
-    """Kinds, lengths, supervised tokens and pixels of a mix: short answers, captions, text-only rows."""
+def a_mix(
+    count: int, *, answer: int, sizes: list[int]
+) -> tuple[list[str], list[int], list[int], list[int]]:
+    """Kinds, lengths, supervised tokens and pixels of a mix: short answers, captions, text-only
+    rows.
+    """
     chance, rows = random.Random(5), []
     for _ in range(count):
         kind = chance.choices(["short", "caption", "text"], [69, 25, 6])[0]
-        told = chance.randint(2, answer) if kind == "short" else int(chance.lognormvariate(5.2, 0.6)) + 1
+        told = (
+            chance.randint(2, answer)
+            if kind == "short"
+            else int(chance.lognormvariate(5.2, 0.6)) + 1
+        )
         seen = kind != "text"
-        rows.append((kind, told + chance.randint(50, 120) + 576 * seen, told, chance.choice(sizes) * seen))
+        rows.append(
+            (kind, told + chance.randint(50, 120) + 576 * seen, told, chance.choice(sizes) * seen)
+        )
     kinds, lengths, supervised, pixels = zip(*rows, strict=True)
     return list(kinds), list(lengths), list(supervised), list(pixels)
 
@@ -182,8 +252,12 @@ def a_mix(count: int, *, answer: int, sizes: list[int]) -> tuple[list[str], list
 @pytest.mark.parametrize("batch", [16, 128])
 @pytest.mark.parametrize("answer", [4, 40])
 @pytest.mark.parametrize("sizes", [[336 * 336], [640 * 480, 980 * 735, 980 * 980, 500 * 375]])
-def test_a_token_weighs_the_same_in_a_short_answer_in_a_caption_and_in_a_row_without_image(batch, answer, sizes):
-    """Its weight is one over the supervised tokens of its step; in steps of like rows it was ten times as large."""
+def test_a_token_weighs_the_same_in_a_short_answer_in_a_caption_and_in_a_row_without_image(
+    batch, answer, sizes
+):
+    """Its weight is one over the supervised tokens of its step; in steps of like rows it was ten
+    times as large.
+    """
     kinds, lengths, supervised, pixels = a_mix(16384, answer=answer, sizes=sizes)
     weight, tokens = Counter[str](), Counter[str]()
     for step in plan_batches(lengths, pixels, batch=batch, seed=1, epoch=0):
@@ -207,7 +281,9 @@ def test_what_stands_in_a_step_says_nothing_of_a_row_s_length():
 def test_passes_hold_rows_of_like_length_and_pixels():
     def waste(sizes, width, steps):
         """Share of what is computed that is padding."""
-        passes = [step[start : start + width] for step in steps for start in range(0, len(step), width)]
+        passes = [
+            step[start : start + width] for step in steps for start in range(0, len(step), width)
+        ]
         return 1 - sum(sizes) / sum(max(sizes[n] for n in some) * len(some) for some in passes)
 
     _, lengths, _, same = a_mix(16384, answer=40, sizes=[336 * 336])
@@ -216,7 +292,9 @@ def test_passes_hold_rows_of_like_length_and_pixels():
     assert waste(lengths, 4, alike) < 0.01 < 0.15 < waste(lengths, 4, chance)
     assert waste(lengths, 8, alike) < 0.05
     assert waste(same, 4, alike) < 0.01
-    _, lengths, _, pixels = a_mix(16384, answer=40, sizes=[640 * 480, 980 * 735, 980 * 980, 500 * 375])
+    _, lengths, _, pixels = a_mix(
+        16384, answer=40, sizes=[640 * 480, 980 * 735, 980 * 980, 500 * 375]
+    )
     steps = plan_batches(lengths, pixels, batch=128, seed=1, epoch=0)
     assert waste(lengths, 2, steps) < 0.01
     assert waste(pixels, 2, steps) < 0.01 < 0.2 < waste(pixels, 2, chance)

@@ -1,4 +1,6 @@
-"""`vislib.training.children` and `launch`: children that say what they do and never outlive their stage."""
+"""`vislib.training.children` and `launch`: children that say what they do and never outlive their
+stage.
+"""
 
 import fcntl
 import json
@@ -56,7 +58,11 @@ def parent(folder: Path, *work: str) -> "subprocess.Popen[str]":
     child(folder, *work)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        [sys.executable, "-c", PARENT, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
     for line in process.stdout:
         if "begun" in line:
@@ -78,7 +84,11 @@ def is_free(lock: Path) -> bool:
 
 def test_events_are_told_and_all_else_is_logged_without_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "a-long-secret-value")
-    work = ["print(os.environ['SOME_API_KEY'], end='')", "emit('step', loss=0.5, said='ü')", "print('{\"other\": 1}')"]
+    work = [
+        "print(os.environ['SOME_API_KEY'], end='')",
+        "emit('step', loss=0.5, said='ü')",
+        "print('{\"other\": 1}')",
+    ]
     assert run(tmp_path, *work) == [{"event": "step", "loss": 0.5, "said": "ü"}]
     assert (tmp_path / "log.txt").read_text() == '[SOME_API_KEY removed]\n{"other": 1}\n'
 
@@ -86,13 +96,22 @@ def test_events_are_told_and_all_else_is_logged_without_secrets(tmp_path, monkey
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        ("from vislib.runs import InputError; raise InputError('mend this\\nand that')", "mend this\nand that"),
         (
-            "from vislib.runs import InputError; raise InputError('Caught InputError in DataLoader worker process 0.\\n"
-            "Traceback\\nvislib.runs.errors.InputError: row 1 is gone')",
+            "from vislib.runs import InputError; raise InputError('mend this\\nand that')",
+            "mend this\nand that",
+        ),
+        (
+            (
+                "from vislib.runs import InputError; raise InputError('Caught InputError in"
+                " DataLoader worker process 0.\\nTraceback\\nvislib.runs.errors.InputError: row 1"
+                " is gone')"
+            ),
             "^row 1 is gone$",
         ),
-        ("raise RuntimeError('CUDA out of memory. Tried to allocate')", r"out of memory \(CUDA .*\); lower batch_size"),
+        (
+            "raise RuntimeError('CUDA out of memory. Tried to allocate')",
+            r"out of memory \(CUDA .*\); lower batch_size",
+        ),
         ("print('one last word'); sys.exit(3)", "ended with 3: one last word"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "ended with 137.*was memory short"),
     ],
@@ -110,8 +129,13 @@ def test_what_a_child_leaves_running_is_ended(tmp_path):
 
 
 def test_a_child_holds_the_lock_and_ends_with_its_killed_parent(tmp_path):
-    process = parent(tmp_path, "signal.signal(15, signal.SIG_IGN)", "subprocess.Popen(['sleep', '600'])",
-                     "emit('begun')", "time.sleep(600)")  # fmt: skip
+    process = parent(
+        tmp_path,
+        "signal.signal(15, signal.SIG_IGN)",
+        "subprocess.Popen(['sleep', '600'])",
+        "emit('begun')",
+        "time.sleep(600)",
+    )
     with (tmp_path / "lock").open() as handle, pytest.raises(BlockingIOError):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     process.kill()
@@ -121,7 +145,12 @@ def test_a_child_holds_the_lock_and_ends_with_its_killed_parent(tmp_path):
 
 def test_an_interrupt_is_passed_on_and_waited_for(tmp_path):
     heard = ["stopped = []", "signal.signal(15, lambda *_: stopped.append(1))", "emit('begun')"]
-    finishing = [*heard, "while not stopped: time.sleep(0.05)", "time.sleep(0.5)", "open(sys.argv[0] + '.done', 'w')"]
+    finishing = [
+        *heard,
+        "while not stopped: time.sleep(0.05)",
+        "time.sleep(0.5)",
+        "open(sys.argv[0] + '.done', 'w')",
+    ]
     process = parent(tmp_path, *finishing)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) != 0
@@ -129,8 +158,12 @@ def test_an_interrupt_is_passed_on_and_waited_for(tmp_path):
 
 
 def test_a_second_interrupt_ends_a_child_that_does_not_stop(tmp_path):
-    process = parent(tmp_path, "signal.signal(15, lambda *_: emit('heard'))", "emit('begun')",
-                     "[time.sleep(0.1) for _ in range(6000)]")  # fmt: skip
+    process = parent(
+        tmp_path,
+        "signal.signal(15, lambda *_: emit('heard'))",
+        "emit('begun')",
+        "[time.sleep(0.1) for _ in range(6000)]",
+    )
     process.send_signal(signal.SIGINT)
     assert any("heard" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
@@ -144,13 +177,31 @@ def gpus(monkeypatch, visible):
 
 def test_one_process_per_gpu_and_every_machine_in_one_group(tmp_path, monkeypatch):
     gpus(monkeypatch, "2,3")
-    given = replace(SETTINGS, processes=0, device="auto", machines=2, machine_rank=1, main_address="node-0:29500")
+    given = replace(
+        SETTINGS,
+        processes=0,
+        device="auto",
+        machines=2,
+        machine_rank=1,
+        main_address="node-0:29500",
+    )
     settings, environment = launch.placed(given)
-    assert (settings.processes, settings.device, environment["CUDA_VISIBLE_DEVICES"]) == (2, "cuda", "2,3")
+    assert (settings.processes, settings.device, environment["CUDA_VISIBLE_DEVICES"]) == (
+        2,
+        "cuda",
+        "2,3",
+    )
     command = launch_command(settings, tmp_path)
     config = json.loads(Path(command[command.index("--config_file") + 1]).read_text())
-    wanted = {"distributed_type": "MULTI_GPU", "num_processes": 4, "machine_rank": 1, "num_machines": 2,
-              "main_process_ip": "node-0", "main_process_port": 29500, "use_cpu": False}  # fmt: skip
+    wanted = {
+        "distributed_type": "MULTI_GPU",
+        "num_processes": 4,
+        "machine_rank": 1,
+        "num_machines": 2,
+        "main_process_ip": "node-0",
+        "main_process_port": 29500,
+        "use_cpu": False,
+    }
     assert wanted.items() <= config.items()
     assert command[-3:] == ["--module", "vislib.training.worker", str(tmp_path / "settings.json")]
 
@@ -163,19 +214,31 @@ def test_one_process_per_gpu_and_every_machine_in_one_group(tmp_path, monkeypatc
         ("0", {"device": "auto", "machines": 2, "main_address": "node"}, "set host:port"),
         ("", {"strategy": "zero3"}, "set ddp"),
         ("0", {"device": "auto", "strategy": "zero2"}, "pip install deepspeed"),
-        ("0", {"device": "auto", "attention": "flash_attention_2"}, "attention is .* precision bfloat16; set sdpa"),
+        (
+            "0",
+            {"device": "auto", "attention": "flash_attention_2"},
+            "attention is .* precision bfloat16; set sdpa",
+        ),
     ],
 )
-def test_what_a_machine_lacks_is_said_before_anything_starts(tmp_path, monkeypatch, visible, given, message):
+def test_what_a_machine_lacks_is_said_before_anything_starts(
+    tmp_path, monkeypatch, visible, given, message
+):
     gpus(monkeypatch, visible)
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=message):
-        train(a_run(tmp_path), replace(SETTINGS, checkpoints=str(tmp_path / "checkpoints"), **given))
+        train(
+            a_run(tmp_path), replace(SETTINGS, checkpoints=str(tmp_path / "checkpoints"), **given)
+        )
 
 
 def test_what_was_trained_is_not_trained_again(tmp_path):
     settings = replace(SETTINGS, checkpoints=str(tmp_path))
-    done = {"totals": {"steps": 1, "tokens": 9}, "metrics": {"tokens_per_second": 3.0}, "log": [{"step": 1}]}
+    done = {
+        "totals": {"steps": 1, "tokens": 9},
+        "metrics": {"tokens_per_second": 3.0},
+        "log": [{"step": 1}],
+    }
     (tmp_path / "done.json").write_text(json.dumps(done))
     ground = a_run(tmp_path / "run")
     assert train(ground, settings) == {"steps": 1, "tokens": 9, "log": [{"step": 1}]}
@@ -191,7 +254,9 @@ def test_another_machine_joins_every_training_that_begins(tmp_path, monkeypatch)
     def over(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(run=lambda command, **_: ran.append(command)))
+    monkeypatch.setattr(
+        launch, "subprocess", SimpleNamespace(run=lambda command, **_: ran.append(command))
+    )
     monkeypatch.setattr(launch, "time", SimpleNamespace(sleep=over))
     with pytest.raises(KeyboardInterrupt):
         launch.join(tmp_path, 1)
@@ -203,8 +268,11 @@ def test_another_machine_joins_every_training_that_begins(tmp_path, monkeypatch)
 def test_the_recipes_are_well_formed():
     recipes = ROOT / "params/recipes"
     stages = {
-        json.loads((recipes / f"deepspeed-zero{n}.json").read_text())["zero_optimization"]["stage"] for n in (2, 3)
+        json.loads((recipes / f"deepspeed-zero{n}.json").read_text())["zero_optimization"]["stage"]
+        for n in (2, 3)
     }
     assert stages == {2, 3}
     subprocess.run(["bash", "-n", str(recipes / "slurm.sbatch")], check=True)
-    assert {"resources", "setup", "run"} <= yaml.safe_load((recipes / "skypilot.yaml").read_text()).keys()
+    assert {"resources", "setup", "run"} <= yaml.safe_load(
+        (recipes / "skypilot.yaml").read_text()
+    ).keys()

@@ -1,4 +1,6 @@
-"""`vislib.training.models`: what learns, what is saved, and that what was saved is what was trained."""
+"""`vislib.training.models`: what learns, what is saved, and that what was saved is what was
+trained.
+"""
 
 import json
 import re
@@ -17,9 +19,15 @@ from vislib.training import adapters, models, tiny
 from vislib.training.labels import Encoder
 from vislib.training.parts import parts_of
 
-ROW = {"id": "r", "source": "own", "images": ["x"], "conversations": [
-    {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A picture of noise."},
-]}  # fmt: skip
+ROW = {
+    "id": "r",
+    "source": "own",
+    "images": ["x"],
+    "conversations": [
+        {"from": "human", "value": "<image>\nWhat is it?"},
+        {"from": "gpt", "value": "A picture of noise."},
+    ],
+}
 IMAGE = Image.effect_noise((90, 60), 99).convert("RGB")
 
 
@@ -33,7 +41,11 @@ def ground(tmp_path_factory):
 
 def batch(processor):
     encoded = Encoder(processor, max_length=2048).encode(ROW, [IMAGE])
-    return {"input_ids": torch.tensor([encoded.input_ids]), "labels": torch.tensor([encoded.labels]), **encoded.pixels}
+    return {
+        "input_ids": torch.tensor([encoded.input_ids]),
+        "labels": torch.tensor([encoded.labels]),
+        **encoded.pixels,
+    }
 
 
 def logits(model, processor):
@@ -58,41 +70,68 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("method", ["full", "lora", "dora"])
 @pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
-def test_what_is_opened_again_answers_to_the_bit_as_what_was_trained(ground, tmp_path, name, method):
+def test_what_is_opened_again_answers_to_the_bit_as_what_was_trained(
+    ground, tmp_path, name, method
+):
     model, processor = trained(ground / name, replace(SETTINGS, method=method))
     expected, facts = logits(model, processor), {"base": name, "method": method, "arm": "ünï"}
     models.save_trained(model, processor, tmp_path / "a", facts)
     again = models.open_trained(tmp_path / "a")
     assert torch.equal(logits(*again), expected)
     assert not torch.allclose(logits(*models.open_trained(ground / name)), expected, atol=1e-3)
-    assert {k: v for k, v in models.read_facts(tmp_path / "a").items() if k != "base_weights"} == facts
+    assert {
+        k: v for k, v in models.read_facts(tmp_path / "a").items() if k != "base_weights"
+    } == facts
     models.save_trained(model, processor, tmp_path / "b", facts)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert not [name for name, data in contents(tmp_path / "a").items() if re.search(rb"/tmp|/root|/home", data)]
+    assert not [
+        name
+        for name, data in contents(tmp_path / "a").items()
+        if re.search(rb"/tmp|/root|/home", data)
+    ]
     models.save_trained(model, processor, tmp_path / "whole", facts, whole=True)
-    for opened in (models.open_trained(tmp_path / "whole"), models.open_trained(tmp_path / "a", merge=True)):
+    for opened in (
+        models.open_trained(tmp_path / "whole"),
+        models.open_trained(tmp_path / "a", merge=True),
+    ):
         assert torch.allclose(logits(*opened), expected, atol=1e-5)
         assert not hasattr(opened[0], "peft_config")
     assert torch.equal(logits(model, processor), expected)  # merging left it as it was
 
 
 def test_adapters_of_idefics2_go_where_they_are_recommended_and_nowhere_else(ground):
-    model, _ = models.open_model(ground / "tiny-idefics2", settings=replace(SETTINGS, method="dora"))
-    attention, perceptron = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
-    layers = [f"model.text_model.layers.{n}" for n in (0, 1)] + ["model.connector.perceiver_resampler.layers.0"]
+    model, _ = models.open_model(
+        ground / "tiny-idefics2", settings=replace(SETTINGS, method="dora")
+    )
+    attention, perceptron = (
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("gate_proj", "up_proj", "down_proj"),
+    )
+    layers = [f"model.text_model.layers.{n}" for n in (0, 1)] + [
+        "model.connector.perceiver_resampler.layers.0"
+    ]
     expected = {f"{layer}.self_attn.{name}" for layer in layers for name in attention}
     expected |= {f"{layer}.mlp.{name}" for layer in layers for name in perceptron}
     expected |= {f"model.connector.modality_projection.{name}" for name in perceptron}
     names = [name for name, _ in model.base_model.model.named_modules()]
     assert {name.removesuffix(".lora_A") for name in names if name.endswith(".lora_A")} == expected
-    learning = {name.rpartition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
+    learning = {
+        name.rpartition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad
+    }
     assert learning == {f"base_model.model.{name}" for name in expected}
     config = model.peft_config["default"]
-    assert (config.r, config.use_dora, config.init_lora_weights, config.lora_dropout) == (4, True, "gaussian", 0.1)
+    assert (config.r, config.use_dora, config.init_lora_weights, config.lora_dropout) == (
+        4,
+        True,
+        "gaussian",
+        0.1,
+    )
 
 
 @pytest.mark.parametrize("name", list(tiny.NAMES))
-@pytest.mark.parametrize("parts", [("connector",), ("vision", "connector", "language"), ("language",)])
+@pytest.mark.parametrize(
+    "parts", [("connector",), ("vision", "connector", "language"), ("language",)]
+)
 def test_the_parts_that_learn_all_get_gradients_and_the_others_none(ground, name, parts):
     model, processor = models.open_model(ground / name, settings=replace(SETTINGS, parts=parts))
     model.train()(**batch(processor)).loss.backward()
@@ -103,18 +142,28 @@ def test_the_parts_that_learn_all_get_gradients_and_the_others_none(ground, name
     assert {part for part, names in known.items() if got & set(names)} == set(parts)
     assert all(set(known[part]) <= got for part in parts if part != "vision")
     layers = {type(module).__name__ for module in model.modules()}
-    assert len(layers & set(model._no_split_modules)) == len(model._no_split_modules) > 1  # FSDP cuts there
+    assert (
+        len(layers & set(model._no_split_modules)) == len(model._no_split_modules) > 1
+    )  # FSDP cuts there
 
 
 def test_the_vision_tower_learns_from_a_layer_on(ground):
     def learning(name, layer):
         settings = replace(SETTINGS, parts=("vision",), vision_from_layer=layer)
         model, _ = models.open_model(ground / name, settings=settings)
-        steps = {re.sub(r".*(layers\.\d|embeddings|post_layernorm|pre_layrnorm).*", r"\1", n)
-                 for n, p in model.named_parameters() if p.requires_grad}  # fmt: skip
+        steps = {
+            re.sub(r".*(layers\.\d|embeddings|post_layernorm|pre_layrnorm).*", r"\1", n)
+            for n, p in model.named_parameters()
+            if p.requires_grad
+        }
         return sorted(steps)
 
-    assert learning("tiny-llava", 0) == ["embeddings", "layers.0", "layers.1", "pre_layrnorm"]  # features of layer -2
+    assert learning("tiny-llava", 0) == [
+        "embeddings",
+        "layers.0",
+        "layers.1",
+        "pre_layrnorm",
+    ]  # features of layer -2
     assert learning("tiny-llava", 1) == ["layers.1"]
     assert learning("tiny-idefics2", 2) == ["layers.2", "post_layernorm"]
     with pytest.raises(InputError, match="vision_from_layer is 3; the vision tower has 3 layers"):
@@ -123,9 +172,15 @@ def test_the_vision_tower_learns_from_a_layer_on(ground):
 
 @pytest.mark.parametrize(
     ("name", "size", "splitting", "tokens"),
-    [("tiny-llava", 84, False, 36), ("tiny-llava", 28, False, 4), ("tiny-idefics2", 42, False, 8),
-     ("tiny-idefics2", 0, True, 40), ("tiny-idefics3", 112, True, 20), ("tiny-idefics3", 56, False, 4)],
-)  # fmt: skip
+    [
+        ("tiny-llava", 84, False, 36),
+        ("tiny-llava", 28, False, 4),
+        ("tiny-idefics2", 42, False, 8),
+        ("tiny-idefics2", 0, True, 40),
+        ("tiny-idefics3", 112, True, 20),
+        ("tiny-idefics3", 56, False, 4),
+    ],
+)
 def test_images_have_the_size_that_was_asked_for_also_when_the_model_is_opened_again(
     ground, tmp_path, name, size, splitting, tokens
 ):
@@ -137,23 +192,35 @@ def test_images_have_the_size_that_was_asked_for_also_when_the_model_is_opened_a
     models.save_trained(model, processor, tmp_path / "a", {"base": name})
     models.save_trained(model, processor, tmp_path / "whole", {"base": name}, whole=True)
     assert torch.equal(logits(*models.open_trained(tmp_path / "a")), logits(model, processor))
-    assert torch.allclose(logits(*models.open_trained(tmp_path / "whole")), logits(model, processor), atol=1e-5)
+    assert torch.allclose(
+        logits(*models.open_trained(tmp_path / "whole")), logits(model, processor), atol=1e-5
+    )
 
 
 def test_positions_are_interpolated_as_the_tower_itself_would(ground):
     base, _ = models.open_trained(ground / "tiny-llava")
-    wide, processor = models.open_model(ground / "tiny-llava", settings=replace(SETTINGS, image_size=84))
+    wide, processor = models.open_model(
+        ground / "tiny-llava", settings=replace(SETTINGS, image_size=84)
+    )
     pixels = batch(processor)["pixel_values"]
     with torch.inference_mode():
         expected = base.model.vision_tower(pixels, interpolate_pos_encoding=True).last_hidden_state
-        assert torch.allclose(wide.model.vision_tower(pixels).last_hidden_state, expected, atol=1e-6)
+        assert torch.allclose(
+            wide.model.vision_tower(pixels).last_hidden_state, expected, atol=1e-6
+        )
 
 
-@pytest.mark.parametrize(("changes", "named"), [
-    ({"parts": ()}, "parts is"), ({"parts": ("head",)}, "parts is"), ({"vision_from_layer": 1}, "vision_from_layer"),
-    ({"method": "lora", "parts": ("vision", "language")}, "parts holds vision"),
-    ({"image_size": 60}, "image_size is 60"), ({"image_splitting": True}, "image_splitting"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"parts": ()}, "parts is"),
+        ({"parts": ("head",)}, "parts is"),
+        ({"vision_from_layer": 1}, "vision_from_layer"),
+        ({"method": "lora", "parts": ("vision", "language")}, "parts holds vision"),
+        ({"image_size": 60}, "image_size is 60"),
+        ({"image_splitting": True}, "image_splitting"),
+    ],
+)
 def test_settings_that_this_model_cannot_follow_are_refused(ground, changes, named):
     with pytest.raises(InputError, match=named):
         models.open_model(ground / "tiny-llava", settings=replace(SETTINGS, **changes))
@@ -185,23 +252,34 @@ def test_folders_that_hold_no_such_model_are_refused_by_name(ground, tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    assert "a llama; take a vision-language model" in broken(lambda f: edited(f, "config.json", **llama))
+    assert "a llama; take a vision-language model" in broken(
+        lambda f: edited(f, "config.json", **llama)
+    )
     assert "lacks 1 weights" in broken(without)
     assert "chat_template.jinja" in broken(lambda f: (f / "chat_template.jinja").unlink())
-    assert "lacks patch_size" in broken(lambda f: edited(f, "processor_config.json", patch_size=None))
+    assert "lacks patch_size" in broken(
+        lambda f: edited(f, "processor_config.json", patch_size=None)
+    )
     assert "AutoProcessor" in broken(lambda f: (f / "processor_config.json").write_text("{"))
     assert "AutoModel" in broken(lambda f: (f / "model.safetensors").write_bytes(b"cut off"))
 
 
 def test_an_adapter_must_fit_its_base_weight_for_weight(ground, tmp_path):
-    model, processor = models.open_model(ground / "tiny-llava", settings=replace(SETTINGS, method="lora"))
+    model, processor = models.open_model(
+        ground / "tiny-llava", settings=replace(SETTINGS, method="lora")
+    )
     models.save_trained(model, processor, tmp_path, {"base": "tiny-llava"})
     file = tmp_path / adapters.WEIGHTS
     weights = load_file(file)
     name = next(iter(weights))
     others = {key: value for key, value in weights.items() if key != name}
     renamed = {key.replace(".model.language", ".language"): value for key, value in weights.items()}
-    for changed in (others, weights | {"x.lora_A.weight": torch.ones(1)}, others | {name: torch.ones(1, 1)}, renamed):
+    for changed in (
+        others,
+        weights | {"x.lora_A.weight": torch.ones(1)},
+        others | {name: torch.ones(1, 1)},
+        renamed,
+    ):
         save_file(changed, file, metadata={"format": "pt"})
         with pytest.raises(InputError, match=rf"'{re.escape(str(tmp_path))}'.* do not fit"):
             models.open_trained(tmp_path)
@@ -217,9 +295,14 @@ def test_a_model_trained_in_stages_finds_its_bases_in_its_run(ground, tmp_path, 
     run = start_run("01_documents", {"run_dir": "runs/demo"})
     place = models.resolve_model("tiny-llava", run)
     assert models.weights_hash(place) == models.weights_hash(ground / "tiny-llava")
-    stages = [("10_finetuning.align", "lora", "tiny-llava"), ("10_finetuning", "dora", "10_finetuning.align/model")]
+    stages = [
+        ("10_finetuning.align", "lora", "tiny-llava"),
+        ("10_finetuning", "dora", "10_finetuning.align/model"),
+    ]
     for stage, method, base in stages:
-        model, processor = trained(models.resolve_model(base, run), replace(SETTINGS, method=method))
+        model, processor = trained(
+            models.resolve_model(base, run), replace(SETTINGS, method=method)
+        )
         expected, folder = logits(model, processor), tmp_path / "demo" / stage / "data" / "model"
         models.save_trained(model, processor, folder, {"base": base})
     assert torch.equal(logits(*models.open_trained(folder)), expected)
@@ -234,10 +317,14 @@ def test_a_model_trained_in_stages_finds_its_bases_in_its_run(ground, tmp_path, 
 
 
 def test_weights_in_bfloat16_are_saved_so(ground, tmp_path):
-    model, processor = models.open_model(ground / "tiny-llava", settings=replace(SETTINGS, precision="bfloat16"))
+    model, processor = models.open_model(
+        ground / "tiny-llava", settings=replace(SETTINGS, precision="bfloat16")
+    )
     assert {p.dtype for p in model.parameters()} == {torch.float32}  # the optimiser works on them
     models.save_trained(model, processor, tmp_path, {}, precision="bfloat16")
-    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     assert models.open_trained(tmp_path, precision="bfloat16")[0].dtype == torch.bfloat16
     settings = replace(SETTINGS, precision="bfloat16", method="lora")
     adapted, _ = models.open_model(ground / "tiny-llava", settings=settings)

@@ -1,4 +1,6 @@
-"""The plan of a training: what each row costs, which cannot be learnt from, and that nothing is lost in silence."""
+"""The plan of a training: what each row costs, which cannot be learnt from, and that nothing is
+lost in silence.
+"""
 
 import json
 from dataclasses import replace
@@ -31,7 +33,12 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "mix.json").write_text("[]")
     begun = start_run(
         "10_finetuning",
-        {"conversations": "", "images": "", "own_data": [str(tmp_path / "mix.json")], "run_dir": "runs/demo"},
+        {
+            "conversations": "",
+            "images": "",
+            "own_data": [str(tmp_path / "mix.json")],
+            "run_dir": "runs/demo",
+        },
     )
     yield begun
     begun.close()
@@ -42,7 +49,9 @@ def settings(run: Run, model: Path, **changes) -> Settings:
 
 
 def row(folder: Path, name: str, *answers: str, images: int = 1, source: str = "visual") -> dict:
-    """A row whose pictures lie in `folder` (written when missing), with a question before each answer."""
+    """A row whose pictures lie in `folder` (written when missing), with a question before each
+    answer.
+    """
     paths = [folder / f"{name}-{number}.png" for number in range(images)]
     for number, path in enumerate(paths):
         if not path.exists():
@@ -52,11 +61,18 @@ def row(folder: Path, name: str, *answers: str, images: int = 1, source: str = "
     for number, answer in enumerate(answers):
         turns.append({"from": "human", "value": ("" if number else marks) + f"Question {number}?"})
         turns.append({"from": "gpt", "value": answer})
-    return {"id": name, "source": source, "images": [str(path) for path in paths], "conversations": turns}
+    return {
+        "id": name,
+        "source": source,
+        "images": [str(path) for path in paths],
+        "conversations": turns,
+    }
 
 
 def many(folder: Path, count: int) -> list[dict]:
-    return [row(folder, f"r{number}", f"Answer {number}.", images=number % 3) for number in range(count)]
+    return [
+        row(folder, f"r{number}", f"Answer {number}.", images=number % 3) for number in range(count)
+    ]
 
 
 def accepted(planned: Planned) -> list[dict]:
@@ -65,9 +81,11 @@ def accepted(planned: Planned) -> list[dict]:
 
 def test_every_row_is_counted_as_the_training_will_see_it(tmp_path, run, model):
     rows = [
-        row(tmp_path, "two", "A lamp.", "It is on.", images=2), row(tmp_path, "one", "A cat on a mat."),
-        row(tmp_path, "text", "Lisbon", images=0, source="own"), row(tmp_path, "long", "word " * 400, source="own"),
-    ]  # fmt: skip
+        row(tmp_path, "two", "A lamp.", "It is on.", images=2),
+        row(tmp_path, "one", "A cat on a mat."),
+        row(tmp_path, "text", "Lisbon", images=0, source="own"),
+        row(tmp_path, "long", "word " * 400, source="own"),
+    ]
     chosen = settings(run, model, max_length=200)
     planned = plan_rows(run, rows, chosen)
     found = accepted(planned)
@@ -87,31 +105,49 @@ def test_every_row_is_counted_as_the_training_will_see_it(tmp_path, run, model):
     assert counts["rows"] == counts["visual_rows"] + counts["own_rows"] == 4
     assert (counts["text_only_rows"], counts["image_tokens"]) == (1, 64)
     assert counts["tokens"] == sum(entry["n_tokens"] for entry in found)
-    assert planned.account().to_dict("index") == {"visual": {"taken": 2, "kept": 2}, "own": {"taken": 2, "kept": 2}}
+    assert planned.account().to_dict("index") == {
+        "visual": {"taken": 2, "kept": 2},
+        "own": {"taken": 2, "kept": 2},
+    }
 
 
-def test_what_cannot_be_learnt_is_refused_with_its_reason_before_anything_is_trained(tmp_path, run, model, monkeypatch):
+def test_what_cannot_be_learnt_is_refused_with_its_reason_before_anything_is_trained(
+    tmp_path, run, model, monkeypatch
+):
     monkeypatch.setattr(planning, "MOST_REFUSED", 0.9)
     monkeypatch.setattr(planning, "MOST_UNREADABLE", 0.9)
     broken, gone = row(tmp_path, "broken", "A."), row(tmp_path, "gone", "A.")
     Path(broken["images"][0]).write_bytes(Path(broken["images"][0]).read_bytes()[:200])
     Path(gone["images"][0]).unlink()
     rows = [
-        row(tmp_path, "good", "A lamp."), broken, Refusal("early", "visual", "malformed", "no list of turns"), gone,
-        row(tmp_path, "blank", " "), row(tmp_path, "many", "A.", images=5), row(tmp_path, "fine", "Yes.", source="own"),
-    ]  # fmt: skip
+        row(tmp_path, "good", "A lamp."),
+        broken,
+        Refusal("early", "visual", "malformed", "no list of turns"),
+        gone,
+        row(tmp_path, "blank", " "),
+        row(tmp_path, "many", "A.", images=5),
+        row(tmp_path, "fine", "Yes.", source="own"),
+    ]
     planned = plan_rows(run, rows, settings(run, model, max_length=120))
     assert [entry["id"] for entry in accepted(planned)] == ["good", "fine"]
     assert [(entry["id"], entry["reason"]) for entry in planned.refusals()] == [
-        ("early", "malformed"), ("broken", "image_truncated"), ("gone", "image_missing"), ("blank", "no_answer"),
+        ("early", "malformed"),
+        ("broken", "image_truncated"),
+        ("gone", "image_missing"),
+        ("blank", "no_answer"),
         ("many", "image_cut"),
-    ]  # fmt: skip
+    ]
     assert all(entry["detail"] for entry in planned.refusals())
     account = planned.account()
     assert account.loc["visual"].to_dict() == {
-        "taken": 6, "kept": 1, "dropped: image_cut": 1, "dropped: image_missing": 1, "dropped: image_truncated": 1,
-        "dropped: malformed": 1, "dropped: no_answer": 1,
-    }  # fmt: skip
+        "taken": 6,
+        "kept": 1,
+        "dropped: image_cut": 1,
+        "dropped: image_missing": 1,
+        "dropped: image_truncated": 1,
+        "dropped: malformed": 1,
+        "dropped: no_answer": 1,
+    }
     assert account.loc["own", ["taken", "kept"]].tolist() == [1, 1]
 
 
@@ -120,13 +156,21 @@ def test_a_source_that_loses_more_than_a_few_rows_stops_the_stage(tmp_path, run,
     kept = [*rows, Refusal("x", "visual", "malformed", "no list of turns")]  # 1 of 31
     assert plan_rows(run, kept, settings(run, model)).counts()["rows"] == 30
     rmtree(run.scratch / "planning")
-    lost = [*rows, *(Refusal(f"x{number}", "own", "image_missing", "image 0") for number in range(2))]
+    lost = [
+        *rows,
+        *(Refusal(f"x{number}", "own", "image_missing", "image 0") for number in range(2)),
+    ]
     with pytest.raises(
-        InputError, match=r"2 of 2 rows of the own data are refused \(image_missing 2\), such as x0: image 0"
+        InputError,
+        match=r"2 of 2 rows of the own data are refused \(image_missing 2\), such as x0: image 0",
     ):
         plan_rows(run, lost, settings(run, model))
-    assert (run.scratch / "refused.csv").read_text().splitlines()[1] == '"x0","own","image_missing","image 0"'
-    assert plan_rows(run, kept, settings(run, model)).counts()["rows"] == 30  # what was mended is read anew
+    assert (run.scratch / "refused.csv").read_text().splitlines()[
+        1
+    ] == '"x0","own","image_missing","image 0"'
+    assert (
+        plan_rows(run, kept, settings(run, model)).counts()["rows"] == 30
+    )  # what was mended is read anew
     rmtree(run.scratch / "planning")
     with pytest.raises(InputError, match="no row to learn from"):
         plan_rows(run, [], settings(run, model))
@@ -134,7 +178,9 @@ def test_a_source_that_loses_more_than_a_few_rows_stops_the_stage(tmp_path, run,
 
 def test_rows_of_a_wrong_form_cost_themselves_and_not_the_training(tmp_path, run, model):
     rows: list = many(tmp_path, 20)
-    rows += [Refusal(f"x{number}", "visual", "malformed", "no list of turns") for number in range(9)]
+    rows += [
+        Refusal(f"x{number}", "visual", "malformed", "no list of turns") for number in range(9)
+    ]
     rows += [row(tmp_path, "blank", " "), row(tmp_path, "many", "A.") | {"images": []}]
     planned = plan_rows(run, rows, settings(run, model))
     assert planned.counts()["rows"] == 20
@@ -145,7 +191,10 @@ def test_rows_of_a_wrong_form_cost_themselves_and_not_the_training(tmp_path, run
 
 
 def test_what_was_left_out_of_rows_or_mended_in_them_stands_in_the_account(tmp_path, run, model):
-    rows = [row(tmp_path, "a", "A.", "B."), row(tmp_path, "b", "C.", images=0) | {"n_left_out": 2, "n_mended": 3}]
+    rows = [
+        row(tmp_path, "a", "A.", "B."),
+        row(tmp_path, "b", "C.", images=0) | {"n_left_out": 2, "n_mended": 3},
+    ]
     planned = plan_rows(run, rows, settings(run, model))
     assert planned.account().to_dict("index") == {
         "visual": {"taken": 2, "kept": 2, "characters mended": 3, "turns left out": 2}
@@ -154,7 +203,9 @@ def test_what_was_left_out_of_rows_or_mended_in_them_stands_in_the_account(tmp_p
     assert (counts["n_left_out"], counts["n_mended"], counts["rounds"]) == (2, 3, 3)
 
 
-def test_a_plan_that_was_stopped_goes_on_and_workers_change_no_byte(tmp_path, run, model, monkeypatch):
+def test_a_plan_that_was_stopped_goes_on_and_workers_change_no_byte(
+    tmp_path, run, model, monkeypatch
+):
     monkeypatch.setattr(planning, "_ROWS_PER_SHARD", 3)
     chosen, rows, asked = settings(run, model), many(tmp_path, 8), []
 
@@ -183,7 +234,10 @@ def test_a_plan_that_was_stopped_goes_on_and_workers_change_no_byte(tmp_path, ru
 
 def test_what_carries_loss_is_shown_as_the_model_reads_it(tmp_path, run, model):
     chosen = settings(run, model)
-    rows = [row(tmp_path, "two", "A lamp.", "Yes.", images=2), row(tmp_path, "text", "Lisbon", images=0, source="own")]
+    rows = [
+        row(tmp_path, "two", "A lamp.", "Yes.", images=2),
+        row(tmp_path, "text", "Lisbon", images=0, source="own"),
+    ]
     planned = plan_rows(run, rows, chosen)
     two, text = planning.examples(planned, chosen, 9, seed=0)
     assert two["text"] == (

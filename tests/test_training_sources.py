@@ -1,4 +1,6 @@
-"""Rows to learn from: LLaVA's JSON, The Cauldron's Parquet and the conversations of stage 08, good rows and bad."""
+"""Rows to learn from: LLaVA's JSON, The Cauldron's Parquet and the conversations of stage 08, good
+rows and bad.
+"""
 
 import json
 import tracemalloc
@@ -19,10 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def turns(*values: str) -> list[dict]:
-    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
+    return [
+        {"from": ("human", "gpt")[number % 2], "value": value}
+        for number, value in enumerate(values)
+    ]
 
 
-def read(*places: Path, images: Path | None = None, fraction: float = 1.0, seed: int = 0, store: Path = Path()) -> list:
+def read(
+    *places: Path,
+    images: Path | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+    store: Path = Path(),
+) -> list:
     return list(own_rows(places, images=images, fraction=fraction, seed=seed, store=store))
 
 
@@ -41,7 +52,9 @@ def cauldron(file: Path, *rows: tuple[list, list]) -> Path:
     text = pa.struct([("user", pa.string()), ("assistant", pa.string()), ("source", pa.string())])
     schema = pa.schema([("images", pa.list_(image)), ("texts", pa.list_(text))])
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([{"images": i, "texts": t} for i, t in rows], schema=schema), file)
+    pq.write_table(
+        pa.Table.from_pylist([{"images": i, "texts": t} for i, t in rows], schema=schema), file
+    )
     return file
 
 
@@ -51,7 +64,14 @@ def contract(folder: Path, rows: list[tuple[str, str, list[str]]], split: str = 
     for name, sample, images in rows:
         talk = turns("<image>\nWhat is it?" if images else "Hello?", f"Answer {name}.")
         writer.write(
-            {"id": name, "images": images, "conversations": talk, "sample_id": sample, "doc_id": "d", "sources": []}
+            {
+                "id": name,
+                "images": images,
+                "conversations": talk,
+                "sample_id": sample,
+                "doc_id": "d",
+                "sources": [],
+            }
         )
     writer.close()
     return folder / "leaky_mix"
@@ -70,29 +90,52 @@ def ledger(folder: Path) -> Path:
 def test_llava_rows_keep_their_form_and_marks_stand_where_the_row_or_nobody_says(tmp_path):
     file = llava(
         tmp_path / "mix.json",
-        {"id": "one", "image": "a.png", "conversations": turns("What is it?\n<image>", "A square.", "Sure?", "Yes.")},
+        {
+            "id": "one",
+            "image": "a.png",
+            "conversations": turns("What is it?\n<image>", "A square.", "Sure?", "Yes."),
+        },
         {"id": 7, "image": ["a.png", "sub/b.png"], "conversations": turns("Compare.", "Alike.")},
         {"conversations": turns("Hello? Grüße, 猫", "Hello.")},
-        {"id": "x", "image": [], "conversations": [{"from": "human", "value": "Hm?", "weight": 1}, turns("", "A.")[1]]},
+        {
+            "id": "x",
+            "image": [],
+            "conversations": [{"from": "human", "value": "Hm?", "weight": 1}, turns("", "A.")[1]],
+        },
     )
     first, second, third, fourth = read(file)
     assert first == {
-        "id": "one", "source": "own", "images": [str(tmp_path / "a.png")],
+        "id": "one",
+        "source": "own",
+        "images": [str(tmp_path / "a.png")],
         "conversations": turns("What is it?\n<image>", "A square.", "Sure?", "Yes."),
-    }  # fmt: skip
-    assert (second["id"], second["images"]) == ("7", [str(tmp_path / "a.png"), str(tmp_path / "sub/b.png")])
+    }
+    assert (second["id"], second["images"]) == (
+        "7",
+        [str(tmp_path / "a.png"), str(tmp_path / "sub/b.png")],
+    )
     assert second["conversations"][0]["value"] == "<image>\n<image>\nCompare."
-    assert (third["id"], third["images"], third["conversations"][0]["value"]) == ("mix/2", [], "Hello? Grüße, 猫")
+    assert (third["id"], third["images"], third["conversations"][0]["value"]) == (
+        "mix/2",
+        [],
+        "Hello? Grüße, 猫",
+    )
     assert fourth["conversations"] == turns("Hm?", "A.")  # further fields do not reach the training
-    assert read(file, images=tmp_path / "elsewhere")[0]["images"] == [str(tmp_path / "elsewhere/a.png")]
+    assert read(file, images=tmp_path / "elsewhere")[0]["images"] == [
+        str(tmp_path / "elsewhere/a.png")
+    ]
 
 
 def test_bad_rows_are_refused_with_reason_and_id_and_the_others_stay(tmp_path):
     file = llava(
-        tmp_path / "mix.json", "text", {"id": "a"}, {"id": "b", "conversations": []},
-        {"id": "c", "conversations": [{"from": "human", "value": None}]}, {"id": "d", "image": 3, "conversations": []},
+        tmp_path / "mix.json",
+        "text",
+        {"id": "a"},
+        {"id": "b", "conversations": []},
+        {"id": "c", "conversations": [{"from": "human", "value": None}]},
+        {"id": "d", "image": 3, "conversations": []},
         {"id": "good", "conversations": turns("A?", "B.")},
-    )  # fmt: skip
+    )
     *bad, good = read(file)
     assert [(row.id, row.source, row.reason) for row in bad] == [
         (name, "own", "malformed") for name in ("mix/0", "a", "b", "c", "d")
@@ -105,10 +148,19 @@ def test_bad_rows_are_refused_with_reason_and_id_and_the_others_stay(tmp_path):
     ("content", "said"),
     [
         ('{"id": "a"}', "no JSON list of rows, row 0: it begins with '{\"id"),
-        ('[{"conversations": [{"from": "human", "value": "A?"}, {"from": "gpt", "value": "B"}]}, {"id": ', "row 1"),
+        (
+            (
+                '[{"conversations": [{"from": "human", "value": "A?"}, {"from": "gpt", "value":'
+                ' "B"}]}, {"id": '
+            ),
+            "row 1",
+        ),
         ("", "row 0"),
         (b"\xff\xfe[\x00]\x00", "it begins with"),
-        ('[{"id": "a", "messages": []}, {"id": "b"}]', "no row has the form; row a: no list of turns. LLaVA's JSON is"),
+        (
+            '[{"id": "a", "messages": []}, {"id": "b"}]',
+            "no row has the form; row a: no list of turns. LLaVA's JSON is",
+        ),
     ],
 )
 def test_a_file_of_another_form_is_an_error_that_names_file_and_row(tmp_path, content, said):
@@ -120,8 +172,14 @@ def test_a_file_of_another_form_is_an_error_that_names_file_and_row(tmp_path, co
 
 
 def test_what_is_no_character_costs_no_more_than_itself(tmp_path):
-    rows = [{"id": f"r{number}", "conversations": turns("A?", f"Wall {number}.")} for number in range(3)]
-    text = json.dumps(rows).replace("Wall 1.", "Wall \\ud83d 1 \\ude00\\ud83d\\ude00.").replace("r2", "\\udfffr2")
+    rows = [
+        {"id": f"r{number}", "conversations": turns("A?", f"Wall {number}.")} for number in range(3)
+    ]
+    text = (
+        json.dumps(rows)
+        .replace("Wall 1.", "Wall \\ud83d 1 \\ude00\\ud83d\\ude00.")
+        .replace("r2", "\\udfffr2")
+    )
     (tmp_path / "mix.json").write_bytes(text.encode().replace(b"Wall 2", b"Caf\xe9 2"))
     zero, one, two = read(tmp_path / "mix.json")
     assert "n_mended" not in zero
@@ -132,7 +190,9 @@ def test_what_is_no_character_costs_no_more_than_itself(tmp_path):
 
 def test_a_row_of_parquet_that_is_no_utf8_costs_itself(tmp_path):
     said = [[{"user": "A?", "assistant": word}] for word in ("one", "caf\u00e9", "three")]
-    column = pa.array([[]] * 3, pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+    column = pa.array(
+        [[]] * 3, pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    )
     file = tmp_path / "cauldron.parquet"
     table = pa.table({"images": column, "texts": said})
     pq.write_table(table, file, compression="none", use_dictionary=False)
@@ -150,8 +210,12 @@ SPEAKERS = {"h": "human", "g": "gpt", "s": "system"}
     [("hg", 0), ("ghg", 1), ("shg", 1), ("sghghg", 2), ("gghg", 2), ("g", None), ("sg", None)],
 )
 def test_turns_before_the_first_human_one_are_left_out_and_counted(tmp_path, speakers, left_out):
-    talk = [{"from": SPEAKERS[who], "value": f"Turn {number}"} for number, who in enumerate(speakers)]
-    (found,) = read(llava(tmp_path / "mix.json", {"id": "r", "image": "a.png", "conversations": talk}))
+    talk = [
+        {"from": SPEAKERS[who], "value": f"Turn {number}"} for number, who in enumerate(speakers)
+    ]
+    (found,) = read(
+        llava(tmp_path / "mix.json", {"id": "r", "image": "a.png", "conversations": talk})
+    )
     if left_out is None:
         assert (found.reason, found.detail.split()[-1]) == ("bad_turns", "gpt")
         return
@@ -179,13 +243,20 @@ def test_a_long_list_is_streamed_in_bounded_memory(tmp_path):
     with (tmp_path / "mix.json").open("w") as file:
         file.write(" [\n")
         for number in range(3000):
-            size = 2_500_000 if number == 1500 else 8000  # one row is longer than what is read at once
+            size = (
+                2_500_000 if number == 1500 else 8000
+            )  # one row is longer than what is read at once
             row = {"id": str(number), "conversations": turns('A "quoted" [word],', "é" * size)}
-            file.write(json.dumps(row, ensure_ascii=False) + (" ,\n" if number < 2999 else "\n ]\n"))
+            file.write(
+                json.dumps(row, ensure_ascii=False) + (" ,\n" if number < 2999 else "\n ]\n")
+            )
     tracemalloc.start()
-    sizes = [len(row["conversations"][1]["value"]) for row in own_rows(
-        [tmp_path / "mix.json"], images=None, fraction=1.0, seed=0, store=tmp_path
-    )]  # fmt: skip
+    sizes = [
+        len(row["conversations"][1]["value"])
+        for row in own_rows(
+            [tmp_path / "mix.json"], images=None, fraction=1.0, seed=0, store=tmp_path
+        )
+    ]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sizes == [2_500_000 if number == 1500 else 8000 for number in range(3000)]
@@ -206,7 +277,7 @@ def test_the_cauldrons_images_are_written_once_and_stand_first(tmp_path):
         ([{"bytes": None, "path": None}], [{"user": "Which colour?", "assistant": "Red."}]),
         ([{"bytes": red}], [{"user": None, "assistant": "Red."}]),
         ([{"bytes": red}], []),
-    )  # fmt: skip
+    )
     rows = read(file, store=tmp_path / "store")
     two, one, none, path, missing, half, empty = rows
     assert two["id"] == "nlvr2/train-0/0"
@@ -217,8 +288,10 @@ def test_the_cauldrons_images_are_written_once_and_stand_first(tmp_path):
     assert none["images"] == []
     assert read_image(path["images"][0]).getpixel((0, 0)) == (255, 0, 0)
     assert [(row.id, row.reason) for row in (missing, half, empty)] == [
-        ("nlvr2/train-0/4", "image_missing"), ("nlvr2/train-0/5", "malformed"), ("nlvr2/train-0/6", "malformed"),
-    ]  # fmt: skip
+        ("nlvr2/train-0/4", "image_missing"),
+        ("nlvr2/train-0/5", "malformed"),
+        ("nlvr2/train-0/6", "malformed"),
+    ]
     assert len([p for p in (tmp_path / "store").rglob("*") if p.is_file()]) == 2
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*")}
     assert read(file, store=tmp_path / "store") == rows
@@ -241,10 +314,14 @@ def test_conversations_come_from_the_train_split_with_files_of_the_ledger(tmp_pa
     contract(tmp_path, [("s3", "s3", ["b"])], split="test")
     row, refused = contract_rows(table, images, max_samples=0, seed=0)
     assert row == {
-        "id": "s1", "source": "visual", "images": [str(tmp_path / "files/a.png")],
+        "id": "s1",
+        "source": "visual",
+        "images": [str(tmp_path / "files/a.png")],
         "conversations": turns("<image>\nWhat is it?", "Answer s1."),
-    }  # fmt: skip
-    assert refused == Refusal("s2", "visual", "image_missing", "image 0 was not fetched, or has no file")
+    }
+    assert refused == Refusal(
+        "s2", "visual", "image_missing", "image 0 was not fetched, or has no file"
+    )
     (tmp_path / "leaky_mix/train-00000.parquet").unlink()
     with pytest.raises(InputError, match=r"leaky_mix: no train-\*\.parquet"):
         list(contract_rows(table, images, max_samples=0, seed=0))
@@ -253,7 +330,9 @@ def test_conversations_come_from_the_train_split_with_files_of_the_ledger(tmp_pa
 def test_arms_of_equal_size_hold_the_same_samples_with_all_their_rows(tmp_path):
     names = [f"s{number}" for number in range(50)]
     mixed = contract(tmp_path / "mixed", [(name, name, ["a"]) for name in names])
-    apart = contract(tmp_path / "apart", [(f"{name}-{end}", name, ["a"]) for name in names for end in "cq"])
+    apart = contract(
+        tmp_path / "apart", [(f"{name}-{end}", name, ["a"]) for name in names for end in "cq"]
+    )
     images = ledger(tmp_path)
     chosen = [row["id"] for row in contract_rows(mixed, images, max_samples=10, seed=3)]
     assert len(chosen) == 10

@@ -1,4 +1,6 @@
-"""`vislib.training.throughput`: FLOPs, peaks and memory, held against what was worked out otherwise."""
+"""`vislib.training.throughput`: FLOPs, peaks and memory, held against what was worked out
+otherwise.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,12 +14,18 @@ from vislib.training.throughput import FlopMeter, memory_needed, peak_flops
 
 
 class Toy(torch.nn.Module):
-    """Weights: vision 2 x 10, connector 20, language 30, vocabulary 50 in and 50 out; two layers each, 8 wide."""
+    """Weights: vision 2 x 10, connector 20, language 30, vocabulary 50 in and 50 out; two layers
+    each, 8 wide.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.vision_tower = torch.nn.ModuleList([torch.nn.Linear(10, 1, bias=False) for _ in range(2)])
-        self.language_model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(10, 5), "layer": self.weights(30)})
+        self.vision_tower = torch.nn.ModuleList(
+            [torch.nn.Linear(10, 1, bias=False) for _ in range(2)]
+        )
+        self.language_model = torch.nn.ModuleDict(
+            {"embed": torch.nn.Embedding(10, 5), "layer": self.weights(30)}
+        )
         self.multi_modal_projector = self.weights(20)
         self.lm_head = self.weights(50)
         text = SimpleNamespace(hidden_size=8, num_hidden_layers=2, vocab_size=100)
@@ -49,8 +57,12 @@ def test_what_is_computed_again_is_not_counted():
 
     for _ in range(2):
         with meter.counting():
-            checkpoint(both, rows, use_reentrant=False, context_fn=FlopMeter.contexts).sum().backward()
-    checkpoint(both, rows, use_reentrant=False, context_fn=FlopMeter.contexts).sum().backward()  # not counted
+            checkpoint(
+                both, rows, use_reentrant=False, context_fn=FlopMeter.contexts
+            ).sum().backward()
+    checkpoint(
+        both, rows, use_reentrant=False, context_fn=FlopMeter.contexts
+    ).sum().backward()  # not counted
     product = 2 * 4 * 16 * 16
     forward, backward = 2 * product, 3 * product  # of the rows no gradient is asked
     assert meter.flops == 2 * (forward + backward)
@@ -80,11 +92,18 @@ def test_memory_is_that_worked_out_by_hand_and_shared_as_the_strategy_does():
     activations = 4 * (7 * 8 * 17 * 2 + 3 * 2 * 100)
 
     def needed(processes: int, **given: object) -> float:
-        return memory_needed(model, replace(SETTINGS, **given), processes=processes, tokens=7, supervised=3) / 1.1
+        return (
+            memory_needed(
+                model, replace(SETTINGS, **given), processes=processes, tokens=7, supervised=3
+            )
+            / 1.1
+        )
 
     assert needed(1) == pytest.approx(170 * 4 + 130 * 12 + activations, abs=1)
     assert needed(4, strategy="zero2") == pytest.approx(170 * 4 + 130 * 12 / 4 + activations, abs=1)
-    assert needed(4, strategy="zero3") == pytest.approx((170 * 4 + 130 * 12) / 4 + activations, abs=1)
+    assert needed(4, strategy="zero3") == pytest.approx(
+        (170 * 4 + 130 * 12) / 4 + activations, abs=1
+    )
     again = 2 * (7 * 8 * (2 + 17) + 3 * 2 * 100)
     half = needed(1, precision="bfloat16", gradient_checkpointing=True)
     assert half == pytest.approx(170 * 6 + 130 * 12 + again, abs=1)

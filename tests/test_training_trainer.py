@@ -1,4 +1,6 @@
-"""`vislib.training.trainer`: the plain loss at less cost, the same steps for any number of processes."""
+"""`vislib.training.trainer`: the plain loss at less cost, the same steps for any number of
+processes.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -28,25 +30,37 @@ def ground(tmp_path_factory):
 @pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
 def test_the_loss_and_its_gradients_are_those_of_the_plain_cross_entropy(ground, name, monkeypatch):
     monkeypatch.setattr("vislib.training.trainer._CHUNK", 5)
-    model, processor = open_model(ground / name, settings=replace(SETTINGS, parts=("vision", "connector", "language")))
+    model, processor = open_model(
+        ground / name, settings=replace(SETTINGS, parts=("vision", "connector", "language"))
+    )
     encoder, rows = Encoder(processor, max_length=512), []
     for images, turns in ((["0.png", "1.png"], 3), ([], 1)):
-        asked = [{"from": who, "value": f"{who} {n}"} for n in range(turns) for who in ("human", "gpt")]
+        asked = [
+            {"from": who, "value": f"{who} {n}"} for n in range(turns) for who in ("human", "gpt")
+        ]
         asked[0]["value"] += " <image>" * len(images)
-        rows.append(encoder.encode({"images": [str(ground / i) for i in images], "conversations": asked}))
+        rows.append(
+            encoder.encode({"images": [str(ground / i) for i in images], "conversations": asked})
+        )
     batch = collate(rows, processor=processor, packing=False, dummy=None)
     gradients = []
     trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), model=model)
     for ours in (True, False):
         if ours:
             supervised = sum(row.n_supervised for row in rows)
-            loss = AnswerTrainer.compute_loss(trainer, model, dict(batch), num_items_in_batch=supervised)
+            loss = AnswerTrainer.compute_loss(
+                trainer, model, dict(batch), num_items_in_batch=supervised
+            )
         else:
             logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits.float()
-            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+            )
         model.zero_grad()
         loss.backward()
-        gradients.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        gradients.append(
+            [loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+        )
     assert len(gradients[0]) == len(gradients[1]) > 40
     for ours, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-6)
@@ -60,16 +74,22 @@ def test_a_batch_without_any_answer_costs_nothing_and_gives_every_weight_a_gradi
     loss = AnswerTrainer.compute_loss(trainer, model, batch, num_items_in_batch=torch.tensor(9))
     loss.backward()
     assert loss.item() == 0
-    assert all(p.grad is not None and not p.grad.any() for p in model.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and not p.grad.any() for p in model.parameters() if p.requires_grad
+    )
 
 
 @pytest.fixture(scope="module")
 def rows(ground) -> Rows:
     unpack(ground / "rows.parquet")
-    return Rows(ground / "rows.parquet", Encoder(open_processor(ground / "tiny-llava"), max_length=512))
+    return Rows(
+        ground / "rows.parquet", Encoder(open_processor(ground / "tiny-llava"), max_length=512)
+    )
 
 
-@pytest.mark.parametrize(("batch", "width", "processes"), [(5, 2, 1), (5, 2, 3), (4, 2, 2), (12, 1, 5), (50, 3, 2)])
+@pytest.mark.parametrize(
+    ("batch", "width", "processes"), [(5, 2, 1), (5, 2, 3), (4, 2, 2), (12, 1, 5), (50, 3, 2)]
+)
 def test_a_step_has_the_same_rows_for_any_number_of_processes(rows, batch, width, processes):
     settings = replace(SETTINGS, batch_size=batch, device_batch_size=width)
     shares = [Share(rows, settings, process=n, processes=processes) for n in range(processes)]
@@ -91,17 +111,24 @@ def test_only_the_last_whole_checkpoint_is_kept(tmp_path):
     assert last_checkpoint(tmp_path) is None
     for step in (5, 40, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / ("complete" if step < 100 else "model.safetensors")).touch()
+        (
+            tmp_path / f"checkpoint-{step}" / ("complete" if step < 100 else "model.safetensors")
+        ).touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-40"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-40"]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"images": ["gone.png"]}, "row row0 cannot be read any more .image_missing"),
-    ({"n_supervised": 1}, "row row0 is no longer what it was"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": ["gone.png"]}, "row row0 cannot be read any more .image_missing"),
+        ({"n_supervised": 1}, "row row0 is no longer what it was"),
+    ],
+)
 def test_a_row_that_is_no_longer_as_it_was_planned_ends_the_training(rows, change, message):
     changed = rows.table.slice(0, 1).to_pylist()[0] | change
-    table = SimpleNamespace(slice=lambda number, count: SimpleNamespace(to_pylist=lambda: [changed]))
+    table = SimpleNamespace(
+        slice=lambda number, count: SimpleNamespace(to_pylist=lambda: [changed])
+    )
     with pytest.raises(InputError, match=message):
         Rows.__getitem__(SimpleNamespace(table=table, encoder=rows.encoder), 0)

@@ -1,4 +1,6 @@
-"""`vislib.training.worker`: what is learnt is the same however it is interrupted or shared out, and it is learnt."""
+"""`vislib.training.worker`: what is learnt is the same however it is interrupted or shared out, and
+it is learnt.
+"""
 
 import json
 import os
@@ -33,7 +35,10 @@ LORA = {"method": "lora", "learning_rate": 0.02, "batch_size": 2, "epochs": 2.0}
 @pytest.fixture(scope="module", autouse=True)
 def _alone():
     """One thread, as children have it here; what a training sets in this process is taken back."""
-    threads, before = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    threads, before = (
+        torch.get_num_threads(),
+        {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)},
+    )
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
@@ -51,7 +56,9 @@ def ground(tmp_path_factory):
 
 
 def settings_of(ground: Path, folder: Path, **given) -> Settings:
-    """Settings of a training in `folder`, with the file of facts that `train` leaves beside its checkpoints."""
+    """Settings of a training in `folder`, with the file of facts that `train` leaves beside its
+    checkpoints.
+    """
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints/facts.json").write_text('{"base": "tiny-llava"}')
     places = {"model": str(ground / "tiny-llava"), "rows": str(ground / "rows.parquet")}
@@ -82,19 +89,27 @@ def alone(ground, tmp_path_factory):
     return trained(settings_of(ground, tmp_path_factory.mktemp("alone"), **ALL))
 
 
-@pytest.mark.parametrize("given", [{"packing": True}, {"gradient_checkpointing": True}, {"device_batch_size": 3}])
+@pytest.mark.parametrize(
+    "given", [{"packing": True}, {"gradient_checkpointing": True}, {"device_batch_size": 3}]
+)
 def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(
     ground, tmp_path, alone, given, monkeypatch
 ):
     kind = LlavaForConditionalGeneration
-    monkeypatch.setattr(kind, "accepts_loss_kwargs", False, raising=False)  # as newer architectures say
+    monkeypatch.setattr(
+        kind, "accepts_loss_kwargs", False, raising=False
+    )  # as newer architectures say
     weights, log = trained(settings_of(ground, tmp_path, **ALL, **given))
     for name, weight in weights.items():
         torch.testing.assert_close(weight, alone[0][name], rtol=1e-3, atol=1e-5)
-    assert [row["supervised_tokens"] for row in log] == [row["supervised_tokens"] for row in alone[1]]
+    assert [row["supervised_tokens"] for row in log] == [
+        row["supervised_tokens"] for row in alone[1]
+    ]
 
 
-def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(ground, tmp_path, alone):
+def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(
+    ground, tmp_path, alone
+):
     together = settings_of(ground, tmp_path / "two", processes=2, packing=True, **ALL)
     run = a_run(tmp_path / "run")
     totals = train(run, together)
@@ -118,7 +133,9 @@ FROZEN = [
 
 @pytest.mark.parametrize("given", FROZEN)
 @pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
-def test_layers_before_all_that_learns_are_computed_forward_and_once(tmp_path, monkeypatch, name, given):
+def test_layers_before_all_that_learns_are_computed_forward_and_once(
+    tmp_path, monkeypatch, name, given
+):
     """By torch's own counter and through the Trainer, with activations computed again."""
     tiny.build(name, tmp_path / name)
     plan(tmp_path, tmp_path / name, pictured=2)
@@ -136,34 +153,52 @@ def test_layers_before_all_that_learns_are_computed_forward_and_once(tmp_path, m
                 loss = super().training_step(model, *more)
             counts = {key: sum(n.values()) for key, n in counter.get_flop_counts().items()}
             flops[self.settings.gradient_checkpointing] = {
-                layer: sum(n for key, n in counts.items() if key.endswith(layer)) for layer in frozen
+                layer: sum(n for key, n in counts.items() if key.endswith(layer))
+                for layer in frozen
             }
             return loss
 
     monkeypatch.setattr(worker, "AnswerTrainer", Counted)
     for again in (False, True):
         place = {"model": str(tmp_path / name), "gradient_checkpointing": again, "max_steps": 1}
-        trained(settings_of(tmp_path, tmp_path / str(again), **given, **place, rows=str(tmp_path / "rows.parquet")))
+        trained(
+            settings_of(
+                tmp_path,
+                tmp_path / str(again),
+                **given,
+                **place,
+                rows=str(tmp_path / "rows.parquet"),
+            )
+        )
     assert flops[True] == flops[False]
     assert all(flops[True].values())
     assert not any(asked)
 
 
 def test_arms_can_end_at_equal_supervised_tokens(ground, tmp_path):
-    settings = settings_of(ground, tmp_path, max_supervised_tokens=150, batch_size=2, epochs=3.0, **ALL)
+    settings = settings_of(
+        ground, tmp_path, max_supervised_tokens=150, batch_size=2, epochs=3.0, **ALL
+    )
     _, log = trained(settings)
     learnt = [row["supervised_tokens"] for row in log]
     assert sum(learnt[:-1]) < 150 <= sum(learnt)
-    assert log[-1]["learning_rate"] < log[1]["learning_rate"] / 2  # the schedule ends with the training
+    assert (
+        log[-1]["learning_rate"] < log[1]["learning_rate"] / 2
+    )  # the schedule ends with the training
     totals = json.loads((Path(settings.checkpoints) / "done.json").read_text())["totals"]
     assert totals["rounds"] == totals["rows"] == 2 * len(log)  # of one round each
     facts = json.loads((Path(settings.output) / "training.json").read_text())
     assert (facts["supervised_tokens"], facts["rounds"]) == (sum(learnt), totals["rounds"])
     with pytest.raises(InputError, match="max_supervised_tokens is 100000, but all 18 steps have"):
-        trained(replace(settings, max_supervised_tokens=100000, checkpoints=str(tmp_path / "checkpoints")))
+        trained(
+            replace(
+                settings, max_supervised_tokens=100000, checkpoints=str(tmp_path / "checkpoints")
+            )
+        )
 
 
-# ---- stopping and going on ----------------------------------------------------------------------------------
+# ---- stopping and going on
+# ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +221,13 @@ def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_
     steps: list[float] = []
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     with pytest.raises(InputError, match="killed"):
-        run_child(launch_command(settings, tmp_path / "checkpoints"), log=tmp_path / "log.txt", lock=None,
-                  on_event=kill, environment=environment)  # fmt: skip
+        run_child(
+            launch_command(settings, tmp_path / "checkpoints"),
+            log=tmp_path / "log.txt",
+            lock=None,
+            on_event=kill,
+            environment=environment,
+        )
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
     assert "checkpoint-4" in kept or "checkpoint-6" in kept
     torn = tmp_path / "checkpoints/checkpoint-11"
@@ -199,7 +239,9 @@ def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_
     assert not torn.exists()
 
 
-def test_a_stop_ends_the_step_under_way_and_training_goes_on_from_there(ground, tmp_path, alone, monkeypatch):
+def test_a_stop_ends_the_step_under_way_and_training_goes_on_from_there(
+    ground, tmp_path, alone, monkeypatch
+):
     settings = settings_of(ground, tmp_path, checkpoint_steps=100, **ALL)
 
     def stop_at_two(event: str, **values) -> None:
@@ -218,28 +260,47 @@ def test_a_stop_ends_the_step_under_way_and_training_goes_on_from_there(ground, 
     assert log == alone[1]
 
 
-# ---- what goes wrong ----------------------------------------------------------------------------------------
+# ---- what goes wrong
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_the_step_and_its_rows(ground, tmp_path):
-    settings = settings_of(ground, tmp_path, learning_rate=1e30, warmup=0.0, batch_size=2, device_batch_size=2)
-    with pytest.raises(InputError, match=r"step 2: loss .*lower learning_rate, or look at its rows row\d+, row\d+"):
+    settings = settings_of(
+        ground, tmp_path, learning_rate=1e30, warmup=0.0, batch_size=2, device_batch_size=2
+    )
+    with pytest.raises(
+        InputError, match=r"step 2: loss .*lower learning_rate, or look at its rows row\d+, row\d+"
+    ):
         trained(settings)
 
 
 def test_too_little_memory_is_said_before_training_begins(ground, tmp_path, monkeypatch):
     monkeypatch.setattr(worker.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
-    with pytest.raises(InputError, match=r"too little memory: 0.0 GiB or more, .* has 0.0; lower device_batch_size"):
+    with pytest.raises(
+        InputError, match=r"too little memory: 0.0 GiB or more, .* has 0.0; lower device_batch_size"
+    ):
         trained(settings_of(ground, tmp_path))
 
 
-# ---- what is learnt -----------------------------------------------------------------------------------------
+# ---- what is learnt
+# -----------------------------------------------------------------------------------------
 
 
-def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_for_word(ground, tmp_path):
+def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_for_word(
+    ground, tmp_path
+):
     plan(tmp_path, ground / "tiny-llava", pictured=8)
-    given = {"rows": str(tmp_path / "rows.parquet"), "parts": ("vision", "connector", "language"), "batch_size": 8}
-    given |= {"device_batch_size": 8, "epochs": 180.0, "learning_rate": 1e-2, "checkpoint_steps": 1000}
+    given = {
+        "rows": str(tmp_path / "rows.parquet"),
+        "parts": ("vision", "connector", "language"),
+        "batch_size": 8,
+    }
+    given |= {
+        "device_batch_size": 8,
+        "epochs": 180.0,
+        "learning_rate": 1e-2,
+        "checkpoint_steps": 1000,
+    }
     settings = settings_of(ground, tmp_path, **given)
     _, log = trained(settings)
     assert log[0]["loss"] > 5
@@ -247,14 +308,20 @@ def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_fo
     model, processor = open_trained(settings.output)
     for row in pq.read_table(settings.rows).to_pylist():
         *asked, told = row["conversations"]
-        inputs = model_inputs(processor, prompt_text(processor, asked), [read_image(row["images"][0])])
+        inputs = model_inputs(
+            processor, prompt_text(processor, asked), [read_image(row["images"][0])]
+        )
         with torch.inference_mode():
-            out = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+            out = model.generate(**inputs, max_new_tokens=60, do_sample=False)[
+                0, inputs["input_ids"].shape[1] :
+            ]
         assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == told["value"]
 
 
 @pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
-def test_utilisation_is_what_torch_counts_whether_or_not_layers_are_computed_again(tmp_path, monkeypatch, name):
+def test_utilisation_is_what_torch_counts_whether_or_not_layers_are_computed_again(
+    tmp_path, monkeypatch, name
+):
     tiny.build(name, tmp_path / name)
     plan(tmp_path, tmp_path / name, pictured=2)
     counted, plain = list[float](), list[float]()
@@ -272,7 +339,9 @@ def test_utilisation_is_what_torch_counts_whether_or_not_layers_are_computed_aga
     monkeypatch.setattr(worker, "peak_flops", lambda device, precision: 1e12)
     for again in (False, True):
         place = {"model": str(tmp_path / name), "gradient_checkpointing": again, "max_steps": 2}
-        settings = settings_of(tmp_path, tmp_path / str(again), **place, rows=str(tmp_path / "rows.parquet"))
+        settings = settings_of(
+            tmp_path, tmp_path / str(again), **place, rows=str(tmp_path / "rows.parquet")
+        )
         _, log = trained(settings)
         metrics = json.loads((Path(settings.checkpoints) / "done.json").read_text())["metrics"]
         counted.append(metrics["mfu"] * 1e12 / metrics["tokens_per_second"])

@@ -1,4 +1,6 @@
-"""Vision models load from a folder with their processor, or the error says what is wrong with the name."""
+"""Vision models load from a folder with their processor, or the error says what is wrong with the
+name.
+"""
 
 import json
 from pathlib import Path
@@ -33,7 +35,9 @@ def headless(place: Path) -> None:
 
 def with_code(place: Path) -> None:
     """A model that asks to run its own Python."""
-    (place / "config.json").write_text(json.dumps({"model_type": "other", "auto_map": {"AutoConfig": "a.B"}}))
+    (place / "config.json").write_text(
+        json.dumps({"model_type": "other", "auto_map": {"AutoConfig": "a.B"}})
+    )
     (place / "a.py").write_text("raise SystemExit('this ran')")
 
 
@@ -48,8 +52,14 @@ SPOILT = {
 
 def test_a_model_of_a_folder_is_ready_to_run(folder):
     threads = torch.get_num_threads()
-    vision = load_vision_model(str(folder / "clip"), "AutoModel", parameter="embedding_model", device="cpu")
-    assert (vision.name, vision.revision, vision.model.training) == (str(folder / "clip"), "", False)
+    vision = load_vision_model(
+        str(folder / "clip"), "AutoModel", parameter="embedding_model", device="cpu"
+    )
+    assert (vision.name, vision.revision, vision.model.training) == (
+        str(folder / "clip"),
+        "",
+        False,
+    )
     assert vision.model.dtype == torch.float32
     batch = vision.inputs([Image.new("RGB", (3, 3)), Image.new("RGB", (9000, 90), "red")])
     assert batch["pixel_values"].shape == (2, 3, tiny.SIDE, tiny.SIDE)
@@ -61,7 +71,11 @@ def test_a_model_of_a_folder_is_ready_to_run(folder):
     [
         ("clip", "AutoModelForObjectDetection", "Unrecognized configuration class"),
         ("vit", "AutoModelForZeroShotObjectDetection", "Unrecognized configuration class"),
-        ("headless", "AutoModelForImageClassification", "lacks 2 weights, such as classifier.bias: it is of another"),
+        (
+            "headless",
+            "AutoModelForImageClassification",
+            "lacks 2 weights, such as classifier.bias: it is of another",
+        ),
         ("with_code", "AutoModel", "contains custom code"),
         ("truncated", "AutoModel", ""),
         ("no_processor", "AutoModel", "Can.t load image processor"),
@@ -78,7 +92,9 @@ def test_what_cannot_be_loaded_is_named_with_the_mend(folder, name, auto_class, 
 
 @pytest.mark.parametrize("value", ["", "no-such-owner/no-such-model@v1", "@", "a b c"])
 def test_a_name_that_is_no_model_is_an_error(value):
-    with pytest.raises(InputError, match="give a hub id with an optional @revision, or the folder of a model"):
+    with pytest.raises(
+        InputError, match="give a hub id with an optional @revision, or the folder of a model"
+    ):
         load_config(value, parameter="tagger")
 
 

@@ -8,7 +8,14 @@ from vislib.words import count_words, words
 
 
 def test_words_are_lower_case_with_apostrophes_inside() -> None:
-    assert words("It’s the Smiths' 3rd_boat, (2024)!") == ["it's", "the", "smiths", "3rd", "boat", "2024"]
+    assert words("It’s the Smiths' 3rd_boat, (2024)!") == [
+        "it's",
+        "the",
+        "smiths",
+        "3rd",
+        "boat",
+        "2024",
+    ]
 
 
 def test_words_cut_between_scripts() -> None:
@@ -37,7 +44,11 @@ def test_words_are_counted_in_every_script(text: str, count: int) -> None:
 
 def test_captions_answers_and_predictions_are_counted_alike() -> None:
     text = "A well-kept garden – it's old. 红色"
-    talk = {"sample_id": "s", "sources": ["caption"], "conversations": [{"value": "?"}, {"value": text}]}
+    talk = {
+        "sample_id": "s",
+        "sources": ["caption"],
+        "conversations": [{"value": "?"}, {"value": text}],
+    }
     assert language.caption_lengths(text)[1] == 8
     assert statistics.answers([talk])["n_words"].tolist() == [8]
     assert answer_row("s", text, "")["words"] == 8

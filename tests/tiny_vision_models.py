@@ -7,7 +7,12 @@ import torch
 import transformers as t
 
 SIDE = 32  # px of their inputs
-TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 VISION = {**TEXT, "image_size": SIDE, "patch_size": 8}
 SQUARE = {"height": SIDE, "width": SIDE}
 LABELS = {0: "tabby, tabby cat", 1: "crane", 2: "street sign", 3: "crane", 4: "bell pepper, pepper"}
@@ -15,7 +20,11 @@ LABELS = {0: "tabby, tabby cat", 1: "crane", 2: "street sign", 3: "crane", 4: "b
 
 def clip_tokenizer(length: int) -> t.CLIPTokenizer:
     """Characters as tokens; no token but `!` is 0, which OWLv2 takes for padding."""
-    letters = [*"!", *string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
+    letters = [
+        *"!",
+        *string.ascii_lowercase,
+        *(f"{letter}</w>" for letter in string.ascii_lowercase),
+    ]
     vocab = {token: i for i, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
     return t.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
 
@@ -26,21 +35,38 @@ def siglip_tokenizer(folder: Path) -> t.SiglipTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     words = ["a photo of cat dog chart bridge", *string.ascii_lowercase]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words), model_prefix=str(folder / "spiece"), vocab_size=50, hard_vocab_limit=False,
+        sentence_iterator=iter(words),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=50,
+        hard_vocab_limit=False,
         minloglevel=2,
-    )  # fmt: skip
-    return t.SiglipTokenizer(vocab_file=str(folder / "spiece.model"), model_input_names=["input_ids"])
+    )
+    return t.SiglipTokenizer(
+        vocab_file=str(folder / "spiece.model"), model_input_names=["input_ids"]
+    )
 
 
 def siglip2_tokenizer() -> t.Siglip2Tokenizer:
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.ascii_lowercase]
     vocab = {token: i for i, token in enumerate(tokens)}
-    return t.Siglip2Tokenizer(vocab=vocab, merges=[], padding_side="right", model_input_names=["input_ids"])
+    return t.Siglip2Tokenizer(
+        vocab=vocab, merges=[], padding_side="right", model_input_names=["input_ids"]
+    )
 
 
 def bert_tokenizer() -> t.BertTokenizer:
-    """Characters as tokens, the special ones at BERT's own ids, which Grounding DINO knows by heart."""
-    special = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
+    """Characters as tokens, the special ones at BERT's own ids, which Grounding DINO knows by
+    heart.
+    """
+    special = {
+        "[PAD]": 0,
+        "[UNK]": 100,
+        "[CLS]": 101,
+        "[SEP]": 102,
+        "[MASK]": 103,
+        ".": 1012,
+        "?": 1029,
+    }
     letters = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
     free = iter(i for i in range(1030) if i not in special.values())
     vocab = special | {token: next(free) for token in letters}
@@ -51,14 +77,17 @@ def bert_tokenizer() -> t.BertTokenizer:
 def clip(folder: Path) -> None:
     config = t.CLIPConfig(
         text_config={**TEXT, "vocab_size": 55, "max_position_embeddings": 24, "eos_token_id": 54},
-        vision_config=VISION, projection_dim=16,
-    )  # fmt: skip
+        vision_config=VISION,
+        projection_dim=16,
+    )
     images = t.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE)
     save(folder, t.CLIPModel(config), t.CLIPProcessor(images, clip_tokenizer(24)))
 
 
 def siglip(folder: Path) -> None:
-    config = t.SiglipConfig(text_config={**TEXT, "vocab_size": 40, "max_position_embeddings": 24}, vision_config=VISION)
+    config = t.SiglipConfig(
+        text_config={**TEXT, "vocab_size": 40, "max_position_embeddings": 24}, vision_config=VISION
+    )
     images = t.SiglipImageProcessorPil(size=SQUARE)
     save(folder, t.SiglipModel(config), t.SiglipProcessor(images, siglip_tokenizer(folder)))
 
@@ -72,18 +101,29 @@ def siglip2(folder: Path) -> None:
 
 
 def vit(folder: Path, **options: object) -> None:
-    config = t.ViTConfig(**VISION, id2label=LABELS, label2id={name: i for i, name in LABELS.items()}, **options)
+    config = t.ViTConfig(
+        **VISION, id2label=LABELS, label2id={name: i for i, name in LABELS.items()}, **options
+    )
     save(folder, t.ViTForImageClassification(config), t.ViTImageProcessorPil(size=SQUARE))
 
 
 def resnet() -> t.ResNetConfig:
-    return t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], out_features=["stage4"])
+    return t.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], out_features=["stage4"]
+    )
 
 
 DETR = {
-    "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_queries": 12, "id2label": LABELS,
-}  # fmt: skip
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "num_queries": 12,
+    "id2label": LABELS,
+}
 EDGES = {"shortest_edge": 64, "longest_edge": 128}
 
 
@@ -94,30 +134,52 @@ def detr(folder: Path) -> None:
 
 def yolos(folder: Path) -> None:
     config = t.YolosConfig(
-        **TEXT, image_size=[64, 64], patch_size=8, num_detection_tokens=12, id2label=LABELS,
+        **TEXT,
+        image_size=[64, 64],
+        patch_size=8,
+        num_detection_tokens=12,
+        id2label=LABELS,
         use_mid_position_embeddings=False,
-    )  # fmt: skip
+    )
     save(folder, t.YolosForObjectDetection(config), t.YolosImageProcessorPil(size=EDGES))
 
 
 def rt_detr(folder: Path) -> None:
     backbone = t.RTDetrResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     config = t.RTDetrConfig(
-        backbone_config=backbone, encoder_hidden_dim=16, encoder_in_channels=[8, 16, 16], encoder_ffn_dim=16,
-        encoder_attention_heads=2, d_model=16, decoder_in_channels=[16, 16, 16], decoder_ffn_dim=16,
-        decoder_attention_heads=2, decoder_layers=1, num_queries=12, num_denoising=0, id2label=LABELS,
-    )  # fmt: skip
-    save(folder, t.RTDetrForObjectDetection(config), t.RTDetrImageProcessorPil(size={"height": 64, "width": 64}))
+        backbone_config=backbone,
+        encoder_hidden_dim=16,
+        encoder_in_channels=[8, 16, 16],
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        d_model=16,
+        decoder_in_channels=[16, 16, 16],
+        decoder_ffn_dim=16,
+        decoder_attention_heads=2,
+        decoder_layers=1,
+        num_queries=12,
+        num_denoising=0,
+        id2label=LABELS,
+    )
+    save(
+        folder,
+        t.RTDetrForObjectDetection(config),
+        t.RTDetrImageProcessorPil(size={"height": 64, "width": 64}),
+    )
 
 
 def owlv2(folder: Path) -> None:
     config = t.Owlv2Config(
         text_config={**TEXT, "vocab_size": 55, "max_position_embeddings": 16, "eos_token_id": 54},
-        vision_config=VISION, projection_dim=16,
-    )  # fmt: skip
+        vision_config=VISION,
+        projection_dim=16,
+    )
     images = t.Owlv2ImageProcessorPil(size=SQUARE)
     save(folder, t.Owlv2ForObjectDetection(config), t.Owlv2Processor(images, clip_tokenizer(16)))
 
@@ -125,15 +187,31 @@ def owlv2(folder: Path) -> None:
 def grounding_dino(folder: Path) -> None:
     text = t.BertConfig(**TEXT, vocab_size=1030, max_position_embeddings=64)
     swin = t.SwinConfig(
-        image_size=64, patch_size=4, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        image_size=64,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
         out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     config = t.GroundingDinoConfig(
-        **{**DETR, "d_model": 32, "decoder_layers": 2}, backbone_config=swin, text_config=text, max_text_len=48,
-        encoder_n_points=2, decoder_n_points=2, num_feature_levels=4,
-    )  # fmt: skip
-    images = t.GroundingDinoImageProcessorPil(size={"shortest_edge": 128, "longest_edge": 256})  # it sees 1/64 of it
-    save(folder, t.GroundingDinoForObjectDetection(config), t.GroundingDinoProcessor(images, bert_tokenizer()))
+        **{**DETR, "d_model": 32, "decoder_layers": 2},
+        backbone_config=swin,
+        text_config=text,
+        max_text_len=48,
+        encoder_n_points=2,
+        decoder_n_points=2,
+        num_feature_levels=4,
+    )
+    images = t.GroundingDinoImageProcessorPil(
+        size={"shortest_edge": 128, "longest_edge": 256}
+    )  # it sees 1/64 of it
+    save(
+        folder,
+        t.GroundingDinoForObjectDetection(config),
+        t.GroundingDinoProcessor(images, bert_tokenizer()),
+    )
 
 
 def save(folder: Path, model: t.PreTrainedModel, processor: object) -> None:

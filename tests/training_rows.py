@@ -1,4 +1,6 @@
-"""Planned rows, settings and a run for tests that train: a tiny model learns from pictures of noise."""
+"""Planned rows, settings and a run for tests that train: a tiny model learns from pictures of
+noise.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,17 +16,43 @@ from vislib.training.planning import ROWS
 from vislib.training.settings import Settings
 
 SETTINGS = Settings(
-    method="full", parts=("connector", "language"), vision_from_layer=0, lora_rank=4, lora_alpha=4, lora_dropout=0.1,
-    image_size=0, image_splitting=False, max_length=512, epochs=1, max_steps=0, batch_size=4, device_batch_size=2,
-    packing=False, learning_rate=1e-3, warmup=0.1, weight_decay=0.0, precision="float32", attention="sdpa",
-    gradient_checkpointing=False, strategy="ddp", processes=1, machines=1, machine_rank=0, main_address="",
-    loader_workers=0, checkpoint_steps=2, device="cpu", seed=7,
-)  # fmt: skip
+    method="full",
+    parts=("connector", "language"),
+    vision_from_layer=0,
+    lora_rank=4,
+    lora_alpha=4,
+    lora_dropout=0.1,
+    image_size=0,
+    image_splitting=False,
+    max_length=512,
+    epochs=1,
+    max_steps=0,
+    batch_size=4,
+    device_batch_size=2,
+    packing=False,
+    learning_rate=1e-3,
+    warmup=0.1,
+    weight_decay=0.0,
+    precision="float32",
+    attention="sdpa",
+    gradient_checkpointing=False,
+    strategy="ddp",
+    processes=1,
+    machines=1,
+    machine_rank=0,
+    main_address="",
+    loader_workers=0,
+    checkpoint_steps=2,
+    device="cpu",
+    seed=7,
+)
 WORDS = ["amber", "birch", "coral", "dusk", "ember", "frost", "grove", "harbor", "iris", "jade"]
 
 
 def plan(folder: Path, model: Path, *, pictured: int, texts: int = 0, turns: int = 1) -> Path:
-    """A file of planned rows: `pictured` with an image each, `texts` without; answers differ in words and length."""
+    """A file of planned rows: `pictured` with an image each, `texts` without; answers differ in
+    words and length.
+    """
     encoder, rows = Encoder(open_processor(model), max_length=512), []
     for number in range(pictured + texts):
         images = []
@@ -32,13 +60,26 @@ def plan(folder: Path, model: Path, *, pictured: int, texts: int = 0, turns: int
             images = [str(folder / f"{number}.png")]
             noise = Image.effect_noise((40 + 4 * number, 50), 20 + 8 * number).convert("RGB")
             noise.resize((80, 80)).save(images[0])
-        said = [" ".join(WORDS[(number + turn + n) % 10] for n in range(3 + number % 4)) for turn in range(turns)]
-        asked = ["<image>\n" * (turn == 0 and bool(images)) + f"What is {number}?" for turn in range(turns)]
+        said = [
+            " ".join(WORDS[(number + turn + n) % 10] for n in range(3 + number % 4))
+            for turn in range(turns)
+        ]
+        asked = [
+            "<image>\n" * (turn == 0 and bool(images)) + f"What is {number}?"
+            for turn in range(turns)
+        ]
         pairs = zip(asked, said, strict=True)
         turned = [
-            {"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)
+            {"from": who, "value": text}
+            for pair in pairs
+            for who, text in zip(("human", "gpt"), pair, strict=True)
         ]
-        row = {"id": f"row{number}", "source": "visual" if images else "own", "images": images, "conversations": turned}
+        row = {
+            "id": f"row{number}",
+            "source": "visual" if images else "own",
+            "images": images,
+            "conversations": turned,
+        }
         found = encoder.encode(row)
         row |= {"n_tokens": len(found.input_ids), "n_image_tokens": found.n_image_tokens}
         rows.append(row | {"n_supervised": found.n_supervised, "n_pixels": found.n_pixels})
@@ -50,6 +91,9 @@ def a_run(folder: Path) -> SimpleNamespace:
     """The part of a run that `train` uses."""
     folder.mkdir(parents=True, exist_ok=True)
     return SimpleNamespace(
-        folder=folder, stage=SimpleNamespace(run=folder), metrics={}, progress=Progress,
+        folder=folder,
+        stage=SimpleNamespace(run=folder),
+        metrics={},
+        progress=Progress,
         params=SimpleNamespace(model="tiny-llava"),
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""A scripted web server on loopback: real sockets, and whatever a stranger's server may do on demand."""
+"""A scripted web server on loopback: real sockets, and whatever a stranger's server may do on
+demand.
+"""
 
 import asyncio
 import io
@@ -23,10 +25,19 @@ def png(shade: int, size: tuple[int, int] = (24, 16)) -> bytes:
     return stream.getvalue()
 
 
-def answer(status: int = 200, body: bytes = b"", headers: Headers = (), length: int | None = None) -> bytes:
+def answer(
+    status: int = 200, body: bytes = b"", headers: Headers = (), length: int | None = None
+) -> bytes:
     """A whole reply; `length` is what Content-Length claims."""
-    lines = [f"HTTP/1.1 {status} Some Reason", f"Content-Length: {len(body) if length is None else length}"]
-    lines += [f"{name}: {value}" for name, value in dict(headers).items()] if isinstance(headers, dict) else []
+    lines = [
+        f"HTTP/1.1 {status} Some Reason",
+        f"Content-Length: {len(body) if length is None else length}",
+    ]
+    lines += (
+        [f"{name}: {value}" for name, value in dict(headers).items()]
+        if isinstance(headers, dict)
+        else []
+    )
     lines += [f"{name}: {value}" for name, value in headers] if isinstance(headers, list) else []
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
 
@@ -34,7 +45,9 @@ def answer(status: int = 200, body: bytes = b"", headers: Headers = (), length: 
 def bomb(megabytes: int) -> bytes:
     """The beginning of a gzip stream that unfolds to that many MB of zeros."""
     squeeze = zlib.compressobj(wbits=31)
-    first, more = (squeeze.compress(bytes(1_000_000)) + squeeze.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    first, more = (
+        squeeze.compress(bytes(1_000_000)) + squeeze.flush(zlib.Z_FULL_FLUSH) for _ in range(2)
+    )
     return first + more * (megabytes - 1)
 
 
@@ -44,7 +57,9 @@ class Seen:
 
     port: int = 0
     latency_s: float = 0.0
-    script: Callable[[str, int], bytes | str | None] | None = None  # (path, how often it was asked) -> what to do
+    script: Callable[[str, int], bytes | str | None] | None = (
+        None  # (path, how often it was asked) -> what to do
+    )
     asked: Counter[str] = field(default_factory=Counter)
     at: list[tuple[float, str]] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
@@ -76,7 +91,9 @@ async def _serve(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.Strea
             try:
                 await asyncio.sleep(seen.latency_s)
                 reply = seen.script(path, seen.asked[path]) if seen.script else None
-                await _reply(seen, answer(body=png(len(path))) if reply is None else reply, reader, writer)
+                await _reply(
+                    seen, answer(body=png(len(path))) if reply is None else reply, reader, writer
+                )
             finally:
                 seen.now -= 1
     except (ConnectionError, asyncio.IncompleteReadError):
@@ -86,8 +103,12 @@ async def _serve(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.Strea
             writer.close()
 
 
-async def _reply(seen: Seen, reply: bytes | str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes as they are; `hang`, `reset`, `close`, `endless`, `drip SECONDS` (a picture, a byte at a time)."""
+async def _reply(
+    seen: Seen, reply: bytes | str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Bytes as they are; `hang`, `reset`, `close`, `endless`, `drip SECONDS` (a picture, a byte at
+    a time).
+    """
     what, _, pause = reply.partition(" ") if isinstance(reply, str) else ("", "", "")
     if isinstance(reply, bytes):
         writer.write(reply)
@@ -121,7 +142,11 @@ def web_server(tls: ssl.SSLContext | None = None, **settings: object) -> Iterato
 
     async def serve() -> None:
         server = await asyncio.start_server(
-            lambda reader, writer: _serve(seen, reader, writer), "127.0.0.1", 0, ssl=tls, backlog=1024
+            lambda reader, writer: _serve(seen, reader, writer),
+            "127.0.0.1",
+            0,
+            ssl=tls,
+            backlog=1024,
         )
         seen.port = server.sockets[0].getsockname()[1]
         ready.set()

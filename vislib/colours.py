@@ -24,7 +24,11 @@ _SRGB_GAMMA = 0.45455  # near enough to sRGB's curve, and what most PNG files st
 def to_srgb(image: Image.Image) -> Conversion | None:
     """What brings the picture into sRGB (mode L, RGB or CMYK in, RGB out); None if it is there."""
     if profile := image.info.get("icc_profile"):
-        return _by_profile(bytes(profile), _MODES.get(image.mode, "RGB")) if image.mode != "LAB" else None
+        return (
+            _by_profile(bytes(profile), _MODES.get(image.mode, "RGB"))
+            if image.mode != "LAB"
+            else None
+        )
     gamma = image.info.get("gamma")
     if image.format != "PNG" or not gamma or "srgb" in image.info:
         return None
@@ -56,7 +60,9 @@ def _moves(transform: Any, mode: str) -> int:
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
     before = Image.fromarray(grid).convert(mode)
     after = ImageCms.applyTransform(before, transform)
-    pixels = (np.asarray(one.convert("RGB"), np.int16) for one in (before, after) if one is not None)
+    pixels = (
+        np.asarray(one.convert("RGB"), np.int16) for one in (before, after) if one is not None
+    )
     return int(np.abs(np.subtract(*pixels)).max())
 
 

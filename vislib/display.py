@@ -1,8 +1,10 @@
-"""Rows shown as cards in notebooks: a small picture, its texts beside it, readable without the file at hand.
+"""Rows shown as cards in notebooks: a small picture, its texts beside it, readable without the file
+at hand.
 
-Notebooks of this project look at samples before and after each step (VisCon-100K, figures 1 and 8, print such
-pairs). Styles stand inline and colours are those of the page: JupyterLab strips style sheets from notebooks that
-it has not run itself, and both of its themes and the exported HTML must stay readable.
+Notebooks of this project look at samples before and after each step (VisCon-100K, figures 1 and 8,
+print such pairs). Styles stand inline and colours are those of the page: JupyterLab strips style
+sheets from notebooks that it has not run itself, and both of its themes and the exported HTML must
+stay readable.
 """
 
 import base64
@@ -33,19 +35,35 @@ def cards(
 ) -> HTML:
     """One card per row; every argument but `rows` and `root` names a column.
 
-    `image`: path of the picture, below `root` (a stage's data folder) or absolute. `title`: the card's heading.
-    `text`: columns shown with their names; lists become lines, absent values a dash.
-    Without `text` the cards are tiles of a contact sheet. `side`: px of a picture's longest side, at most.
+    `image`: path of the picture, below `root` (a stage's data folder) or absolute. `title`: the
+    card's heading.
+    `text`: columns shown with their names; lists become lines, absent values a dash. Without `text`
+    the cards are tiles of a contact sheet. `side`: px of a picture's longest side, at most.
     """
     shown = [_card(row, image, root, title, text, side) for row in rows]
     flow = "column" if text else "row wrap"
-    return HTML(f'<div style="display:flex;flex-flow:{flow};gap:8px">{"".join(shown) or "no rows"}</div>')  # type: ignore[no-untyped-call]
+    return HTML(
+        f'<div style="display:flex;flex-flow:{flow};gap:8px">{"".join(shown) or "no rows"}</div>'
+    )  # type: ignore[no-untyped-call]
 
 
-def _card(row: Mapping[str, Any], image: str, root: Path | None, title: str, text: Sequence[str], side: int) -> str:
+def _card(
+    row: Mapping[str, Any],
+    image: str,
+    root: Path | None,
+    title: str,
+    text: Sequence[str],
+    side: int,
+) -> str:
     bold = "font-weight:600;overflow-wrap:anywhere"
-    heading = f'<div dir="auto" style="{bold}">{escape(_as_text(row.get(title)))}</div>' if title else ""
-    picture = f'<div style="flex:none;width:{side}px">{_picture(row.get(image), root, side)}</div>' if image else ""
+    heading = (
+        f'<div dir="auto" style="{bold}">{escape(_as_text(row.get(title)))}</div>' if title else ""
+    )
+    picture = (
+        f'<div style="flex:none;width:{side}px">{_picture(row.get(image), root, side)}</div>'
+        if image
+        else ""
+    )
     frame = f"border:{_LINE};border-radius:4px;padding:8px"
     if not text:
         return f'<div style="{frame};width:{side}px;font-size:80%">{picture}{heading}</div>'
@@ -60,7 +78,9 @@ def _card(row: Mapping[str, Any], image: str, root: Path | None, title: str, tex
 
 def _text(name: str, value: str) -> str:
     """A labelled text; longer ones get more of the width, then scroll in their own box."""
-    box = "max-height:15em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
+    box = (
+        "max-height:15em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
+    )
     body = f'<div dir="auto" style="{box}">{escape(value)}</div>'
     share = 1 + min(len(value), 1200) // 200
     return f'<div style="flex:{share} 1 160px;min-width:0">{_label(name)}{body}</div>'
@@ -74,7 +94,9 @@ def _as_text(value: Any) -> str:
     """A value as one text; absent and empty ones show as a dash."""
     if isinstance(value, list | tuple):
         value = "\n".join(str(item) for item in value)
-    text = f"{value:.3g}" if isinstance(value, float) else str("" if value is None else value).strip()
+    text = (
+        f"{value:.3g}" if isinstance(value, float) else str("" if value is None else value).strip()
+    )
     over = len(text) - _LONGEST
     return (f"{text[:_LONGEST]} … ({over} more characters)" if over > 0 else text) or "–"
 
@@ -91,4 +113,7 @@ def _picture(path: str | Path | None, root: Path | None, side: int) -> str:
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=80)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<img alt="" width="{small.width}" height="{small.height}" src="data:image/jpeg;base64,{data}">'
+    return (
+        f'<img alt="" width="{small.width}" height="{small.height}"'
+        f' src="data:image/jpeg;base64,{data}">'
+    )

@@ -1,10 +1,11 @@
 """Interleaved web documents in, every row held against the OBELICS form (VisCon-100K, section 3.1).
 
-A row holds `images` and `texts` of equal length with exactly one non-null per index, in page order, and two JSON
-strings; LAION-style rows are brought into that form first. Rows that break the form, hold undecodable text or repeat
-a page are quarantined with their reason. The address in `images` is the one that is fetched: `src` in the metadata
-may be another, of a mirror say, and is no fault. Pages with only text or only images keep the form and stay.
-Nothing here grows with the number of rows: shards are streamed, and the ids met lie in a scratch database.
+A row holds `images` and `texts` of equal length with exactly one non-null per index, in page order,
+and two JSON strings; LAION-style rows are brought into that form first. Rows that break the form,
+hold undecodable text or repeat a page are quarantined with their reason. The address in `images` is
+the one that is fetched: `src` in the metadata may be another, of a mirror say, and is no fault.
+Pages with only text or only images keep the form and stay. Nothing here grows with the number of
+rows: shards are streamed, and the ids met lie in a scratch database.
 """
 
 import json
@@ -32,7 +33,9 @@ _SHUFFLE_ROWS = 10_000  # rows held to shuffle a stream, which draws from ten sh
 _BATCH = 256  # rows of a stream
 # Read as bytes: one undecodable row must not take its whole batch with it.
 _TEXTS, _JSON = pa.list_(pa.binary()), pa.binary()
-_BYTES = pa.schema([("images", _TEXTS), ("texts", _TEXTS), ("metadata", _JSON), ("general_metadata", _JSON)])
+_BYTES = pa.schema(
+    [("images", _TEXTS), ("texts", _TEXTS), ("metadata", _JSON), ("general_metadata", _JSON)]
+)
 # What later stages read of an image's entry. Sizes are not among it: an odd one is an unknown one
 # (`sizes`), and costs nobody the page. pandas writes NaN, a float, where a text is missing.
 _OPTIONAL = (str, float, type(None))
@@ -44,11 +47,15 @@ _ENTRY: dict[str, tuple[type, ...]] = {
     "alt_text": _OPTIONAL,
 }
 Numbered = Iterator[tuple[str, int, Mapping[str, Any]]]
-ReadRows = Callable[[Any, str], list[dict[str, Any]]]  # of an Arrow table or batch, and the place to name in errors
+ReadRows = Callable[
+    [Any, str], list[dict[str, Any]]
+]  # of an Arrow table or batch, and the place to name in errors
 
 
 class BrokenRow(Exception):
-    """A row to quarantine; its two arguments are a reason, one word of the account, and a detail."""
+    """A row to quarantine; its two arguments are a reason, one word of the account, and a
+    detail.
+    """
 
 
 def load_documents(run: Run) -> None:
@@ -58,7 +65,11 @@ def load_documents(run: Run) -> None:
     """
     rows, total = open_source(run)
     first = ""
-    with run.output() as output, run.progress(total, "rows") as progress, unseen(run.scratch) as is_new:
+    with (
+        run.output() as output,
+        run.progress(total, "rows") as progress,
+        unseen(run.scratch) as is_new,
+    ):
         for source, number, row in rows:
             output.take("row")
             try:
@@ -70,30 +81,48 @@ def load_documents(run: Run) -> None:
             except BrokenRow as fault:
                 reason, detail = fault.args
                 first = first or f"; {source}, row {number}: {reason}: {detail}"
-                output.write("quarantine", {"source": source, "row": number, "reason": f"{reason}: {detail}"})
+                output.write(
+                    "quarantine", {"source": source, "row": number, "reason": f"{reason}: {detail}"}
+                )
                 output.drop("row", f"{source}:{number}", reason, detail)
             progress.update()
         if not output.counts["row/kept"]:
             taken = output.counts["row/taken"]
-            raise InputError(f"source = {run.params.source!r}: no valid document in {taken} rows{first}")
+            raise InputError(
+                f"source = {run.params.source!r}: no valid document in {taken} rows{first}"
+            )
 
 
 def open_source(run: Run) -> tuple[Numbered, int]:
-    """The rows of the parameter `source` as (source, row number, row), and how many are expected."""
+    """The rows of the parameter `source` as (source, row number, row), and how many are
+    expected.
+    """
     source, limit = run.params.source, run.params.limit
     if source == "sample":
         from vislib import sample
 
-        chosen = choose(list(enumerate(sample.rows())), limit, run.seed, key=lambda pair: str(pair[0]))
+        chosen = choose(
+            list(enumerate(sample.rows())), limit, run.seed, key=lambda pair: str(pair[0])
+        )
         return (("sample", number, row) for number, row in chosen), len(chosen)
     if source == "hub":
         if not re.fullmatch(r"[0-9a-f]{40}", run.params.revision):
-            raise InputError(f"revision = {run.params.revision!r}: source hub needs the 40 hex digits of a commit")
+            raise InputError(
+                f"revision = {run.params.revision!r}: source hub needs the 40 hex digits of a"
+                " commit"
+            )
         return hub_rows(run.params.revision, limit=limit, seed=run.seed), limit or _HUB_ROWS
-    found = (f for path in run.inputs("paths") for f in expand(path) if path.is_file() or f.suffix == ".parquet")
+    found = (
+        f
+        for path in run.inputs("paths")
+        for f in expand(path)
+        if path.is_file() or f.suffix == ".parquet"
+    )
     files = list(dict.fromkeys(found))  # a glob and a folder may name a file twice
     if not files:
-        raise InputError(f"paths = {run.params.paths!r}: no .parquet file there; give files, folders or globs")
+        raise InputError(
+            f"paths = {run.params.paths!r}: no .parquet file there; give files, folders or globs"
+        )
     read = laion.obelics_rows if source == "laion" else obelics_rows
     positions: Sequence[int] = range(sum(_count_rows(file, read) for file in files))
     if 0 < limit < len(positions):
@@ -102,7 +131,9 @@ def open_source(run: Run) -> tuple[Numbered, int]:
 
 
 def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows) -> Numbered:
-    """Stream the rows at the sorted `positions`, which count over all `files`; other row groups are not read."""
+    """Stream the rows at the sorted `positions`, which count over all `files`; other row groups are
+    not read.
+    """
 
     def within(start: int, size: int) -> Sequence[int]:
         return positions[bisect_left(positions, start) : bisect_left(positions, start + size)]
@@ -118,7 +149,9 @@ def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows
                     for batch in batches(parquet, [group]) if within(start, size) else ():
                         chosen = within(at, len(batch))
                         rows = read(batch.take([position - at for position in chosen]), source)
-                        yield from ((source, p - first, row) for p, row in zip(chosen, rows, strict=True))
+                        yield from (
+                            (source, p - first, row) for p, row in zip(chosen, rows, strict=True)
+                        )
                         at += len(batch)
                     start += size
         except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # whole, but of odd types
@@ -127,11 +160,14 @@ def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows
                 "write it again with plain strings and lists"
             ) from error
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{file}: cannot be read to its end ({error}); fetch it again or leave it out") from error
+            raise InputError(
+                f"{file}: cannot be read to its end ({error}); fetch it again or leave it out"
+            ) from error
 
 
 def hub_rows(revision: str, *, limit: int, seed: int) -> Numbered:
-    """Stream OBELICS at a commit; with a limit, rows of seeded shards through a seeded shuffle buffer.
+    """Stream OBELICS at a commit; with a limit, rows of seeded shards through a seeded shuffle
+    buffer.
 
     The row number is the position in this stream.
     """
@@ -156,14 +192,16 @@ def hub_rows(revision: str, *, limit: int, seed: int) -> Numbered:
 
 
 def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
-    """The rows of an Arrow table or batch, texts as bytes; InputError where a column is missing or of another type."""
+    """The rows of an Arrow table or batch, texts as bytes; InputError where a column is missing or
+    of another type.
+    """
     try:
         read = plain(table.select(_BYTES.names)).cast(_BYTES).to_pylist()
         return cast(list[dict[str, Any]], read)
     except (pa.ArrowException, KeyError) as error:
         raise InputError(
-            f"{place}: not an OBELICS shard ({error}); it holds {_held(table.schema)}, and must hold "
-            "images and texts (lists of strings), metadata and general_metadata (strings)"
+            f"{place}: not an OBELICS shard ({error}); it holds {_held(table.schema)}, and must"
+            " hold images and texts (lists of strings), metadata and general_metadata (strings)"
         ) from error
 
 
@@ -181,17 +219,25 @@ def _read_safely(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of the `documents` table from one OBELICS row; raises BrokenRow for a row that breaks the form."""
+    """One row of the `documents` table from one OBELICS row; raises BrokenRow for a row that breaks
+    the form.
+    """
     images, texts = _texts(row, "images"), _texts(row, "texts")
     metadata, general = _json(row, "metadata", list), _json(row, "general_metadata", dict)
     if not len(images) == len(texts) == len(metadata):
-        raise BrokenRow("unequal_lengths", f"images {len(images)}, texts {len(texts)}, metadata {len(metadata)}")
+        raise BrokenRow(
+            "unequal_lengths", f"images {len(images)}, texts {len(texts)}, metadata {len(metadata)}"
+        )
     if not images:
         raise BrokenRow("empty", "neither text nor image")
     for index, (image, text, entry) in enumerate(zip(images, texts, metadata, strict=True)):
         if (image is None) == (text is None):
-            raise BrokenRow("both_or_neither", f"index {index} holds {'neither' if text is None else 'both'}")
-        if fault := _entry_fault(entry) if text is None else entry is not None and "stands beside a text":
+            raise BrokenRow(
+                "both_or_neither", f"index {index} holds {'neither' if text is None else 'both'}"
+            )
+        if fault := (
+            _entry_fault(entry) if text is None else entry is not None and "stands beside a text"
+        ):
             raise BrokenRow("bad_metadata", f"metadata[{index}] {fault}")
     url = general.get("url")
     if not isinstance(url, str) or not url:
@@ -203,7 +249,9 @@ def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def unseen(folder: Path) -> Iterator[Callable[[str], bool]]:
-    """A test whether a 16-digit id is new, which remembers it: in a scratch SQLite table with a fixed cache."""
+    """A test whether a 16-digit id is new, which remembers it: in a scratch SQLite table with a
+    fixed cache.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "seen.sqlite"
     file.unlink(missing_ok=True)  # left by an interrupted run: this one begins at the first row
@@ -238,7 +286,9 @@ def _texts(row: Mapping[str, Any], column: str) -> list[str | None]:
     values = row.get(column)
     if not isinstance(values, list):
         raise BrokenRow("wrong_type", f"{column} is {type(values).__name__}, not a list")
-    return [None if value is None else _text(value, f"{column}[{i}]") for i, value in enumerate(values)]
+    return [
+        None if value is None else _text(value, f"{column}[{i}]") for i, value in enumerate(values)
+    ]
 
 
 def _json(row: Mapping[str, Any], column: str, kind: type) -> Any:

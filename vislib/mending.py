@@ -18,7 +18,9 @@ _FILLING = b"\x55\xaa" * 64
 
 
 def mended(data: bytes) -> Iterator[bytes]:
-    """Files that may show the picture of `data`, the best first; none where nothing can be mended."""
+    """Files that may show the picture of `data`, the best first; none where nothing can be
+    mended.
+    """
     if data.startswith(_PNG):
         yield _with_chunks(data, _LOOK)
         yield _with_chunks(data, {b"tRNS"})

@@ -1,7 +1,9 @@
-"""What can be measured in a picture without a model: format, light, named colours and where they lie.
+"""What can be measured in a picture without a model: format, light, named colours and where they
+lie.
 
-The visual part of the baselines that stand where VisCon-100K (section 3.2) and DenseFusion-1M ask a model: the
-`extractive` engine and the `measured` tagger. Every fact is a number; what lies near a bound is not said.
+The visual part of the baselines that stand where VisCon-100K (section 3.2) and DenseFusion-1M ask a
+model: the `extractive` engine and the `measured` tagger. Every fact is a number; what lies near a
+bound is not said.
 """
 
 import tomllib
@@ -32,7 +34,9 @@ class Colour:
 
 @dataclass(frozen=True)
 class Picture:
-    """Measured facts. `areas` names the colours of each area, widest first; light is mean luma, 0-255."""
+    """Measured facts. `areas` names the colours of each area, widest first; light is mean luma,
+    0-255.
+    """
 
     width: int
     height: int
@@ -71,7 +75,9 @@ def _shades(rgb: Array) -> Array:
     r, g, b = (rgb[..., i] for i in range(3))
     value, chroma = rgb.max(axis=2), np.ptp(rgb, axis=2)
     c = np.maximum(chroma, 1e-6)
-    turns = np.select([value == r, value == g], [((g - b) / c) % 6, (b - r) / c + 2], (r - g) / c + 4)
+    turns = np.select(
+        [value == r, value == g], [((g - b) / c) % 6, (b - r) / c + 2], (r - g) / c + 4
+    )
     hue = 60 * turns
     saturation = np.where(chroma < 0.075, 0, chroma / np.maximum(value, 1e-6))
     masks = []

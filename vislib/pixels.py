@@ -1,8 +1,10 @@
-"""Reading pictures as they are found on the web, in one form: sRGB, upright, the first frame, opaque.
+"""Reading pictures as they are found on the web, in one form: sRGB, upright, the first frame,
+opaque.
 
-Web pages (VisCon-100K, section 3.1) carry CMYK, palette, 16-bit, transparent, rotated and animated pictures,
-colour profiles, broken metadata around good pixels, and files that are not what they say. They stay on disk as
-fetched; every stage sees them through `read_image`, and nothing is kept that `verify` did not decode.
+Web pages (VisCon-100K, section 3.1) carry CMYK, palette, 16-bit, transparent, rotated and animated
+pictures, colour profiles, broken metadata around good pixels, and files that are not what they say.
+They stay on disk as fetched; every stage sees them through `read_image`, and nothing is kept that
+`verify` did not decode.
 """
 
 import base64
@@ -24,24 +26,60 @@ from vislib.mending import mended as _mended
 
 Look = TypeVar("Look")
 Reason = Literal[
-    "empty", "too_many_bytes", "too_many_pixels", "too_small", "not_an_image", "unsupported_format",
-    "truncated", "broken", "not_found", "outside_root", "bad_url", "unreadable",
-    # of the web: dead or refused, opted out, no address, not a public one, no answer, too few or bad ones
-    "forbidden", "http_error", "opted_out", "no_address", "not_public", "too_many_redirects", "bad_certificate",
-    "unreachable", "timed_out", "disconnected", "rate_limited", "server_error", "host_failed",
-]  # fmt: skip
+    "empty",
+    "too_many_bytes",
+    "too_many_pixels",
+    "too_small",
+    "not_an_image",
+    "unsupported_format",
+    "truncated",
+    "broken",
+    "not_found",
+    "outside_root",
+    "bad_url",
+    "unreadable",
+    # of the web: dead or refused, opted out, no address, not a public one, no answer, too few or
+    # bad ones
+    "forbidden",
+    "http_error",
+    "opted_out",
+    "no_address",
+    "not_public",
+    "too_many_redirects",
+    "bad_certificate",
+    "unreachable",
+    "timed_out",
+    "disconnected",
+    "rate_limited",
+    "server_error",
+    "host_failed",
+]
 REASONS: tuple[str, ...] = get_args(Reason)
-# What Pillow may try, and the ending of a stored file: a closed list keeps its EPS interpreter out of reach.
+# What Pillow may try, and the ending of a stored file: a closed list keeps its EPS interpreter out
+# of reach.
 ENDINGS = {
-    "JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "AVIF": "avif", "BMP": "bmp", "TIFF": "tif",
-    "ICO": "ico", "JPEG2000": "jp2",
-}  # fmt: skip
+    "JPEG": "jpg",
+    "PNG": "png",
+    "GIF": "gif",
+    "WEBP": "webp",
+    "AVIF": "avif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "ICO": "ico",
+    "JPEG2000": "jp2",
+}
 _SENT = {"JPEG", "PNG", "GIF", "WEBP"}  # what model servers take
-# By EXIF's orientation 2 to 8. ImageOps.exif_transpose also writes the metadata anew, which fails if damaged.
+# By EXIF's orientation 2 to 8. ImageOps.exif_transpose also writes the metadata anew, which fails
+# if damaged.
 _TURNS = (
-    Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
-    Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90,
-)  # fmt: skip
+    Transpose.FLIP_LEFT_RIGHT,
+    Transpose.ROTATE_180,
+    Transpose.FLIP_TOP_BOTTOM,
+    Transpose.TRANSPOSE,
+    Transpose.ROTATE_270,
+    Transpose.TRANSVERSE,
+    Transpose.ROTATE_90,
+)
 _JPEG_END = b"\xff\xd9"
 _LOSSY = {"JPEG", "WEBP", "AVIF", "JPEG2000"}
 
@@ -59,7 +97,9 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Width and height in pixels **as shown** (EXIF rotation applied), format, 64-bit perceptual hash."""
+    """Width and height in pixels **as shown** (EXIF rotation applied), format, 64-bit perceptual
+    hash.
+    """
 
     width: int
     height: int
@@ -88,7 +128,9 @@ def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
 
     def look(image: Image.Image) -> ImageFacts:
         if image.width * image.height > max_pixels:
-            raise ImageError("too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels}")
+            raise ImageError(
+                "too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels}"
+            )
         shown = _normalised(image)
         return ImageFacts(*shown.size, _format(image), perceptual_hash(shown))
 
@@ -99,14 +141,18 @@ def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """The 64-bit DCT hash of the ImageHash package as 16 hex digits; alike pictures differ in few bits."""
+    """The 64-bit DCT hash of the ImageHash package as 16 hex digits; alike pictures differ in few
+    bits.
+    """
     import imagehash
 
     return str(imagehash.phash(image))
 
 
 def scaled(image: Image.Image, side: int) -> Image.Image:
-    """The picture made smaller so that its longest side is at most `side` px (0: as it is); never larger."""
+    """The picture made smaller so that its longest side is at most `side` px (0: as it is); never
+    larger.
+    """
     small = image.copy()
     if side:
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -122,15 +168,18 @@ def encode_data_uri(path: str | Path, *, side: int) -> str:
 def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[bytes, str]:
     """A file that every receiver reads as `read_image` does, and its format.
 
-    `side`: px to which the longest side is scaled down (0: not). The file's own bytes go out when they already are
-    that picture (PNG, JPEG, GIF or WebP; fits, upright, opaque, in sRGB, not animated, nothing to mend): receivers
-    differ on the rest. Otherwise PNG; with `lossy`, JPEG (full chroma, so that coloured text stays legible) if the
-    file was lossy. Same file and side, same bytes. Raises ImageError, and OSError as `read_image` does.
+    `side`: px to which the longest side is scaled down (0: not). The file's own bytes go out when
+    they already are that picture (PNG, JPEG, GIF or WebP; fits, upright, opaque, in sRGB, not
+    animated, nothing to mend): receivers differ on the rest. Otherwise PNG; with `lossy`, JPEG
+    (full chroma, so that coloured text stays legible) if the file was lossy. Same file and side,
+    same bytes. Raises ImageError, and OSError as `read_image` does.
     """
     data = Path(path).read_bytes()
 
     def look(image: Image.Image) -> tuple[str, Image.Image | None]:
-        if not data.endswith(_JPEG_END):  # decoding shows what is to be mended; a JPEG is whole if it has its end
+        if not data.endswith(
+            _JPEG_END
+        ):  # decoding shows what is to be mended; a JPEG is whole if it has its end
             image.load()
         kind, fits = _format(image), not side or max(image.size) <= side
         its_own = kind in _SENT and fits and _plain(image)
@@ -178,7 +227,9 @@ def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
         if (other := _unread(stream))[0] != "broken":  # a text that begins with BM, say
             raise ImageError(*other) from error
         cut_off = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        raise ImageError("truncated" if cut_off else "broken", f"{type(error).__name__}: {error}") from error
+        raise ImageError(
+            "truncated" if cut_off else "broken", f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _unread(stream: IO[bytes]) -> tuple[Reason, str]:
@@ -187,14 +238,18 @@ def _unread(stream: IO[bytes]) -> tuple[Reason, str]:
 
 
 def _format(image: Image.Image) -> str:
-    """Pillow's name of the format; a JPEG with further pictures behind the first (MPO) is a JPEG."""
+    """Pillow's name of the format; a JPEG with further pictures behind the first (MPO) is a
+    JPEG.
+    """
     return "JPEG" if image.format == "MPO" else str(image.format)
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged metadata is no reason to lose the picture: browsers show it unrotated
+    except (
+        Exception
+    ):  # damaged metadata is no reason to lose the picture: browsers show it unrotated
         return 1
 
 
@@ -214,7 +269,10 @@ def _normalised(image: Image.Image) -> Image.Image:
     alpha = None
     if turned.has_transparency_data:
         layer = turned.convert("RGBA")
-        turned, alpha = layer.convert("L" if turned.mode in {"L", "LA"} else "RGB"), layer.getchannel("A")
+        turned, alpha = (
+            layer.convert("L" if turned.mode in {"L", "LA"} else "RGB"),
+            layer.getchannel("A"),
+        )
     shown = (in_srgb(turned) if in_srgb else turned).convert("RGB")
     if alpha:
         shown = _opaque(shown, alpha)
@@ -225,8 +283,8 @@ def _normalised(image: Image.Image) -> Image.Image:
 def _opaque(colours: Image.Image, alpha: Image.Image) -> Image.Image:
     """The picture on white, as browsers show it; on black if most of it would be lost on white.
 
-    White writing made for a dark page is such a picture. Edges tell: on black they must be twice as strong, which
-    leaves a flat logo of up to two thirds of white's brightness on white.
+    White writing made for a dark page is such a picture. Edges tell: on black they must be twice as
+    strong, which leaves a flat logo of up to two thirds of white's brightness on white.
     """
     grounds = [Image.new("RGB", colours.size, ground) for ground in ("white", "black")]
     on_white, on_black = (Image.composite(colours, ground, alpha) for ground in grounds)
@@ -241,8 +299,12 @@ def _edges(image: Image.Image) -> float:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits scaled to 8 by its range; Pillow's own conversion cuts everything above 255."""
+    """Grey of 16 or 32 bits scaled to 8 by its range; Pillow's own conversion cuts everything above
+    255.
+    """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    ranges = (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0, float(values.max()))
+    ranges = (
+        (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0, float(values.max()))
+    )
     top = next(top for top in ranges if values.max() <= top)
     return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))

@@ -1,8 +1,9 @@
 """Experts' priors as text, the way a fused prompt carries them (DenseFusion-1M, Perceptual Fusion).
 
-One line of world knowledge, one of tags, one per object and one per visible text. Every word comes from strangers, a
-model's labels too: each stays on its line, and whoever prints it fences it. Bounds keep a poster or a crowd near 2,000
-tokens, no more than the rules that stand before it; what a bound keeps is the best, printed in an order of its own.
+One line of world knowledge, one of tags, one per object and one per visible text. Every word comes
+from strangers, a model's labels too: each stays on its line, and whoever prints it fences it.
+Bounds keep a poster or a crowd near 2,000 tokens, no more than the rules that stand before it; what
+a bound keeps is the best, printed in an order of its own.
 """
 
 from collections import Counter
@@ -17,32 +18,46 @@ Found = Mapping[str, Any]  # a tag, box or text of the contract's `priors`
 
 
 def as_fields(sample: Found, priors: Found) -> dict[str, str]:
-    """The text of each of `FIELDS`, "" for nothing found: of a row of 02 or 04 and the row of 05 on its image."""
+    """The text of each of `FIELDS`, "" for nothing found: of a row of 02 or 04 and the row of 05 on
+    its image.
+    """
     return {
         "world_knowledge": world_knowledge(sample),
         "tags": ", ".join(_surest(priors["tags"])[:_TAGS]),
         "detections": "\n".join(_object(box) for box in objects(priors["boxes"])),
-        "texts": "\n".join(_line(text["text"], _TEXT) for text in clearest(priors["texts"], _TEXTS)),
+        "texts": "\n".join(
+            _line(text["text"], _TEXT) for text in clearest(priors["texts"], _TEXTS)
+        ),
     }
 
 
 def world_knowledge(sample: Found) -> str:
-    """What is known of an image beforehand, on one line: its alternative text, and the title of its page.
+    """What is known of an image beforehand, on one line: its alternative text, and the title of its
+    page.
 
-    OBELICS has no column for titles: one is taken from the first line of the context, if the page is there from its
-    beginning (as far as the count of its blocks tells) and that line is as short as titles are.
+    OBELICS has no column for titles: one is taken from the first line of the context, if the page
+    is there from its beginning (as far as the count of its blocks tells) and that line is as short
+    as titles are.
     """
     before = str(sample["context"] or "").partition("<image>")[0]
     title = _line(before.split("\n", 1)[0], _TITLE + 1)
-    whole = before.count("\n\n") >= sample["image_index"] > 0  # each block before the image is followed by a blank line
-    fits = 0 < len(title.split()) <= _TITLE_WORDS and len(title) <= _TITLE and "<another-image>" not in title
+    whole = (
+        before.count("\n\n") >= sample["image_index"] > 0
+    )  # each block before the image is followed by a blank line
+    fits = (
+        0 < len(title.split()) <= _TITLE_WORDS
+        and len(title) <= _TITLE
+        and "<another-image>" not in title
+    )
     known = [_line(sample["alt_text"] or "", _KNOWLEDGE)]
     known += [f"page: {title}"] if whole and fits and title[-1] not in ".,;:。" else []
     return " | ".join(filter(None, known))
 
 
 def objects(boxes: Sequence[Found]) -> list[Found]:
-    """At most so many boxes as a prompt holds, by label and place: the best of every label before the second best."""
+    """At most so many boxes as a prompt holds, by label and place: the best of every label before
+    the second best.
+    """
     seen, ranked = Counter[str](), list[tuple[int, int, Found]]()
     for box in sorted(boxes, key=lambda box: (-box["score"], _place(box), box["label"])):
         ranked.append((seen[box["label"]], len(ranked), box))
@@ -52,11 +67,15 @@ def objects(boxes: Sequence[Found]) -> list[Found]:
 
 
 def clearest(texts: Sequence[Found], count: int) -> list[Found]:
-    """The `count` texts that are read most surely and stand largest, in reading order: line by line, left to right."""
+    """The `count` texts that are read most surely and stand largest, in reading order: line by
+    line, left to right.
+    """
     kept = sorted(texts, key=lambda text: (-text["score"] * size(text), _place(text)))[:count]
     lines: list[list[Found]] = []
     for text in sorted(kept, key=lambda text: (text["y1"] + text["y2"], text["x1"])):
-        if lines and text["y1"] + text["y2"] < 2 * lines[-1][0]["y2"]:  # its middle lies beside the line's first text
+        if (
+            lines and text["y1"] + text["y2"] < 2 * lines[-1][0]["y2"]
+        ):  # its middle lies beside the line's first text
             lines[-1].append(text)
         else:
             lines.append([text])
@@ -84,5 +103,7 @@ def _place(found: Found) -> tuple[float, ...]:
 
 
 def _line(text: str, limit: int) -> str:
-    """One line of at most `limit` characters: line breaks inside a text would pass for another prior."""
+    """One line of at most `limit` characters: line breaks inside a text would pass for another
+    prior.
+    """
     return " ".join(text.split())[:limit].strip()

@@ -1,8 +1,10 @@
-"""Stage 07: free-form and multiple-choice rounds about every caption, asked and parsed (VisCon-100K, section 3.3).
+"""Stage 07: free-form and multiple-choice rounds about every caption, asked and parsed
+(VisCon-100K, section 3.3).
 
-A language model reads a caption, never the image, and writes 3 to 5 rounds of each type. Its text is cut into
-rounds by the identifiers, or read as JSON; a round that is malformed or fails a check is set aside with its
-reason. Every answer is journalled before the tables are written from the journal, in the order of the captions.
+A language model reads a caption, never the image, and writes 3 to 5 rounds of each type. Its text
+is cut into rounds by the identifiers, or read as JSON; a round that is malformed or fails a check
+is set aside with its reason. Every answer is journalled before the tables are written from the
+journal, in the order of the captions.
 """
 
 from collections.abc import Collection, Iterator
@@ -43,33 +45,50 @@ class Plan:
 
     @classmethod
     def of(cls, run: Run) -> "Plan":
-        """The plan that a run's parameters describe. Raises InputError if there is no caption to ask about."""
+        """The plan that a run's parameters describe. Raises InputError if there is no caption to
+        ask about.
+        """
         captions, chosen = run.table("captions"), None
         if run.params.limit:
             rows = tables.read_rows(captions, ["sample_id", "status"])
             ids = dict.fromkeys(row["sample_id"] for row in rows if row["status"] == "ok")
             chosen = frozenset(choose(ids, run.params.limit, run.seed))
         plan = cls(
-            params=run.params, captions=captions, samples=run.table("samples"), images=run.table("images"),
-            priors=run.input("priors"), chosen=chosen, templates={kind: _template(run, kind) for kind in PARSERS},
+            params=run.params,
+            captions=captions,
+            samples=run.table("samples"),
+            images=run.table("images"),
+            priors=run.input("priors"),
+            chosen=chosen,
+            templates={kind: _template(run, kind) for kind in PARSERS},
             checks=Checks(run.params.checks, run.params.language),
-        )  # fmt: skip
+        )
         if next(plan.requests(), None) is None:
-            raise InputError(f"{captions}: no caption of status ok; see its reasons, mend and run 06 again")
+            raise InputError(
+                f"{captions}: no caption of status ok; see its reasons, mend and run 06 again"
+            )
         return plan
 
     def requests(self) -> Iterator[Request]:
         """Every request of the stage, in the order of captions and question types."""
         for part in tables.parts(self.captions):
-            yield from (request for _, requests in self.of_part(part) for request in requests.values())
+            yield from (
+                request for _, requests in self.of_part(part) for request in requests.values()
+            )
 
     def of_part(self, part: Path) -> Iterator[tuple[Row, dict[str, Request]]]:
-        """`(caption, request by question type)` for one part of the captions; none for a failed caption."""
+        """`(caption, request by question type)` for one part of the captions; none for a failed
+        caption.
+        """
         rows = [
-            r for r in tables.read_rows(part, CAPTIONS.names) if self.chosen is None or r["sample_id"] in self.chosen
+            r
+            for r in tables.read_rows(part, CAPTIONS.names)
+            if self.chosen is None or r["sample_id"] in self.chosen
         ]
         samples = self._samples(part, {row["sample_id"] for row in rows if row["status"] == "ok"})
-        images = tables.lookup(self.images, "image_url", {sample["image_url"] for sample in samples.values()})
+        images = tables.lookup(
+            self.images, "image_url", {sample["image_url"] for sample in samples.values()}
+        )
         ids = {image["image_id"] for image in images.values() if image["status"] == "ok"}
         priors = tables.lookup(self.priors, "image_id", ids) if self.priors else {}
         for row in rows:
@@ -79,10 +98,12 @@ class Plan:
             sample = samples[row["sample_id"]]
             image = images.get(sample["image_url"], {})
             evidence = {
-                "kind": row["kind"], "sample": sample, "caption": row["caption"],
+                "kind": row["kind"],
+                "sample": sample,
+                "caption": row["caption"],
                 "priors": priors.get(image.get("image_id", "")),
                 "image_path": str(self.images.parent / image["path"]) if image.get("path") else "",
-            }  # fmt: skip
+            }
             yield row, {task: self._request(row, task, evidence) for task in PARSERS}
 
     def blocks(self, request: Request, text: str) -> tuple[list[Block], str]:
@@ -92,7 +113,9 @@ class Plan:
         return [_checked(block, self, task, page=page) for block in parsed.blocks], parsed.outside
 
     def fault(self, request: Request, text: str) -> tuple[str, str]:
-        """Why an answer is of no use: the first fault of its rounds if all have one; else two empty strings."""
+        """Why an answer is of no use: the first fault of its rounds if all have one; else two empty
+        strings.
+        """
         blocks, _ = self.blocks(request, text)
         if any(not block.reason for block in blocks):
             return "", ""
@@ -105,18 +128,26 @@ class Plan:
         if len(found) < len(ids):
             found = tables.lookup(self.samples, "sample_id", ids)
         if lacking := sorted(set(ids) - set(found)):
-            raise InputError(f"{part}: sample {lacking[0]} is not in {self.samples}; take both tables from one run")
+            raise InputError(
+                f"{part}: sample {lacking[0]} is not in {self.samples}; take both tables from"
+                " one run"
+            )
         return found
 
     def _request(self, row: Row, task: str, evidence: Row) -> Request:
         template = self.templates[task]
         caption, _ = prompts.neutralise(row["caption"])
         return Request(
-            id=row["sample_id"], prompt=template.render(caption=caption), prompt_sha=template.sha,
+            id=row["sample_id"],
+            prompt=template.render(caption=caption),
+            prompt_sha=template.sha,
             shared=template.shared,
-            temperature=self.params.temperature, max_tokens=self.params.max_answer_tokens, seed=self.params.seed,
-            schema=SCHEMAS[task] if self.params.answer_format == "json" else None, evidence={"task": task, **evidence},
-        )  # fmt: skip
+            temperature=self.params.temperature,
+            max_tokens=self.params.max_answer_tokens,
+            seed=self.params.seed,
+            schema=SCHEMAS[task] if self.params.answer_format == "json" else None,
+            evidence={"task": task, **evidence},
+        )
 
 
 def _template(run: Run, question_type: str) -> prompts.Template:
@@ -129,18 +160,30 @@ def _template(run: Run, question_type: str) -> prompts.Template:
 
 
 def generate_questions(run: Run) -> None:
-    """Ask for the questions that the journal lacks, then write the table `questions`, bad rounds included."""
+    """Ask for the questions that the journal lacks, then write the table `questions`, bad rounds
+    included.
+    """
     plan, engine = Plan.of(run), open_engine(run)
     ask_all(run, engine, plan.requests, plan.fault)
     write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.journal))
-    run.map_shards(write, tables.parts(plan.captions), resume=False)  # the journal may hold more by now
+    run.map_shards(
+        write, tables.parts(plan.captions), resume=False
+    )  # the journal may hold more by now
     rounds = run.counts().get("round", {"kept": 0, "dropped": {}})
     if not rounds["kept"]:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in rounds["dropped"].items()) or "no answer came"
-        raise InputError(f"{engine.model}: no usable question in any answer ({reasons}); mend the prompt or the model")
+        reasons = (
+            ", ".join(f"{reason} {n}" for reason, n in rounds["dropped"].items())
+            or "no answer came"
+        )
+        raise InputError(
+            f"{engine.model}: no usable question in any answer ({reasons}); mend the prompt or the"
+            " model"
+        )
 
 
-def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal) -> None:
+def _write_part(
+    part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal
+) -> None:
     for caption, requests in plan.of_part(part):
         output.take("caption")
         name = f"{caption['sample_id']}/{caption['kind']}"
@@ -151,19 +194,32 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
         for question_type, request in requests.items():
             output.take("request")
             answer = answer_of(journal, engine, request)
-            output.write("requests", {
-                "sample_id": caption["sample_id"], "kind": caption["kind"], "question_type": question_type,
-                "status": answer.status, "reason": answer.reason, "model": answer.model,
-                "request_sha": answer.request_sha, "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out,
-            })  # fmt: skip
+            output.write(
+                "requests",
+                {
+                    "sample_id": caption["sample_id"],
+                    "kind": caption["kind"],
+                    "question_type": question_type,
+                    "status": answer.status,
+                    "reason": answer.reason,
+                    "model": answer.model,
+                    "request_sha": answer.request_sha,
+                    "tokens_in": answer.tokens_in,
+                    "tokens_out": answer.tokens_out,
+                },
+            )
             if answer.status != "ok":
                 output.drop("request", f"{name}/{question_type}", answer.reason, answer.detail)
                 continue
             output.keep("request")
             origin = {
-                "sample_id": caption["sample_id"], "kind": caption["kind"], "question_type": question_type,
-                "model": answer.model, "prompt_sha": request.prompt_sha, "request_sha": answer.request_sha,
-            }  # fmt: skip
+                "sample_id": caption["sample_id"],
+                "kind": caption["kind"],
+                "question_type": question_type,
+                "model": answer.model,
+                "prompt_sha": request.prompt_sha,
+                "request_sha": answer.request_sha,
+            }
             blocks, outside = plan.blocks(request, answer.text)
             output.note("answers_with_text_outside_rounds", bool(outside.strip()))
             for number, block in enumerate(blocks, 1):
@@ -171,7 +227,9 @@ def _write_part(part: Path, output: Output, *, plan: Plan, engine: Engine, journ
 
 
 def _checked(block: Block, plan: Plan, question_type: str, *, page: str) -> Block:
-    """The block with the first check that its question or its free-form answer fails, if it was good so far."""
+    """The block with the first check that its question or its free-form answer fails, if it was
+    good so far.
+    """
     texts = (block.round.question, block.round.answer)[: 1 if block.round.options else 2]
     for text in texts if not block.reason else ():
         name, found = plan.checks.fault(text, prompt=plan.templates[question_type].text, page=page)
@@ -181,9 +239,17 @@ def _checked(block: Block, plan: Plan, question_type: str, *, page: str) -> Bloc
 
 
 def _write_round(output: Output, origin: Row, number: int, block: Block, params: Any) -> None:
-    """One row of `questions`, the options of a good one shuffled; a bad round stands in `dropped` too."""
-    found = [prompts.neutralise(text) for text in (block.round.question, block.round.answer, *block.round.options)]
-    (question, answer, *options), changed = [text for text, _ in found], sum(count for _, count in found)
+    """One row of `questions`, the options of a good one shuffled; a bad round stands in `dropped`
+    too.
+    """
+    found = [
+        prompts.neutralise(text)
+        for text in (block.round.question, block.round.answer, *block.round.options)
+    ]
+    (question, answer, *options), changed = (
+        [text for text, _ in found],
+        sum(count for _, count in found),
+    )
     ids = origin["sample_id"], origin["kind"], origin["question_type"]
     question_id = short_hash(*ids, str(number), question)
     if options and not block.reason:
@@ -194,10 +260,19 @@ def _write_round(output: Output, origin: Row, number: int, block: Block, params:
             output.note("options_left_in_order", not order)
     output.note("placeholders_neutralised", changed)
     output.take("round")
-    output.write("questions", {
-        "question_id": question_id, **origin, "round": number, "question": question, "options": options,
-        "answer": answer, "status": "dropped" if block.reason else "ok", "reason": block.reason,
-    })  # fmt: skip
+    output.write(
+        "questions",
+        {
+            "question_id": question_id,
+            **origin,
+            "round": number,
+            "question": question,
+            "options": options,
+            "answer": answer,
+            "status": "dropped" if block.reason else "ok",
+            "reason": block.reason,
+        },
+    )
     if block.reason:
         output.drop("round", question_id, block.reason, block.text[:_DETAIL])
     else:
@@ -205,8 +280,12 @@ def _write_round(output: Output, origin: Row, number: int, block: Block, params:
 
 
 def examples(run: Run, count: int) -> list[Row]:
-    """A seeded handful of captions to look at, each with its sample, `picture`, and rounds by question type as text."""
-    asked = dict.fromkeys(row["sample_id"] for row in tables.read_rows(run.data / "questions", ["sample_id"]))
+    """A seeded handful of captions to look at, each with its sample, `picture`, and rounds by
+    question type as text.
+    """
+    asked = dict.fromkeys(
+        row["sample_id"] for row in tables.read_rows(run.data / "questions", ["sample_id"])
+    )
     samples = tables.lookup(run.table("samples"), "sample_id", choose(asked, count, run.seed))
     urls = {row["image_url"] for row in samples.values()}
     images = tables.lookup(run.table("images"), "image_url", urls, ["path"])
@@ -215,7 +294,12 @@ def examples(run: Run, count: int) -> list[Row]:
         if sample := samples.get(row["sample_id"]):
             path = images.get(sample["image_url"], {}).get("path")
             picture = run.table("images").parent / path if path else ""
-            shown[row["sample_id"], row["kind"]] = {**sample, **row, "picture": picture, **dict.fromkeys(PARSERS, "")}
+            shown[row["sample_id"], row["kind"]] = {
+                **sample,
+                **row,
+                "picture": picture,
+                **dict.fromkeys(PARSERS, ""),
+            }
     for row in tables.read_rows(run.data / "questions"):
         if card := shown.get((row["sample_id"], row["kind"])):
             card[row["question_type"]] += f"\n\n{as_text(row)}"

@@ -1,9 +1,10 @@
 """The JSON form of rounds, for servers that hold an answer to a schema (VisCon-100K, section 3.3).
 
-The schemas keep to what strict modes take: every property required, no others, no bounds on lengths. Four options
-are four required properties, since strict modes differ on `minItems`. Answers are read one round at a time, so
-that fences, prose around them, a bare list, or an end cut at the token limit lose no complete round. What models
-write without a schema is read as it is meant: trailing commas, Python's quotes, escapes that JSON does not know.
+The schemas keep to what strict modes take: every property required, no others, no bounds on
+lengths. Four options are four required properties, since strict modes differ on `minItems`. Answers
+are read one round at a time, so that fences, prose around them, a bare list, or an end cut at the
+token limit lose no complete round. What models write without a schema is read as it is meant:
+trailing commas, Python's quotes, escapes that JSON does not know.
 """
 
 import json
@@ -16,25 +17,33 @@ from vislib.qa_options import LETTERS, check_options, read_options, unescaped, w
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False,
-    }  # fmt: skip
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 _STRING = {"type": "string"}
 _ROUNDS = {
     "free_form": {"question": _STRING, "answer": _STRING},
     "multiple_choice": {
-        "question": _STRING, "options": _object(dict.fromkeys(LETTERS, _STRING)),
+        "question": _STRING,
+        "options": _object(dict.fromkeys(LETTERS, _STRING)),
         "answer": {"type": "string", "enum": list(LETTERS)},
     },
-}  # fmt: skip
-SCHEMAS: dict[str, dict[str, Any]] = {
-    name: _object({"rounds": {"type": "array", "items": _object(properties)}}) for name, properties in _ROUNDS.items()
 }
-JsonRound = tuple[int, int, dict[str, Any] | None]  # start, end, fields; None for one that is cut short or broken
+SCHEMAS: dict[str, dict[str, Any]] = {
+    name: _object({"rounds": {"type": "array", "items": _object(properties)}})
+    for name, properties in _ROUNDS.items()
+}
+JsonRound = tuple[
+    int, int, dict[str, Any] | None
+]  # start, end, fields; None for one that is cut short or broken
 _MOST, _LONGEST = 100, 20_000  # objects looked at in a text; characters of one
 _QUESTION = re.compile(r"[\"'“]question[\"'”]\s{0,4}:", re.IGNORECASE)
-# An object that may be a round begins with a field of one, or with a number or a name of the model's own.
+# An object that may be a round begins with a field of one, or with a number or a name of the
+# model's own.
 _OBJECT = re.compile(
     r"\{\s{0,40}[\"'“](?:(?:question|answer|options|choices)[\"'”]\s{0,4}:"
     r"|\w{1,20}[\"'”]\s{0,4}:\s{0,4}(?:\"[^\"\\]{0,40}\"|'[^'\\]{0,40}'|\d{1,4}))",
@@ -115,7 +124,9 @@ def as_words(value: Any) -> str:
 
 
 def options_of(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    """The options of a round and what is wrong with them: an object by letters, a list, a text, or fields A to D."""
+    """The options of a round and what is wrong with them: an object by letters, a list, a text, or
+    fields A to D.
+    """
     given = fields.get("options") or {name: fields[name] for name in "abcd" if name in fields}
     if not given:
         return (), "missing_options"
@@ -123,6 +134,10 @@ def options_of(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
         return read_options(given)
     if isinstance(given, Mapping):
         by_letter = {name.strip().upper(): as_words(item) for name, item in given.items()}
-        given = [by_letter[name] for name in sorted(by_letter)] if sorted(by_letter) == list(LETTERS) else []
+        given = (
+            [by_letter[name] for name in sorted(by_letter)]
+            if sorted(by_letter) == list(LETTERS)
+            else []
+        )
     texts = [as_words(item) for item in given] if isinstance(given, list) else []
     return check_options([unescaped(text) for text in without_letters(texts)])

@@ -1,8 +1,9 @@
 """Reading of the four options and of the letter in multiple-choice rounds (VisCon-100K, Table 4).
 
-Options stand one a line or all in one line, quoted or not, with their letters in many forms and scripts; an answer is
-a letter, a letter with its option's text, or the text alone. Each fault has a reason of `qa_format.REASONS`. Models
-favour some letters as the right one, so options can be put in an order drawn by hash.
+Options stand one a line or all in one line, quoted or not, with their letters in many forms and
+scripts; an answer is a letter, a letter with its option's text, or the text alone. Each fault has a
+reason of `qa_format.REASONS`. Models favour some letters as the right one, so options can be put in
+an order drawn by hash.
 """
 
 import re
@@ -20,9 +21,11 @@ _OPENING = "\"'“‘«‹「『`"
 _QUOTES = _OPENING + "”’»›」』"
 _BETWEEN = " ,;|/，、；"  # what stands between options in one line
 _MARK = re.compile(
-    rf"(?:(?P<line>^[ \t]{{0,8}}(?:[-*•+][ \t]{{1,3}})?)|(?P<after>[,;|/，、；][ \t]{{0,8}})|(?<=[\s{UNSPACED}]))"
+    r"(?:(?P<line>^[ \t]{0,8}(?:[-*•+][ \t]{1,3})?)|(?P<after>[,;|/，、；]["
+    rf" \t]{{0,8}})|(?<=[\s{UNSPACED}]))"
     rf"(?P<open>[{_OPENING}*(\[_（【]{{0,4}})(?P<letter>[A-EＡ-Ｅ])(?P<shut>[*_\"']{{0,3}})"
-    r"(?:[.):\]．：）】、。]{1,2}|[ ][-–—](?=[ ]))[*_]{0,3}(?(line)|(?![A-Za-z]\.))(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
+    r"(?:[.):\]．：）】、。]{1,2}|[ ][-–—](?=["
+    r" ]))[*_]{0,3}(?(line)|(?![A-Za-z]\.))(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
     re.IGNORECASE | re.MULTILINE,
 )
 _LETTERED = re.compile(r"[(（]?(?P<letter>[A-DＡ-Ｄ])(?:[.):](?=\s|$)|[．：）、])", re.IGNORECASE)
@@ -42,7 +45,9 @@ def has_words(text: str) -> bool:
 
 
 def unescaped(text: str) -> str:
-    """A text without the backslashes that Python, JSON or Markdown put before quotes, brackets and marks."""
+    """A text without the backslashes that Python, JSON or Markdown put before quotes, brackets and
+    marks.
+    """
     return _ESCAPED.sub("", text)
 
 
@@ -57,14 +62,16 @@ def read_options(body: str) -> tuple[tuple[str, ...], str]:
     if not marks:
         return (), "not_four_options"
     limits = [*(mark.start() for mark in marks[1:]), len(body)]
-    return check_options([_option(mark, body[mark.end() : n]) for mark, n in zip(marks, limits, strict=True)])
+    return check_options(
+        [_option(mark, body[mark.end() : n]) for mark, n in zip(marks, limits, strict=True)]
+    )
 
 
 def _marks(body: str) -> list[Mark]:
     """The marks of A to D; none where they are not four, or could be others.
 
-    Initials and abbreviations look like marks. So the surest kind of mark that gives an A and a B decides: at the
-    beginning of a line, after a quote, after a comma, with a blank after it, any.
+    Initials and abbreviations look like marks. So the surest kind of mark that gives an A and a B
+    decides: at the beginning of a line, after a quote, after a comma, with a blank after it, any.
     """
     found = list(_MARK.finditer(body))
     if not found or _letter(found[0]) != "A":
@@ -104,7 +111,9 @@ def _letter(mark: Mark) -> str:
 
 
 def _option(mark: Mark, text: str) -> str:
-    """The words of one option; a closing quote goes if one was opened before the letter and not shut after it."""
+    """The words of one option; a closing quote goes if one was opened before the letter and not
+    shut after it.
+    """
     text = " ".join(text.strip().partition("\n\n")[0].split()).rstrip(_BETWEEN)
     if "*" in mark["open"]:
         text = text.rstrip("*_")
@@ -121,7 +130,9 @@ def check_options(options: Sequence[str]) -> tuple[tuple[str, ...], str]:
         return (), "not_four_options"
     if not all(has_words(option) for option in options):
         return tuple(options), "empty_option"
-    return tuple(options), "repeated_options" if len({plain(option) for option in options}) < 4 else ""
+    return tuple(options), (
+        "repeated_options" if len({plain(option) for option in options}) < 4 else ""
+    )
 
 
 def without_letters(options: Sequence[str]) -> list[str]:
@@ -129,11 +140,14 @@ def without_letters(options: Sequence[str]) -> list[str]:
     marks = [_LETTERED.match(option) for option in options]
     if "".join(_letter(mark) if mark else "-" for mark in marks) != LETTERS[: len(options)]:
         return list(options)
-    return [option[mark.end() :].strip() for mark, option in zip(marks, options, strict=True) if mark]
+    return [
+        option[mark.end() :].strip() for mark, option in zip(marks, options, strict=True) if mark
+    ]
 
 
 def read_letter(answer: str, options: Sequence[str]) -> tuple[str, str]:
-    """The letter that an answer means, by its first line if that names one, or the answer and a reason.
+    """The letter that an answer means, by its first line if that names one, or the answer and a
+    reason.
 
     An option's text inside a sentence is no answer here: in data, what is not sure is set aside.
     """
@@ -151,7 +165,8 @@ def shuffle(
 ) -> tuple[list[str], str] | None:
     """The options in an order drawn from `seed` and `name`, and the right one's new letter.
 
-    None where the question or an option speaks of other options or their letters ("All of the above").
+    None where the question or an option speaks of other options or their letters ("All of the
+    above").
     """
     if any(_OF_OTHERS.search(text) for text in (question, *options)):
         return None

@@ -1,6 +1,8 @@
-"""What the first bytes of a file say that it is, where no decoder knows it: why a link gave no picture.
+"""What the first bytes of a file say that it is, where no decoder knows it: why a link gave no
+picture.
 
-A ledger that calls a video "a damaged header" or an error page "SVG" sends its reader the wrong way.
+A ledger that calls a video "a damaged header" or an error page "SVG" sends its reader the wrong
+way.
 """
 
 import re
@@ -39,9 +41,13 @@ _OTHERS = {
     "zip": rb"PK\x03\x04",
 }
 _OTHER = {name: re.compile(begin, re.DOTALL) for name, begin in _OTHERS.items()}
-_AVIF = re.compile(rb"\0...ftyp(?=.{0,60}avi[fs])", re.DOTALL)  # also where another brand comes first
+_AVIF = re.compile(
+    rb"\0...ftyp(?=.{0,60}avi[fs])", re.DOTALL
+)  # also where another brand comes first
 # What XML may have before its first element.
-_PROLOG = re.compile(r"\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?!\s+svg)[^>\[]*(\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE)
+_PROLOG = re.compile(
+    r"\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?!\s+svg)[^>\[]*(\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE
+)
 _SVG = re.compile(r"<!DOCTYPE\s+svg\b|<(\w+:)?svg[\s>/]", re.IGNORECASE)
 
 

@@ -24,11 +24,15 @@ _OPENING = re.compile(rf"^[ \t]{{0,8}}{_OPENING_MARK}", re.IGNORECASE | re.MULTI
 _SPOKEN = re.compile(_OPENING_MARK, re.IGNORECASE)
 _CLOSING_MARK = (
     rf"(?:</{_TAG}>|◁/think▷|\[/THINK\]|</details>|<\|(?:END_THINKING|end_of_thought|/thinking)\|>"
-    rf"|{_HARMONY}final{_TO_THE_TEXT}|<channel\|>|<unused95>|assistantfinal|Here(?: is|'s) my response:)"
+    rf"|{_HARMONY}final{_TO_THE_TEXT}|<channel\|>|<unused95>|assistantfinal|Here(?: is|'s) my"
+    r" response:)"
 )
 _CLOSING = re.compile(_CLOSING_MARK, re.IGNORECASE)
-# Without its opening, a closing mark counts where a line begins or ends, or where none was opened before.
-_LONE = re.compile(rf"^[ \t]{{0,8}}{_CLOSING_MARK}|{_CLOSING_MARK}(?=[ \t]{{0,8}}$)", re.IGNORECASE | re.MULTILINE)
+# Without its opening, a closing mark counts where a line begins or ends, or where none was opened
+# before.
+_LONE = re.compile(
+    rf"^[ \t]{{0,8}}{_CLOSING_MARK}|{_CLOSING_MARK}(?=[ \t]{{0,8}}$)", re.IGNORECASE | re.MULTILINE
+)
 _END_OF_TURN = re.compile(r"<\|(?:return|end)\|>\s{0,9}\Z")
 _WRAPPERS = (
     ("<answer>", "</answer>"),
@@ -45,7 +49,8 @@ _WRAPPERS = (
 def without_thoughts(text: str) -> tuple[str, str]:
     """The answer in a model's text, and all that is cut: its thoughts with their marks.
 
-    An opening mark at the beginning that nothing closes leaves no answer: the model was still thinking.
+    An opening mark at the beginning that nothing closes leaves no answer: the model was still
+    thinking.
     """
     answer, cut, begin = [], [], 0
     while opening := _OPENING.search(text, begin):
@@ -66,12 +71,18 @@ def _lone_end(text: str) -> int:
     """Where the last closing mark ends that nothing opened; 0 if there is none."""
     spoken = _SPOKEN.search(text)
     before = text[: spoken.start()] if spoken else text
-    ends = [mark.end() for mark in (*_LONE.finditer(text), *_CLOSING.finditer(before)) if mark[0] != "</details>"]
+    ends = [
+        mark.end()
+        for mark in (*_LONE.finditer(text), *_CLOSING.finditer(before))
+        if mark[0] != "</details>"
+    ]
     return max(ends, default=0)
 
 
 def _unwrapped(text: str) -> tuple[str, str]:
-    """The inside of a text that is one `<answer>`, the closing mark perhaps missing, and the marks."""
+    """The inside of a text that is one `<answer>`, the closing mark perhaps missing, and the
+    marks.
+    """
     marks = "".join(_END_OF_TURN.findall(text))
     body = _END_OF_TURN.sub("", text).strip()
     for opening, closing in _WRAPPERS:

@@ -1,9 +1,10 @@
-"""Exact token counts by any Hugging Face tokenizer, and sentences of several scripts (VisCon-100K, sections 3.1, 3.2).
+"""Exact token counts by any Hugging Face tokenizer, and sentences of several scripts (VisCon-100K,
+sections 3.1, 3.2).
 
-The paper's cap counts tokens of Vicuna-7b, whose tokenizer is a SentencePiece model with byte fallback. The usual
-conversion of such models to fast tokenizers changes some counts, so they are rebuilt here from the scores of their
-pieces and held against the original. Page text is data: a literal `</s>` counts as the characters it is made of,
-never as one special token.
+The paper's cap counts tokens of Vicuna-7b, whose tokenizer is a SentencePiece model with byte
+fallback. The usual conversion of such models to fast tokenizers changes some counts, so they are
+rebuilt here from the scores of their pieces and held against the original. Page text is data: a
+literal `</s>` counts as the characters it is made of, never as one special token.
 """
 
 import re
@@ -19,15 +20,19 @@ _BATCH, _CHARACTERS = 256, 2**20
 _LONG = 2**16  # characters: a shorter text is counted whole, which takes 15 ms at most
 _SEAM = 64  # tokens by which a count may change where a text is cut; seldom one
 Item = TypeVar("Item")
-_PROBE = "A  naïve\tcafé,   12,345 ﬁles\n\n東京 ① Ａ e\u0301 مرحبا 🙂🇫🇷 <s></s> ▁ <0x0A> ====  x\u200b\ufeff  "
+_PROBE = (
+    "A  naïve\tcafé,   12,345 ﬁles\n\n東京 ① Ａ e\u0301 مرحبا 🙂🇫🇷 <s></s> ▁ <0x0A> ==== "
+    " x\u200b\ufeff  "
+)
 
 
 def load_tokenizer(name: str) -> Any:
-    """The `tokenizers.Tokenizer` called `name`, set to count whole texts, special tokens as plain text.
+    """The `tokenizers.Tokenizer` called `name`, set to count whole texts, special tokens as plain
+    text.
 
-    `name`: "mistral-common" (the SentencePiece model in that package), a `tokenizer.json` or SentencePiece file, a
-    folder that holds one, or a hub id with an optional revision, `org/name@revision`. Raises InputError if there
-    is none or it cannot be read.
+    `name`: "mistral-common" (the SentencePiece model in that package), a `tokenizer.json` or
+    SentencePiece file, a folder that holds one, or a hub id with an optional revision,
+    `org/name@revision`. Raises InputError if there is none or it cannot be read.
     """
     try:
         tokenizer = _open(name)
@@ -36,8 +41,9 @@ def load_tokenizer(name: str) -> Any:
     except Exception as error:  # the tokenizers library raises plain Exception
         first = str(error).strip().split("\n")[0]
         raise InputError(
-            f"tokenizer = {name!r} cannot be loaded ({type(error).__name__}: {first}); give mistral-common, "
-            "a tokenizer.json, a folder that holds one, or a hub id such as org/name@revision"
+            f"tokenizer = {name!r} cannot be loaded ({type(error).__name__}: {first}); give"
+            " mistral-common, a tokenizer.json, a folder that holds one, or a hub id such as"
+            " org/name@revision"
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -69,7 +75,8 @@ def batched_by_length(items: Iterable[Item], length: Callable[[Item], int]) -> I
 
 
 def tokens_beyond(tokenizer: Any, text: str, most: int) -> int:
-    """A number above `most` of which `text` surely has more tokens; 0 where it must be counted whole.
+    """A number above `most` of which `text` surely has more tokens; 0 where it must be counted
+    whole.
 
     A page of 20 MB need not be tokenised to see that it is too long: its beginning is, up to a
     space, and twice as much again until `most` is passed by more than the cut can change.
@@ -86,11 +93,15 @@ def tokens_beyond(tokenizer: Any, text: str, most: int) -> int:
 
 def _open(name: str) -> Any:
     if not name:
-        raise InputError("tokenizer is empty: name mistral-common, a hub id, a folder or a tokenizer.json")
+        raise InputError(
+            "tokenizer is empty: name mistral-common, a hub id, a folder or a tokenizer.json"
+        )
     if name == "mistral-common":
         package = find_spec("mistral_common")  # found, not imported: the import takes a second
         if package is None or not package.submodule_search_locations:
-            raise InputError("tokenizer = 'mistral-common': the package is missing; pip install mistral-common")
+            raise InputError(
+                "tokenizer = 'mistral-common': the package is missing; pip install mistral-common"
+            )
         return _open_file(Path(package.submodule_search_locations[0]) / "data/tokenizer.model.v1")
     path = Path(name).expanduser()
     if path.is_file():
@@ -122,7 +133,9 @@ def _converted(folder: Path) -> Any:
 
 
 def _from_sentencepiece(path: Path) -> Any:
-    """LLaMA's kind of SentencePiece model as a BPE whose merges follow the scores; None for another kind."""
+    """LLaMA's kind of SentencePiece model as a BPE whose merges follow the scores; None for another
+    kind.
+    """
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer, models, normalizers
 
@@ -141,29 +154,35 @@ def _from_sentencepiece(path: Path) -> Any:
     merges = [pair for *_, pair in ranked]
     bpe = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(bpe)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     same = tokenizer.encode(_PROBE, add_special_tokens=False).ids == model.encode(_PROBE)
     return tokenizer if same else None
 
 
-# A newline ends a sentence: in page text it stands for a block or a <br>. Possessive runs keep long text linear.
+# A newline ends a sentence: in page text it stands for a block or a <br>. Possessive runs keep long
+# text linear.
 _CLOSERS = "\"'”’»)\\]）」』】》〉"
 _END = re.compile(
     rf"(?<![.!?…])(?P<latin>[.!?…]++)[{_CLOSERS}]*+(?P<gap>\s++)"
-    rf"|[。！？｡]++(?:(?![{_CLOSERS}])|[{_CLOSERS}]++(?![ぁ-ん]))\s*+"  # a quotation may go on: 「…。」と
+    # a quotation may go on: 「…。」と
+    rf"|[。！？｡]++(?:(?![{_CLOSERS}])|[{_CLOSERS}]++(?![ぁ-ん]))\s*+"
     rf"|[؟۔।॥።፧။។։]++[{_CLOSERS}]*+\s++"
     r"|\n\s*+"
 )
 _WORDS = (
-    "mr mrs ms dr prof st vs cf fig figs eq eqs sec ch vol pp p ed eds al approx ca jr sr gen col lt sgt capt "
-    "rev gov sen rep mt ft dept univ nr bd bzw z.b d.h"
+    "mr mrs ms dr prof st vs cf fig figs eq eqs sec ch vol pp p ed eds al approx ca jr sr gen col"
+    " lt sgt capt rev gov sen rep mt ft dept univ nr bd bzw z.b d.h"
 )
 _ABBREVIATIONS = frozenset(_WORDS.split())
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[A-ZÀ-ÞА-Я]|[a-z](?:\.[a-z])+")
 
 
 def sentences(text: str) -> list[str]:
-    """Cut `text` at the ends of sentences and lines. Each keeps the white space behind it: joined, they are `text`."""
+    """Cut `text` at the ends of sentences and lines. Each keeps the white space behind it: joined,
+    they are `text`.
+    """
     cuts = [*_cuts(text), len(text)]
     return [text[a:b] for a, b in zip([0, *cuts], cuts, strict=False) if a < b]
 
@@ -172,13 +191,18 @@ def _cuts(text: str) -> Iterator[int]:
     for match in _END.finditer(text):
         end = match.end()
         inside = "\n" not in (match["gap"] or "\n")
-        if inside and (text[end : end + 1].islower() or (match["latin"] == "." and _abbreviated(text, match.start()))):
+        if inside and (
+            text[end : end + 1].islower()
+            or (match["latin"] == "." and _abbreviated(text, match.start()))
+        ):
             continue
         yield end
 
 
 def _abbreviated(text: str, stop: int) -> bool:
-    """Whether the full stop at `stop` belongs to an abbreviation, to initials or to a number as in `Figure 3.1.`"""
+    """Whether the full stop at `stop` belongs to an abbreviation, to initials or to a number as in
+    `Figure 3.1.`
+    """
     before = text[max(0, stop - 32) : stop]
     words = before.rpartition("\n")[2].split() or [""]
     word = words[-1].lstrip("([\"'“‘«")

@@ -1,8 +1,10 @@
-"""Vision models of the hub or of a folder, through transformers: what selection and experts run (DenseFusion-1M).
+"""Vision models of the hub or of a folder, through transformers: what selection and experts run
+(DenseFusion-1M).
 
-One place says how a name is read (`id`, `id@revision`, or a folder), on which device it runs, and what is wrong when
-it cannot be loaded. The PIL image processors are taken: they need no torchvision and give the same pixels everywhere.
-Threads are left as torch has them: a stage with several workers divides the cores itself.
+One place says how a name is read (`id`, `id@revision`, or a folder), on which device it runs, and
+what is wrong when it cannot be loaded. The PIL image processors are taken: they need no torchvision
+and give the same pixels everywhere. Threads are left as torch has them: a stage with several
+workers divides the cores itself.
 """
 
 import warnings
@@ -17,12 +19,15 @@ from PIL import Image
 from vislib.pixels import scaled
 from vislib.runs.errors import InputError
 
-_SIDE = 2048  # px: more than these models look at; some processors would filter a 10,000 px picture in 64 bits
+# px: more than these models look at; some processors would filter a 10,000 px picture in 64 bits
+_SIDE = 2048
 
 
 @dataclass(frozen=True)
 class VisionModel:
-    """A model in evaluation mode with its processor; `revision` is the hub's commit, "" for a folder."""
+    """A model in evaluation mode with its processor; `revision` is the hub's commit, "" for a
+    folder.
+    """
 
     name: str
     revision: str
@@ -31,7 +36,9 @@ class VisionModel:
     device: Any
 
     def inputs(self, images: Sequence[Image.Image], **options: Any) -> Any:
-        """The processor's batch of RGB images, ready for the model; `options` are the processor's (text, ...)."""
+        """The processor's batch of RGB images, ready for the model; `options` are the processor's
+        (text, ...).
+        """
         small = [scaled(image, _SIDE) for image in images]
         return self.moved(self.processor(images=small, return_tensors="pt", **options))
 
@@ -41,18 +48,30 @@ class VisionModel:
 
 
 def load_vision_model(
-    value: str, auto_class: str, *, parameter: str, device: str = "auto", processor: str = "AutoImageProcessor"
+    value: str,
+    auto_class: str,
+    *,
+    parameter: str,
+    device: str = "auto",
+    processor: str = "AutoImageProcessor",
 ) -> VisionModel:
-    """The model that the [model] parameter `parameter` names, as transformers' `auto_class` (`AutoModel`, ...) has it.
+    """The model that the [model] parameter `parameter` names, as transformers' `auto_class`
+    (`AutoModel`, ...) has it.
 
-    `processor` is the class that prepares its inputs: `AutoProcessor` where it reads text too. `device`: cpu, cuda,
-    cuda:1, mps, or auto for the best there is; half precision on a GPU, float32 elsewhere.
-    Raises InputError if it cannot be loaded, or if weights are missing that this kind of model needs.
+    `processor` is the class that prepares its inputs: `AutoProcessor` where it reads text too.
+    `device`: cpu, cuda, cuda:1, mps, or auto for the best there is; half precision on a GPU,
+    float32 elsewhere. Raises InputError if it cannot be loaded, or if weights are missing that this
+    kind of model needs.
     """
     with quiet_transformers(value, parameter, auto_class) as (transformers, place, revision):
         where = choose_device(device)
-        options = {"revision": revision or None, "trust_remote_code": False}  # nor asks for it at a terminal
-        config = transformers.AutoConfig.from_pretrained(place, **options)  # first: without a network it fails soonest
+        options = {
+            "revision": revision or None,
+            "trust_remote_code": False,
+        }  # nor asks for it at a terminal
+        config = transformers.AutoConfig.from_pretrained(
+            place, **options
+        )  # first: without a network it fails soonest
         prepare = getattr(transformers, processor).from_pretrained(place, backend="pil", **options)
         model, loading = getattr(transformers, auto_class).from_pretrained(
             place,
@@ -62,7 +81,10 @@ def load_vision_model(
             **options,
         )
         if missing := sorted(loading["missing_keys"]):  # else chance would fill them
-            raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another kind")
+            raise ValueError(
+                f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another"
+                " kind"
+            )
         model = model.eval().to(where)
     return VisionModel(value, _commit(config, revision, place), model, prepare, where)
 
@@ -70,25 +92,41 @@ def load_vision_model(
 def load_config(value: str, *, parameter: str) -> Any:
     """The configuration of that model, read before its weights; raises InputError."""
     with quiet_transformers(value, parameter, "AutoConfig") as (transformers, place, revision):
-        return transformers.AutoConfig.from_pretrained(place, revision=revision or None, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(
+            place, revision=revision or None, trust_remote_code=False
+        )
 
 
 def choose_device(device: str) -> Any:
-    """The torch device that `device` names, or the best there is for auto; InputError for another word."""
+    """The torch device that `device` names, or the best there is for auto; InputError for another
+    word.
+    """
     import torch
 
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
         first = str(error).strip().partition("\n")[0]
-        raise InputError(f"device = {device!r} cannot be had here ({first}); allowed: auto, cpu, cuda, mps") from error
+        raise InputError(
+            f"device = {device!r} cannot be had here ({first}); allowed: auto, cpu, cuda, mps"
+        ) from error
 
 
 @contextmanager
-def quiet_transformers(value: str, parameter: str, auto_class: str) -> Iterator[tuple[Any, str, str]]:
-    """Quiet transformers with the place and revision of `value`; what it raises becomes an InputError."""
+def quiet_transformers(
+    value: str, parameter: str, auto_class: str
+) -> Iterator[tuple[Any, str, str]]:
+    """Quiet transformers with the place and revision of `value`; what it raises becomes an
+    InputError.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm asks for ipywidgets in every kernel
         import transformers
@@ -105,8 +143,8 @@ def quiet_transformers(value: str, parameter: str, auto_class: str) -> Iterator[
     except Exception as error:  # configurations, weights and tokenizers fail with all kinds
         first = str(error).strip().partition("\n")[0][:300]
         raise InputError(
-            f"{parameter} is {value!r}, which {auto_class} cannot load ({first}); give a hub id with an optional "
-            "@revision, or the folder of a model with its processor"
+            f"{parameter} is {value!r}, which {auto_class} cannot load ({first}); give a hub id"
+            " with an optional @revision, or the folder of a model with its processor"
         ) from error
 
 

@@ -1,4 +1,6 @@
-"""Clustering of the selection against scikit-learn's own MiniBatchKMeans.fit: 100,000 vectors of 512 dimensions."""
+"""Clustering of the selection against scikit-learn's own MiniBatchKMeans.fit: 100,000 vectors of
+512 dimensions.
+"""
 
 import subprocess
 import sys
@@ -27,7 +29,9 @@ def vectors(tmp_path_factory) -> np.ndarray:
     """A mixture of families of unlike sizes, on disk as the stage has it."""
     chance = np.random.default_rng(0)
     family = np.minimum(chance.geometric(0.004, N) - 1, FAMILIES - 1)
-    rows = chance.normal(size=(FAMILIES, DIMENSION))[family] + 1.5 * chance.normal(size=(N, DIMENSION))
+    rows = chance.normal(size=(FAMILIES, DIMENSION))[family] + 1.5 * chance.normal(
+        size=(N, DIMENSION)
+    )
     file = tmp_path_factory.mktemp("clustering") / "vectors.npy"
     np.save(file, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
     return np.load(file, mmap_mode="r")
@@ -39,7 +43,10 @@ def theirs(vectors: np.ndarray, k: int) -> float:
 
     centres = MiniBatchKMeans(k, random_state=0).fit(vectors).cluster_centers_
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    nearest = [(vectors[start : start + 4096] @ centres.T).max(axis=1) for start in range(0, len(vectors), 4096)]
+    nearest = [
+        (vectors[start : start + 4096] @ centres.T).max(axis=1)
+        for start in range(0, len(vectors), 4096)
+    ]
     return float(1 - np.concatenate(nearest).mean())
 
 
@@ -56,8 +63,9 @@ def test_clustering_is_no_slower_and_no_worse_than_the_librarys_own_fit(k, vecto
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     with capsys.disabled():
         print(
-            f"\nk {k}: {seconds[1]:.1f} s against {seconds[0]:.1f} s, {seconds[1] / seconds[0]:.2f} of the time; "
-            f"mean distance {distances.mean():.4f} against {reference:.4f}, {distances.mean() / reference:.3f}; "
-            f"{labels.max() + 1} clusters; peak {done.stdout.strip()} MiB, 196 of them vectors"
+            f"\nk {k}: {seconds[1]:.1f} s against {seconds[0]:.1f} s, {seconds[1] / seconds[0]:.2f}"
+            f" of the time; mean distance {distances.mean():.4f} against {reference:.4f},"
+            f" {distances.mean() / reference:.3f}; {labels.max() + 1} clusters; peak"
+            f" {done.stdout.strip()} MiB, 196 of them vectors"
         )
     assert distances.mean() <= 1.02 * reference

@@ -1,10 +1,12 @@
-"""Fine-tuning against LLaVA's recipe in one run: same model, rows, steps' size and adapters or weights.
+"""Fine-tuning against LLaVA's recipe in one run: same model, rows, steps' size and adapters or
+weights.
 
-LLaVA's: `Trainer` with rows grouped by length over each step, padded, and the model's own loss over all logits. Ours:
-steps that are fair samples of the mix, passes of like rows, logits of answers alone; packed where FlashAttention is
-installed (others compute masked products). On a GPU the model has LLaVA-1.5-7B's shape (ShareGPT4V-7b's, VisCon-100K,
-section 5) with random weights, and LLaVA's recipe has gradient checkpointing, which ours need not. On CPU the model is
-small, with the shares that 7 B has: its vocabulary takes 3 % of its weights.
+LLaVA's: `Trainer` with rows grouped by length over each step, padded, and the model's own loss over
+all logits. Ours: steps that are fair samples of the mix, passes of like rows, logits of answers
+alone; packed where FlashAttention is installed (others compute masked products). On a GPU the model
+has LLaVA-1.5-7B's shape (ShareGPT4V-7b's, VisCon-100K, section 5) with random weights, and LLaVA's
+recipe has gradient checkpointing, which ours need not. On CPU the model is small, with the shares
+that 7 B has: its vocabulary takes 3 % of its weights.
 """
 
 import random
@@ -38,7 +40,12 @@ from vislib.training.worker import _arguments, _without_cache
 
 # wide, inner, layers, heads; px; tokens of the vocabulary
 SMALL = {"text": (512, 1376, 8, 8), "vision": (64, 128, 2, 2), "side": 56, "vocabulary": 1536}
-TRUE = {"text": (4096, 11008, 32, 32), "vision": (1024, 4096, 24, 16), "side": 336, "vocabulary": 32064}
+TRUE = {
+    "text": (4096, 11008, 32, 32),
+    "vision": (1024, 4096, 24, 16),
+    "side": 336,
+    "vocabulary": 32064,
+}
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -50,7 +57,9 @@ def processor_of(side: int) -> Any:
 
 
 def model_of(shape: dict[str, Any], settings: Settings, device: str) -> Any:
-    text = transformers.LlamaConfig(**dict(zip(NAMES, shape["text"], strict=True)), vocab_size=shape["vocabulary"])
+    text = transformers.LlamaConfig(
+        **dict(zip(NAMES, shape["text"], strict=True)), vocab_size=shape["vocabulary"]
+    )
     vision = transformers.CLIPVisionConfig(
         **dict(zip(NAMES, shape["vision"], strict=True)), image_size=shape["side"], patch_size=14
     )
@@ -67,17 +76,37 @@ def model_of(shape: dict[str, Any], settings: Settings, device: str) -> Any:
 
 
 def planned(folder: Path, encoder: Encoder, count: int, side: int) -> Rows:
-    """Rows of a mix: captions and questions, one in five without an image, answers from a few to 400 words."""
+    """Rows of a mix: captions and questions, one in five without an image, answers from a few to
+    400 words.
+    """
     chance, found = random.Random(0), []
-    words = ["the", "red", "old", "stone", "bridge", "over", "water", "two", "people", "walk", "by", "tall", "trees"]
+    words = [
+        "the",
+        "red",
+        "old",
+        "stone",
+        "bridge",
+        "over",
+        "water",
+        "two",
+        "people",
+        "walk",
+        "by",
+        "tall",
+        "trees",
+    ]
     for number in range(count):
         images = [str(folder / f"{number}.jpg")] if number % 5 else []
         for path in images:
             Image.effect_noise((side + 64, side), 60).convert("RGB").save(path)
         turns = []
         for turn in range(chance.randint(1, 4)):
-            asked = "<image>\n" * (turn == 0 and bool(images)) + " ".join(chance.choices(words, k=12))
-            told = " ".join(chance.choices(words, k=min(400, int(chance.lognormvariate(3.5, 1.2)) + 1)))
+            asked = "<image>\n" * (turn == 0 and bool(images)) + " ".join(
+                chance.choices(words, k=12)
+            )
+            told = " ".join(
+                chance.choices(words, k=min(400, int(chance.lognormvariate(3.5, 1.2)) + 1))
+            )
             turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": told}]
         row = {"id": str(number), "source": "own", "images": images, "conversations": turns}
         made = encoder.encode(row)
@@ -116,19 +145,33 @@ class Clock(transformers.TrainerCallback):
 
 
 def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> tuple[float, float]:
-    """Tokens per second, padding not counted, of all steps but the first two; FLOPs a token, if ours."""
-    model, args, clock, seen = model_of(shape, settings, settings.device), _arguments(settings), Clock(), [0]
+    """Tokens per second, padding not counted, of all steps but the first two; FLOPs a token, if
+    ours.
+    """
+    model, args, clock, seen = (
+        model_of(shape, settings, settings.device),
+        _arguments(settings),
+        Clock(),
+        [0],
+    )
     args.save_strategy, encoder, counter = "no", rows.encoder, FlopMeter()
     args.gradient_accumulation_steps = passes(settings.batch_size, settings, 1)
     if ours:
         trainer: Any = AnswerTrainer(
-            model, args, rows, settings, on_step=lambda row: seen.append(seen[-1] + row["tokens"]), stop=Event()
+            model,
+            args,
+            rows,
+            settings,
+            on_step=lambda row: seen.append(seen[-1] + row["tokens"]),
+            stop=Event(),
         )
         trainer.counter = counter
     else:
 
         def join(found: Any) -> Any:
-            return collate(found, processor=encoder.processor, packing=False, dummy=dummy_row(encoder))
+            return collate(
+                found, processor=encoder.processor, packing=False, dummy=dummy_row(encoder)
+            )
 
         args.dataloader_num_workers = settings.loader_workers
         trainer = Llava(model, args, train_dataset=rows, data_collator=join)
@@ -140,8 +183,12 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
     return tokens / seconds, counter.flops / seen[1] if ours else 0.0
 
 
-def compared(shape: dict[str, Any], folder: Path, count: int, llava: Settings, ours: Settings) -> tuple[float, str]:
-    """Our rate as a ratio of LLaVA's recipe's, one after the other on the same machine; and both in words."""
+def compared(
+    shape: dict[str, Any], folder: Path, count: int, llava: Settings, ours: Settings
+) -> tuple[float, str]:
+    """Our rate as a ratio of LLaVA's recipe's, one after the other on the same machine; and both in
+    words.
+    """
     encoder = Encoder(processor_of(shape["side"]), max_length=2048)
     rows = planned(folder, encoder, count, shape["side"])
     theirs, _ = rate(shape, llava, rows, ours=False)
@@ -150,9 +197,12 @@ def compared(shape: dict[str, Any], folder: Path, count: int, llava: Settings, o
     peak = peak_flops(device, ours.precision)
     used = f", MFU {own * flops / peak:.1%}" if peak else ""
     mean = float(np.mean(rows.counts["n_tokens"]))
-    return own / theirs, (
-        f"\nLLaVA's recipe {theirs:.0f} tokens/s · ours {own:.0f} tokens/s{used} · ratio {own / theirs:.2f}"
-        f" · {count} rows of {mean:.0f} tokens on average"
+    return (
+        own / theirs,
+        (
+            f"\nLLaVA's recipe {theirs:.0f} tokens/s · ours {own:.0f} tokens/s{used} · ratio"
+            f" {own / theirs:.2f} · {count} rows of {mean:.0f} tokens on average"
+        ),
     )
 
 
@@ -170,12 +220,25 @@ def test_a_7b_model_learns_faster_than_by_llavas_recipe_on_a_gpu(tmp_path, capsy
     if not torch.cuda.is_available():
         pytest.skip("no GPU here: the rate of a 7 B model is not measured")
     llava = replace(
-        SETTINGS, method="lora", lora_rank=8, lora_alpha=8, lora_dropout=0.0, precision="bfloat16", device="cuda",
-        batch_size=64, device_batch_size=8, loader_workers=8, checkpoints=str(tmp_path), gradient_checkpointing=True,
-    )  # fmt: skip
+        SETTINGS,
+        method="lora",
+        lora_rank=8,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        precision="bfloat16",
+        device="cuda",
+        batch_size=64,
+        device_batch_size=8,
+        loader_workers=8,
+        checkpoints=str(tmp_path),
+        gradient_checkpointing=True,
+    )
     flash = {"packing": True, "attention": "flash_attention_2"} if find_spec("flash_attn") else {}
     ours = replace(llava, gradient_checkpointing=False, **flash)
     ratio, said = compared(TRUE, tmp_path, 640, llava, ours)
     with capsys.disabled():
-        print(f"{said}; LLaVA-1.5-7B's shape, LoRA, on {torch.cuda.get_device_name()}; aims: MFU 40 %, ratio 1.5")
+        print(
+            f"{said}; LLaVA-1.5-7B's shape, LoRA, on {torch.cuda.get_device_name()}; aims: MFU 40"
+            " %, ratio 1.5"
+        )
     assert ratio > 1

@@ -1,7 +1,8 @@
-"""Asking with journal, limits and retries against the bare official client, and against servers that refuse and fail.
+"""Asking with journal, limits and retries against the bare official client, and against servers
+that refuse and fail.
 
-In short turns beside each other, since other work on the machine slows some of them: of each, the best and the median.
-The servers are processes of their own, so that their CPU time does not count.
+In short turns beside each other, since other work on the machine slows some of them: of each, the
+best and the median. The servers are processes of their own, so that their CPU time does not count.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ N, MOST, TURNS = 2_000, 64, 3
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
-    import openai  # noqa: F401 -- its second of loading belongs to no turn
+    import openai  # noqa: F401
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
@@ -41,10 +42,19 @@ def bare(url: str, requests: list[Request]) -> None:
         async with places:
             content = request.prompt
             if request.image_path:
-                uri = "data:image/jpeg;base64," + base64.b64encode(request.image_path.read_bytes()).decode()
-                content = [{"type": "text", "text": content}, {"type": "image_url", "image_url": {"url": uri}}]
+                uri = (
+                    "data:image/jpeg;base64,"
+                    + base64.b64encode(request.image_path.read_bytes()).decode()
+                )
+                content = [
+                    {"type": "text", "text": content},
+                    {"type": "image_url", "image_url": {"url": uri}},
+                ]
             reply = await client.chat.completions.create(
-                model="m", messages=[{"role": "user", "content": content}], temperature=0, max_completion_tokens=1024
+                model="m",
+                messages=[{"role": "user", "content": content}],
+                temperature=0,
+                max_completion_tokens=1024,
             )
             return reply.choices[0].message.content
 
@@ -76,15 +86,20 @@ def compare(what: str, requests: list[Request]) -> tuple[float, float]:
     with load_server(latency_s=0.3) as url:
         for way in (bare, ours):
             way(url, requests[:MOST])
-        turns = [[measured(lambda: way(url, requests)) for way in (bare, ours)] for _ in range(TURNS)]  # noqa: B023
+        turns = [
+            [measured(lambda: way(url, requests)) for way in (bare, ours)]  # noqa: B023
+            for _ in range(TURNS)
+        ]
     found = []
     for number, name in enumerate(("wall", "CPU")):
         own, our = ([turn[way][number] for turn in turns] for way in (0, 1))
         ratios = [b / a for a, b in zip(own, our, strict=True)]
         found.append(best := min(our) / min(own))
         unit = (1, "s") if name == "wall" else (1000 / len(requests), "ms a request")
-        print(f"{what}, {name}: {min(our) * unit[0]:.2f} {unit[1]} against {min(own) * unit[0]:.2f}: "
-              f"{best:.3f} of it at best, {statistics.median(ratios):.3f} in the median turn")  # fmt: skip
+        print(
+            f"{what}, {name}: {min(our) * unit[0]:.2f} {unit[1]} against {min(own) * unit[0]:.2f}: "
+            f"{best:.3f} of it at best, {statistics.median(ratios):.3f} in the median turn"
+        )
     return found[0], found[1]
 
 
@@ -100,10 +115,19 @@ def test_images_take_little_more_than_the_bare_client(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in tmp_path.iterdir()]
     assert 50_000 < statistics.mean(sizes) < 70_000
     texts = enumerate(questions(N))
-    wall, cpu = compare("images of 60 KB", [
-        Request(id=q.id, prompt=q.prompt, prompt_sha="t", image_id=str(i), image_path=tmp_path / f"{i % 50}.jpg")
-        for i, q in texts
-    ])  # fmt: skip
+    wall, cpu = compare(
+        "images of 60 KB",
+        [
+            Request(
+                id=q.id,
+                prompt=q.prompt,
+                prompt_sha="t",
+                image_id=str(i),
+                image_path=tmp_path / f"{i % 50}.jpg",
+            )
+            for i, q in texts
+        ],
+    )
     assert wall <= 1.05
     assert cpu <= 1.3
 
@@ -116,15 +140,22 @@ def test_memory_does_not_grow_with_the_number_of_requests(tmp_path: Path) -> Non
             process = start(tmp_path / str(n), n, base_url=url, model="m", max_in_flight=MOST)
             wait_for(process, "done")
             peaks[n] = float(process.communicate()[0])
-            print(f"{n:,} requests: {peaks[n]:.0f} MiB at most, {time.perf_counter() - began:.0f} s")
+            print(
+                f"{n:,} requests: {peaks[n]:.0f} MiB at most, {time.perf_counter() - began:.0f} s"
+            )
     assert peaks[100_000] - peaks[1_000] < 40
 
 
 @pytest.mark.parametrize(
-    ("headers", "retry_after", "allowed"), [(True, True, 1.3), (True, False, 1.3), (False, True, 0), (False, False, 0)]
+    ("headers", "retry_after", "allowed"),
+    [(True, True, 1.3), (True, False, 1.3), (False, True, 0), (False, False, 0)],
 )
-def test_a_server_that_refuses_and_fails_is_used_to_its_limit(tmp_path, headers, retry_after, allowed) -> None:
-    """1,000 requests, 5 % 500s, 429 above 48 in flight and above 6,000 a minute (100 in any second): 10 s at best."""
+def test_a_server_that_refuses_and_fails_is_used_to_its_limit(
+    tmp_path, headers, retry_after, allowed
+) -> None:
+    """1,000 requests, 5 % 500s, 429 above 48 in flight and above 6,000 a minute (100 in any
+    second): 10 s at best.
+    """
     limits = {"latency_s": 0.3, "most_in_flight": 48, "per_minute": 6000, "fault_rate": 0.05}
     took = []
     for turn in range(TURNS):
@@ -134,7 +165,10 @@ def test_a_server_that_refuses_and_fails_is_used_to_its_limit(tmp_path, headers,
             took.append(measured(lambda: ask_all(ground, engine, lambda: questions(1000)))[0])  # noqa: B023
             seen = bill(url)
         assert len(ground.journal("openai")) == sum(seen["billed"].values()) == 1000
-    told = f"limits {'told' if headers else 'not told'}, Retry-After {'told' if retry_after else 'not told'}"
+    told = (
+        f"limits {'told' if headers else 'not told'}, Retry-After"
+        f" {'told' if retry_after else 'not told'}"
+    )
     best, median = min(took) / 10, statistics.median(took) / 10
     print(f"{told}: {best:.2f} of ideal at best, {median:.2f} in the median, {seen['failed']}")
     assert not allowed or best <= allowed

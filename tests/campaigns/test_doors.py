@@ -1,4 +1,6 @@
-"""Two more doors to the same bytes: plain papermill, and Run All in JupyterLab in a real browser."""
+"""Two more doors to the same bytes: plain papermill, and Run All in JupyterLab in a real
+browser.
+"""
 
 import json
 import os
@@ -19,8 +21,16 @@ pytestmark = pytest.mark.campaign
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-sync",
+]
 
 
 def environment(runs: Path) -> dict[str, str]:
@@ -32,15 +42,27 @@ def clone(tmp_path_factory) -> Path:
     """A fresh clone, set up as `make lab` does."""
     folder = tmp_path_factory.mktemp("clone") / "project"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    subprocess.run([BIN / "nbstripout", "--install", "--attributes", ".git/info/attributes"], cwd=folder, check=True)
-    subprocess.run(["git", "config", "filter.nbstripout.extrakeys", "metadata.language_info"], cwd=folder, check=True)
+    subprocess.run(
+        [BIN / "nbstripout", "--install", "--attributes", ".git/info/attributes"],
+        cwd=folder,
+        check=True,
+    )
+    subprocess.run(
+        ["git", "config", "filter.nbstripout.extrakeys", "metadata.language_info"],
+        cwd=folder,
+        check=True,
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 def params(tmp_path_factory) -> Path:
-    """The sample set, and the notebooks that it leaves out (a model, its evaluation and figures) as they stand."""
-    folder = Path(shutil.copytree(ROOT / "params/sample", tmp_path_factory.mktemp("params") / "sample"))
+    """The sample set, and the notebooks that it leaves out (a model, its evaluation and figures) as
+    they stand.
+    """
+    folder = Path(
+        shutil.copytree(ROOT / "params/sample", tmp_path_factory.mktemp("params") / "sample")
+    )
     for name in NOTEBOOKS:
         if not (folder / f"{name}.yaml").exists():
             (folder / f"{name}.yaml").write_text('variant: ""\n')
@@ -52,9 +74,13 @@ def by_runner(clone, params, tmp_path_factory) -> Path:
     """That set as the runner makes it."""
     runs = tmp_path_factory.mktemp("runner")
     done = subprocess.run(
-        [sys.executable, "-m", "vislib.run", params], cwd=clone, env=environment(runs), capture_output=True, text=True,
+        [sys.executable, "-m", "vislib.run", params],
+        cwd=clone,
+        env=environment(runs),
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "sample"
 
@@ -63,15 +89,21 @@ def papermill(clone: Path, stage: Path, tmp_path: Path, folder: str = ".") -> No
     """Run one stage by papermill alone, with the parameters that the runner recorded."""
     notebook = clone / f"notebooks/{stage.name.partition('.')[0]}.ipynb"
     done = subprocess.run(
-        [BIN / "papermill", notebook, tmp_path / "out.ipynb", "-f", stage / "params.yaml"], cwd=clone / folder,
-        env=environment(tmp_path / "runs"), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [BIN / "papermill", notebook, tmp_path / "out.ipynb", "-f", stage / "params.yaml"],
+        cwd=clone / folder,
+        env=environment(tmp_path / "runs"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, f"{stage.name}: {done.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks"])
 def test_plain_papermill(clone, params, by_runner, tmp_path, folder):
-    """From the project's root and from the notebooks' folder, with the parameters that the runner recorded."""
+    """From the project's root and from the notebooks' folder, with the parameters that the runner
+    recorded.
+    """
     for file in sorted(params.glob("*.yaml")):
         papermill(clone, by_runner / file.stem, tmp_path, folder)
     assert result_bytes(tmp_path / "runs/sample") == result_bytes(by_runner)
@@ -84,7 +116,14 @@ def lab(clone, tmp_path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [BIN / "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=loopback"],
+        [
+            BIN / "jupyter",
+            "lab",
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            "--IdentityProvider.token=loopback",
+        ],
         cwd=clone,
         env=environment(tmp_path / "runs"),
         stdout=subprocess.DEVNULL,
@@ -119,9 +158,13 @@ def test_run_all_in_jupyterlab(clone, by_runner, lab, tmp_path):
         for name in NOTEBOOKS:
             if name == "06_captioning":  # its variant has values that Run All would not know
                 papermill(clone, by_runner / "06_captioning.fused", tmp_path)
-            page.goto(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset&token=loopback")
+            page.goto(
+                f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset&token=loopback"
+            )
             page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=60_000)
-            page.get_by_text("| Idle").first.wait_for(timeout=60_000)  # before that JupyterLab may forget the click
+            page.get_by_text("| Idle").first.wait_for(
+                timeout=60_000
+            )  # before that JupyterLab may forget the click
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_text("Run All Cells", exact=True).click()
             _wait_for(tmp_path / "runs/sample" / name / "run.json", name)
@@ -130,7 +173,12 @@ def test_run_all_in_jupyterlab(clone, by_runner, lab, tmp_path):
             _end_kernels(lab)
         browser.close()
     assert result_bytes(tmp_path / "runs/sample") == result_bytes(by_runner)
-    assert subprocess.run(["git", "diff", "--stat"], cwd=clone, capture_output=True, text=True, check=True).stdout == ""
+    assert (
+        subprocess.run(
+            ["git", "diff", "--stat"], cwd=clone, capture_output=True, text=True, check=True
+        ).stdout
+        == ""
+    )
 
 
 def _wait_for(record: Path, name: str) -> None:
@@ -141,7 +189,9 @@ def _wait_for(record: Path, name: str) -> None:
 
 
 def _wait_saved(notebook: Path) -> None:
-    """The saved file holds outputs: what `git diff` is then asked about is a notebook that was really run."""
+    """The saved file holds outputs: what `git diff` is then asked about is a notebook that was
+    really run.
+    """
     deadline = time.monotonic() + 60
     while not any(cell.get("outputs") for cell in json.loads(notebook.read_text())["cells"]):
         assert time.monotonic() < deadline, f"{notebook.name} was not saved with its outputs"
@@ -152,5 +202,7 @@ def _end_kernels(lab: str) -> None:
     with urllib.request.urlopen(f"{lab}/api/sessions?token=loopback") as reply:
         sessions = json.load(reply)
     for session in sessions:
-        request = urllib.request.Request(f"{lab}/api/sessions/{session['id']}?token=loopback", method="DELETE")
+        request = urllib.request.Request(
+            f"{lab}/api/sessions/{session['id']}?token=loopback", method="DELETE"
+        )
         urllib.request.urlopen(request).close()

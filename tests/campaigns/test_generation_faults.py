@@ -1,4 +1,6 @@
-"""All faults mixed, limits on, SIGKILL at seeded moments: all is answered or explained, and little is paid twice."""
+"""All faults mixed, limits on, SIGKILL at seeded moments: all is answered or explained, and little
+is paid twice.
+"""
 
 import random
 import time
@@ -22,15 +24,29 @@ def answers_in(folder: Path) -> int:
     return len(Ground(folder).journal("openai")) if (folder / "openai.sqlite").exists() else 0
 
 
-@pytest.mark.parametrize(("n", "kills"), [(60, 2), pytest.param(600, 20, marks=pytest.mark.campaign)])
-def test_killed_at_any_moment_all_is_answered_or_explained_and_little_paid_twice(tmp_path, n, kills):
+@pytest.mark.parametrize(
+    ("n", "kills"), [(60, 2), pytest.param(600, 20, marks=pytest.mark.campaign)]
+)
+def test_killed_at_any_moment_all_is_answered_or_explained_and_little_paid_twice(
+    tmp_path, n, kills
+):
     chance, moments = random.Random(20), [(kill + 0.5) * n * 0.9 / kills for kill in range(kills)]
-    limited = {"most_in_flight": 8, "per_minute": 6000, "fault_rate": 0.05, "faults": ["error", "reset"]}
+    limited = {
+        "most_in_flight": 8,
+        "per_minute": 6000,
+        "fault_rate": 0.05,
+        "faults": ["error", "reset"],
+    }
     with (
         load_server(latency_s=0.1, seed=1, **limited) as sound,
         load_server(latency_s=0.1, seed=2, fault_rate=0.4, faults=list(FAULTS)) as flaky,
     ):
-        settings = {"base_url": f"{sound} {flaky}", "model": "m", "max_in_flight": MOST, "timeout_s": 1.0}
+        settings = {
+            "base_url": f"{sound} {flaky}",
+            "model": "m",
+            "max_in_flight": MOST,
+            "timeout_s": 1.0,
+        }
         for moment in moments:
             process = start(tmp_path, n, **settings)
             wait_for(process, "begun")
@@ -47,7 +63,9 @@ def test_killed_at_any_moment_all_is_answered_or_explained_and_little_paid_twice
 
     journal, engine = Ground(tmp_path).journal("openai"), chat(**settings)
     answers = [answer_of(journal, engine, request) for request in asking(n)]
-    assert {answer.reason for answer in answers if answer.status == "failed"} <= REASONS  # none is `not_asked`
+    assert {
+        answer.reason for answer in answers if answer.status == "failed"
+    } <= REASONS  # none is `not_asked`
     assert sum(answer.status == "failed" for answer in answers) < 0.2 * n
     paid = Counter(bills[0]["billed"]) + Counter(bills[1]["billed"])
     assert all(paid[f"question {i}"] for i, answer in enumerate(answers) if answer.status == "ok")

@@ -1,4 +1,6 @@
-"""20 seeded SIGKILLs on a five-document set: the same bytes as an undisturbed run, and no answer asked twice."""
+"""20 seeded SIGKILLs on a five-document set: the same bytes as an undisturbed run, and no answer
+asked twice.
+"""
 
 import os
 import random
@@ -19,16 +21,25 @@ KILLS = 20
 
 def run_set(folder: Path, runs: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "vislib.run", str(folder)], cwd=ROOT, env={**os.environ, "VISLIB_RUNS": str(runs)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "vislib.run", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "VISLIB_RUNS": str(runs)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def answered_at(runs: Path) -> dict[str, float]:
-    """When each journalled answer was written; an answer asked again would be given a later time."""
+    """When each journalled answer was written; an answer asked again would be given a later
+    time.
+    """
     files = sorted((runs / "journal").glob("*.sqlite"))
     return {
-        key: at for file in files for key, at in sqlite3.connect(file).execute("SELECT key, answered_at FROM answers")
+        key: at
+        for file in files
+        for key, at in sqlite3.connect(file).execute("SELECT key, answered_at FROM answers")
     }
 
 
@@ -50,7 +61,9 @@ def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(tmp_path):
         os.kill(choice.choice([process.pid, *kernels(process.pid)]), signal.SIGKILL)
         try:
             process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:  # the kernel had done its work: the runner went on with the next stage
+        except (
+            subprocess.TimeoutExpired
+        ):  # the kernel had done its work: the runner went on with the next stage
             process.kill()
             process.communicate(timeout=60)
         now = answered_at(tmp_path / "killed")
@@ -74,5 +87,7 @@ def wait_for_stage(process: subprocess.Popen, stage: str) -> None:
 
 def kernels(parent: int) -> list[int]:
     """Processes that a runner has started."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    )
     return [int(pid) for pid in found.stdout.split()]

@@ -1,6 +1,8 @@
-"""Stage 06 asks a captioner's folder, served by the real `transformers serve`, and stage 11 is killed as it trains.
+"""Stage 06 asks a captioner's folder, served by the real `transformers serve`, and stage 11 is
+killed as it trains.
 
-The captioner is a tiny model with random weights, so this asks for form: answers, equal bytes, nothing left running.
+The captioner is a tiny model with random weights, so this asks for form: answers, equal bytes,
+nothing left running.
 """
 
 import json
@@ -27,7 +29,9 @@ pytestmark = pytest.mark.campaign
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Runs `five` (documents, samples, images and captions of five documents) and `made`, with a captioner."""
+    """Runs `five` (documents, samples, images and captions of five documents) and `made`, with a
+    captioner.
+    """
     folder = tmp_path_factory.mktemp("own") / "runs"
     five = variation(folder.parent / "five", only="01 02 03 06", **{"01_documents": {"limit": 5}})
     output, code = ended(started(five, folder))
@@ -43,11 +47,18 @@ def runs(tmp_path_factory) -> Path:
 def asking(folder: Path) -> Path:
     """A set whose one stage asks that captioner, by the table of the run that it is of."""
     values = yaml.safe_load((ROOT / "params/sample/06_captioning.yaml").read_text()) | {
-        "samples": "../five/02_filtering/samples", "images": "../five/03_images/images", "engine": "openai",
-        "model": "../made/11_captioner/model", "base_url": "", "kinds": ["contextual"], "max_answer_tokens": 64,
-        "contextual_prompt": "vislib/prompts/captioner_contextual.txt", "max_in_flight": 2, "checks": [],
+        "samples": "../five/02_filtering/samples",
+        "images": "../five/03_images/images",
+        "engine": "openai",
+        "model": "../made/11_captioner/model",
+        "base_url": "",
+        "kinds": ["contextual"],
+        "max_answer_tokens": 64,
+        "contextual_prompt": "vislib/prompts/captioner_contextual.txt",
+        "max_in_flight": 2,
+        "checks": [],
         "run_dir": f"runs/{folder.name}",
-    }  # fmt: skip
+    }
     folder.mkdir(exist_ok=True)
     write_parameters(folder / "06_captioning.yaml", values)
     return folder
@@ -56,10 +67,14 @@ def asking(folder: Path) -> Path:
 def training(folder: Path) -> Path:
     """A set whose one stage trains a tiny captioner on the five documents' captions."""
     values = yaml.safe_load((ROOT / "params/sample-models/11_captioner.yaml").read_text()) | {
-        "samples": "../five/02_filtering/samples", "images": "../five/03_images/images", "test_fraction": 0.5,
-        "captions": "../five/06_captioning/captions", "run_dir": f"runs/{folder.name}", "max_answer_tokens": 4,
+        "samples": "../five/02_filtering/samples",
+        "images": "../five/03_images/images",
+        "test_fraction": 0.5,
+        "captions": "../five/06_captioning/captions",
+        "run_dir": f"runs/{folder.name}",
+        "max_answer_tokens": 4,
         "checkpoint_steps": 2,
-    }  # fmt: skip
+    }
     folder.mkdir(exist_ok=True)
     write_parameters(folder / "11_captioner.yaml", values)
     return folder
@@ -68,9 +83,14 @@ def training(folder: Path) -> Path:
 def started(folder: Path, runs: Path, *options: str) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
     return subprocess.Popen(
-        [sys.executable, "-m", "vislib.run", str(folder), *options], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env=environment | {"VISLIB_RUNS": str(runs)}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "vislib.run", str(folder), *options],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment | {"VISLIB_RUNS": str(runs)},
+        start_new_session=True,
+    )
 
 
 def ended(process: subprocess.Popen) -> tuple[str, int]:
@@ -93,7 +113,10 @@ def running(*words: str) -> list[int]:
 
 def kernels(process: subprocess.Popen) -> list[int]:
     found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return [int(pid) for pid in found.stdout.split()]
 
@@ -111,7 +134,9 @@ def answered(runs: Path) -> dict[str, float]:
     """Keys of the journal with their times; nothing before it is made."""
     place = f"file:{runs / 'journal/openai.sqlite'}?mode=ro"
     with suppress(sqlite3.OperationalError):
-        return dict(sqlite3.connect(place, uri=True).execute("SELECT key, answered_at FROM answers"))
+        return dict(
+            sqlite3.connect(place, uri=True).execute("SELECT key, answered_at FROM answers")
+        )
     return {}
 
 

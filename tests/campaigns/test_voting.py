@@ -1,13 +1,14 @@
-"""The page of notebook 40 in a real browser: votes by mouse and keyboard, saved, tallied; no text of a page runs."""
+"""The page of notebook 40 in a real browser: votes by mouse and keyboard, saved, tallied; no text
+of a page runs.
+"""
 
-# ruff: noqa: F401, F811 -- fixtures
 import json
 from contextlib import contextmanager
 
 import pytest
 
 from tests.campaigns.test_doors import CHROMIUM, FLAGS
-from tests.test_comparison import HOSTILE, _environment, captions, compare, inputs, rows
+from tests.test_comparison import HOSTILE, _environment, captions, compare, inputs, rows  # noqa: F401
 
 pytestmark = pytest.mark.campaign
 
@@ -24,7 +25,9 @@ def chromium():
 
 
 def vote(page):
-    """Left, right, both bad with a remark, a tie; one of these is given, taken back and given again."""
+    """Left, right, both bad with a remark, a tie; one of these is given, taken back and given
+    again.
+    """
     page.get_by_role("button", name="Left is better").click()
     for key in ("3", "r"):
         page.keyboard.press(key)
@@ -33,9 +36,13 @@ def vote(page):
         page.keyboard.press(key)
 
 
-def test_voting_in_a_browser(inputs, tmp_path):
-    """By mouse and by keyboard, over a reload, to a file that is tallied; no text runs, nothing is fetched."""
-    left = captions(tmp_path / "data/hostile", "one", text="{i} {model} " + HOSTILE.replace("{{data}}", ""))
+def test_voting_in_a_browser(inputs, tmp_path):  # noqa: F811
+    """By mouse and by keyboard, over a reload, to a file that is tallied; no text runs, nothing is
+    fetched.
+    """
+    left = captions(
+        tmp_path / "data/hostile", "one", text="{i} {model} " + HOSTILE.replace("{{data}}", "")
+    )
     inputs = {**inputs, "left": left}
     run, _, pairs, _ = compare(inputs)
     with chromium() as browser:
@@ -60,11 +67,16 @@ def test_voting_in_a_browser(inputs, tmp_path):
             page.get_by_role("button", name="Save votes").click()
         download.value.save_as(tmp_path / "votes.json")
         page.get_by_text("If saving does nothing").click()
-        assert page.get_by_label("Votes as text").input_value() == (tmp_path / "votes.json").read_text()
+        assert (
+            page.get_by_label("Votes as text").input_value()
+            == (tmp_path / "votes.json").read_text()
+        )
         assert download.value.suggested_filename == "votes.json"
         assert page.evaluate("window.evil") is None
         assert not faults
-        assert {url for url in asked if not url.startswith("data:")} == {(run.data / "page.html").as_uri()}
+        assert {url for url in asked if not url.startswith("data:")} == {
+            (run.data / "page.html").as_uri()
+        }
         assert pairs[-1]["picture"]
         assert page.locator("#picture").evaluate("image => image.naturalWidth") == 800
     run, _, _, _ = compare(inputs, votes=str(tmp_path / "votes.json"))
@@ -72,21 +84,31 @@ def test_voting_in_a_browser(inputs, tmp_path):
     order = {row["pair_id"]: row["shown_left"] for row in rows(run, "pairs")}
     other = {"left": "right", "right": "left"}
     assert [vote["choice"] for vote in votes] == [
-        order[pairs[0]["pair_id"]], other[order[pairs[1]["pair_id"]]], "both_bad", "tie",
-    ]  # fmt: skip
+        order[pairs[0]["pair_id"]],
+        other[order[pairs[1]["pair_id"]]],
+        "both_bad",
+        "tie",
+    ]
     assert [vote["remark"] for vote in votes] == ["", "", "both 1 and 2 are <b>vague</b>", ""]
 
 
-def test_a_viewer_that_allows_no_storage(inputs):
-    """In a sandbox without an origin, as some notebook viewers make, voting works and the page says what is lost."""
+def test_a_viewer_that_allows_no_storage(inputs):  # noqa: F811
+    """In a sandbox without an origin, as some notebook viewers make, voting works and the page says
+    what is lost.
+    """
     run, _, _, _ = compare(inputs)
     with chromium() as browser:
         page = browser.new_page()
         page.set_content('<iframe sandbox="allow-scripts" width="1200" height="900"></iframe>')
-        page.eval_on_selector("iframe", "(frame, text) => frame.srcdoc = text", (run.data / "page.html").read_text())
+        page.eval_on_selector(
+            "iframe", "(frame, text) => frame.srcdoc = text", (run.data / "page.html").read_text()
+        )
         frame = page.frame_locator("iframe")
         frame.get_by_role("button", name="Tie").click()
         assert "1 voted" in frame.get_by_role("status").text_content()
         assert frame.get_by_text("This browser keeps nothing").is_visible()
         frame.get_by_text("If saving does nothing").click()
-        assert json.loads(frame.get_by_label("Votes as text").input_value())["votes"][0]["choice"] == "tie"
+        assert (
+            json.loads(frame.get_by_label("Votes as text").input_value())["votes"][0]["choice"]
+            == "tie"
+        )

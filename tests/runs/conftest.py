@@ -1,4 +1,6 @@
-"""A small project in a temporary folder: the library as it is, with notebooks that the tests write."""
+"""A small project in a temporary folder: the library as it is, with notebooks that the tests
+write.
+"""
 
 import json
 import os
@@ -21,19 +23,35 @@ class Project:
 
     def notebook(self, name: str, parameters: str, *cells: str) -> Path:
         """Write a notebook whose stage starts before `cells`."""
-        lines = f'{parameters}\nrun_dir: str = "runs/demo"  # folder of this run\nvariant: str = ""  # variant'
+        lines = (
+            f'{parameters}\nrun_dir: str = "runs/demo"  # folder of this run\nvariant: str = ""  #'
+            " variant"
+        )
         first = f"import os\n{BOOTSTRAP}\nfrom vislib.runs import start_run"
-        sources = [(first, []), (lines, ["parameters"]), (f'run = start_run("{name}", globals())', [])]
+        sources = [
+            (first, []),
+            (lines, ["parameters"]),
+            (f'run = start_run("{name}", globals())', []),
+        ]
         sources += [(cell, []) for cell in cells]
         book = {
             "cells": [
-                {"cell_type": "code", "id": f"c{n}", "metadata": {"tags": tags}, "source": source, "outputs": [],
-                 "execution_count": None}
+                {
+                    "cell_type": "code",
+                    "id": f"c{n}",
+                    "metadata": {"tags": tags},
+                    "source": source,
+                    "outputs": [],
+                    "execution_count": None,
+                }
                 for n, (source, tags) in enumerate(sources)
             ],
-            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-            "nbformat": 4, "nbformat_minor": 5,
-        }  # fmt: skip
+            "metadata": {
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
         file = self.root / "notebooks" / f"{name}.ipynb"
         file.write_text(json.dumps(book), encoding="utf-8")
         return file
@@ -48,12 +66,18 @@ class Project:
 
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*options), cwd=self.root, capture_output=True, text=True, timeout=600,
+            self.command(*options),
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=600,
             env={**os.environ, **environment},
-        )  # fmt: skip
+        )
 
     def record(self, stage: str) -> dict:
-        return json.loads((self.root / "runs" / "demo" / stage / "run.json").read_text(encoding="utf-8"))
+        return json.loads(
+            (self.root / "runs" / "demo" / stage / "run.json").read_text(encoding="utf-8")
+        )
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ from vislib.runs.keys import expand, sha256
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose files count as settled at once, a cache of its own, and this process knowing nothing."""
+    """A folder whose files count as settled at once, a cache of its own, and this process knowing
+    nothing.
+    """
     monkeypatch.setenv("VISLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(digests, "_SETTLED_NS", -(10**18))
     monkeypatch.setattr(digests, "_known", {})
@@ -69,7 +71,9 @@ def test_a_file_written_just_now_is_read_again(ground, reads, monkeypatch):
     file = ground / "weights"
     file.write_bytes(b"one")
     identity = digests._identity(file)
-    monkeypatch.setattr(digests, "_identity", lambda path: identity)  # a clock that does not tick between
+    monkeypatch.setattr(
+        digests, "_identity", lambda path: identity
+    )  # a clock that does not tick between
     assert file_hashes([file]) == [sha256(b"one")]
     file.write_bytes(b"two")
     assert file_hashes([file]) == [sha256(b"two")]

@@ -36,7 +36,10 @@ def test_a_full_disk_is_named_with_its_room_and_the_way_on(project, small_disk):
     assert full.returncode == 1
     assert "Traceback" not in full.stdout + full.stderr
     assert "80_first: OSError: [Errno 28] No space left on device; " in full.stdout
-    room = rf"{re.escape(str(small_disk))}/demo has 0\.\d MB free of 6\.3\. The last good results and the journal stay"
+    room = (
+        rf"{re.escape(str(small_disk))}/demo has 0\.\d MB free of 6\.3\. The last good results and"
+        r" the journal stay"
+    )
     assert re.search(room, full.stdout), full.stdout
     assert read_record(good) == {"status": "ok"}
     status = project.run("--status", VISLIB_RUNS=str(small_disk)).stdout
@@ -71,6 +74,10 @@ def test_the_reason_of_a_failure_finds_room_on_a_full_disk(small_disk, monkeypat
 
 
 def test_errors_that_say_full():
-    for said in (OSError(28, os.strerror(28)), OSError(122, os.strerror(122)), "database or disk is full"):
+    for said in (
+        OSError(28, os.strerror(28)),
+        OSError(122, os.strerror(122)),
+        "database or disk is full",
+    ):
         assert disk.is_full(said)
     assert not disk.is_full(PermissionError(13, os.strerror(13)))

@@ -40,14 +40,18 @@ def test_no_write_ahead_log_where_memory_is_not_shared(tmp_path, monkeypatch, ki
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_network_without_file_locks_is_named_before_anything_is_paid(tmp_path, monkeypatch, number):
+def test_a_network_without_file_locks_is_named_before_anything_is_paid(
+    tmp_path, monkeypatch, number
+):
     place = mount(tmp_path, monkeypatch, "lustre")
 
     def no_locks(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "lockf", no_locks)
-    with pytest.raises(InputError, match=r"this lustre, whose file locks do not work .* set VISLIB_RUNS"):
+    with pytest.raises(
+        InputError, match=r"this lustre, whose file locks do not work .* set VISLIB_RUNS"
+    ):
         Journal(place / "journal/demo.sqlite")
 
 
@@ -96,7 +100,9 @@ def test_a_holder_on_another_machine_is_named_with_the_way_out(tmp_path, no_floc
     owner = {"pid": 7, "host": "node17", "runner": "", "command": "vislib.run", "group": 7}
     (tmp_path / ".lock").write_text(json.dumps(owner))
     (tmp_path / ".lock.soft").write_text("7\nnode17\n")
-    with pytest.raises(InputError, match=r"process 7 \(vislib.run\) on node17; .* remove \S+\.lock\.soft"):
+    with pytest.raises(
+        InputError, match=r"process 7 \(vislib.run\) on node17; .* remove \S+\.lock\.soft"
+    ):
         FolderLock(tmp_path / ".lock").acquire(wait=0.1)
 
 

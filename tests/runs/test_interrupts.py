@@ -23,7 +23,9 @@ def test_an_interrupted_cell_prints_one_line(capsys):
     result = shell.run_cell(CELL)
     assert isinstance(result.error_in_exec, KeyboardInterrupt)
     shown = capsys.readouterr().out.strip().splitlines()
-    assert shown == ["Interrupted: what was done is kept; run the notebook again to go on from there"]
+    assert shown == [
+        "Interrupted: what was done is kept; run the notebook again to go on from there"
+    ]
 
 
 def twice() -> None:

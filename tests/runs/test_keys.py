@@ -11,15 +11,29 @@ from vislib.runs.params import Parameter
 
 
 def book(file: Path, *cells: tuple[str, str, list[str]]) -> Path:
-    file.write_text(json.dumps({"cells": [
-        {"cell_type": kind, "source": source, "metadata": {"tags": tags}, "outputs": [source], "execution_count": 3}
-        for kind, source, tags in cells
-    ]}))  # fmt: skip
+    file.write_text(
+        json.dumps(
+            {
+                "cells": [
+                    {
+                        "cell_type": kind,
+                        "source": source,
+                        "metadata": {"tags": tags},
+                        "outputs": [source],
+                        "execution_count": 3,
+                    }
+                    for kind, source, tags in cells
+                ]
+            }
+        )
+    )
     return file
 
 
 def test_outputs_and_the_parameters_cell_are_not_in_the_notebooks_hash(tmp_path):
-    one = keys.notebook_hash(book(tmp_path / "a.ipynb", ("code", "x = 1", []), ("code", "n: int = 1", ["parameters"])))
+    one = keys.notebook_hash(
+        book(tmp_path / "a.ipynb", ("code", "x = 1", []), ("code", "n: int = 1", ["parameters"]))
+    )
     other = json.loads((tmp_path / "a.ipynb").read_text())
     other["cells"][0] |= {"outputs": ["new"], "execution_count": 9}
     other["cells"][1]["source"] = "n: int = 2"
@@ -33,11 +47,16 @@ def test_outputs_and_the_parameters_cell_are_not_in_the_notebooks_hash(tmp_path)
 def test_code_is_followed_through_imports_at_any_depth_with_its_templates(tmp_path, monkeypatch):
     library = tmp_path / "vislib"
     for name, text in {
-        "__init__.py": "", "one.py": "def f():\n    from vislib.deep import inner\n", "two.py": "",
-        "deep/__init__.py": "", "deep/inner.py": "import json", "deep/words.txt": "template",
+        "__init__.py": "",
+        "one.py": "def f():\n    from vislib.deep import inner\n",
+        "two.py": "",
+        "deep/__init__.py": "",
+        "deep/inner.py": "import json",
+        "deep/words.txt": "template",
         "deep/more/__init__.py": "",
-        "deep/more/other.txt": "of a package that nobody imports", "stray.txt": "beside the code",
-    }.items():  # fmt: skip
+        "deep/more/other.txt": "of a package that nobody imports",
+        "stray.txt": "beside the code",
+    }.items():
         (library / name).parent.mkdir(parents=True, exist_ok=True)
         (library / name).write_text(text)
     monkeypatch.setattr(keys, "ROOT", tmp_path)
@@ -47,7 +66,14 @@ def test_code_is_followed_through_imports_at_any_depth_with_its_templates(tmp_pa
         ("markdown", "import vislib.two", []),
     )
     names = {str(p.relative_to(library)) for p in keys.code_files(notebook)}
-    assert names == {"__init__.py", "one.py", "deep/__init__.py", "deep/inner.py", "deep/words.txt", "stray.txt"}
+    assert names == {
+        "__init__.py",
+        "one.py",
+        "deep/__init__.py",
+        "deep/inner.py",
+        "deep/words.txt",
+        "stray.txt",
+    }
     before = keys.code_hash(notebook)
     (library / "two.py").write_text("changed = 1")
     assert keys.code_hash(notebook) == before
@@ -61,7 +87,9 @@ def parameter(name, *flags):
 
 def test_throughput_and_run_dir_are_not_keyed_but_inputs_are(tmp_path):
     notebook = book(tmp_path / "a.ipynb", ("code", "x = 1", []))
-    schema = {n: parameter(n, *f) for n, f in {"a": [], "workers": ["throughput"], "run_dir": []}.items()}
+    schema = {
+        n: parameter(n, *f) for n, f in {"a": [], "workers": ["throughput"], "run_dir": []}.items()
+    }
 
     def key(values, hashes):
         return keys.stage_key(notebook, schema, values, hashes)[0]
@@ -75,7 +103,10 @@ def test_throughput_and_run_dir_are_not_keyed_but_inputs_are(tmp_path):
 def test_tables_of_this_run_of_another_run_and_outside_files(tmp_path):
     run = tmp_path / "runs/demo"
     assert keys.input_path("02_filtering/samples", run) == run / "02_filtering/data/samples"
-    assert keys.input_path("08_merging/contextual/leaky_mix", run) == run / "08_merging/data/contextual/leaky_mix"
+    assert (
+        keys.input_path("08_merging/contextual/leaky_mix", run)
+        == run / "08_merging/data/contextual/leaky_mix"
+    )
     assert (
         keys.input_path("../sample/06_captioning.b/captions", run)
         == tmp_path / "runs/sample/06_captioning.b/data/captions"
@@ -103,4 +134,6 @@ def test_an_input_that_is_misspelt_is_told_what_there_is(tmp_path):
         ("../smaple/08_merging/leaky_mix", r"run 08_merging first, \S+ has sample$"),
     ]:
         with pytest.raises(InputError, match=said):
-            keys.require_exists(keys.input_path(value, tmp_path / "mine"), "here", "conversations", value)
+            keys.require_exists(
+                keys.input_path(value, tmp_path / "mine"), "here", "conversations", value
+            )

@@ -13,7 +13,15 @@ RUN = '\nrun_dir: str = "runs/demo"  # folder\nvariant: str = ""  # variant'
 
 
 def schema_of(folder: Path, *lines: str):
-    book = {"cells": [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "\n".join(lines) + RUN}]}
+    book = {
+        "cells": [
+            {
+                "cell_type": "code",
+                "metadata": {"tags": ["parameters"]},
+                "source": "\n".join(lines) + RUN,
+            }
+        ]
+    }
     (folder / "80_demo.ipynb").write_text(json.dumps(book))
     return read_schema(folder / "80_demo.ipynb")
 
@@ -28,7 +36,13 @@ def test_a_line_gives_name_type_default_help_and_bounds(tmp_path):
         "workers: int = 2  # processes [1..64] [throughput]",
     )
     tokens = schema["max_tokens"]
-    assert (tokens.type, tokens.default, tokens.help, tokens.low, tokens.high) == ("int", 2000, "text tokens", 1, 1e6)
+    assert (tokens.type, tokens.default, tokens.help, tokens.low, tokens.high) == (
+        "int",
+        2000,
+        "text tokens",
+        1,
+        1e6,
+    )
     assert schema["engine"].choices == ("extractive", "openai")
     assert schema["workers"].flags == {"throughput"}
     assert (schema["workers"].low, schema["workers"].high) == (1, 64)
@@ -37,10 +51,18 @@ def test_a_line_gives_name_type_default_help_and_bounds(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["n = 3  # no type", "n: int = 1 + 1  # expression", "n: int = other  # a name", 'n: str = "a#b"  # hash',
-     'n: str = "a"  # with a = b', "n: int | None = 3  # union", 'api_key: str = ""  # secret',
-     'hf_token: str = ""  # secret', "n: int = 5  # too large [0..3]"],
-)  # fmt: skip
+    [
+        "n = 3  # no type",
+        "n: int = 1 + 1  # expression",
+        "n: int = other  # a name",
+        'n: str = "a#b"  # hash',
+        'n: str = "a"  # with a = b',
+        "n: int | None = 3  # union",
+        'api_key: str = ""  # secret',
+        'hf_token: str = ""  # secret',
+        "n: int = 5  # too large [0..3]",
+    ],
+)
 def test_lines_that_papermill_or_the_runner_cannot_hold_are_refused(tmp_path, line):
     with pytest.raises(InputError, match=r"80_demo\.ipynb, parameters cell, line 1"):
         schema_of(tmp_path, line)
@@ -48,17 +70,28 @@ def test_lines_that_papermill_or_the_runner_cannot_hold_are_refused(tmp_path, li
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"n": "3"}, "n is '3' (str)"), ({"n": True}, "n is True (bool)"), ({"n": 0}, "within [1..9]"),
-     ({"n": 1.5}, "float"), ({"rate": float("nan")}, "rate is nan"), ({"engine": "gpt"}, "out of extractive, openai"),
-     ({"nn": 1}, "unknown parameter 'nn'"), ({"kinds": ["contextual", "odd"]}, "odd"),
-     ({"paths": [3]}, "every entry must be a text"), ({"auth_token": "x"}, "secret")],
-)  # fmt: skip
+    [
+        ({"n": "3"}, "n is '3' (str)"),
+        ({"n": True}, "n is True (bool)"),
+        ({"n": 0}, "within [1..9]"),
+        ({"n": 1.5}, "float"),
+        ({"rate": float("nan")}, "rate is nan"),
+        ({"engine": "gpt"}, "out of extractive, openai"),
+        ({"nn": 1}, "unknown parameter 'nn'"),
+        ({"kinds": ["contextual", "odd"]}, "odd"),
+        ({"paths": [3]}, "every entry must be a text"),
+        ({"auth_token": "x"}, "secret"),
+    ],
+)
 def test_bad_values_name_place_key_value_and_what_is_allowed(tmp_path, given, said):
     schema = schema_of(
-        tmp_path, "n: int = 1  # a number [1..9]", "rate: float = 0.5  # a share [0..1]",
-        'engine: str = "extractive"  # who [extractive|openai]', 'kinds: list = []  # kinds [contextual|fused]',
+        tmp_path,
+        "n: int = 1  # a number [1..9]",
+        "rate: float = 0.5  # a share [0..1]",
+        'engine: str = "extractive"  # who [extractive|openai]',
+        "kinds: list = []  # kinds [contextual|fused]",
         "paths: list = []  # files [input]",
-    )  # fmt: skip
+    )
     with pytest.raises(InputError) as caught:
         resolve(schema, given, "params/demo/80_demo.yaml")
     assert said in str(caught.value)
@@ -66,18 +99,38 @@ def test_bad_values_name_place_key_value_and_what_is_allowed(tmp_path, given, sa
 
 
 def test_an_int_does_for_a_float_and_defaults_fill_the_rest(tmp_path):
-    schema = schema_of(tmp_path, "rate: float = 0.5  # a share [0..1]", "max_tokens: int = 7  # no secret [1..9]")
-    assert resolve(schema, {"rate": 1}, "here") == {"rate": 1, "max_tokens": 7, "run_dir": "runs/demo", "variant": ""}
+    schema = schema_of(
+        tmp_path, "rate: float = 0.5  # a share [0..1]", "max_tokens: int = 7  # no secret [1..9]"
+    )
+    assert resolve(schema, {"rate": 1}, "here") == {
+        "rate": 1,
+        "max_tokens": 7,
+        "run_dir": "runs/demo",
+        "variant": "",
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("lr: 1e-5", "1.0e-5"), ("lr: 2.5E3", "2.5e+3"), ("rev: 0123", "read as 83"), ("n: 1_000", "read as 1000"),
-     ("n: 0x1F", "read as 31"), ("t: 12:30", "read as 750"), ("a: on", "truth value"), ("on: 1", "truth value"),
-     ("a: yes", "'yes'"), ("a:", "null"), ("a: ~", "null"), ("a: 2024-01-01", 'in quotes: "2024-01-01"'),
-     ("a: 1\na: 2", "given twice"),
-     ("- 1", "must hold lines"), ("a: [1, off]", "truth value"), ("a: {b", "not a readable YAML")],
-)  # fmt: skip
+    [
+        ("lr: 1e-5", "1.0e-5"),
+        ("lr: 2.5E3", "2.5e+3"),
+        ("rev: 0123", "read as 83"),
+        ("n: 1_000", "read as 1000"),
+        ("n: 0x1F", "read as 31"),
+        ("t: 12:30", "read as 750"),
+        ("a: on", "truth value"),
+        ("on: 1", "truth value"),
+        ("a: yes", "'yes'"),
+        ("a:", "null"),
+        ("a: ~", "null"),
+        ("a: 2024-01-01", 'in quotes: "2024-01-01"'),
+        ("a: 1\na: 2", "given twice"),
+        ("- 1", "must hold lines"),
+        ("a: [1, off]", "truth value"),
+        ("a: {b", "not a readable YAML"),
+    ],
+)
 def test_yaml_traps_are_errors_with_their_mend(tmp_path, text, said):
     file = tmp_path / "80_demo.yaml"
     file.write_text(text)
@@ -109,6 +162,9 @@ def test_an_empty_text_takes_its_environment_variable_before_keying(tmp_path, mo
     schema = schema_of(tmp_path, 'base_url: str = ""  # server [env OPENAI_BASE_URL]')
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     assert resolve(schema, {}, "here")["base_url"] == "http://127.0.0.1:9/v1"
-    assert resolve(schema, {"base_url": "http://127.0.0.1:8/v1"}, "here")["base_url"] == "http://127.0.0.1:8/v1"
+    assert (
+        resolve(schema, {"base_url": "http://127.0.0.1:8/v1"}, "here")["base_url"]
+        == "http://127.0.0.1:8/v1"
+    )
     monkeypatch.delenv("OPENAI_BASE_URL")
     assert resolve(schema, {}, "here")["base_url"] == ""

@@ -77,7 +77,13 @@ def test_secrets_leave_addresses_and_headers_too(monkeypatch, user):
     coded = quote(secret, safe="")
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{user}:{coded}@db.example.org:5432/pages")
     header = base64.b64encode(f"{user}:{secret}".encode()).decode()
-    for kept in (secret, coded, json.dumps(secret), f"Authorization: Basic {header}", f"https://x/?p={coded}&b=1"):
+    for kept in (
+        secret,
+        coded,
+        json.dumps(secret),
+        f"Authorization: Basic {header}",
+        f"https://x/?p={coded}&b=1",
+    ):
         shown = redact(kept)
         assert "[DATABASE_URL removed]" in shown
         assert not any(form in shown for form in ("ss/word", "ss%2Fword", header[8:20])), shown

@@ -1,4 +1,6 @@
-"""Replay as authors and readers do it: a run against a server, its answers in a file, the same bytes without a key."""
+"""Replay as authors and readers do it: a run against a server, its answers in a file, the same
+bytes without a key.
+"""
 
 import json
 import shutil
@@ -10,7 +12,7 @@ import pytest
 
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from tests.sets import result_bytes
-from tests.test_captioning import inputs  # noqa: F401 -- twelve samples, the last without a usable image
+from tests.test_captioning import inputs  # noqa: F401
 from vislib import captioning, qa_generation
 from vislib.engines.openai_chat import OpenAIChat
 from vislib.qa_format import Round, render_free_form, render_multiple_choice
@@ -18,7 +20,9 @@ from vislib.runs import InputError, start_run
 from vislib.runs.journal import Journal
 from vislib.runs.replay import export_answers, import_answers, main
 
-FREE = render_free_form([Round(f"What is number {i}?", (), f"A thing of kind {i}.") for i in range(3)])
+FREE = render_free_form(
+    [Round(f"What is number {i}?", (), f"A thing of kind {i}.") for i in range(3)]
+)
 CHOICE = render_multiple_choice([Round("Which is it?", ("one", "two", "three", "four"), "B")])
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 
@@ -32,7 +36,9 @@ def _environment(monkeypatch, tmp_path):
 
 
 def script(prompt, times):
-    """Captions, rounds, and of each stage a request that is filtered, one that is refused, one without a round."""
+    """Captions, rounds, and of each stage a request that is filtered, one that is refused, one
+    without a round.
+    """
     if "<Human>" in prompt:
         if "says 3" in prompt:
             return 200, completion("no rounds here"), {}
@@ -49,7 +55,13 @@ def script(prompt, times):
 
 def run_both(inputs, url, **parameters):  # noqa: F811
     """06 and 07 one after the other; returns the run's folder."""
-    given = {"engine": "openai", "model": MODEL, "base_url": url, "max_failure_rate": 0.5, **parameters}
+    given = {
+        "engine": "openai",
+        "model": MODEL,
+        "base_url": url,
+        "max_failure_rate": 0.5,
+        **parameters,
+    }
     run = start_run("06_captioning", {**given, **inputs, "image_side": 32})
     captioning.write_captions(run)
     run.finish()
@@ -65,7 +77,13 @@ def authors(inputs):  # noqa: F811
         return run_both(inputs, server.url), server.url  # the server ends here
 
 
-def test_readers_without_key_or_server_get_the_same_bytes(authors, inputs, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_readers_without_key_or_server_get_the_same_bytes(
+    authors,
+    inputs,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
     run, url = authors
     file = tmp_path / "answers.parquet"
     assert main(["export", str(run.parent / "journal/openai.sqlite"), str(file)]) == 0
@@ -84,7 +102,9 @@ def test_readers_without_key_or_server_get_the_same_bytes(authors, inputs, tmp_p
     again = run_both(inputs, url, replay=True)
     assert again == tmp_path / "readers/sample"
     assert result_bytes(again) == before
-    reasons = {row["reason"] for row in pq.read_table(again / "06_captioning/data/dropped").to_pylist()}
+    reasons = {
+        row["reason"] for row in pq.read_table(again / "06_captioning/data/dropped").to_pylist()
+    }
     assert reasons == {"content_filter", "refused", "image_failed"}
 
 
@@ -106,13 +126,20 @@ def journal_of(folder, **rows):
     journal = Journal(folder / "journal/openai.sqlite")
     for key, text in rows.items():
         journal.put(key, {"text": text, "model": "m", "usd": 0.5})
-    journal.fail(B, "timeout", "no reply from http://10.1.2.3:8000/v1 to /home/alice/pages/x.png for org-Ab12", 0.25)
+    journal.fail(
+        B,
+        "timeout",
+        "no reply from http://10.1.2.3:8000/v1 to /home/alice/pages/x.png for org-Ab12",
+        0.25,
+    )
     return journal
 
 
 def rows_of(journal):
     with sqlite3.connect(journal.path) as db:
-        return db.execute("SELECT * FROM answers").fetchall(), db.execute("SELECT * FROM failures").fetchall()
+        return db.execute("SELECT * FROM answers").fetchall(), db.execute(
+            "SELECT * FROM failures"
+        ).fetchall()
 
 
 def test_equal_journals_give_equal_bytes_and_come_back_whole(tmp_path):
@@ -136,10 +163,18 @@ def test_what_a_journal_holds_stays(tmp_path):
     export_answers(journal_of(tmp_path, **{A: "theirs", C: "theirs"}).path, tmp_path / "x.parquet")
     own = Journal(tmp_path / "own/openai.sqlite")
     own.put(A, {"text": "mine", "model": "m"})
-    assert import_answers(tmp_path / "x.parquet", tmp_path / "own") == {"answers": 1, "failures": 1, "read": 3}
+    assert import_answers(tmp_path / "x.parquet", tmp_path / "own") == {
+        "answers": 1,
+        "failures": 1,
+        "read": 3,
+    }
     assert (own.get(A)["text"], own.get(C)["text"]) == ("mine", "theirs")
     before = rows_of(own)
-    assert import_answers(tmp_path / "x.parquet", tmp_path / "own") == {"answers": 0, "failures": 0, "read": 3}
+    assert import_answers(tmp_path / "x.parquet", tmp_path / "own") == {
+        "answers": 0,
+        "failures": 0,
+        "read": 3,
+    }
     assert rows_of(own) == before
 
 

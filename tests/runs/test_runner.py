@@ -13,10 +13,16 @@ COPY = '(run.data / "copy.txt").write_text((run.input("rows") / "rows.txt").read
 
 
 def two_stages(project):
-    project.notebook("80_first", "n: int = 1  # a number [0..9]",
-                     'out = run.data / "numbers"; out.mkdir(exist_ok=True)',
-                     '(out / "rows.txt").write_text(f"{n}\\n")', "run.finish()")  # fmt: skip
-    project.notebook("81_second", 'rows: str = "80_first/numbers"  # table [input]', COPY, "run.finish()")
+    project.notebook(
+        "80_first",
+        "n: int = 1  # a number [0..9]",
+        'out = run.data / "numbers"; out.mkdir(exist_ok=True)',
+        '(out / "rows.txt").write_text(f"{n}\\n")',
+        "run.finish()",
+    )
+    project.notebook(
+        "81_second", 'rows: str = "80_first/numbers"  # table [input]', COPY, "run.finish()"
+    )
     project.parameters("80_first.yaml", "n: 3\nrun_dir: runs/demo\nvariant: ''\n")
     project.parameters("81_second.yaml", "rows: 80_first/numbers\n")
 
@@ -24,7 +30,9 @@ def two_stages(project):
 def allow_tables(project):
     """The test's stage is no stage of the contract, so its table is declared to the set's check."""
     contract = project.root / "vislib/runs/contract.py"
-    contract.write_text(contract.read_text() + '\nSCHEMAS["80_first"] = {"numbers": DROPPED, "dropped": DROPPED}\n')
+    contract.write_text(
+        contract.read_text() + '\nSCHEMAS["80_first"] = {"numbers": DROPPED, "dropped": DROPPED}\n'
+    )
 
 
 def test_runs_skips_and_reruns_what_depends_on_a_change(project):
@@ -36,8 +44,15 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
     folder = project.root / "runs/demo/81_second"
     assert (folder / "data/copy.txt").read_text() == "3\n"
     assert {p.name for p in folder.iterdir()} == {
-        "notebook.ipynb", "notebook.html", "params.yaml", "run.json", "inputs.csv", "data", "figures", "log.txt",
-    }  # fmt: skip
+        "notebook.ipynb",
+        "notebook.html",
+        "params.yaml",
+        "run.json",
+        "inputs.csv",
+        "data",
+        "figures",
+        "log.txt",
+    }
     record = project.record("81_second")
     assert record["status"] == "ok"
     assert record["files"]["data/copy.txt"]["size"] == 2
@@ -67,7 +82,9 @@ def test_a_table_changed_by_hand_is_made_again(project):
     assert project.run().returncode == 0
     table = project.root / "runs/demo/80_first/data/numbers/rows.txt"
     table.write_text("9\n")
-    assert project.run().stdout.count(" ok ") == 1  # 80 again; its data are then the same as before, so 81 stands
+    assert (
+        project.run().stdout.count(" ok ") == 1
+    )  # 80 again; its data are then the same as before, so 81 stands
     assert table.read_text() == "3\n"
     table.unlink()
     assert project.run().stdout.count(" ok ") == 1
@@ -93,11 +110,15 @@ def test_stray_files_and_reserved_variants_are_refused(project):
 
 def test_looking_and_finishing_twice_in_one_kernel(project):
     project.notebook(
-        "80_first", "", '(run.data / "x").write_text("seen")', "run.finish()",
-        'assert (run.data / "x").read_text() == "seen"', "",
+        "80_first",
+        "",
+        '(run.data / "x").write_text("seen")',
+        "run.finish()",
+        'assert (run.data / "x").read_text() == "seen"',
+        "",
         "from vislib.runs import InputError\nimport pytest",
         'with pytest.raises(InputError, match="is finished"): run.finish()',
-    )  # fmt: skip
+    )
     project.parameters("80_first.yaml")
     done = project.run()
     assert done.returncode == 0, done.stdout
@@ -107,7 +128,9 @@ def test_a_failed_stage_keeps_the_last_good_folder_and_stops_the_set(project):
     two_stages(project)
     allow_tables(project)
     assert project.run().returncode == 0
-    project.notebook("80_first", "n: int = 1  # a number [0..9]", 'raise ValueError("the disk is full")')
+    project.notebook(
+        "80_first", "n: int = 1  # a number [0..9]", 'raise ValueError("the disk is full")'
+    )
     failed = project.run()
     assert failed.returncode == 1
     assert "error: 80_first: ValueError: the disk is full" in failed.stdout
@@ -132,11 +155,13 @@ def test_an_early_exit_and_a_missing_last_cell_are_failures(project):
 
 def test_a_killed_kernel_is_a_failure_and_the_stage_resumes(project):
     project.notebook(
-        "80_first", "",
+        "80_first",
+        "",
         'done = run.scratch / "done"',
-        'if not done.exists(): done.touch(); os.kill(os.getpid(), 9)',
-        '(run.data / "rows.txt").write_text("resumed")', "run.finish()",
-    )  # fmt: skip
+        "if not done.exists(): done.touch(); os.kill(os.getpid(), 9)",
+        '(run.data / "rows.txt").write_text("resumed")',
+        "run.finish()",
+    )
     project.parameters("80_first.yaml")
     killed = project.run()
     assert killed.returncode == 1
@@ -148,13 +173,20 @@ def test_a_killed_kernel_is_a_failure_and_the_stage_resumes(project):
 
 def _start_slow(project) -> subprocess.Popen:
     project.notebook(
-        "80_first", "", '(run.data / "pid").write_text(str(os.getpid()))',
-        'import time; time.sleep(0 if os.environ.get("FAST") else 600)', '(run.data / "pid").write_text("done")',
+        "80_first",
+        "",
+        '(run.data / "pid").write_text(str(os.getpid()))',
+        'import time; time.sleep(0 if os.environ.get("FAST") else 600)',
+        '(run.data / "pid").write_text("done")',
         "run.finish()",
-    )  # fmt: skip
+    )
     project.parameters("80_first.yaml")
     process = subprocess.Popen(
-        project.command(), cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        project.command(),
+        cwd=project.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     pid = project.root / "runs/demo/80_first.partial/data/pid"
     deadline = time.monotonic() + 300
@@ -196,7 +228,12 @@ def test_two_runners_do_not_share_a_folder(project):
     locking.write_text(locking.read_text().replace("_WAIT_SECONDS = 20.0", "_WAIT_SECONDS = 1.0"))
     process = _start_slow(project)
     second = subprocess.run(
-        [*project.command()], cwd=project.root, capture_output=True, text=True, timeout=300, check=False
+        [*project.command()],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert second.returncode == 2
     assert f"in use by process {process.pid}" in second.stderr
@@ -241,25 +278,40 @@ def test_unknown_sets_notebooks_and_stages_are_named(project):
 
 def test_no_secret_reaches_an_artefact(project):
     project.notebook(
-        "80_first", "", 'print(os.environ["OPENAI_API_KEY"])',
-        'import logging; logging.getLogger("vislib").warning("key %s", os.environ["OPENAI_API_KEY"])',
+        "80_first",
+        "",
+        'print(os.environ["OPENAI_API_KEY"])',
+        'import logging; logging.getLogger("vislib").warning("key %s",'
+        ' os.environ["OPENAI_API_KEY"])',
         'run.journal("demo").put("k", {"text": os.environ["OPENAI_API_KEY"]})',
         '(run.folder / "server.log").write_text(os.environ["OPENAI_API_KEY"])',
-        'run.metrics["key"] = os.environ["OPENAI_API_KEY"]; (run.data / "x").touch()', "run.finish()",
-    )  # fmt: skip
+        'run.metrics["key"] = os.environ["OPENAI_API_KEY"]; (run.data / "x").touch()',
+        "run.finish()",
+    )
     project.parameters("80_first.yaml")
     secret = "sk-loopback-0123456789"
     assert project.run(OPENAI_API_KEY=secret).returncode == 0
     kept = [p for p in (project.root / "runs").rglob("*") if p.is_file()]
     assert any(p.suffix == ".sqlite" for p in kept)
     assert [p.name for p in kept if secret.encode() in p.read_bytes()] == []
-    assert "[OPENAI_API_KEY removed]" in (project.root / "runs/demo/80_first/notebook.ipynb").read_text()
+    assert (
+        "[OPENAI_API_KEY removed]"
+        in (project.root / "runs/demo/80_first/notebook.ipynb").read_text()
+    )
 
 
 def test_progress_is_shown_below_the_stages_name_which_its_end_repeats(project):
     say = 'import logging; logging.getLogger("vislib.runs.progress").info("9 of 20 images · {}")'
     note = 'logging.getLogger("vislib.other").info("9 of 20 notes")'
-    project.notebook("80_first", "", say.format(1), note, say.format(2), '(run.data / "x").touch()', "run.finish()")
+    project.notebook(
+        "80_first",
+        "",
+        say.format(1),
+        note,
+        say.format(2),
+        '(run.data / "x").touch()',
+        "run.finish()",
+    )
     project.notebook("81_second", "", say.format(3), "1 / 0")
     project.notebook("79_quiet", "", '(run.data / "x").touch()', "run.finish()")
     for name in ("79_quiet", "80_first", "81_second"):
@@ -296,9 +348,17 @@ def test_a_variant_runs_the_notebook_twice_and_a_promotion_cut_short_is_complete
 def test_plain_papermill_ends_finished_and_runs_again_under_the_runner(project):
     project.notebook("80_first", "n: int = 1  # a number [0..9]", WRITE, "run.finish()")
     project.parameters("80_first.yaml", "n: 5\n")
-    papermill = ["papermill", "notebooks/80_first.ipynb", "out.ipynb", "-f", "params/demo/80_first.yaml"]
+    papermill = [
+        "papermill",
+        "notebooks/80_first.ipynb",
+        "out.ipynb",
+        "-f",
+        "params/demo/80_first.yaml",
+    ]
     environment = {**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"}
-    plain = subprocess.run(papermill, cwd=project.root, capture_output=True, text=True, env=environment, check=False)
+    plain = subprocess.run(
+        papermill, cwd=project.root, capture_output=True, text=True, env=environment, check=False
+    )
     assert plain.returncode == 0, plain.stderr
     assert project.record("80_first")["status"] == "finished"
     project.notebook("82_third", "", 'raise ValueError("no disk")')
@@ -312,7 +372,12 @@ def test_plain_papermill_ends_finished_and_runs_again_under_the_runner(project):
     assert failing.returncode != 0
     assert project.record("82_third.partial")["reason"] == "ValueError: no disk"
     typo = subprocess.run(
-        [*papermill, "-p", "m", "3"], cwd=project.root, capture_output=True, text=True, env=environment, check=False
+        [*papermill, "-p", "m", "3"],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert typo.returncode != 0
     assert "unknown parameter m" in typo.stderr

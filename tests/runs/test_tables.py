@@ -23,22 +23,38 @@ def test_rows_roll_over_into_parts_and_stream_back_in_order(tmp_path):
     with tables.Output(tmp_path, {"rows": SCHEMA}, rows_per_part=3) as output:
         for n in range(7):
             output.write("rows", {"id": str(n), "n": n})
-    assert [p.name for p in tables.parts(tmp_path / "rows")] == [f"part-0000{k}.parquet" for k in range(3)]
+    assert [p.name for p in tables.parts(tmp_path / "rows")] == [
+        f"part-0000{k}.parquet" for k in range(3)
+    ]
     assert [row["n"] for row in tables.read_rows(tmp_path / "rows")] == list(range(7))
     assert tables.count_rows(tmp_path / "rows") == 7
     assert tables.count_rows(tmp_path / "dropped") == 0  # an empty table is a table
     assert pq.read_schema(tmp_path / "dropped/part-00000.parquet").equals(DROPPED)
-    assert pq.ParquetFile(tmp_path / "rows/part-00000.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
-    assert tables.lookup(tmp_path / "rows", "id", {"5", "none"}, ["n"]) == {"5": {"id": "5", "n": 5}}
+    assert (
+        pq.ParquetFile(tmp_path / "rows/part-00000.parquet")
+        .metadata.row_group(0)
+        .column(0)
+        .compression
+        == "ZSTD"
+    )
+    assert tables.lookup(tmp_path / "rows", "id", {"5", "none"}, ["n"]) == {
+        "5": {"id": "5", "n": 5}
+    }
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_half_a_character_costs_itself_and_not_the_table(tmp_path):
-    """Cut texts hold lone surrogates, which UTF-8 cannot write: in columns, lists and reasons alike."""
-    schema = pa.schema([("id", pa.string()), ("turns", pa.list_(pa.struct([("value", pa.string())])))])
+    """Cut texts hold lone surrogates, which UTF-8 cannot write: in columns, lists and reasons
+    alike.
+    """
+    schema = pa.schema(
+        [("id", pa.string()), ("turns", pa.list_(pa.struct([("value", pa.string())])))]
+    )
     with tables.Output(tmp_path, {"rows": schema}) as output:
         output.write("rows", {"id": "a", "turns": [{"value": "whole 😀"}]})
-        output.write("rows", {"id": "b\udfff", "turns": [{"value": "half \ud83d"}, {"value": None}]})
+        output.write(
+            "rows", {"id": "b\udfff", "turns": [{"value": "half \ud83d"}, {"value": None}]}
+        )
         output.drop("row", "c", "bad", "\ud83d")
     assert output.counts["note/mended_characters"] == 3
     assert list(tables.read_rows(tmp_path / "rows")) == [
@@ -84,7 +100,9 @@ def test_wrong_columns_missing_tables_and_broken_files_are_named(tmp_path):
 
 def test_nested_tables_with_their_own_stem(tmp_path):
     with tables.Output(tmp_path, {"conversations": SCHEMA}) as output:
-        output.writer("conversations", path="contextual/captions", stem="train").write({"id": "a", "n": 1})
+        output.writer("conversations", path="contextual/captions", stem="train").write(
+            {"id": "a", "n": 1}
+        )
     assert (tmp_path / "contextual/captions/train-00000.parquet").exists()
     assert not (tmp_path / "conversations").exists()
 
@@ -110,9 +128,15 @@ def test_shards_resume_where_they_stopped(tmp_path, workers):
             output.write("rows", {"id": str(n), "n": n})
     shards = tables.parts(tmp_path / "in/rows")
     work = partial(
-        map_shards, partial(double, tmp_path), shards, folder=tmp_path / "out", schemas={"rows": SCHEMA},
-        marks=tmp_path / "marks", workers=workers, lock=tmp_path / "lock",
-    )  # fmt: skip
+        map_shards,
+        partial(double, tmp_path),
+        shards,
+        folder=tmp_path / "out",
+        schemas={"rows": SCHEMA},
+        marks=tmp_path / "marks",
+        workers=workers,
+        lock=tmp_path / "lock",
+    )
     (tmp_path / "part-00001.fail").touch()
     with pytest.raises(RuntimeError, match="part-00001 fails"):
         work()
@@ -170,11 +194,15 @@ def test_every_contract_table_has_text_ids_and_dropped():
 
 def test_parts_are_in_order_beyond_99_999(tmp_path):
     for first in (99_998, 1_000_000):
-        writer = tables.TableWriter(tmp_path / "t", pa.schema([("n", pa.int64())]), part=first, rows_per_part=1)
+        writer = tables.TableWriter(
+            tmp_path / "t", pa.schema([("n", pa.int64())]), part=first, rows_per_part=1
+        )
         for number in range(first, first + 4):
             writer.write({"n": number})
         writer.close()
     expected = [*range(99_998, 100_002), *range(1_000_000, 1_000_004)]
     assert [row["n"] for row in tables.read_rows(tmp_path / "t")] == expected
-    assert [path.name for path in expand(tmp_path / "t")] == [f"part-{n:05d}.parquet" for n in expected]
+    assert [path.name for path in expand(tmp_path / "t")] == [
+        f"part-{n:05d}.parquet" for n in expected
+    ]
     assert expand(tmp_path / "t" / "part-*.parquet") == expand(tmp_path / "t")

@@ -13,9 +13,14 @@ PLAIN = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
 
 
 def elsewhere(project, folder: Path, **environment: str) -> dict:
-    """Options of a subprocess in another folder, with the library installed as `pip install -e` does."""
+    """Options of a subprocess in another folder, with the library installed as `pip install -e`
+    does.
+    """
     folder.mkdir(exist_ok=True)
-    own = {"PYTHONPATH": str(project.root), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    own = {
+        "PYTHONPATH": str(project.root),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     return {"cwd": folder, "env": {**os.environ, **own, **environment}}
 
 
@@ -38,11 +43,17 @@ def test_an_ascii_terminal_another_folder_and_a_relative_one_for_the_runs(projec
 
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` leaves it
-    gone = subprocess.run([*command, "--status"], stdout=writer, stderr=subprocess.PIPE, check=False, **options)
+    gone = subprocess.run(
+        [*command, "--status"], stdout=writer, stderr=subprocess.PIPE, check=False, **options
+    )
     os.close(writer)
     assert (gone.returncode, gone.stderr) == (1, b"")
-    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command, "--status"], capture_output=True, check=False,
-                            **options)  # fmt: skip
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command, "--status"],
+        capture_output=True,
+        check=False,
+        **options,
+    )
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
@@ -59,7 +70,9 @@ def test_papermill_in_another_folder(project, tmp_path):
     one_stage(project)
     options = elsewhere(project, tmp_path / "else", VISLIB_RUNS="mine")
     notebook = project.root / "notebooks/80_first.ipynb"
-    done = subprocess.run(["papermill", notebook, "out.ipynb"], capture_output=True, check=False, **options)
+    done = subprocess.run(
+        ["papermill", notebook, "out.ipynb"], capture_output=True, check=False, **options
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "else/mine/demo/80_first/run.json").read_text())
     assert record["status"] == "finished"
@@ -67,10 +80,16 @@ def test_papermill_in_another_folder(project, tmp_path):
 
 def test_a_notebook_that_finds_no_library_says_what_to_do(tmp_path):
     bare = subprocess.run(  # without site-packages, where the library may be installed
-        [sys.executable, "-I", "-S", "-c", BOOTSTRAP], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-S", "-c", BOOTSTRAP],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert bare.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: vislib: `pip install -e PROJECT` once, or give papermill `--cwd PROJECT`"
+    assert (
+        bare.stderr.splitlines()[-1]
+        == "ModuleNotFoundError: vislib: `pip install -e PROJECT` once, or give papermill `--cwd"
+        " PROJECT`"
     )
 
 

@@ -1,8 +1,9 @@
-"""What a captioner learns from and is held to: captions joined with what their writer read (VisCon-100K, section 5.6).
+"""What a captioner learns from and is held to: captions joined with what their writer read
+(VisCon-100K, section 5.6).
 
-A training row asks as stage 06 asks, with prompt and image, so that the trained model can take its place there;
-where the image stands is for the model's chat form to say. Captions of a share of the pages are held out: the same
-pages as in stage 08, with its seed and fraction.
+A training row asks as stage 06 asks, with prompt and image, so that the trained model can take its
+place there; where the image stands is for the model's chat form to say. Captions of a share of the
+pages are held out: the same pages as in stage 08, with its seed and fraction.
 """
 
 from array import array
@@ -26,7 +27,9 @@ _AT_ONCE = 2000  # captions held in memory with all that belongs to them
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One caption with what its writer read: the sample, the image's file, and its priors, if there are any."""
+    """One caption with what its writer read: the sample, the image's file, and its priors, if there
+    are any.
+    """
 
     sample: Row
     image_id: str
@@ -53,7 +56,9 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """The captions of one kind, the tables that they are joined with, and the prompt that asks for them."""
+    """The captions of one kind, the tables that they are joined with, and the prompt that asks for
+    them.
+    """
 
     captions: Path
     samples: Path
@@ -66,18 +71,29 @@ class Captions:
 
     @classmethod
     def of(cls, run: Run) -> "Captions":
-        """What a run's parameters name. Raises InputError for a kind without its priors, or a prompt without fields."""
+        """What a run's parameters name. Raises InputError for a kind without its priors, or a
+        prompt without fields.
+        """
         kind, priors = run.params.kind, run.input("priors")
         if kind in FUSED and priors is None:
-            raise InputError(f"kind is {kind}, but priors is empty; set priors to 05_experts/priors")
+            raise InputError(
+                f"kind is {kind}, but priors is empty; set priors to 05_experts/priors"
+            )
         return cls(
-            captions=run.table("captions"), samples=run.table("samples"), images=run.table("images"), priors=priors,
-            kind=kind, template=load_prompt(kind, run.input("prompt"), f"captioner_{kind}"), seed=run.seed,
+            captions=run.table("captions"),
+            samples=run.table("samples"),
+            images=run.table("images"),
+            priors=priors,
+            kind=kind,
+            template=load_prompt(kind, run.input("prompt"), f"captioner_{kind}"),
+            seed=run.seed,
             test_fraction=run.params.test_fraction,
-        )  # fmt: skip
+        )
 
     def prompt(self, example: Example) -> str:
-        """The text that asks for a caption: to the letter that of stage 06 with the same template."""
+        """The text that asks for a caption: to the letter that of stage 06 with the same
+        template.
+        """
         return render_prompt(self.template, self.kind, example.sample, example.priors)
 
     def question(self, example: Example) -> str:
@@ -89,15 +105,26 @@ class Captions:
         for found in self:
             if isinstance(found, Example) and not found.held_out:
                 asked = {"from": "human", "value": self.question(found)}
-                yield entry(found.name, VISUAL, [found.path], [asked, {"from": "gpt", "value": found.caption}])
+                yield entry(
+                    found.name,
+                    VISUAL,
+                    [found.path],
+                    [asked, {"from": "gpt", "value": found.caption}],
+                )
 
     def __iter__(self) -> Iterator[Example | Refusal]:
         """Every caption of the kind in order, or why it cannot be used."""
         rows = (row for row in tables.read_rows(self.captions) if row["kind"] == self.kind)
         while chunk := list(islice(rows, _AT_ONCE)):
-            samples = tables.lookup(self.samples, "sample_id", {row["sample_id"] for row in chunk}, SAMPLES.names)
+            samples = tables.lookup(
+                self.samples, "sample_id", {row["sample_id"] for row in chunk}, SAMPLES.names
+            )
             urls = {sample["image_url"] for sample in samples.values()}
-            images = {url: row for url, row in tables.lookup(self.images, "image_url", urls).items() if row["path"]}
+            images = {
+                url: row
+                for url, row in tables.lookup(self.images, "image_url", urls).items()
+                if row["path"]
+            }
             ids = {image["image_id"] for image in images.values()}
             priors = tables.lookup(self.priors, "image_id", ids) if self.priors else {}
             for row in chunk:
@@ -119,15 +146,21 @@ class Captions:
         else:
             split = split_of(sample, seed=self.seed, test_fraction=self.test_fraction)
             return Example(
-                sample=sample, image_id=image["image_id"], path=self.images.parent / image["path"], priors=found,
-                caption=row["caption"], held_out=split == "test",
-            )  # fmt: skip
+                sample=sample,
+                image_id=image["image_id"],
+                path=self.images.parent / image["path"],
+                priors=found,
+                caption=row["caption"],
+                held_out=split == "test",
+            )
         return Refusal(row["sample_id"], VISUAL, *lacking)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which captions are held out, which are refused before any is encoded, and how many there are in all."""
+    """Which captions are held out, which are refused before any is encoded, and how many there are
+    in all.
+    """
 
     taken: int
     held_out: tuple[Example, ...]
@@ -137,7 +170,8 @@ class Split:
     def of(cls, captions: Captions, *, most: int) -> "Split":
         """Hold out at most `most` captions (0: all of their pages), a seeded choice.
 
-        Memory: held-out and refused captions, 8 bytes for each of the others. Raises InputError if there are too few.
+        Memory: held-out and refused captions, 8 bytes for each of the others. Raises InputError if
+        there are too few.
         """
         held, refused, learnt, taken = list[Example](), list[Refusal](), array("Q"), 0
         for found in captions:
@@ -148,29 +182,39 @@ class Split:
                 held.append(found)
             else:
                 learnt.append(seeded(0, found.image_id))
-        known = np.isin(np.array([seeded(0, e.image_id) for e in held], np.uint64), np.array(learnt, np.uint64))
+        known = np.isin(
+            np.array([seeded(0, e.image_id) for e in held], np.uint64), np.array(learnt, np.uint64)
+        )
         shared = {example.name for example, in_train in zip(held, known, strict=True) if in_train}
         apart = [example for example in held if example.name not in shared]
         chosen = choose(apart, most, captions.seed, key=lambda example: example.name)
         if not learnt or len({example.page for example in chosen}) < 2:
             raise InputError(
-                f"{captions.captions}: of {taken} {captions.kind} captions {len(learnt)} are to learn from and "
-                f"{len(chosen)} held out; take some to learn from, and held-out ones of two pages at least: more "
-                "captions, another test_fraction, held_out or seed"
+                f"{captions.captions}: of {taken} {captions.kind} captions {len(learnt)} are to"
+                f" learn from and {len(chosen)} held out; take some to learn from, and held-out"
+                " ones of two pages at least: more captions, another test_fraction, held_out or"
+                " seed"
             )
         left = {example.name for example in chosen}
         refused += [
-            Refusal(e.name, VISUAL, "image_in_train" if e.name in shared else "not_chosen", e.image_id)
-            for e in held if e.name not in left
-        ]  # fmt: skip
+            Refusal(
+                e.name, VISUAL, "image_in_train" if e.name in shared else "not_chosen", e.image_id
+            )
+            for e in held
+            if e.name not in left
+        ]
         return cls(taken=taken, held_out=tuple(chosen), refused=tuple(refused))
 
 
 def swapped(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Each example in the place of another one, on another page, drawn by the hash of seed and sample."""
+    """Each example in the place of another one, on another page, drawn by the hash of seed and
+    sample.
+    """
     found = []
     for example in examples:
         start = seeded(seed, "swap", example.name) % len(examples)
         turned = (examples[(start + step) % len(examples)] for step in range(len(examples)))
-        found.append(example.on_page_of(next(other for other in turned if other.page != example.page)))
+        found.append(
+            example.on_page_of(next(other for other in turned if other.page != example.page))
+        )
     return found

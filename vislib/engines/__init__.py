@@ -1,10 +1,11 @@
-"""Who answers a request for text: one interface, journalled answers (VisCon-100K, sections 3.2 and 3.3).
+"""Who answers a request for text: one interface, journalled answers (VisCon-100K, sections 3.2 and
+3.3).
 
-The paper asks GPT-4V for captions and OpenChat 3.5 for questions. Here a stage makes `Request`s and an engine
-answers them: `openai` is any server of that protocol, `openai_batch` its batch files at half the price, and
-`extractive` the page's own words, without a model.
-Every answer is journalled before it is used, so that none is paid twice: a stage first asks what the journal
-lacks (`asking.ask_all`), then writes its tables from the journal in the order of its input (`answer_of`).
+The paper asks GPT-4V for captions and OpenChat 3.5 for questions. Here a stage makes `Request`s and
+an engine answers them: `openai` is any server of that protocol, `openai_batch` its batch files at
+half the price, and `extractive` the page's own words, without a model. Every answer is journalled
+before it is used, so that none is paid twice: a stage first asks what the journal lacks
+(`asking.ask_all`), then writes its tables from the journal in the order of its input (`answer_of`).
 """
 
 import json
@@ -30,7 +31,9 @@ class Request:
     id: str  # sample_id
     prompt: str  # the whole user text; the image, if any, follows it
     prompt_sha: str  # of the template
-    shared: int = 0  # characters that begin every prompt of the template: what a server's cache may hold
+    shared: int = (
+        0  # characters that begin every prompt of the template: what a server's cache may hold
+    )
     system: str = ""
     image_id: str = ""  # "": no image is sent
     image_path: Path | None = None
@@ -38,14 +41,18 @@ class Request:
     temperature: float = 0.0  # below 0: not sent, the model's own
     max_tokens: int = 1024  # of the answer
     seed: int = 0  # 0: not sent
-    schema: Mapping[str, Any] | None = None  # JSON schema that the answer is to follow, where the server offers it
+    schema: Mapping[str, Any] | None = (
+        None  # JSON schema that the answer is to follow, where the server offers it
+    )
     image_size: tuple[int, int] = (0, 0)  # px of the picture before scaling, for estimates
     evidence: Mapping[str, Any] = field(default_factory=dict)  # for the extractive engine alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back. `status` is ok or failed; a failed one says why in `reason` and has no usable text."""
+    """What came back. `status` is ok or failed; a failed one says why in `reason` and has no usable
+    text.
+    """
 
     text: str = ""
     model: str = ""
@@ -62,16 +69,19 @@ class Answer:
     request_sha: str = ""
 
 
-Answered = Generator[tuple[Request, Answer], None, None]  # closing it ends what the engine has begun
+Answered = Generator[
+    tuple[Request, Answer], None, None
+]  # closing it ends what the engine has begun
 
 
 class Engine(Protocol):
     """Answers requests, in any order; failures are answers too.
 
-    `basis` is what an answer depends on beyond model, sampling, messages and image (JSON values; it may
-    replace `model`). `answer` reads `requests` no faster than it answers them; `spent` is what the stage's
-    journalled answers cost in USD. It raises InputError when going on is no use, after it has yielded what
-    was under way. An engine that waits has an event `stop` too: once it is set, nothing more is begun.
+    `basis` is what an answer depends on beyond model, sampling, messages and image (JSON values; it
+    may replace `model`). `answer` reads `requests` no faster than it answers them; `spent` is what
+    the stage's journalled answers cost in USD. It raises InputError when going on is no use, after
+    it has yielded what was under way. An engine that waits has an event `stop` too: once it is set,
+    nothing more is begun.
     """
 
     name: str
@@ -83,9 +93,11 @@ class Engine(Protocol):
 
 
 def open_engine(run: "Run") -> Engine:
-    """The engine that the parameters `engine`, `model`, `base_url` and the limits of `run` describe.
+    """The engine that the parameters `engine`, `model`, `base_url` and the limits of `run`
+    describe.
 
-    A model in a folder is served here if no `base_url` is given; else its folder is but the name of the server's.
+    A model in a folder is served here if no `base_url` is given; else its folder is but the name of
+    the server's.
     """
     if run.params.engine == "extractive":
         from vislib.engines.extractive import Extractive
@@ -108,7 +120,9 @@ def open_engine(run: "Run") -> Engine:
 
 
 def request_key(engine: Engine, request: Request) -> str:
-    """Id of an answer: model, sampling, messages, image and its scale, and the engine's own basis."""
+    """Id of an answer: model, sampling, messages, image and its scale, and the engine's own
+    basis.
+    """
     body = {
         "model": engine.model,
         "sampling": [request.temperature, request.max_tokens, request.seed],
@@ -121,7 +135,9 @@ def request_key(engine: Engine, request: Request) -> str:
 
 
 def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
-    """The journalled answer to `request`, or its recorded failure; never asked: a failure `not_asked`."""
+    """The journalled answer to `request`, or its recorded failure; never asked: a failure
+    `not_asked`.
+    """
     from vislib.engines.completions import read_again
 
     key = request_key(engine, request)
@@ -131,4 +147,6 @@ def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
         return replace(answer, detail=without_places(answer.detail), request_sha=key)
     failure = journal.failure(key) or {"reason": "not_asked", "detail": ""}
     reason, detail = failure["reason"], without_places(failure["detail"])  # tables are published
-    return Answer(model=engine.model, status="failed", request_sha=key, reason=reason, detail=detail)
+    return Answer(
+        model=engine.model, status="failed", request_sha=key, reason=reason, detail=detail
+    )

@@ -1,7 +1,8 @@
 """Asking what a journal lacks, and nothing twice (VisCon-100K, sections 3.2 and 3.3).
 
-A stage gives all its requests; those without an answer go to the engine, and every answer is journalled as it
-comes. Too many failures or an interrupt end the asking, never what was answered before.
+A stage gives all its requests; those without an answer go to the engine, and every answer is
+journalled as it comes. Too many failures or an interrupt end the asking, never what was answered
+before.
 """
 
 import logging
@@ -46,26 +47,35 @@ _MENDS = {
 _PAID = ("tokens_in", "tokens_cached", "tokens_out", "usd")
 
 
-def ask_all(run: "Run", engine: Engine, requests: Callable[[], Iterable[Request]], fault: Fault | None = None) -> None:
+def ask_all(
+    run: "Run",
+    engine: Engine,
+    requests: Callable[[], Iterable[Request]],
+    fault: Fault | None = None,
+) -> None:
     """Ask what the journal lacks and journal every answer as it comes.
 
-    `requests()` gives all requests of the stage, the same ones each time it is called. Failures of an earlier run
-    are asked again, those that are about their request (`settles`) when a day has passed or with `--force`. Raises
-    InputError when more than `max_failure_rate` of the requests fail, `fault` drops more than `max_drop_rate` of the
-    answers, the server may serve another model than it did, or the engine cannot go on; on an interrupt, what is
-    under way is waited for (a second one is immediate). In each case all answers so far are kept.
+    `requests()` gives all requests of the stage, the same ones each time it is called. Failures of
+    an earlier run are asked again, those that are about their request (`settles`) when a day has
+    passed or with `--force`. Raises InputError when more than `max_failure_rate` of the requests
+    fail, `fault` drops more than `max_drop_rate` of the answers, the server may serve another model
+    than it did, or the engine cannot go on; on an interrupt, what is under way is waited for (a
+    second one is immediate). In each case all answers so far are kept.
     """
     asking = _Asking(run, engine, fault)
     if (missing := asking.survey(requests())) and run.params.replay:
         raise InputError(asking.no_replay(missing))
     asking.meet_server()
-    if asking.drops.surely_too_many or asking.failed > asking.allowed * asking.total:  # whatever the others bring
+    if (
+        asking.drops.surely_too_many or asking.failed > asking.allowed * asking.total
+    ):  # whatever the others bring
         asking.check()
     if asking.in_batches:
         folder = asking.journal.path.with_name("openai_batch")
         raise InputError(
-            f"{asking.in_batches} of {missing} requests are under way in batch files and would be paid twice; run with "
-            f"engine openai_batch to collect them, or delete their files (in {folder}, or in batch_folder)"
+            f"{asking.in_batches} of {missing} requests are under way in batch files and would be"
+            " paid twice; run with engine openai_batch to collect them, or delete their files (in"
+            f" {folder}, or in batch_folder)"
         )
     if missing:
         if asking.estimate:
@@ -90,7 +100,9 @@ def _say(line: str) -> None:
 
 
 def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
-    """What `ask_all` would ask of the engine in `run.params`, and what that would take; writes and sends nothing."""
+    """What `ask_all` would ask of the engine in `run.params`, and what that would take; writes and
+    sends nothing.
+    """
     looking: Any = copy(run)
     looking.journal = lambda name: _Reading(run.journal_path(name))
     engine = open_engine(looking)
@@ -103,11 +115,15 @@ def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
 
 
 def check_parameters(params: Any) -> Engine:
-    """The engine of `params`, which opens and asks nothing; raises InputError if it or the checks cannot work."""
+    """The engine of `params`, which opens and asks nothing; raises InputError if it or the checks
+    cannot work.
+    """
     no_run = SimpleNamespace(
-        params=params, folder=Path(), inputs=lambda name: [Path(params.model)],
+        params=params,
+        folder=Path(),
+        inputs=lambda name: [Path(params.model)],
         journal=lambda name: SimpleNamespace(path=Path(name)),
-    )  # fmt: skip
+    )
     Checks(params.checks, params.language)
     return open_engine(cast("Run", no_run))
 
@@ -130,7 +146,8 @@ class _Reading(Journal):
 
 
 class _Asking:
-    """The state of one `ask_all`: what is known, what it cost, and what the rest will take; what is asked and failed.
+    """The state of one `ask_all`: what is known, what it cost, and what the rest will take; what is
+    asked and failed.
 
     Requests with equal keys are one.
     """
@@ -148,17 +165,23 @@ class _Asking:
         self.known = self.failed = self.total = 0
         self.spent = 0.0
         self.usage: dict[str, Any] = dict.fromkeys(_PAID, 0)  # of this run, failures too
-        self.answers: dict[str, Any] = dict.fromkeys(_PAID, 0)  # of all answers, whichever run paid for them
+        self.answers: dict[str, Any] = dict.fromkeys(
+            _PAID, 0
+        )  # of all answers, whichever run paid for them
         self.in_batches = 0  # requests that the engine of batch files is to collect
         self.estimate: Estimate | None = estimate_for(engine)
         self.last_failure = ""
         self._told, self._told_at = dict(self.usage), time.monotonic()
-        self._open: set[str] = set()  # keys under way or failed in this run: a twin is not asked too
+        self._open: set[str] = (
+            set()
+        )  # keys under way or failed in this run: a twin is not asked too
 
     def survey(self, requests: Iterable[Request]) -> int:
         """Count what is known and what it cost; return how many requests are to be asked."""
         missing, seen = 0, set[int]()
-        elsewhere = batched_keys(self.journal.path.parent) if self.engine.name == "openai" else frozenset()
+        elsewhere = (
+            batched_keys(self.journal.path.parent) if self.engine.name == "openai" else frozenset()
+        )
         for request in requests:
             key = request_key(self.engine, request)
             if (number := int(key, 16)) in seen:  # numbers take a third of the memory
@@ -184,7 +207,9 @@ class _Asking:
         return missing
 
     def meet_server(self) -> None:
-        """Say what comes from the journal, and see that the server serves the model that gave it."""
+        """Say what comes from the journal, and see that the server serves the model that gave
+        it.
+        """
         if self.origins and self.origins.count:
             _say(self.origins.line(self.total))
         if self.origins and not self.replay:
@@ -195,8 +220,8 @@ class _Asking:
     def no_replay(self, missing: int) -> str:
         """What is wrong when answers are missing that may not be asked for."""
         return (
-            f"replay is on, and {self.journal.path} lacks {missing} of {self.total} answers; import the journal that "
-            "the data were made with, or set replay to false"
+            f"replay is on, and {self.journal.path} lacks {missing} of {self.total} answers; import"
+            " the journal that the data were made with, or set replay to false"
         )
 
     def lacking(self, requests: Iterable[Request]) -> Iterator[Request]:
@@ -210,7 +235,9 @@ class _Asking:
             if body := self.journal.get(key):
                 if not (reason := self._spoilt(body)):
                     continue
-                self.journal.retract(key, reason, f"finish_reason {body['finish_reason']}", body["usd"])
+                self.journal.retract(
+                    key, reason, f"finish_reason {body['finish_reason']}", body["usd"]
+                )
             self._open.add(key)
             yield request
 
@@ -234,17 +261,28 @@ class _Asking:
                 self.stop.set()
             return
         if self._other_model:  # in the journal it would pass for the one before
-            answer = replace(answer, reason=answer.reason or "another_model", detail=answer.detail or answer.model)
+            answer = replace(
+                answer,
+                reason=answer.reason or "another_model",
+                detail=answer.detail or answer.model,
+            )
         self.journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
-        if answer.reason == "no_evidence":  # the extractive engine has nothing to say: no fault to stop for
+        if (
+            answer.reason == "no_evidence"
+        ):  # the extractive engine has nothing to say: no fault to stop for
             return
         mend = _MENDS.get(answer.reason, "")
-        self.failed, self.last_failure = self.failed + 1, f"{request.id}: {answer.reason} {mend}{answer.detail}".strip()
+        self.failed, self.last_failure = (
+            self.failed + 1,
+            f"{request.id}: {answer.reason} {mend}{answer.detail}".strip(),
+        )
         if self.failed > self.allowed * min(self.total, 2 * max(self.known, _FEW)):
             self.stop.set()
 
     def tell(self, run: "Run", *, every: float = 0.0) -> None:
-        """Add what was paid since the last time to the run's usage, if `every` seconds have passed."""
+        """Add what was paid since the last time to the run's usage, if `every` seconds have
+        passed.
+        """
         if time.monotonic() - self._told_at >= every:
             run.usage(**{name: amount - self._told[name] for name, amount in self.usage.items()})
             self._told, self._told_at = dict(self.usage), time.monotonic()
@@ -252,23 +290,32 @@ class _Asking:
     def shown(self) -> dict[str, Any]:
         """What the progress line tells beside the count."""
         names = ("tokens_in", "tokens_out")
-        return {"failed": self.failed, **{n: self.usage[n] for n in names}, "usd": round(self.usage["usd"], 4)}
+        return {
+            "failed": self.failed,
+            **{n: self.usage[n] for n in names},
+            "usd": round(self.usage["usd"], 4),
+        }
 
     def check(self) -> None:
         """Raise InputError if more failed or were dropped than may, or another model answered."""
         if self._other_model:
             raise InputError(self._other_model)
         if self.drops.too_many:
-            raise self.drops.error(f"{self.engine.name} {self.engine.model}", str(self.journal.path))
+            raise self.drops.error(
+                f"{self.engine.name} {self.engine.model}", str(self.journal.path)
+            )
         if self.failed > self.allowed * self.known:
             raise InputError(
-                f"{self.engine.name} {self.engine.model}: {self.failed} of {self.known} requests failed, more than "
-                f"max_failure_rate {self.allowed:g} allows. The last: {self.last_failure or 'of an earlier run'}. "
-                f"Mend the cause or raise max_failure_rate and run again; answers stay in {self.journal.path}"
+                f"{self.engine.name} {self.engine.model}: {self.failed} of {self.known} requests"
+                f" failed, more than max_failure_rate {self.allowed:g} allows. The last:"
+                f" {self.last_failure or 'of an earlier run'}. Mend the cause or raise"
+                f" max_failure_rate and run again; answers stay in {self.journal.path}"
             )
 
     def _count(self, body: dict[str, Any]) -> float:
-        """Add an answer to the totals; its USD, by today's prices if none were set when it was paid."""
+        """Add an answer to the totals; its USD, by today's prices if none were set when it was
+        paid.
+        """
         if self.estimate and not body["usd"]:
             body = body | {"usd": self.estimate.budget.cost(body["tokens_in"], body["tokens_out"])}
         self.answers = {name: amount + body.get(name, 0) for name, amount in self.answers.items()}

@@ -1,8 +1,10 @@
-"""Batch files under way: which requests stand in which file, and where it is (VisCon-100K, section 3.2).
+"""Batch files under way: which requests stand in which file, and where it is (VisCon-100K, section
+3.2).
 
-One table for all sets, `openai_batch.sqlite` beside the journal; the files lie beside it too, or in the folder
-where they wait to be answered. A key stands in one file at a time, so what is under way is not asked again,
-whichever stage or set comes. Whoever changes anything holds the lock, which ends with its process.
+One table for all sets, `openai_batch.sqlite` beside the journal; the files lie beside it too, or in
+the folder where they wait to be answered. A key stands in one file at a time, so what is under way
+is not asked again, whichever stage or set comes. Whoever changes anything holds the lock, which
+ends with its process.
 """
 
 import json
@@ -24,14 +26,18 @@ from vislib.runs.locking import FolderLock
 _TABLES = """
 PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, place TEXT, batch TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS lines (key TEXT PRIMARY KEY, name TEXT, usd REAL, request TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lines (
+    key TEXT PRIMARY KEY, name TEXT, usd REAL, request TEXT
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS lines_of_file ON lines (name);
 """
 
 
 @dataclass(frozen=True)
 class BatchFile:
-    """`place` is a server's URL or a folder, `batch` the id at the server once it is known, `path` the JSONL."""
+    """`place` is a server's URL or a folder, `batch` the id at the server once it is known, `path`
+    the JSONL.
+    """
 
     name: str
     place: str
@@ -75,7 +81,9 @@ class BatchFiles:
             lock.release()
 
     def commit(self, *, after: Path | None = None) -> None:
-        """Let changes last; not before the disk keeps what was written to the journal at `after`."""
+        """Let changes last; not before the disk keeps what was written to the journal at
+        `after`.
+        """
         if after:  # which syncs but once a second
             with suppress(FileNotFoundError), Path(f"{after}-wal").open("rb") as log:
                 os.fsync(log.fileno())
@@ -84,9 +92,14 @@ class BatchFiles:
     def find(self, **where: str) -> list[BatchFile]:
         """Files by `name`, `place`, or a `key` that stands in them."""
         ((column, value),) = where.items()
-        condition = "name = (SELECT name FROM lines WHERE key = ?)" if column == "key" else f"{column} = ?"
+        condition = (
+            "name = (SELECT name FROM lines WHERE key = ?)" if column == "key" else f"{column} = ?"
+        )
         rows = self.run(f"SELECT name, place, batch FROM files WHERE {condition}", (value,))
-        return [BatchFile(name, place, batch, self._path(place, f"{name}.jsonl")) for name, place, batch in rows]
+        return [
+            BatchFile(name, place, batch, self._path(place, f"{name}.jsonl"))
+            for name, place, batch in rows
+        ]
 
     def write(self) -> "Draft":
         """Begin a file."""
@@ -95,10 +108,14 @@ class BatchFiles:
             part.parent.mkdir(parents=True, exist_ok=True)
             return Draft(self, self._place, part, self._server)
         except OSError as error:
-            raise InputError(f"{part}: cannot be written ({error}); mend it, or batch_folder") from error
+            raise InputError(
+                f"{part}: cannot be written ({error}); mend it, or batch_folder"
+            ) from error
 
     def under_way(self, key: str) -> BatchFile | None:
-        """The file of which an answer to `key` is to come. Raises InputError if it is to come to another place."""
+        """The file of which an answer to `key` is to come. Raises InputError if it is to come to
+        another place.
+        """
         return next((file for file in self.find(key=key) if self._is_sound(file)), None)
 
     def line(self, key: str, file: BatchFile) -> tuple[Request, float] | None:
@@ -133,23 +150,33 @@ class BatchFiles:
             raise
 
     def clear(self) -> None:
-        """Clear away, here and at the server, files whose lines have all been journalled, or moved to others."""
+        """Clear away, here and at the server, files whose lines have all been journalled, or moved
+        to others.
+        """
         for file in self.find(place=self._place):
             if self._is_sound(file) and not self.left(file):
                 if self._server and file.batch:
                     batch = self._server.retrieve(file.batch)
-                    self._server.delete(batch.input_file_id, batch.output_file_id, batch.error_file_id)
+                    self._server.delete(
+                        batch.input_file_id, batch.output_file_id, batch.error_file_id
+                    )
                 self._forget(file)
         self.commit()
 
     def _is_sound(self, file: BatchFile) -> bool:
-        """Whether answers are to come of a file. If not (cut off, or deleted to give it up), it is forgotten."""
+        """Whether answers are to come of a file. If not (cut off, or deleted to give it up), it is
+        forgotten.
+        """
         there = file.path.exists()
         if there and file.place != self._place:
-            mend = "set base_url to that, and batch_folder to ''" if "://" in file.place else "set batch_folder to that"
+            mend = (
+                "set base_url to that, and batch_folder to ''"
+                if "://" in file.place
+                else "set batch_folder to that"
+            )
             raise InputError(
-                f"{file.path.name} is under way at {file.place}: {mend}, to collect it; or delete {file.path} to ask "
-                "its requests again"
+                f"{file.path.name} is under way at {file.place}: {mend}, to collect it; or delete"
+                f" {file.path} to ask its requests again"
             )
         if there:
             if file.batch or not self._server:
@@ -175,7 +202,9 @@ class BatchFiles:
 
 
 def batched_keys(folder: Path) -> frozenset[str]:
-    """Keys of the requests in batch files that are there, by the table in `folder`; nothing is written."""
+    """Keys of the requests in batch files that are there, by the table in `folder`; nothing is
+    written.
+    """
     if not (table := folder / "openai_batch.sqlite").exists():
         return frozenset()
     try:
@@ -183,13 +212,17 @@ def batched_keys(folder: Path) -> frozenset[str]:
             files = db.execute("SELECT name, place FROM files").fetchall()
             places = {name: _where(folder / "openai_batch", place) for name, place in files}
             there = {name for name, place in places.items() if (place / f"{name}.jsonl").exists()}
-            return frozenset(key for key, name in db.execute("SELECT key, name FROM lines") if name in there)
+            return frozenset(
+                key for key, name in db.execute("SELECT key, name FROM lines") if name in there
+            )
     except sqlite3.Error as error:
         raise _unusable(table, error) from error
 
 
 def _unusable(table: Path, error: Exception) -> InputError:
-    return InputError(f"{table}: not usable ({error}); it names paid batches: try sqlite3's `.recover`")
+    return InputError(
+        f"{table}: not usable ({error}); it names paid batches: try sqlite3's `.recover`"
+    )
 
 
 def _where(folder: Path, place: str) -> Path:
@@ -199,7 +232,9 @@ def _where(folder: Path, place: str) -> Path:
 class Draft:
     """The file that is being written; there is one at a time."""
 
-    def __init__(self, files: BatchFiles, place: str, part: Path, server: BatchServer | None) -> None:
+    def __init__(
+        self, files: BatchFiles, place: str, part: Path, server: BatchServer | None
+    ) -> None:
         self._files, self._part, self._server, self.lines, self.size = files, part, server, 0, 0
         self._stream, self._name = part.open("wb"), f"vislib-{uuid.uuid4().hex[:16]}"
         files.run("INSERT INTO files VALUES (?, ?, '')", (self._name, place))
@@ -212,7 +247,9 @@ class Draft:
         self.lines, self.size = self.lines + 1, self.size + len(line)
 
     def send(self) -> str:
-        """Commit the lines, let the whole file appear (without it they count for nothing), have a batch made of it."""
+        """Commit the lines, let the whole file appear (without it they count for nothing), have a
+        batch made of it.
+        """
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()

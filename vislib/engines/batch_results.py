@@ -1,4 +1,6 @@
-"""What the lines of a batch's results say: the provider's, or those of `vllm run-batch` (VisCon-100K, section 3.2)."""
+"""What the lines of a batch's results say: the provider's, or those of `vllm run-batch`
+(VisCon-100K, section 3.2).
+"""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ _NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
 
 
 def read_results(path: Path, odd: list[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Number, custom_id and result of each line; nothing from a file of requests. What is no result goes to `odd`."""
+    """Number, custom_id and result of each line; nothing from a file of requests. What is no result
+    goes to `odd`.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -39,8 +43,13 @@ def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
         told = told_error(body, url)
         return read_error(told, url=url, model=model)[0] if told else read_completion(body)
     parts = [part.get("error") or part for part in (body, error) if isinstance(part, dict)]
-    said = next((part for part in parts if isinstance(part, dict)), {"message": str(error or body or "no word why")})
+    said = next(
+        (part for part in parts if isinstance(part, dict)),
+        {"message": str(error or body or "no word why")},
+    )
     if not isinstance(status, int) or status < 400:  # it never came to the model
         reason = said["code"] if said.get("code") in _NEVER_RUN else "server_error"
-        return Answer(status="failed", reason=reason, detail=str(said.get("message") or reason)[:200])
+        return Answer(
+            status="failed", reason=reason, detail=str(said.get("message") or reason)[:200]
+        )
     return read_error(status_error(status, said, url), url=url, model=model)[0]

@@ -1,7 +1,8 @@
-"""A server's files and batches (VisCon-100K, section 3.2, at half the price): calls whose reply may be lost.
+"""A server's files and batches (VisCon-100K, section 3.2, at half the price): calls whose reply may
+be lost.
 
-Neither an upload nor the begin of a batch is repeated blindly: before another try the server is asked what the one
-before left there. Reading and deleting are repeated as they are.
+Neither an upload nor the begin of a batch is repeated blindly: before another try the server is
+asked what the one before left there. Reading and deleting are repeated as they are.
 """
 
 import hashlib
@@ -30,8 +31,8 @@ class Refused(InputError):
 class BatchServer:
     """The files and batches at `url`; `over` cuts waiting short.
 
-    Calls are tried again after what may pass. They raise Refused when the server says no or has no batches, and
-    InputError when it does not answer.
+    Calls are tried again after what may pass. They raise Refused when the server says no or has no
+    batches, and InputError when it does not answer.
     """
 
     backoff_s = 0.5  # before the second try; doubles up to five minutes
@@ -57,12 +58,24 @@ class BatchServer:
     def begin(self, upload: str, path: Path) -> str:
         """Make a batch of an uploaded file, named after it; the batch's id."""
         with path.open("rb") as stream:
-            names = {"vislib": path.stem, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-        settings: Any = {"input_file_id": upload, "endpoint": ENDPOINT, "completion_window": "24h", "metadata": names}
-        return self._call(lambda: self._client.batches.create(**settings).id, lambda: self._begun(path.stem))
+            names = {
+                "vislib": path.stem,
+                "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
+            }
+        settings: Any = {
+            "input_file_id": upload,
+            "endpoint": ENDPOINT,
+            "completion_window": "24h",
+            "metadata": names,
+        }
+        return self._call(
+            lambda: self._client.batches.create(**settings).id, lambda: self._begun(path.stem)
+        )
 
     def begun(self, name: str) -> str:
-        """The id of the batch that was made of a file; if none was, its upload is deleted, and the id empty."""
+        """The id of the batch that was made of a file; if none was, its upload is deleted, and the
+        id empty.
+        """
         if not (batch := self._call(lambda: self._begun(name))):
             self.delete(self._call(lambda: self._uploaded(name)))
         return batch
@@ -102,9 +115,13 @@ class BatchServer:
     def _begun(self, name: str) -> str:
         self.wait(self.grace_s)
         batches = self._client.batches.list(limit=100)
-        return next((batch.id for batch in batches if (batch.metadata or {}).get("vislib") == name), "")
+        return next(
+            (batch.id for batch in batches if (batch.metadata or {}).get("vislib") == name), ""
+        )
 
-    def _call(self, make: Callable[[], T], find: Callable[[], T] | None = None, *, tries: int = 6) -> T:
+    def _call(
+        self, make: Callable[[], T], find: Callable[[], T] | None = None, *, tries: int = 6
+    ) -> T:
         """What `make` returns; once it was tried, `find` is asked first whether it was done."""
         import httpx2
         import openai
@@ -127,9 +144,10 @@ class BatchServer:
     def _failure(self, error: Any) -> tuple[Answer, float | None]:
         if getattr(error, "status_code", 0) in (404, 405, 501) and error.code != "model_not_found":
             raise Refused(
-                f"{error.request.method} {error.request.url}: {error.status_code}. A server without batch files needs "
-                "engine openai, or batch_folder. One that does not know a batch, or its results any longer, needs the "
-                "key that made it; or delete the batch's file in openai_batch beside the journal, to ask again"
+                f"{error.request.method} {error.request.url}: {error.status_code}. A server without"
+                " batch files needs engine openai, or batch_folder. One that does not know a"
+                " batch, or its results any longer, needs the key that made it; or delete the"
+                " batch's file in openai_batch beside the journal, to ask again"
             )
         try:
             failure, wait = read_error(error, url=self.url, model=self._model)

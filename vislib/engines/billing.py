@@ -1,7 +1,9 @@
-"""What an image costs in tokens: each provider's published rule as data (VisCon-100K, section 3.2, asks with images).
+"""What an image costs in tokens: each provider's published rule as data (VisCon-100K, section 3.2,
+asks with images).
 
-A rule of `image_billing.toml` shrinks a picture as its provider does, cuts what is left into cells, and bills the
-cells. From it follow the size worth sending (`send_side`) and what a request will cost before it is asked.
+A rule of `image_billing.toml` shrinks a picture as its provider does, cuts what is left into cells,
+and bills the cells. From it follow the size worth sending (`send_side`) and what a request will
+cost before it is asked.
 """
 
 import math
@@ -16,16 +18,22 @@ from typing import Any
 from vislib.runs.errors import InputError
 
 _FILE = Path(__file__).with_name("image_billing.toml")
-_SNAP, _WORTH, _FEW = 0.95, 0.8, 64  # the longest side may lose 5 % where that saves a fifth and 64 tokens
+_SNAP, _WORTH, _FEW = (
+    0.95,
+    0.8,
+    64,
+)  # the longest side may lose 5 % where that saves a fifth and 64 tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Tokens of an image: `base`, `per_cell` for each cell of `cell` px, `per_row` for each row of cells.
+    """Tokens of an image: `base`, `per_cell` for each cell of `cell` px, `per_row` for each row of
+    cells.
 
-    A picture is first made to fit `max_side`, `max_short` (px) and `max_cells` (0: no limit), then cut into cells,
-    rounded up, or to the `nearest` number and up to `min_pixels`. `crop` (whole, least, most) bills pictures of at
-    most `whole` px as one cell and makes other cells of two thirds of the shorter side. No `cell`: always `base`.
+    A picture is first made to fit `max_side`, `max_short` (px) and `max_cells` (0: no limit), then
+    cut into cells, rounded up, or to the `nearest` number and up to `min_pixels`. `crop` (whole,
+    least, most) bills pictures of at most `whole` px as one cell and makes other cells of two
+    thirds of the shorter side. No `cell`: always `base`.
     """
 
     name: str
@@ -50,20 +58,31 @@ class Rule:
         return self.base + math.ceil(columns * rows * self.per_cell - 1e-6) + rows * self.per_row
 
     def seen(self, width: int, height: int) -> int:
-        """The longest side, in px, at which the provider looks at an image of `width` x `height` px."""
+        """The longest side, in px, at which the provider looks at an image of `width` x `height`
+        px.
+        """
         longest, shortest = max(width, height), min(width, height)
         if not self.cell:
             return longest
         limits = (self.max_side, self.max_short * longest // shortest)
         high = min([longest, *filter(None, limits)])
-        return _largest(width, height, high, lambda w, h: math.prod(self._grid(w, h)) <= (self.max_cells or math.inf))
+        return _largest(
+            width,
+            height,
+            high,
+            lambda w, h: math.prod(self._grid(w, h)) <= (self.max_cells or math.inf),
+        )
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Columns and rows of cells."""
         cell = self.cell
         if self.crop:
             whole, least, most = self.crop
-            cell = whole if max(width, height) <= whole else max(least, min(most, int(min(width, height) / 1.5)))
+            cell = (
+                whole
+                if max(width, height) <= whole
+                else max(least, min(most, int(min(width, height) / 1.5)))
+            )
         if self.nearest:  # the form in which Qwen publishes its own
             columns, rows = round(width / cell), round(height / cell)
             if columns * rows * cell**2 >= self.min_pixels:
@@ -84,32 +103,37 @@ def rules() -> dict[str, Rule]:
 
 
 def rule_of(params: Any) -> Rule | None:
-    """The rule that `image_billing` names, or for `auto` the one whose pattern fits `model`; None if none is known.
+    """The rule that `image_billing` names, or for `auto` the one whose pattern fits `model`; None
+    if none is known.
 
     Raises InputError for a name that is no rule.
     """
     name = getattr(params, "image_billing", "none")
     if name not in ("auto", "none", *rules()):
-        raise InputError(f"image_billing is {name!r}; take auto, none, or one of {', '.join(rules())}")
+        raise InputError(
+            f"image_billing is {name!r}; take auto, none, or one of {', '.join(rules())}"
+        )
     return rules().get(_family("images", params.model) if name == "auto" else name)
 
 
 def caching_of(model: str) -> Mapping[str, Any]:
     """How the provider of `model` reuses the beginning of prompts; empty if nothing is known of it.
 
-    From `least` tokens on, in steps of `step`; `read` and `write` are shares of the input price; `marked_at`: the
-    provider at this address reuses them only up to a breakpoint that the request sets.
+    From `least` tokens on, in steps of `step`; `read` and `write` are shares of the input price;
+    `marked_at`: the provider at this address reuses them only up to a breakpoint that the request
+    sets.
     """
     return _families("caches").get(_family("caches", model), {})
 
 
 @lru_cache(maxsize=1 << 16)
 def send_side(width: int, height: int, *, side: int, tokens: int, rule: Rule | None) -> int:
-    """The longest side in px worth sending of a `width` x `height` px image; `side` itself if nothing is gained.
+    """The longest side in px worth sending of a `width` x `height` px image; `side` itself if
+    nothing is gained.
 
-    Never more than `side` (0: as the file is) or than the provider looks at, and billed at most `tokens` (0: no
-    bound). A side up to 5 % smaller is taken where it saves a fifth of the tokens, and 64. Raises InputError if no
-    size of the image is billed so little.
+    Never more than `side` (0: as the file is) or than the provider looks at, and billed at most
+    `tokens` (0: no bound). A side up to 5 % smaller is taken where it saves a fifth of the tokens,
+    and 64. Raises InputError if no size of the image is billed so little.
     """
     if rule is None or min(width, height) < 1:
         return side
@@ -122,7 +146,10 @@ def send_side(width: int, height: int, *, side: int, tokens: int, rule: Rule | N
     if tokens and billed(best) > tokens:
         best = _largest(width, height, best, lambda w, h: rule.tokens(w, h) <= tokens)
         if (least := billed(best)) > tokens:
-            raise InputError(f"image_tokens is {tokens}, but {rule.name} bills no image less than {least}; raise it")
+            raise InputError(
+                f"image_tokens is {tokens}, but {rule.name} bills no image less than {least};"
+                " raise it"
+            )
     low = math.ceil(_SNAP * best)
     if (least := billed(low)) <= min(_WORTH * billed(best), billed(best) - _FEW):
         best = _largest(width, height, best, lambda w, h: rule.tokens(w, h) <= least, low=low)
@@ -141,8 +168,12 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
     return min((low, low + 1), key=lambda n: abs(ratio - n / side)), side
 
 
-def _largest(width: int, height: int, high: int, fits: Callable[[int, int], bool], *, low: int = 1) -> int:
-    """The largest side from `low` to `high` whose scaled picture fits, by bisection; `low` if none does."""
+def _largest(
+    width: int, height: int, high: int, fits: Callable[[int, int], bool], *, low: int = 1
+) -> int:
+    """The largest side from `low` to `high` whose scaled picture fits, by bisection; `low` if none
+    does.
+    """
     if fits(*scaled_size(width, height, high)):
         return high
     while high - low > 1:
@@ -159,9 +190,13 @@ def _families(kind: str) -> dict[str, dict[str, Any]]:
 
 @cache
 def _family(kind: str, model: str) -> str:
-    """The first family with a pattern that fits the last part of a model's name; empty if none has."""
+    """The first family with a pattern that fits the last part of a model's name; empty if none
+    has.
+    """
     name = model.rstrip("/").rpartition("/")[2].lower()
     fitting = (
-        family for family, table in _families(kind).items() if any(fnmatchcase(name, p) for p in table["models"])
+        family
+        for family, table in _families(kind).items()
+        if any(fnmatchcase(name, p) for p in table["models"])
     )
     return next(fitting, "")

@@ -1,4 +1,6 @@
-"""One server of the chat protocol: the official client, bounded in time and in size (VisCon-100K, section 3.2)."""
+"""One server of the chat protocol: the official client, bounded in time and in size (VisCon-100K,
+section 3.2).
+"""
 
 import asyncio
 import os
@@ -22,7 +24,9 @@ _PACKED = 100  # a compressed one, which nobody asked for, may be as much smalle
 
 
 def server_urls(base_url: str) -> list[str]:
-    """The servers that `base_url` names (separated by spaces); empty: OPENAI_BASE_URL, else the provider."""
+    """The servers that `base_url` names (separated by spaces); empty: OPENAI_BASE_URL, else the
+    provider.
+    """
     urls = (base_url or os.environ.get("OPENAI_BASE_URL", "") or PROVIDER).split()
     for number, url in enumerate(urls, start=1):
         try:
@@ -32,19 +36,26 @@ def server_urls(base_url: str) -> list[str]:
             plain = False
         if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(
-                f"base_url: address {number} is no server's; write http://host:port/v1, without user, password or "
-                "query (the key stands in OPENAI_API_KEY)"
+                f"base_url: address {number} is no server's; write http://host:port/v1, without"
+                " user, password or query (the key stands in OPENAI_API_KEY)"
             )
     return urls
 
 
 def api_key(url: str) -> str:
-    """The key of the environment; raises InputError if it cannot be one, or if there is none and `url` needs it."""
+    """The key of the environment; raises InputError if it cannot be one, or if there is none and
+    `url` needs it.
+    """
     key = os.environ.get("OPENAI_API_KEY", "")
     if not key and url == PROVIDER:
-        raise InputError(f"{url} needs a key; set OPENAI_API_KEY in the environment, or base_url to another server")
+        raise InputError(
+            f"{url} needs a key; set OPENAI_API_KEY in the environment, or base_url to another"
+            " server"
+        )
     if not re.fullmatch(r"[!-~]*", key):
-        raise InputError("OPENAI_API_KEY holds a blank, a line end or a character outside ASCII; set it anew")
+        raise InputError(
+            "OPENAI_API_KEY holds a blank, a line end or a character outside ASCII; set it anew"
+        )
     return key or "none"
 
 
@@ -56,17 +67,27 @@ class ChatClient:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         timeout = httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0))
-        limits = httpx2.Limits(max_connections=params.max_in_flight, max_keepalive_connections=params.max_in_flight)
+        limits = httpx2.Limits(
+            max_connections=params.max_in_flight, max_keepalive_connections=params.max_in_flight
+        )
         self._client = AsyncOpenAI(
-            base_url=url, api_key=api_key(url), max_retries=0, default_headers={"Accept-Encoding": "identity"},
+            base_url=url,
+            api_key=api_key(url),
+            max_retries=0,
+            default_headers={"Accept-Encoding": "identity"},
             http_client=DefaultAsyncHttpxClient(
-                timeout=timeout, limits=limits, event_hooks={"response": [_bounded]},
+                timeout=timeout,
+                limits=limits,
+                event_hooks={"response": [_bounded]},
                 trust_env=urlsplit(url).hostname not in HERE,
             ),
-        )  # fmt: skip
+        )
         self.url, self.model, self.timeout_s = url, params.model, params.timeout_s
-        self._words: dict[str, str] = {}  # what it calls a setting, "" for one that it does not take
-        self._cut_short = True  # whether an answer cut before its bound may mean that the bound was not understood
+        self._words: dict[
+            str, str
+        ] = {}  # what it calls a setting, "" for one that it does not take
+        # whether an answer cut before its bound may mean that the bound was not understood
+        self._cut_short = True
         self._heard = False  # has answered: then a 403 or 404 is about one request
         self.close = self._client.close
 
@@ -77,20 +98,30 @@ class ChatClient:
     async def _ask(self, body: dict[str, Any], words: dict[str, str]) -> Reply:
         import httpx2
 
-        sent = {words.get(name, name): value for name, value in body.items() if words.get(name, name)}
+        sent = {
+            words.get(name, name): value for name, value in body.items() if words.get(name, name)
+        }
         try:
             async with asyncio.timeout(self.timeout_s):  # the client's own counts from byte to byte
-                reply = await self._client.post("/chat/completions", body=sent, cast_to=httpx2.Response)
+                reply = await self._client.post(
+                    "/chat/completions", body=sent, cast_to=httpx2.Response
+                )
             answer = read_body(reply.content, self.url, reply.headers)
         except Exception as error:  # read_error raises again what is no reply
             if other := other_words(error, sent, heard=self._heard):
                 return await self._in_other_words(body, words | other)
             failure, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
-            return Reply(failure, wait, error.response.headers if hasattr(error, "response") else {})
+            return Reply(
+                failure, wait, error.response.headers if hasattr(error, "response") else {}
+            )
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
-            again = await self._in_other_words(body, words | {"max_completion_tokens": "max_tokens"})
-            self._cut_short = again.answer.status == "ok"  # else it was not for the name of the bound
+            again = await self._in_other_words(
+                body, words | {"max_completion_tokens": "max_tokens"}
+            )
+            self._cut_short = (
+                again.answer.status == "ok"
+            )  # else it was not for the name of the bound
             return again._replace(answer=_with_tokens_of(answer, again.answer))
         self._heard = answer.status == "ok" or self._heard
         return Reply(answer, None, reply.headers)

@@ -1,7 +1,7 @@
 """What a chat completion holds: the answer alone if it ended well, else the reason why it is none.
 
-Servers send what they like, so that nothing here trusts a type. An answer is one only if its end is known to be good:
-whatever else a server calls it, and a new name too, means half an answer.
+Servers send what they like, so that nothing here trusts a type. An answer is one only if its end is
+known to be good: whatever else a server calls it, and a new name too, means half an answer.
 """
 
 import re
@@ -17,7 +17,17 @@ from vislib.thoughts import without_thoughts
 _MOST_TOKENS = 10**9  # a usage above is no number of tokens
 # Ends of a whole answer, as servers call them; any other, and no end is a new one, cuts it.
 _GOOD_ENDS = frozenset(
-    ("", "stop", "eos", "eos_token", "stop_sequence", "stop_str", "end_turn", "complete", "completed")
+    (
+        "",
+        "stop",
+        "eos",
+        "eos_token",
+        "stop_sequence",
+        "stop_str",
+        "end_turn",
+        "complete",
+        "completed",
+    )
 )
 _TOOL_ENDS = frozenset(("tool_calls", "function_call", "tool_use"))  # good where there is a text
 _CUT_ENDS = frozenset(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"))
@@ -28,13 +38,20 @@ _FILTER_ENDS = r"filter|safety|recitation|prohibited|blocklist|spii|refus|guardr
 def read_completion(body: Any) -> Answer:
     """The answer in the JSON of a chat completion; failed with a reason if unusable.
 
-    Its text is the answer alone, without thoughts. An error in it is for `told_error` to find first.
+    Its text is the answer alone, without thoughts. An error in it is for `told_error` to find
+    first.
     """
     if not isinstance(body, dict):
         return failure("not_json", body)
     taken, model = used(body.get("usage")), clean(body.get("model"))
     if (first := choice(body)) is None:
-        return Answer(status="failed", reason="no_choices", model=model, detail=short(body.get("error") or ""), **taken)
+        return Answer(
+            status="failed",
+            reason="no_choices",
+            model=model,
+            detail=short(body.get("error") or ""),
+            **taken,
+        )
     message: Any = first.get("message")
     message = message if isinstance(message, dict) else {}
     finish, refusal = clean(first.get("finish_reason")), clean(message.get("refusal"))
@@ -45,11 +62,20 @@ def read_completion(body: Any) -> Answer:
         reason = "content_filter"
     elif not reason and not text:
         reason, detail = _why_empty(raw, message)
-    detail = f"finish_reason {finish}: {detail}" if reason not in ("", "empty", "no_text") and finish else detail
+    detail = (
+        f"finish_reason {finish}: {detail}"
+        if reason not in ("", "empty", "no_text") and finish
+        else detail
+    )
     return Answer(
-        text="" if reason else text, model=model, finish_reason=finish, **taken,
-        status="failed" if reason else "ok", reason=reason, detail=short(detail) if reason else "",
-    )  # fmt: skip
+        text="" if reason else text,
+        model=model,
+        finish_reason=finish,
+        **taken,
+        status="failed" if reason else "ok",
+        reason=reason,
+        detail=short(detail) if reason else "",
+    )
 
 
 def read_again(body: Mapping[str, Any]) -> Answer:
@@ -64,7 +90,9 @@ def read_again(body: Mapping[str, Any]) -> Answer:
 
 
 def bad_end(finish: str) -> str:
-    """Why an answer that ended so is none: `length`, `content_filter`, `server_error`, `unfinished`; "" if it is."""
+    """Why an answer that ended so is none: `length`, `content_filter`, `server_error`,
+    `unfinished`; "" if it is.
+    """
     end = finish.casefold()
     if end in _GOOD_ENDS | _TOOL_ENDS:
         return ""
@@ -76,10 +104,16 @@ def bad_end(finish: str) -> str:
 
 
 def _why_empty(raw: str, message: Mapping[str, Any]) -> tuple[str, str]:
-    """Reason and detail of an answer without text: what else came would come again, silence may pass."""
-    thoughts = next((t for n in ("reasoning_content", "reasoning") if (t := _text(message.get(n)))), raw)
+    """Reason and detail of an answer without text: what else came would come again, silence may
+    pass.
+    """
+    thoughts = next(
+        (t for n in ("reasoning_content", "reasoning") if (t := _text(message.get(n)))), raw
+    )
     if thoughts:
-        mend = "raise max_answer_tokens, lower reasoning_effort, or mend the server's reasoning parser"
+        mend = (
+            "raise max_answer_tokens, lower reasoning_effort, or mend the server's reasoning parser"
+        )
         return "no_text", f"nothing but reasoning; {mend}: {thoughts}"
     if message.get("tool_calls") or message.get("function_call"):
         return "no_text", "nothing but a call of a tool; serve the model without tools"
@@ -99,10 +133,15 @@ def used(usage: Any) -> dict[str, Any]:
     details = usage.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
     values = {
-        "tokens_in": usage.get("prompt_tokens"), "tokens_out": usage.get("completion_tokens"),
-        "tokens_cached": details.get("cached_tokens"), "tokens_written": details.get("cache_write_tokens"),
-    }  # fmt: skip
-    counted = {to: int(n) if isinstance(n, int | float) and 0 < n < _MOST_TOKENS else 0 for to, n in values.items()}
+        "tokens_in": usage.get("prompt_tokens"),
+        "tokens_out": usage.get("completion_tokens"),
+        "tokens_cached": details.get("cached_tokens"),
+        "tokens_written": details.get("cache_write_tokens"),
+    }
+    counted = {
+        to: int(n) if isinstance(n, int | float) and 0 < n < _MOST_TOKENS else 0
+        for to, n in values.items()
+    }
     cached = min(counted["tokens_cached"], counted["tokens_in"])
     written = min(counted["tokens_written"], counted["tokens_in"] - cached)
     return counted | {"tokens_cached": cached, "tokens_written": written}
@@ -113,13 +152,17 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict)]
         content = "".join(
-            clean(part.get("text")) for part in parts if part.get("type", "text") in ("text", "output_text")
+            clean(part.get("text"))
+            for part in parts
+            if part.get("type", "text") in ("text", "output_text")
         )
     return clean(content).strip()
 
 
 def clean(value: Any) -> str:
-    """`value` if it is text, in composed form (NFC); half characters (an emoji cut in two) cannot be stored."""
+    """`value` if it is text, in composed form (NFC); half characters (an emoji cut in two) cannot
+    be stored.
+    """
     whole = value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
     return unicodedata.normalize("NFC", whole)
 
@@ -130,8 +173,14 @@ def failure(reason: str, value: Any, prefix: str = "") -> Answer:
 
 
 def short(value: Any) -> str:
-    """One line of at most 200 characters, without the pixels or the key that some servers send back."""
+    """One line of at most 200 characters, without the pixels or the key that some servers send
+    back.
+    """
     body = getattr(value, "body", None)
     said = body.get("message") if isinstance(body, dict) else None
-    text = re.sub(r"data:image[^\s\"']*", "data:image…", str(said or getattr(value, "message", value))[:20_000])
+    text = re.sub(
+        r"data:image[^\s\"']*",
+        "data:image…",
+        str(said or getattr(value, "message", value))[:20_000],
+    )
     return redact(" ".join(clean(text).split()))[:200]

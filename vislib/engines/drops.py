@@ -1,4 +1,6 @@
-"""Answers that come whole and are of no use: a paid stage whose checks drop most of them stops, as for failures."""
+"""Answers that come whole and are of no use: a paid stage whose checks drop most of them stops, as
+for failures.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,9 +9,12 @@ from typing import Any
 from vislib.engines import Request
 from vislib.runs.errors import InputError
 
-Fault = Callable[[Request, str], tuple[str, str]]  # (request, text) -> the check that drops it, and what that found
+Fault = Callable[
+    [Request, str], tuple[str, str]
+]  # (request, text) -> the check that drops it, and what that found
 _FEW = 50  # answers before their share means anything
-_JUDGED = 200  # answers that are judged: a sample that tells a bad prompt or server, at no cost for the rest
+# answers that are judged: a sample that tells a bad prompt or server, at no cost for the rest
+_JUDGED = 200
 
 
 class Drops:
@@ -43,8 +48,8 @@ class Drops:
         """What stops the stage."""
         reasons = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common())
         return InputError(
-            f"{engine}: {self.reasons.total()} of {self.judged} answers fail a check ({reasons}), more than "
-            f"max_drop_rate {self._allowed:g} allows. The last: {self.last}. Mend the prompt, or the server "
-            f"(with another model_revision, to ask it anew), leave the check out of checks, or raise max_drop_rate, "
-            f"and run again; answers stay in {journal}"
+            f"{engine}: {self.reasons.total()} of {self.judged} answers fail a check ({reasons}),"
+            f" more than max_drop_rate {self._allowed:g} allows. The last: {self.last}. Mend the"
+            " prompt, or the server (with another model_revision, to ask it anew), leave the check"
+            f" out of checks, or raise max_drop_rate, and run again; answers stay in {journal}"
         )

@@ -1,8 +1,10 @@
-"""The baseline without a model: captions and questions from what a page says and a picture measures.
+"""The baseline without a model: captions and questions from what a page says and a picture
+measures.
 
-It stands beside the models of VisCon-100K (sections 3.2, 3.3) as a floor, and is named in every record. Nothing is
-understood: alternative text and the nearest sentences are quoted, colours are measured, questions fill templates or
-leave a gap in a sentence. An answer depends on its own request alone; no token is billed.
+It stands beside the models of VisCon-100K (sections 3.2, 3.3) as a floor, and is named in every
+record. Nothing is understood: alternative text and the nearest sentences are quoted, colours are
+measured, questions fill templates or leave a gap in a sentence. An answer depends on its own
+request alone; no token is billed.
 """
 
 import re
@@ -27,21 +29,30 @@ from vislib.words import UNSPACED
 
 MODEL = "extractive-2"  # raised by whoever changes what it writes
 ROUNDS = 4  # of each question type
-_SAYS: dict[str, dict[str, list[str]]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_SAYS: dict[str, dict[str, list[str]]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text("utf-8")
+)
 _SOURCES = {  # what a kind may use beside the picture and the text that can be read in it
     "contextual": {"alt_text", "context"},
     "non_contextual": set(),
     "fused": {"alt_text", "boxes"},
     "fused_contextual": {"alt_text", "context", "boxes"},
 }
-_QUOTED, _ASKED = 2, 6  # sentences nearest to the picture that a caption quotes, and questions are about
+_QUOTED, _ASKED = (
+    2,
+    6,
+)  # sentences nearest to the picture that a caption quotes, and questions are about
 _SENTENCE = range(30, 261)  # characters of a sentence of prose that can be quoted
 _LABEL = range(3, 301)  # characters of an alternative text that somebody wrote for readers
 _SURE, _TEXTS, _OBJECTS = 0.95, 6, 6  # score of a text that is quoted; texts and labels named
 _CODE = re.compile(r"[{}<>|=$\\#@→►©]|::|//|\w\(\)|\.(?:png|jpe?g|gif|html?)\b|\?$", re.IGNORECASE)
 _END = re.compile(r"[.!。！؟۔।][\"”’»)\]」』）]*$")
-_NUMBER = re.compile(r"(?<![\w.,/:-])\d{1,3}(?:,\d{3})+(?![\w.,])|(?<![\w.,/:-])\d+(?![\w/:%-]|[.,]\d)")
-_WORD = re.compile(rf"[^\W\d_{UNSPACED}]{{5,}}")  # long enough for a content word, in scripts with blanks
+_NUMBER = re.compile(
+    r"(?<![\w.,/:-])\d{1,3}(?:,\d{3})+(?![\w.,])|(?<![\w.,/:-])\d+(?![\w/:%-]|[.,]\d)"
+)
+_WORD = re.compile(
+    rf"[^\W\d_{UNSPACED}]{{5,}}"
+)  # long enough for a content word, in scripts with blanks
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 Item = TypeVar("Item")
 _SHAPES = {
@@ -70,13 +81,17 @@ class Extractive:
         for request in requests:
             text = _write(request)
             status, reason = ("ok", "") if text else ("failed", "no_evidence")
-            answer = Answer(text=text, model=MODEL, finish_reason="stop", status=status, reason=reason)
+            answer = Answer(
+                text=text, model=MODEL, finish_reason="stop", status=status, reason=reason
+            )
             yield request, answer
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What may be said of one picture; all but `picture` and `texts` is empty for kinds without a page."""
+    """What may be said of one picture; all but `picture` and `texts` is empty for kinds without a
+    page.
+    """
 
     label: str  # the alternative text, if somebody wrote it for readers
     sentences: tuple[str, ...]  # whole sentences of the page, the nearest first
@@ -93,7 +108,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Fact:
-    """What can be asked: `reply` answers it freely; `answer` and three `wrong` ones make options."""
+    """What can be asked: `reply` answers it freely; `answer` and three `wrong` ones make
+    options.
+    """
 
     question: str
     reply: str
@@ -112,7 +129,9 @@ def gather(request: Request) -> Evidence:
     given = request.evidence
     uses = _SOURCES[given["kind"]]
     sample, found = given["sample"], given["priors"] or {"texts": (), "boxes": ()}
-    texts = [text for text in found["texts"] if text["score"] >= _SURE and _LETTERS.search(text["text"])]
+    texts = [
+        text for text in found["texts"] if text["score"] >= _SURE and _LETTERS.search(text["text"])
+    ]
     label = clean(str(sample["alt_text"] or "")).strip(" .-–:;,") if "alt_text" in uses else ""
     return Evidence(
         label=label if len(label) in _LABEL and " " in label else "",
@@ -132,7 +151,9 @@ def clean(text: str) -> str:
 
 
 def nearest_sentences(context: str) -> tuple[str, ...]:
-    """Whole sentences of prose, those nearest to `<image>` first, what follows it before what precedes it."""
+    """Whole sentences of prose, those nearest to `<image>` first, what follows it before what
+    precedes it.
+    """
     before, _, after = context.partition("<image>")
     sides = (_prose(after), reversed(list(_prose(before))))
     near = (text for pair in zip_longest(*sides) for text in pair if text)
@@ -172,7 +193,9 @@ def _write(request: Request) -> str:
 
 
 def write_caption(evidence: Evidence) -> str:
-    """What a picture is called, how it looks, what can be read in it, what the page says; "" for nothing."""
+    """What a picture is called, how it looks, what can be read in it, what the page says; "" for
+    nothing.
+    """
     said = []
     if evidence.label:
         said.append(evidence.say("label", label=evidence.label))
@@ -239,7 +262,9 @@ def _page_facts(evidence: Evidence) -> Iterator[Fact]:
 
 
 def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None:
-    """A sentence with a number left out, else with the longest word that stands in no other sentence."""
+    """A sentence with a number left out, else with the longest word that stands in no other
+    sentence.
+    """
     if number := _NUMBER.search(text):
         answer, wrong = number[0], _other_numbers(number[0], evidence.seed)
         start, end, kind = *number.span(), "number"
@@ -260,7 +285,9 @@ def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None
 def _other_numbers(text: str, seed: int) -> list[str]:
     """Three numbers of the same form near a number of digits, with or without commas."""
     number = int(text.replace(",", "")) if len(text) < 16 else 0
-    step = max(1, number // 50) if 1000 <= number <= 2100 and "," not in text else max(1, number // 4)
+    step = (
+        max(1, number // 50) if 1000 <= number <= 2100 and "," not in text else max(1, number // 4)
+    )
     near = [number + step * k for k in (-3, -2, -1, 1, 2, 3) if number + step * k > 0]
     return [f"{n:,}" if "," in text else str(n) for n in _shuffled(near, seed)[:3]]
 

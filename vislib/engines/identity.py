@@ -1,8 +1,10 @@
-"""Whose answers these are: what a server says of its model, and whether it is the one that answered before.
+"""Whose answers these are: what a server says of its model, and whether it is the one that answered
+before.
 
-Checkpoints are often served under one unchanged name (`base_url` moves, or the server is started with other weights).
-The journal knows a request by the model's name, so another model's answers would pass for this one's. What `/models`
-says, and where, is kept beside every answer and compared before any is used.
+Checkpoints are often served under one unchanged name (`base_url` moves, or the server is started
+with other weights). The journal knows a request by the model's name, so another model's answers
+would pass for this one's. What `/models` says, and where, is kept beside every answer and compared
+before any is used.
 """
 
 import json
@@ -25,18 +27,31 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 10.0
 _MOST_BYTES = 4 << 20  # of a list of models
-# What tells weights apart and outlives a restart. `created`, fingerprints and limits change with the server alone.
-_TELLING = ("root", "parent", "revision", "sha", "sha256", "digest", "n_params", "size", "quantization")
+# What tells weights apart and outlives a restart. `created`, fingerprints and limits change with
+# the server alone.
+_TELLING = (
+    "root",
+    "parent",
+    "revision",
+    "sha",
+    "sha256",
+    "digest",
+    "n_params",
+    "size",
+    "quantization",
+)
 _WAYS_ON = (
-    "Set model_revision (as the name of the checkpoint) to ask the model of now; set base_url back for the one "
-    "before; or set same_model to true if both are one. All answers are kept"
+    "Set model_revision (as the name of the checkpoint) to ask the model of now; set base_url back"
+    " for the one before; or set same_model to true if both are one. All answers are kept"
 )
 _DATE = r"[-@:](?:\d{4}-?\d{2}-?\d{2}|latest)"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at a server brought: its model's entry, a word for the user, or why nothing can be asked."""
+    """What one look at a server brought: its model's entry, a word for the user, or why nothing can
+    be asked.
+    """
 
     url: str
     told: Mapping[str, Any] = field(default_factory=dict)
@@ -81,12 +96,21 @@ def _read(url: str, model: str, status: int, data: bytes) -> Seen:
         raise InputError(f"{url}: 401, {said}. {refused_key(model)}")
     entries = body.get("data") if isinstance(body, dict) else body
     if status != 200 or not isinstance(entries, list):
-        return Seen(url, note=f"{url}/models lists nothing (status {status}); whether it has {model} is not known")
+        return Seen(
+            url,
+            note=(
+                f"{url}/models lists nothing (status {status}); whether it has {model} is not known"
+            ),
+        )
     listed = {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
     if entry := listed.get(model):
         meta = entry.get("meta")
         known = {**(meta if isinstance(meta, dict) else {}), **entry}
-        told = {name: known[name] for name in _TELLING if isinstance(known.get(name), str | int) and known[name]}
+        told = {
+            name: known[name]
+            for name in _TELLING
+            if isinstance(known.get(name), str | int) and known[name]
+        }
         return Seen(url, told=told)
     names = ", ".join(sorted(listed)[:5]) or "none"
     return Seen(url, note=f"{url}/models does not list {model} (but {names})")
@@ -102,7 +126,9 @@ def look_at_all(urls: Iterable[str], model: str, *, timeout_s: float = _PATIENCE
 
 @dataclass(frozen=True)
 class Source:
-    """The servers that answer a stage, and what they say of the model; addresses hold no secret (`server_urls`)."""
+    """The servers that answer a stage, and what they say of the model; addresses hold no secret
+    (`server_urls`).
+    """
 
     urls: tuple[str, ...]
     told: Mapping[str, Any]
@@ -124,7 +150,9 @@ class Source:
         return {"urls": list(self.urls), "told": dict(self.told)}
 
     def differs(self, other: "Source") -> bool:
-        """Whether `other` is, or may well be, another model: it says so, or neither says and the address is another."""
+        """Whether `other` is, or may well be, another model: it says so, or neither says and the
+        address is another.
+        """
         both = self.told.keys() & other.told.keys()
         if any(self.told[name] != other.told[name] for name in both):
             return True
@@ -143,18 +171,26 @@ def _place(url: str) -> str:
 
 
 def same_model(one: str, other: str) -> bool:
-    """Whether two names in replies are one model's: equal, but for a date that only one of them bears."""
+    """Whether two names in replies are one model's: equal, but for a date that only one of them
+    bears.
+    """
     short, long = sorted((one, other), key=len)
-    return long.startswith(short) and (long == short or re.fullmatch(_DATE, long[len(short) :]) is not None)
+    return long.startswith(short) and (
+        long == short or re.fullmatch(_DATE, long[len(short) :]) is not None
+    )
 
 
 class Origins:
-    """Where a stage's journalled answers come from: days, servers and what their replies call the model."""
+    """Where a stage's journalled answers come from: days, servers and what their replies call the
+    model.
+    """
 
     def __init__(self, servers: "Journal", engine: Any) -> None:
         self.servers, self.model = servers, engine.model
         self._may_differ = bool(getattr(engine.params, "same_model", False))
-        self.count: Counter[str] = Counter()  # by the id of their source, "" for one that is not on record
+        self.count: Counter[str] = (
+            Counter()
+        )  # by the id of their source, "" for one that is not on record
         self.models: Counter[str] = Counter()
         self._times: list[float] = []  # of the first and of the last
 
@@ -169,13 +205,20 @@ class Origins:
         """How many of `total` answers come from the journal, of which days and servers."""
         days = [time.strftime("%Y-%m-%d", time.localtime(at)) for at in self._times]
         spoken = " to ".join(dict.fromkeys(days))
-        sources = "; ".join(f"{n:,} of {self._source(name) or 'no server on record'}" for name, n in self._sorted())
-        return f"{self.count.total():,} of {total:,} answers come from the journal, of {spoken}: {sources}"
+        sources = "; ".join(
+            f"{n:,} of {self._source(name) or 'no server on record'}" for name, n in self._sorted()
+        )
+        return (
+            f"{self.count.total():,} of {total:,} answers come from the journal, of {spoken}:"
+            f" {sources}"
+        )
 
     def meet(self, engine: Any) -> tuple[str, list[str]]:
-        """The id of the source that `engine` asks now, and notes for the user; "" where a name does not stand alone.
+        """The id of the source that `engine` asks now, and notes for the user; "" where a name does
+        not stand alone.
 
-        Raises InputError if it may be another model than before. A server that cannot be asked is the engine's to tell.
+        Raises InputError if it may be another model than before. A server that cannot be asked is
+        the engine's to tell.
         """
         if not engine.places or not engine.is_known_by_name:
             return "", []
@@ -192,19 +235,28 @@ class Origins:
         for name, n in self._sorted() if not self._may_differ else ():
             if (before := self._source(name)) and before.differs(now):
                 raise InputError(
-                    f"model {self.model}: {n:,} answers in the journal are of {before}, but the server is now {now}. "
-                    f"{_WAYS_ON}"
+                    f"model {self.model}: {n:,} answers in the journal are of {before}, but the"
+                    f" server is now {now}. {_WAYS_ON}"
                 )
 
     def renamed(self, model: str) -> str:
-        """What is wrong if a reply names another model than the replies of earlier runs did; else ""."""
+        """What is wrong if a reply names another model than the replies of earlier runs did; else
+        "".
+        """
         names = sorted(filter(None, self.models))
-        known = [n for n in names if not any(len(m) > len(n) and same_model(n, m) for m in names)]  # what says most
-        if self._may_differ or not model or not known or any(same_model(model, name) for name in known):
+        known = [
+            n for n in names if not any(len(m) > len(n) and same_model(n, m) for m in names)
+        ]  # what says most
+        if (
+            self._may_differ
+            or not model
+            or not known
+            or any(same_model(model, name) for name in known)
+        ):
             return ""
         return (
-            f"model {self.model}: replies are now of {model!r}, but those in the journal are of {', '.join(known)}. "
-            f"{_WAYS_ON}"
+            f"model {self.model}: replies are now of {model!r}, but those in the journal are of"
+            f" {', '.join(known)}. {_WAYS_ON}"
         )
 
     def _sorted(self) -> list[tuple[str, int]]:

@@ -1,9 +1,9 @@
 """What a server may be sent: a pace that holds in every minute, and a window of requests in flight.
 
-Providers limit requests and tokens per minute and say so in the headers of each reply; self-hosted servers only
-refuse. The pace follows parameters and headers before anything is refused, the window follows refusals the way TCP
-does: cut by a factor, widened again one by one. What a request takes is known when its answer is there; until then
-its upper bound counts.
+Providers limit requests and tokens per minute and say so in the headers of each reply; self-hosted
+servers only refuse. The pace follows parameters and headers before anything is refused, the window
+follows refusals the way TCP does: cut by a factor, widened again one by one. What a request takes
+is known when its answer is there; until then its upper bound counts.
 """
 
 import math
@@ -20,10 +20,15 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class Pace:
-    """Holds requests back so that no minute sees more requests or tokens than allowed (0: what the replies say)."""
+    """Holds requests back so that no minute sees more requests or tokens than allowed (0: what the
+    replies say).
+    """
 
     def __init__(self, *, requests: int, tokens: int) -> None:
-        self._allowed = {"requests": float(requests or math.inf), "tokens": float(tokens or math.inf)}
+        self._allowed = {
+            "requests": float(requests or math.inf),
+            "tokens": float(tokens or math.inf),
+        }
         self._limits = dict(self._allowed)
         self._sent: deque[list[float]] = deque()  # [when, tokens] of the last minute
         self._tokens = 0.0  # their sum
@@ -36,10 +41,16 @@ class Pace:
             self._tokens -= self._sent[0][1]
             self._sent.popleft().clear()
         full = self._sent and self._tokens + min(tokens, self._largest) > self._limits["tokens"]
-        return max(self._free_at - now, self._held_until - now, self._sent[0][0] + _MINUTE - now if full else 0.0)
+        return max(
+            self._free_at - now,
+            self._held_until - now,
+            self._sent[0][0] + _MINUTE - now if full else 0.0,
+        )
 
     def take(self, tokens: float, now: float) -> list[float]:
-        """Count a request as sent; return its entry, for `settle`: empty when it is not counted, or no longer."""
+        """Count a request as sent; return its entry, for `settle`: empty when it is not counted, or
+        no longer.
+        """
         interval = _MINUTE / (_PLANNED * self._limits["requests"])
         late = min(_LATE_S, (1 - _PLANNED) * _MINUTE)
         self._free_at = max(self._free_at, now - late) + interval
@@ -62,9 +73,11 @@ class Pace:
         self._held_until = max(self._held_until, monotonic() + seconds)
 
     def follow(self, headers: Mapping[str, str], *, tokens: int) -> bool:
-        """Take over the limits that a reply tells; whether they leave no room for another request like its own.
+        """Take over the limits that a reply tells; whether they leave no room for another request
+        like its own.
 
-        Then pause, for as long as the limit takes to make that room: `reset` is often when all of it is there again.
+        Then pause, for as long as the limit takes to make that room: `reset` is often when all of
+        it is there again.
         """
         used_up = False
         for kind, need in (("requests", 1), ("tokens", max(tokens, 1))):
@@ -72,32 +85,44 @@ class Pace:
                 self._limits[kind] = min(self._allowed[kind], limit)
             if _number(headers.get(f"x-ratelimit-remaining-{kind}"), math.inf) < need:
                 reset = seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
-                self.hold(min(math.inf if reset is None else reset, _MINUTE * need / self._limits[kind]))
+                self.hold(
+                    min(math.inf if reset is None else reset, _MINUTE * need / self._limits[kind])
+                )
                 used_up = True
         return used_up
 
 
 class Window:
-    """How many requests may be in flight at one server: cut when it refuses, widened again by its answers."""
+    """How many requests may be in flight at one server: cut when it refuses, widened again by its
+    answers.
+    """
 
     def __init__(self, most: int) -> None:
         self.most, self.size, self._refused_at = most, float(most), math.inf
         self.bursts, self._burst_until = 0, -math.inf  # bursts of refusals since the last answer
 
     def refused(self, *, begun: float, in_flight: int, seconds: float) -> None:
-        """The server refused a request sent at `begun`: one cut for all refusals within the `seconds` of an answer."""
+        """The server refused a request sent at `begun`: one cut for all refusals within the
+        `seconds` of an answer.
+        """
         if begun > self._burst_until:
             self._refused_at, self._burst_until = min(self.size, in_flight), monotonic() + seconds
             self.size, self.bursts = max(1.0, _CUT * self._refused_at), self.bursts + 1
 
     def answered(self) -> None:
-        """One answer more: a window full of them widens it by two, by a fifth where it was refused last."""
+        """One answer more: a window full of them widens it by two, by a fifth where it was refused
+        last.
+        """
         self.bursts = 0
-        self.size = min(self.most, self.size + (2 if self.size < _NEAR * self._refused_at else 0.2) / self.size)
+        self.size = min(
+            self.most, self.size + (2 if self.size < _NEAR * self._refused_at else 0.2) / self.size
+        )
 
 
 def seconds(text: str) -> float | None:
-    """Seconds in a duration as providers write it (`1s`, `6m0s`, `12ms`, `0.5`), None if it is none."""
+    """Seconds in a duration as providers write it (`1s`, `6m0s`, `12ms`, `0.5`), None if it is
+    none.
+    """
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text)
     if parts and "".join(number + unit for number, unit in parts) == text:
         return sum(float(number) * _UNITS[unit] for number, unit in parts)

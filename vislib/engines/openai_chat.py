@@ -1,9 +1,10 @@
-"""Engine `openai`: any server that speaks the OpenAI chat protocol (VisCon-100K, sections 3.2 and 3.3).
+"""Engine `openai`: any server that speaks the OpenAI chat protocol (VisCon-100K, sections 3.2 and
+3.3).
 
-The official client sends; what is kept, retried, paced and paid is decided here. Requests stream from an iterator
-and at most `max_in_flight` are under way at once (as many again may wait for another try), images read and scaled
-only when their turn comes. The loop runs in a thread of its own, so that a notebook's kernel, which runs one
-already, can call it.
+The official client sends; what is kept, retried, paced and paid is decided here. Requests stream
+from an iterator and at most `max_in_flight` are under way at once (as many again may wait for
+another try), images read and scaled only when their turn comes. The loop runs in a thread of its
+own, so that a notebook's kernel, which runs one already, can call it.
 """
 
 import asyncio
@@ -29,14 +30,19 @@ from vislib.runs.errors import InputError
 from vislib.runs.keys import expand
 
 _USED = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
-_TRIES, _LONGER = {True: 12, False: 6}, {True: 2, False: 3}  # refused for the rate; failed otherwise
+_TRIES, _LONGER = (
+    {True: 12, False: 6},
+    {True: 2, False: 3},
+)  # refused for the rate; failed otherwise
 
 _NO_WORD = {"unreachable": unreachable, "rate_limited": refusing}
 
 
 @dataclass(eq=False)
 class _Asked:
-    """A request under way: what is reserved for it, what its attempts took, how its last one ended."""
+    """A request under way: what is reserved for it, what its attempts took, how its last one
+    ended.
+    """
 
     request: Request
     bound: float  # USD
@@ -54,7 +60,9 @@ class OpenAIChat:
     """
 
     name = journal = "openai"
-    backoff_s = 0.15  # before the first retry, three times as long before each further one, up to a minute
+    backoff_s = (
+        0.15  # before the first retry, three times as long before each further one, up to a minute
+    )
 
     def __init__(self, params: Any, folder: Path | None = None) -> None:
         if not params.model:
@@ -62,7 +70,11 @@ class OpenAIChat:
         self.params, self.model, self.urls = params, params.model, server_urls(params.base_url)
         self.budget = Budget(params)
         folder = folder or Path(self.model).expanduser()
-        self._identity = content_hash(folder_facts(folder, expand(folder)))[:16] if folder.is_dir() else self.model
+        self._identity = (
+            content_hash(folder_facts(folder, expand(folder)))[:16]
+            if folder.is_dir()
+            else self.model
+        )
         self.stop = threading.Event()
         self._halt: InputError | None = None
         self._held: Request | None = None  # by the ceiling
@@ -70,9 +82,13 @@ class OpenAIChat:
         self._jitter = random.Random()  # moves the time of a retry, never an answer
 
     def basis(self, request: Request) -> Mapping[str, Any]:
-        """The reasoning effort, the revision if one is named, and the hash of the weights for a folder's name."""
+        """The reasoning effort, the revision if one is named, and the hash of the weights for a
+        folder's name.
+        """
         revision = getattr(self.params, "model_revision", "")
-        named = {"model_revision": revision} if revision else {}  # without one, keys are as they were before it
+        named = (
+            {"model_revision": revision} if revision else {}
+        )  # without one, keys are as they were before it
         return {"model": self._identity, "reasoning_effort": self.params.reasoning_effort, **named}
 
     @property
@@ -119,8 +135,12 @@ class OpenAIChat:
             self._open += 1
             yield _Asked(request, bound)
 
-    def _next_done(self, loop: asyncio.AbstractEventLoop) -> tuple[_Asked, asyncio.Task[Answer]] | None:
-        """Wait for a request to be done; None when one begins to wait for another try, and now and then."""
+    def _next_done(
+        self, loop: asyncio.AbstractEventLoop
+    ) -> tuple[_Asked, asyncio.Task[Answer]] | None:
+        """Wait for a request to be done; None when one begins to wait for another try, and now and
+        then.
+        """
         try:
             done = self._done.get(timeout=0.2)
         except Empty:
@@ -130,18 +150,24 @@ class OpenAIChat:
         return done
 
     def _settled(self, asked: _Asked, task: asyncio.Task[Answer]) -> Answer | None:
-        """The answer of a request that is done, its reservation replaced by its cost; None if it was given up."""
+        """The answer of a request that is done, its reservation replaced by its cost; None if it
+        was given up.
+        """
         try:
             answer = task.result()
             self.budget.settle(asked.bound, asked.last or answer)
-            unknown = answer.status == "ok" and not answer.tokens_in  # the server does not tell: the bound counts
+            unknown = (
+                answer.status == "ok" and not answer.tokens_in
+            )  # the server does not tell: the bound counts
             return replace(answer, usd=answer.usd + asked.bound) if unknown else answer
         except InputError as error:
             self._halt = self._halt or error
         except GivenUp:
             pass
         self.budget.settle(asked.bound, None)
-        billed = asked.last if asked.used["tokens_in"] or asked.doubt else None  # stays in the books
+        billed = (
+            asked.last if asked.used["tokens_in"] or asked.doubt else None
+        )  # stays in the books
         return self._summed(asked, billed) if billed else None
 
     def _ending(self) -> bool:
@@ -156,10 +182,16 @@ class OpenAIChat:
         """Ask until there is an answer or a failure that stays."""
         request, server, wait, replies = asked.request, None, 0.0, 0
         try:
-            messages = await asyncio.to_thread(chat_messages, request) if request.image_id else chat_messages(request)
+            messages = (
+                await asyncio.to_thread(chat_messages, request)
+                if request.image_id
+                else chat_messages(request)
+            )
         except (OSError, ValueError) as error:
             return Answer(status="failed", reason="image_unreadable", detail=str(error)[:200])
-        body = with_breakpoint(self._settings(request) | {"messages": messages}, request, urls=self.urls)
+        body = with_breakpoint(
+            self._settings(request) | {"messages": messages}, request, urls=self.urls
+        )
         tokens = self.budget.tokens(request) + request.max_tokens
         while True:
             reply, server, begun = await self._turns.send(body, tokens, after=wait, avoid=server)
@@ -170,12 +202,16 @@ class OpenAIChat:
             if not self._again(asked, answer):
                 break
             wait = self._wait(asked, reply)
-        if answer.reason in _NO_WORD and self._replies == replies:  # and nobody else was heard meanwhile
+        if (
+            answer.reason in _NO_WORD and self._replies == replies
+        ):  # and nobody else was heard meanwhile
             raise _NO_WORD[answer.reason](self.urls, answer.detail)
         return self._summed(asked, answer)
 
     def _again(self, asked: _Asked, answer: Answer) -> bool:
-        """Count an attempt; whether to try again: not for good, and what this one may have cost leaves room."""
+        """Count an attempt; whether to try again: not for good, and what this one may have cost
+        leaves room.
+        """
         used: dict[str, int] = {name: getattr(answer, name) for name in _USED}
         asked.last = replace(answer, usd=self.budget.cost(**used))
         asked.used = {name: n + used[name] for name, n in asked.used.items()}
@@ -188,7 +224,9 @@ class OpenAIChat:
         return self.budget.risk(doubt or asked.last.usd) and not final
 
     def _wait(self, asked: _Asked, reply: Reply) -> float:
-        """Seconds until the next attempt, few at first; as the server says, unless it has told all of us."""
+        """Seconds until the next attempt, few at first; as the server says, unless it has told all
+        of us.
+        """
         refused = reply.answer.reason == "rate_limited"
         longer: float = min(self.backoff_s * _LONGER[refused] ** (asked.tries[refused] - 1), 60.0)
         return max(longer * self._jitter.uniform(0.5, 1.0), 0.0 if refused else reply.wait or 0.0)
@@ -196,7 +234,12 @@ class OpenAIChat:
     def _summed(self, asked: _Asked, answer: Answer) -> Answer:
         """`answer` with what all attempts took."""
         used: dict[str, Any] = {"usd": self.budget.cost(**asked.used) + asked.doubt, **asked.used}
-        return replace(answer, model=answer.model or self.model, seconds=round(monotonic() - asked.began, 3), **used)
+        return replace(
+            answer,
+            model=answer.model or self.model,
+            seconds=round(monotonic() - asked.began, 3),
+            **used,
+        )
 
     def _settings(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "max_completion_tokens": request.max_tokens}
@@ -214,7 +257,9 @@ class OpenAIChat:
         """An event loop in a thread, with clients; on leaving, whatever still runs is cancelled."""
         clients = [ChatClient(url, self.params) for url in self.urls]
         servers = [Server(client, self.params, rest_s=self.backoff_s) for client in clients]
-        self._turns = Turns(servers, self.params.max_in_flight, put_off=lambda: self._done.put(None))
+        self._turns = Turns(
+            servers, self.params.max_in_flight, put_off=lambda: self._done.put(None)
+        )
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai engine", daemon=True)
         thread.start()
@@ -236,7 +281,8 @@ async def _close(clients: list[ChatClient]) -> None:
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
-    """The request as chat messages: text, then the image as a data URI, so that servers reuse the shared beginning.
+    """The request as chat messages: text, then the image as a data URI, so that servers reuse the
+    shared beginning.
 
     Raises OSError or ValueError for an image that cannot be read.
     """
@@ -245,6 +291,9 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
         from vislib.pixels import encode_data_uri
 
         uri = encode_data_uri(request.image_path, side=request.image_side)
-        content = [{"type": "text", "text": request.prompt}, {"type": "image_url", "image_url": {"url": uri}}]
+        content = [
+            {"type": "text", "text": request.prompt},
+            {"type": "image_url", "image_url": {"url": uri}},
+        ]
     system = [{"role": "system", "content": request.system}] if request.system else []
     return [*system, {"role": "user", "content": content}]

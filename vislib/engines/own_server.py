@@ -1,8 +1,10 @@
-"""A model of one's own as engine `openai`: its folder is served on this machine for as long as a stage asks.
+"""A model of one's own as engine `openai`: its folder is served on this machine for as long as a
+stage asks.
 
-VisCon-100K (section 5.6) and DenseFusion-1M both train a captioner on 100 K captions and let it write the next million.
-With an empty `base_url` and a `model` that names a folder, stage 06 starts `vllm serve` where that is installed, else
-`transformers serve`, on a free port of loopback, and ends it when the stage ends, in whatever way.
+VisCon-100K (section 5.6) and DenseFusion-1M both train a captioner on 100 K captions and let it
+write the next million. With an empty `base_url` and a `model` that names a folder, stage 06 starts
+`vllm serve` where that is installed, else `transformers serve`, on a free port of loopback, and
+ends it when the stage ends, in whatever way.
 """
 
 import http.client
@@ -30,22 +32,32 @@ from vislib.training.children import end_process
 LOG = "server.log"  # beside the stage's log
 _HOST = "127.0.0.1"
 _COMMANDS = (("vllm", "serve"), ("transformers", "serve"))  # the first that is installed
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # a folder needs no network
-_NOT_PASSED = ("OPENAI_API_KEY", "VLLM_API_KEY")  # the server has no use for the one and would ask for the other
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}  # a folder needs no network
+_NOT_PASSED = (
+    "OPENAI_API_KEY",
+    "VLLM_API_KEY",
+)  # the server has no use for the one and would ask for the other
 _TAIL = 1500  # characters of the log that an error shows
 _GRACE_S = 5.0  # for a server that is told to end, or that no longer answers
 
 
 class OwnModel(OpenAIChat):
-    """Asks the model in `folder`, served while answers are awaited; its log is written into the folder `place`.
+    """Asks the model in `folder`, served while answers are awaited; its log is written into the
+    folder `place`.
 
-    Raises InputError if no server is installed, or it does not come up or ends: with the last lines of its log.
+    Raises InputError if no server is installed, or it does not come up or ends: with the last lines
+    of its log.
     """
 
     def __init__(self, params: Any, folder: Path, place: Path) -> None:
         if (folder / "adapter_config.json").exists():
             raise InputError(
-                f"model is {params.model!r}, adapters alone; name whole weights, such as 11_captioner/model"
+                f"model is {params.model!r}, adapters alone; name whole weights, such as"
+                " 11_captioner/model"
             )
         super().__init__(params, folder)
         self._folder, self._place, self._command = folder, place, _command()
@@ -56,7 +68,10 @@ class OwnModel(OpenAIChat):
         """Answers as they come; see `Engine`."""
         with self._served() as up:
             for request, answer in super().answer(requests, spent=spent) if up else ():
-                yield request, replace(answer, model=self.model)  # the server's name for it is a path
+                yield (
+                    request,
+                    replace(answer, model=self.model),
+                )  # the server's name for it is a path
 
     @property
     def places(self) -> list[str]:
@@ -68,7 +83,9 @@ class OwnModel(OpenAIChat):
 
     @contextmanager
     def _served(self) -> Iterator[bool]:
-        """The server, up unless this was interrupted before; it ends with the block, and with this process."""
+        """The server, up unless this was interrupted before; it ends with the block, and with this
+        process.
+        """
         with socket.socket() as probe:
             probe.bind((_HOST, 0))
             port = probe.getsockname()[1]
@@ -87,20 +104,34 @@ class OwnModel(OpenAIChat):
             _end(process)
 
     def _begin(self, command: list[str]) -> "subprocess.Popen[str]":
-        """The server under the guard of `training.children`, in a process group of its own, holding the run's lock."""
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED} | _ENVIRONMENT
+        """The server under the guard of `training.children`, in a process group of its own, holding
+        the run's lock.
+        """
+        environment = {
+            name: value for name, value in os.environ.items() if name not in _NOT_PASSED
+        } | _ENVIRONMENT
         lock = share(self._place.parent / ".workers.lock")
         try:
             with (self._place / LOG).open("w", encoding="utf-8") as log:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "vislib.training.children", *command], cwd=ROOT, stdin=subprocess.PIPE,
-                    stdout=log, stderr=log, start_new_session=True, pass_fds=[lock], env=environment, text=True,
-                )  # fmt: skip
+                    [sys.executable, "-m", "vislib.training.children", *command],
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[lock],
+                    env=environment,
+                    text=True,
+                )
         finally:
             os.close(lock)
 
     def _wait_until_up(self, process: "subprocess.Popen[str]", port: int) -> bool:
-        print(f"serving {self.model}: {' '.join(self._command[-2:])} on {_HOST}:{port}, log in {LOG}", flush=True)
+        print(
+            f"serving {self.model}: {' '.join(self._command[-2:])} on {_HOST}:{port}, log in {LOG}",
+            flush=True,
+        )
         while not self.stop.is_set():
             if process.poll() is not None:
                 raise self._ended(f"did not come up (it ended with {process.returncode})")
@@ -113,8 +144,8 @@ class OwnModel(OpenAIChat):
         log = self._place / LOG
         said = redact(log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]).strip()
         return InputError(
-            f"{' '.join(self._command[-2:])} {self.params.model} {how}; mend the model or serve it yourself and set "
-            f"base_url. Its log {log} ends with:\n{said}"
+            f"{' '.join(self._command[-2:])} {self.params.model} {how}; mend the model or serve it"
+            f" yourself and set base_url. Its log {log} ends with:\n{said}"
         )
 
 
@@ -124,7 +155,10 @@ def _command() -> list[str]:
         beside = Path(sys.executable).with_name(name)
         if found := str(beside) if beside.exists() else shutil.which(name):
             return [found, verb]
-    raise InputError("model is a folder and base_url is empty, but neither vllm nor transformers is installed here")
+    raise InputError(
+        "model is a folder and base_url is empty, but neither vllm nor transformers is installed"
+        " here"
+    )
 
 
 def _is_up(port: int) -> bool:

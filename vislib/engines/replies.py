@@ -1,8 +1,9 @@
-"""What a server's reply means: an answer, a failure worth another try, a failure to keep, or the end of the run.
+"""What a server's reply means: an answer, a failure worth another try, a failure to keep, or the
+end of the run.
 
-Servers of this protocol, and proxies before them, send what they like: HTML or an error with status 200, choices that
-are no list. Nothing here trusts a type. The official client raises a class per HTTP status; an error that is told in
-a reply is read like that.
+Servers of this protocol, and proxies before them, send what they like: HTML or an error with status
+200, choices that are no list. Nothing here trusts a type. The official client raises a class per
+HTTP status; an error that is told in a reply is read like that.
 """
 
 import email.utils
@@ -19,24 +20,32 @@ from vislib.engines.completions import choice, failure, read_completion, short, 
 from vislib.engines.limits import seconds
 from vislib.runs.errors import InputError
 
-DOUBTFUL = frozenset({"disconnected", "timeout", "not_json", "no_choices", "oversized"})  # may be billed all the same
+DOUBTFUL = frozenset(
+    {"disconnected", "timeout", "not_json", "no_choices", "oversized"}
+)  # may be billed all the same
 RETRIED = DOUBTFUL | {"unreachable", "rate_limited", "server_error", "empty"}
 _LONGEST_WAIT_S = 600.0
 SETTLED = ("content_filter", "length")  # the same request would fail again, and be paid again
 _FILTERED = (
-    r"content.?filter|content.?policy|responsible.?ai.?policy|content management policy|safety system"
+    r"content.?filter|content.?policy|responsible.?ai.?policy|content management policy|safety"
+    r" system"
     r"|moderation|flagged|data_inspection_failed|prohibited.content"
 )
 _TOO_LONG = (
-    r"context.?(?:length|window|size)|prompt is too long|input is too long|too long|too many (?:\w+ )?tokens"
+    r"context.?(?:length|window|size)|prompt is too long|input is too long|too long|too many (?:\w+"
+    r" )?tokens"
     r"|longer than the m|reduce the length|max_model_len"
 )
 _NO_SCHEMA = r"response_format|json_schema|schema|structured"
 _NOT_TAKEN = (
-    r"unsupported|not support|n[o']t support|extra_forbidden|extra inputs|not permitted|unrecognized|unknown"
+    r"unsupported|not support|n[o']t support|extra_forbidden|extra inputs|not"
+    r" permitted|unrecognized|unknown"
     r"|unexpected keyword|use '?max_tokens"
 )
-_LEFT_OUT = {n: f"{n} {value}" for n, value in (("temperature", -1), ("seed", 0), ("reasoning_effort", "default"))}
+_LEFT_OUT = {
+    n: f"{n} {value}"
+    for n, value in (("temperature", -1), ("seed", 0), ("reasoning_effort", "default"))
+}
 _STATUS_OF = {  # what errors without a number are called
     r"insufficient.?quota|billing|credit": 402,
     r"rate.?limit|too.?many.?requests|throttl": 429,
@@ -52,7 +61,9 @@ class Oversized(Exception):
 
 
 class Reply(NamedTuple):
-    """What came of one attempt: the answer, the seconds that the server asks to wait, its headers."""
+    """What came of one attempt: the answer, the seconds that the server asks to wait, its
+    headers.
+    """
 
     answer: Answer
     wait: float | None
@@ -60,7 +71,8 @@ class Reply(NamedTuple):
 
 
 def told_error(body: Any, url: str, headers: Mapping[str, str] | None = None) -> Any:
-    """The client's error for one that a reply holds, whatever its HTTP status said; None if it holds none.
+    """The client's error for one that a reply holds, whatever its HTTP status said; None if it
+    holds none.
 
     The code in the body is the status. It stands in place of choices, or beside one that was cut.
     """
@@ -73,13 +85,19 @@ def told_error(body: Any, url: str, headers: Mapping[str, str] | None = None) ->
     return status_error(_status(said), said, url, headers)
 
 
-def status_error(status: int, said: Mapping[str, Any], url: str, headers: Mapping[str, str] | None = None) -> Any:
+def status_error(
+    status: int, said: Mapping[str, Any], url: str, headers: Mapping[str, str] | None = None
+) -> Any:
     """The client's error for an HTTP status and what was said with it."""
     import httpx2
     import openai
 
     request = httpx2.Request("POST", url if "://" in url else "file:///")
-    told = {n: v for n, v in (headers or {}).items() if n.lower().startswith(("retry-after", "x-ratelimit"))}
+    told = {
+        n: v
+        for n, v in (headers or {}).items()
+        if n.lower().startswith(("retry-after", "x-ratelimit"))
+    }
     reply = httpx2.Response(status, request=request, headers=told)
     return openai.APIStatusError(str(said.get("message") or said), response=reply, body=dict(said))
 
@@ -90,19 +108,27 @@ def _status(said: Mapping[str, Any]) -> int:
         if re.fullmatch(r"[45]\d\d", str(said.get(name))):
             return int(str(said[name]))
     words = " ".join(str(said.get(name) or "") for name in ("code", "type", "message"))[:1000]
-    return next((status for sign, status in _STATUS_OF.items() if re.search(sign, words, re.IGNORECASE)), 502)
+    return next(
+        (status for sign, status in _STATUS_OF.items() if re.search(sign, words, re.IGNORECASE)),
+        502,
+    )
 
 
 def settles(reason: str, detail: str) -> bool:
     """Whether a failure is about its request: the same one would fail again, and may be paid again.
 
-    All other 400s may be the server's, as one that was started without pictures: it is mended, and asked again.
+    All other 400s may be the server's, as one that was started without pictures: it is mended, and
+    asked again.
     """
-    return reason in SETTLED or (reason == "refused" and re.search(_TOO_LONG, detail, re.IGNORECASE) is not None)
+    return reason in SETTLED or (
+        reason == "refused" and re.search(_TOO_LONG, detail, re.IGNORECASE) is not None
+    )
 
 
 def read_body(content: bytes, url: str = "", headers: Mapping[str, str] | None = None) -> Answer:
-    """The answer in the bytes of a reply with status 200. Raises the client's error for one that is told in it."""
+    """The answer in the bytes of a reply with status 200. Raises the client's error for one that is
+    told in it.
+    """
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):  # half a body, HTML, a million brackets
@@ -113,11 +139,14 @@ def read_body(content: bytes, url: str = "", headers: Mapping[str, str] | None =
     return read_completion(body)
 
 
-def read_error(error: Exception, *, url: str, model: str, heard: bool = False) -> tuple[Answer, float | None]:
+def read_error(
+    error: Exception, *, url: str, model: str, heard: bool = False
+) -> tuple[Answer, float | None]:
     """The failure that an exception stands for, and the seconds that the server asks to wait.
 
-    Raises InputError for what no other request would survive: a wrong key, an unknown model, an empty account. A
-    server that has answered before (`heard`) means one request alone with its 403 or 404.
+    Raises InputError for what no other request would survive: a wrong key, an unknown model, an
+    empty account. A server that has answered before (`heard`) means one request alone with its 403
+    or 404.
     """
     import openai
 
@@ -142,16 +171,20 @@ def read_error(error: Exception, *, url: str, model: str, heard: bool = False) -
 
 
 def other_words(error: Exception, body: Mapping[str, Any], *, heard: bool) -> dict[str, str]:
-    """Settings of `body` that a server refuses, and what it may call them instead ("": it does without).
+    """Settings of `body` that a server refuses, and what it may call them instead ("": it does
+    without).
 
-    A server that has answered (`heard`) must name the setting; of another any 400 or 422 may be about it.
+    A server that has answered (`heard`) must name the setting; of another any 400 or 422 may be
+    about it.
     """
     if getattr(error, "status_code", 0) not in (400, 422):
         return {}
     said = _said(error)
     if "max_completion_tokens" in body and not re.search(_TOO_LONG, said, re.IGNORECASE):
         unnamed = error.status_code == 422 and not heard and "response_format" not in body  # type: ignore[attr-defined]
-        if unnamed or ("max_completion_tokens" in said and re.search(_NOT_TAKEN, said, re.IGNORECASE)):
+        if unnamed or (
+            "max_completion_tokens" in said and re.search(_NOT_TAKEN, said, re.IGNORECASE)
+        ):
             return {"max_completion_tokens": "max_tokens"}
     if "response_format" in body and (not heard or re.search(_NO_SCHEMA, said, re.IGNORECASE)):
         return {"response_format": ""}
@@ -166,15 +199,16 @@ def _said(error: Any) -> str:
 def unreachable(urls: list[str], detail: str) -> InputError:
     """The error for servers that take no connection."""
     return InputError(
-        f"base_url {' '.join(urls)}: no connection ({detail}). Start the server, or mend base_url or "
-        f"OPENAI_BASE_URL. {_KEPT}"
+        f"base_url {' '.join(urls)}: no connection ({detail}). Start the server, or mend base_url"
+        f" or OPENAI_BASE_URL. {_KEPT}"
     )
 
 
 def refusing(urls: list[str], detail: str) -> InputError:
     """The error for servers that refuse every request for its rate."""
     return InputError(
-        f"base_url {' '.join(urls)}: nothing but refusals ({detail}). Wait until the limit is over. {_KEPT}"
+        f"base_url {' '.join(urls)}: nothing but refusals ({detail}). Wait until the limit is over."
+        f" {_KEPT}"
     )
 
 
@@ -182,7 +216,10 @@ def refused_key(model: str) -> str:
     """What to do where a server takes no request of ours; no key and a wrong one read apart."""
     if os.environ.get("OPENAI_API_KEY"):
         return f"The key in OPENAI_API_KEY is refused: set it to one that may use {model}"
-    return f"No key was sent, since OPENAI_API_KEY is not set: set it in the environment to a key that may use {model}"
+    return (
+        "No key was sent, since OPENAI_API_KEY is not set: set it in the environment to a key that"
+        f" may use {model}"
+    )
 
 
 def _final(error: Any, url: str, model: str, heard: bool) -> str:
@@ -192,14 +229,21 @@ def _final(error: Any, url: str, model: str, heard: bool) -> str:
     if error.status_code in (401, 403):
         return refused_key(model)
     if error.status_code == 404:
-        return f"Set model, now {model!r}, to one that {url}/models lists, or mend base_url (as a rule it ends in /v1)"
+        return (
+            f"Set model, now {model!r}, to one that {url}/models lists, or mend base_url (as a rule"
+            " it ends in /v1)"
+        )
     if error.status_code == 402 or error.code == "insufficient_quota":
         return "The account of OPENAI_API_KEY is used up: add credit"
     said, known = _said(error), error.code in ("unsupported_parameter", "unsupported_value")
-    if known or (not heard and error.status_code in (400, 422) and re.search(_NOT_TAKEN, said, re.IGNORECASE)):
+    if known or (
+        not heard and error.status_code in (400, 422) and re.search(_NOT_TAKEN, said, re.IGNORECASE)
+    ):
         named = [mend for name, mend in _LEFT_OUT.items() if name in said]
         if named or known:
-            return f"{model} refuses a setting: {', '.join(named or _LEFT_OUT.values())} leaves it out"
+            return (
+                f"{model} refuses a setting: {', '.join(named or _LEFT_OUT.values())} leaves it out"
+            )
     return ""
 
 
@@ -212,7 +256,9 @@ def _status_reason(error: Any) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds in a reply's retry-after-ms or Retry-After (a number, a duration, a date), at most ten minutes."""
+    """Seconds in a reply's retry-after-ms or Retry-After (a number, a duration, a date), at most
+    ten minutes.
+    """
     value = headers.get("retry-after", "")
     wait = seconds(f"{headers.get('retry-after-ms', '')}ms") or seconds(value)
     if wait is None and re.search(r"\d\d:\d\d", value):

@@ -1,7 +1,9 @@
-"""Which server takes a request, and when: several servers, each with its own limits, share the work.
+"""Which server takes a request, and when: several servers, each with its own limits, share the
+work.
 
-A server that fails again and again is left alone for a while, then tried with one request; the others take over.
-A request that waits for another try holds no place in flight, so that new ones go on meanwhile.
+A server that fails again and again is left alone for a while, then tried with one request; the
+others take over. A request that waits for another try holds no place in flight, so that new ones go
+on meanwhile.
 """
 
 import asyncio
@@ -47,7 +49,8 @@ class Server:
         return self.strikes >= _STRIKES
 
     def load(self, now: float) -> float:
-        """Seconds of answering under way, one more request included; 0 to try anew a server long passed over.
+        """Seconds of answering under way, one more request included; 0 to try anew a server long
+        passed over.
 
         An answer overdue counts as slowness.
         """
@@ -61,7 +64,9 @@ class Server:
         used_up = self.pace.follow(reply.headers, tokens=answer.tokens_in + answer.tokens_out)
         if answer.reason == "rate_limited":
             if not used_up:  # else the pace was too fast, not the number in flight too large
-                self.window.refused(begun=begun, in_flight=len(self.begun) + 1, seconds=self.seconds)
+                self.window.refused(
+                    begun=begun, in_flight=len(self.begun) + 1, seconds=self.seconds
+                )
             pause = max(self.seconds / 4, _LEAST_PAUSE_S) * 2 ** min(self.window.bursts, 6)
             self.pace.hold(pause if reply.wait is None else reply.wait)
         elif strikes := _STRUCK.get(answer.reason, 0):
@@ -81,7 +86,9 @@ class _Turn:
 
     tokens: int
     avoid: Server | None
-    granted: asyncio.Future[Server] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    granted: asyncio.Future[Server] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
     number: int = 0
     begun: float = 0.0
     entry: list[float] = field(default_factory=list)
@@ -106,9 +113,11 @@ class Turns:
     async def send(
         self, body: dict[str, Any], tokens: int, *, after: float = 0.0, avoid: Server | None = None
     ) -> tuple[Reply, Server, float]:
-        """Wait `after` seconds, then for a server that may be sent `tokens` more, rather not `avoid`, and ask it.
+        """Wait `after` seconds, then for a server that may be sent `tokens` more, rather not
+        `avoid`, and ask it.
 
-        Returns the reply, the server and when it was asked. Raises GivenUp once `give_up` was called.
+        Returns the reply, the server and when it was asked. Raises GivenUp once `give_up` was
+        called.
         """
         if self._given_up:
             raise GivenUp
@@ -153,19 +162,29 @@ class Turns:
             self._grant(self._ready.popleft(), server, now)
         if self._timer:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(wait, self._pump) if wait < math.inf else None
+        self._timer = (
+            asyncio.get_running_loop().call_later(wait, self._pump) if wait < math.inf else None
+        )
 
     def _grant(self, turn: _Turn, server: Server, now: float) -> None:
         if not turn.granted.done():  # not cancelled
-            turn.number, turn.begun, turn.entry = next(self._numbers), now, server.pace.take(turn.tokens, now)
+            turn.number, turn.begun, turn.entry = (
+                next(self._numbers),
+                now,
+                server.pace.take(turn.tokens, now),
+            )
             server.begun[turn.number] = now
             self.in_flight += 1
             turn.granted.set_result(server)
 
     def _choose(self, turn: _Turn, now: float) -> tuple[Server | None, float]:
-        """The server that is likely to answer first, or none and the seconds until one may be free."""
+        """The server that is likely to answer first, or none and the seconds until one may be
+        free.
+        """
         pool = self.servers
-        if any(not server.ailing for server in pool):  # else: as if none ailed, and requests find out
+        if any(
+            not server.ailing for server in pool
+        ):  # else: as if none ailed, and requests find out
             pool = [s for s in pool if not s.ailing or (not s.begun and s.rests_until <= now)]
         free = [server for server in pool if len(server.begun) + 1 <= server.window.size]
         waits = [server.pace.wait(turn.tokens, now) for server in free]

@@ -1,6 +1,8 @@
-"""What lmms-eval calls for the local benchmark: it is copied beside the task's YAML file and needs nothing of vislib.
+"""What lmms-eval calls for the local benchmark: it is copied beside the task's YAML file and needs
+nothing of vislib.
 
-The pictures lie beside it in `images/`; what lmms-eval logs is scored by the stage, by the same rule as all else.
+The pictures lie beside it in `images/`; what lmms-eval logs is scored by the stage, by the same
+rule as all else.
 """
 
 import io
@@ -33,7 +35,9 @@ def text(doc: dict[str, Any], lmms_eval_specific_kwargs: object = None) -> str:
 
 def result(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, str]]:
     """The record that is logged for one question."""
-    return {NAME: {"sample_id": doc["sample_id"], "answer": doc["answer"], "prediction": results[0]}}
+    return {
+        NAME: {"sample_id": doc["sample_id"], "answer": doc["answer"], "prediction": results[0]}
+    }
 
 
 def accuracy(records: list[dict[str, str]]) -> float:

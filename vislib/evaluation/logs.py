@@ -26,9 +26,15 @@ JUDGED = ("llava_in_the_wild", "mmvet")  # tasks that need a judge
 # A judge's verdicts are not in the log of these; the task to take instead.
 UNLOGGED = {"mmbench_en_dev": "mmbench_en_dev_static"}
 SEED_TYPES = ("image", "video")
-_GRADED = ("vqav2", "textvqa")  # by people's answers, which are not logged: the target names their column
+_GRADED = (
+    "vqav2",
+    "textvqa",
+)  # by people's answers, which are not logged: the target names their column
 _MOST_OPTIONS = 5  # letters that are read where a prompt lists no options
-_MME = {"mme_perception_score": "mme", "mme_cognition_score": "mme_cognition"}  # papers give the first
+_MME = {
+    "mme_perception_score": "mme",
+    "mme_cognition_score": "mme_cognition",
+}  # papers give the first
 _SHARES = ("exact_match", "seed_all", "mmmu_acc", "pope_accuracy")  # metrics of the harness
 _PER_CENT = ("gpt_eval_score", "gpt_eval_llava_all")
 Log = Sequence[Mapping[str, Any]]
@@ -45,7 +51,9 @@ def read_log(task: str, log: Log) -> Iterator[Row | Refused]:
     """
     failed = {sample["doc_id"] for sample in log if not _logged(sample) and not _counted(sample)}
     if log and len(failed) == len(log):
-        raise InputError(f"tasks: {task} has {len(log)} answers without any text; see what failed in log.txt")
+        raise InputError(
+            f"tasks: {task} has {len(log)} answers without any text; see what failed in log.txt"
+        )
     failed = failed if any(map(_counted, log)) else set()
     if log and "index" in log[0].get("gpt_eval_score", {}):
         yield from _mmbench(task, log, failed)
@@ -59,7 +67,9 @@ def read_log(task: str, log: Log) -> Iterator[Row | Refused]:
     elif log and "gpt_eval_llava_all" in log[0]:
         yield from _llava_bench(task, log)
     else:
-        graded = task.startswith(_GRADED) or any(sample.get("exact_match", 0) not in (0, 1) for sample in log)
+        graded = task.startswith(_GRADED) or any(
+            sample.get("exact_match", 0) not in (0, 1) for sample in log
+        )
         for sample in log:
             yield {"benchmark": task, **_read(task, sample, graded=graded)}
 
@@ -91,12 +101,25 @@ def _read(task: str, sample: Mapping[str, Any], *, graded: bool) -> Row | Refuse
     options = options_in(sample["input"])
     more: dict[str, Any] = {"cluster": str(sample.get("image_id", ""))}
     if NAME in sample:
-        return choice_row(sample[NAME]["sample_id"], said, target, options, question_type="multiple_choice", **more)
+        return choice_row(
+            sample[NAME]["sample_id"],
+            said,
+            target,
+            options,
+            question_type="multiple_choice",
+            **more,
+        )
     if "pope_accuracy" in sample:
-        return yes_no_row(name, said, target, correct=bool(sample["pope_accuracy"]["score"]), **more)
+        return yes_no_row(
+            name, said, target, correct=bool(sample["pope_accuracy"]["score"]), **more
+        )
     if "score" in (judged := sample.get("gpt_eval_score", {})):
         if not judged["eval_model"]:
-            return {"sample_id": name, "reason": "no_judgement", "detail": f"{task}: the judge gave no score"}
+            return {
+                "sample_id": name,
+                "reason": "no_judgement",
+                "detail": f"{task}: the judge gave no score",
+            }
         more["question_type"] = judged["capabilities"]
         return answer_row(name, said, target, points=float(judged["score"]), **more)
     if graded:
@@ -105,7 +128,9 @@ def _read(task: str, sample: Mapping[str, Any], *, graded: bool) -> Row | Refuse
     if kind not in ("", "open") and len(target) == 1 and target in LETTERS:
         options = options or [""] * _MOST_OPTIONS
         return choice_row(name, said, target, options, correct=right, question_type=kind, **more)
-    return answer_row(name, said, target, correct=right, strictly_correct=right, question_type=kind, **more)
+    return answer_row(
+        name, said, target, correct=right, strictly_correct=right, question_type=kind, **more
+    )
 
 
 def _verdict(task: str, sample: Mapping[str, Any]) -> tuple[bool, str]:
@@ -119,10 +144,14 @@ def _verdict(task: str, sample: Mapping[str, Any]) -> tuple[bool, str]:
         answers = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
         if record["question_type"] == "multiple-choice":
             return any(letter in answers for letter in record["parsed_pred"]), "multiple_choice"
-        return any(_agrees(c, str(a)) for found in record["parsed_pred"] for c in found for a in answers), "open"
+        return any(
+            _agrees(c, str(a)) for found in record["parsed_pred"] for c in found for a in answers
+        ), "open"
     if isinstance(sample.get("exact_match"), int | float):
         return bool(sample["exact_match"]), "multiple_choice" if options_in(sample["input"]) else ""
-    raise InputError(f"tasks: {task} logs {sorted(sample)}, which no reader here knows; leave it out of tasks")
+    raise InputError(
+        f"tasks: {task} logs {sorted(sample)}, which no reader here knows; leave it out of tasks"
+    )
 
 
 def _agrees(candidate: str | float, answer: str) -> bool:
@@ -133,7 +162,9 @@ def _agrees(candidate: str | float, answer: str) -> bool:
         number = round(float(answer.strip().replace(",", "")), 2)
     except ValueError:
         wanted = answer.strip().lower()
-        forms = [f" {wanted}", f"{wanted} "] if len(wanted) == 1 else [wanted]  # else "a" stands in every word
+        forms = (
+            [f" {wanted}", f"{wanted} "] if len(wanted) == 1 else [wanted]
+        )  # else "a" stands in every word
         return isinstance(candidate, str) and any(form in candidate for form in forms)
     return candidate == number
 
@@ -142,7 +173,11 @@ def reported(task: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """The scores that the harness itself reports of a task's benchmarks (`results` of its file), in
     units of ours.
     """
-    plain = {name.partition(",")[0]: value for name, value in metrics.items() if isinstance(value, int | float)}
+    plain = {
+        name.partition(",")[0]: value
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    }
     found = {_MME[name]: value for name, value in plain.items() if name in _MME}
     for name in (*_SHARES, *_PER_CENT):
         if name in plain:
@@ -165,13 +200,21 @@ def _mmbench(task: str, log: Log, failed: set[Any]) -> Iterator[Row | Refused]:
             yield {"benchmark": task, "sample_id": name, "reason": "unpaired", "detail": detail}
             continue
         read = [
-            choice_row(name, _said(s), str(s["target"]).strip(), options_in(s["input"]) or [""] * _MOST_OPTIONS)
+            choice_row(
+                name,
+                _said(s),
+                str(s["target"]).strip(),
+                options_in(s["input"]) or [""] * _MOST_OPTIONS,
+            )
             for s in samples
         ]
         row = {**read[0], "benchmark": task, "correct": mmbench.is_right(records)}
         row |= {name: all(own[name] for own in read) for name in ("parsed", "strictly_correct")}
         row |= {name: " / ".join(own[name] for own in read) for name in ("prediction", "answer")}
-        row |= {"lenient": min(own["lenient"] for own in read), "words": max(own["words"] for own in read)}
+        row |= {
+            "lenient": min(own["lenient"] for own in read),
+            "words": max(own["words"] for own in read),
+        }
         row["question_type"] = str(records[0].get("L2-category") or "")
         row["cluster"] = str(samples[0].get("image_id", ""))
         yield row
@@ -193,8 +236,13 @@ def _llava_bench(task: str, log: Log) -> Iterator[Row | Refused]:
             continue
         points = review["scores"][1] * len(judged) / sum(first for first, _ in judged)
         kind, image = review["category"].removeprefix("llava_bench_"), sample.get("image_id")
-        more = {"question_type": kind, "cluster": str(image or short_hash(str(review.get("context", ""))))}
-        yield name | answer_row(name["sample_id"], _said(sample), str(sample["target"]), points=points, **more)
+        more = {
+            "question_type": kind,
+            "cluster": str(image or short_hash(str(review.get("context", "")))),
+        }
+        yield name | answer_row(
+            name["sample_id"], _said(sample), str(sample["target"]), points=points, **more
+        )
 
 
 def _mme(log: Log) -> Iterator[Row | Refused]:
@@ -205,19 +253,29 @@ def _mme(log: Log) -> Iterator[Row | Refused]:
     for sample in log:
         (key,) = (key for key in _MME if key in sample)
         record = sample[key]
-        found[_MME[key], record["category"], record["question_id"]].append((sample, bool(record["score"])))
+        found[_MME[key], record["category"], record["question_id"]].append(
+            (sample, bool(record["score"]))
+        )
     pairs = {name: pair for name, pair in found.items() if len(pair) == 2}
     for (benchmark, category, image), pair in found.items():
         name = {"benchmark": benchmark, "sample_id": image}
         if len(pair) != 2:
-            yield {**name, "reason": "unpaired", "detail": f"{len(pair)} questions of the image were asked, not 2"}
+            yield {
+                **name,
+                "reason": "unpaired",
+                "detail": f"{len(pair)} questions of the image were asked, not 2",
+            }
             continue
         images = sum(other == benchmark for other, _, _ in pairs)
         weight = 100 * images / sum((benchmark, category) == names[:2] for names in pairs)
         said, target = (
-            " / ".join(texts) for texts in zip(*((_said(s), str(s["target"])) for s, _ in pair), strict=True)
+            " / ".join(texts)
+            for texts in zip(*((_said(s), str(s["target"])) for s, _ in pair), strict=True)
         )
-        read = [yes_no_row("", _said(sample), str(sample["target"]), correct=right) for sample, right in pair]
+        read = [
+            yes_no_row("", _said(sample), str(sample["target"]), correct=right)
+            for sample, right in pair
+        ]
         points, lenient = (
             weight * (sum(values) / 2 + all(values))
             for values in ([row["correct"] for row in read], [row["lenient"] for row in read])

@@ -12,9 +12,29 @@ from typing import Any
 
 ROTATION = 1_000_000  # a rotation's index is its question's plus a multiple of this
 _LETTERS = "ABCDE"
-_MARKS = ("{}", "{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).")
+_MARKS = (
+    "{}",
+    "{}.",
+    "{},",
+    "{}:",
+    "{})",
+    "{}).",
+    "({})",
+    "({}).",
+    ":{}",
+    ":{},",
+    ":{}.",
+    ":{})",
+    ":{}).",
+)
 _MOST_WORDS_BESIDE_A = 3  # in a longer answer a lone "A" is taken for the article
-_FORMS = (("({})", 6), ("{}.", 5), ("{}:", 4), ("{})", 3), ("{} ", 2))  # where a letter may stand, and its weight
+_FORMS = (
+    ("({})", 6),
+    ("{}.", 5),
+    ("{}:", 4),
+    ("{})", 3),
+    ("{} ", 2),
+)  # where a letter may stand, and its weight
 _START, _END, _PHRASE, _ANYWHERE = 10, 9, 7, 0  # weights
 _STRIPPED = ",.!?;:'\""
 _PHRASES = (  # each is looked for by itself, because the harness takes the first place of each
@@ -42,7 +62,11 @@ def letter_of(record: Mapping[str, Any]) -> str:
     """The letter that the harness reads out of a record's `prediction`, or ""."""
     said = str(record["prediction"])
     options = {letter: text for letter in "ABCD" if _is_there(text := record.get(letter))}
-    return _marked(said.split()) or _quoted(said.lower(), options) or _weighed(said, sorted(options) or "ABCDEFGH")
+    return (
+        _marked(said.split())
+        or _quoted(said.lower(), options)
+        or _weighed(said, sorted(options) or "ABCDEFGH")
+    )
 
 
 def _is_there(option: object) -> bool:
@@ -76,7 +100,9 @@ def _weighed(said: str, letters: Sequence[str]) -> str:
     places = []
     for form, weight in _FORMS:
         marked = {letter: form.format(letter) for letter in letters}
-        places += [(weight, text.rfind(mark), letter) for letter, mark in marked.items() if mark in text]
+        places += [
+            (weight, text.rfind(mark), letter) for letter, mark in marked.items() if mark in text
+        ]
     for phrase in _PHRASES:
         if (begin := text.lower().find(phrase)) >= 0:
             found = {letter: text.find(letter, begin + len(phrase)) for letter in letters}
@@ -86,5 +112,7 @@ def _weighed(said: str, letters: Sequence[str]) -> str:
             places.append((_START, 0, letter))
         if bare.endswith(letter) and not bare[-2:-1].isalpha():
             places.append((_END, len(text) - 1, letter))
-    places = places or [(_ANYWHERE, text.rfind(letter), letter) for letter in letters if letter in text]
+    places = places or [
+        (_ANYWHERE, text.rfind(letter), letter) for letter in letters if letter in text
+    ]
     return max(places, key=lambda place: place[:2])[2] if places else ""

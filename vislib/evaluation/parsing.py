@@ -1,7 +1,8 @@
-"""Yes, no and options of answers to benchmarks (VisCon-100K, section 5.2, is silent on how they are read).
+"""Yes, no and options of answers to benchmarks (VisCon-100K, section 5.2, is silent on how they are
+read).
 
-Which option an answer means is read by `vislib.letters`, as for the data. The share of answers that were not understood
-stands beside every accuracy.
+Which option an answer means is read by `vislib.letters`, as for the data. The share of answers that
+were not understood stands beside every accuracy.
 """
 
 import re
@@ -17,7 +18,9 @@ def strict_yes_no(answer: str) -> str:
 
 
 def lenient_yes_no(answer: str) -> str:
-    """`yes` or `no`, if the answer begins with that word (not "yes or no") or holds only that one, else ""."""
+    """`yes` or `no`, if the answer begins with that word (not "yes or no") or holds only that one,
+    else "".
+    """
     words: list[str] = re.findall(r"\w+", unicodedata.normalize("NFKC", answer).lower())
     said = {word for word in words if word in ("yes", "no")}
     if words and words[0] in said and words[1:2] != ["or"]:
@@ -26,7 +29,9 @@ def lenient_yes_no(answer: str) -> str:
 
 
 def options_in(prompt: str) -> list[str]:
-    """Texts of the options that a prompt lists one a line, `A. …` onwards; none if it lists none."""
+    """Texts of the options that a prompt lists one a line, `A. …` onwards; none if it lists
+    none.
+    """
     found: list[str] = []
     for line in prompt.splitlines():
         match = re.fullmatch(r"\s*([A-Z])\.\s(.*)", line)

@@ -1,4 +1,6 @@
-"""The stage function of 12: every model answers, then scores and comparisons are drawn from all answers."""
+"""The stage function of 12: every model answers, then scores and comparisons are drawn from all
+answers.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +20,27 @@ if TYPE_CHECKING:
     from vislib.runs import Run
 
 _COUNTED = (
-    "model", "arm", "seed", "benchmark", "sample_id", "correct", "parsed", "strictly_correct", "points", "lenient",
-    "cluster", "question_type",
-)  # fmt: skip
+    "model",
+    "arm",
+    "seed",
+    "benchmark",
+    "sample_id",
+    "correct",
+    "parsed",
+    "strictly_correct",
+    "points",
+    "lenient",
+    "cluster",
+    "question_type",
+)
 
 
 def evaluate(run: "Run") -> None:
-    """Write `results`, `scores` and `comparisons`, and the local benchmark as a task of lmms-eval in `task/`.
+    """Write `results`, `scores` and `comparisons`, and the local benchmark as a task of lmms-eval
+    in `task/`.
 
-    Asks what the journals lack. Raises InputError where a model, its questions or lmms-eval cannot be had.
+    Asks what the journals lack. Raises InputError where a model, its questions or lmms-eval cannot
+    be had.
     """
     arms = open_arms(run)
     items, refused = load_items(run)
@@ -47,9 +61,12 @@ def evaluate(run: "Run") -> None:
             for name in _COUNTED:
                 counted[name].append(row[name])
         statistics = Statistics(
-            counted, resamples=run.params.resamples, confidence=run.params.confidence, seed=run.seed,
+            counted,
+            resamples=run.params.resamples,
+            confidence=run.params.confidence,
+            seed=run.seed,
             left_out=(LOCAL,),
-        )  # fmt: skip
+        )
         for row in statistics.scores():
             output.write("scores", row)
         for row in statistics.comparisons(run.params.reference):
@@ -57,12 +74,22 @@ def evaluate(run: "Run") -> None:
 
 
 def local_rows(run: "Run", arms: list[Arm], items: list[Item], output: Output) -> Iterator[Row]:
-    """Results of all arms on the local benchmark, generated here; questions that failed are dropped in `output`."""
+    """Results of all arms on the local benchmark, generated here; questions that failed are dropped
+    in `output`.
+    """
     limits = {True: run.params.max_answer_tokens_choice, False: run.params.max_answer_tokens_free}
-    questions = [Question(i.id, i.text, str(i.image), limits[i.type == MULTIPLE_CHOICE]) for i in items]
-    options = {"batch_size": run.params.batch_size, "device": run.params.device, "precision": run.params.precision}
+    questions = [
+        Question(i.id, i.text, str(i.image), limits[i.type == MULTIPLE_CHOICE]) for i in items
+    ]
+    options = {
+        "batch_size": run.params.batch_size,
+        "device": run.params.device,
+        "precision": run.params.precision,
+    }
     journal = run.journal(generation.JOURNAL)
-    keys = generation.answers_of_models(run, [arm.place for arm in arms], questions, progress="answers", **options)
+    keys = generation.answers_of_models(
+        run, [arm.place for arm in arms], questions, progress="answers", **options
+    )
     for arm, key in zip(arms, keys, strict=True):
         for item, question in zip(items, questions, strict=True):
             output.take("answer")
@@ -80,11 +107,15 @@ def local_rows(run: "Run", arms: list[Arm], items: list[Item], output: Output) -
 
 
 def arm_sizes(run: "Run") -> Any:
-    """What each model of the parameters learnt from, as 10 left it beside the model; NaN where it is not known."""
+    """What each model of the parameters learnt from, as 10 left it beside the model; NaN where it
+    is not known.
+    """
     import pandas
 
     arms = open_arms(run)
-    table = pandas.DataFrame([{"model": arm.model, "arm": arm.arm, "seed": arm.seed} for arm in arms])
+    table = pandas.DataFrame(
+        [{"model": arm.model, "arm": arm.arm, "seed": arm.seed} for arm in arms]
+    )
     rows = [row for arm in arms for row in _left_by_10(Path(arm.place).parent / "arms")]
     left = pandas.DataFrame(rows).reindex(columns=["model", "arm", "seed", *ARM_SIZES])
     return table.merge(left, on=["model", "arm", "seed"], how="left")
@@ -95,10 +126,14 @@ def _left_by_10(folder: Path) -> Iterator[Row]:
 
 
 def wrong_answers(run: "Run", count: int) -> list[Row]:
-    """A seeded handful of wrong answers to local questions, with `picture` and `question`, to look at."""
+    """A seeded handful of wrong answers to local questions, with `picture` and `question`, to look
+    at.
+    """
     items = {item.id: item for item in load_items(run)[0]}
     rows = tables.read_rows(run.data / "results")
     wrong = (row for row in rows if row["correct"] is False and row["sample_id"] in items)
-    shown = choose(wrong, count, run.seed, key=lambda row: f"{row['sample_id']}/{row['model']}/{row['arm']}")
+    shown = choose(
+        wrong, count, run.seed, key=lambda row: f"{row['sample_id']}/{row['model']}/{row['arm']}"
+    )
     pairs = [(row, items[row["sample_id"]]) for row in shown]
     return [{**row, "picture": item.image, "question": item.text} for row, item in pairs]

@@ -24,17 +24,37 @@ from numpy.typing import NDArray
 from vislib.runs.seeding import seeded
 from vislib.runs.tables import Row
 
-SEED_BENCHMARK = "seedbench"  # the one that chose the paper's mix; which of its parts the paper means is not known
+# the one that chose the paper's mix; which of its parts the paper means is not known
+SEED_BENCHMARK = "seedbench"
 SEED_PARTS = ("image", "video")
 MME = "mme"  # in points, not in shares
 POWER = 0.8  # of the difference that a comparison can detect
 Numbers = NDArray[np.float64]
 _CELL = ["model", "arm"]
-_SCORED = ("accuracy", "low", "high", "seed_deviation", "strict_accuracy", "unparsed", "lenient_accuracy", "clusters")
+_SCORED = (
+    "accuracy",
+    "low",
+    "high",
+    "seed_deviation",
+    "strict_accuracy",
+    "unparsed",
+    "lenient_accuracy",
+    "clusters",
+)
 _COMPARED = (
-    "b", "c", "difference", "low", "high", "p", "clusters", "p_clustered", "detectable", "seed_deviation",
-    "aa_difference", "aa_p",
-)  # fmt: skip
+    "b",
+    "c",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "clusters",
+    "p_clustered",
+    "detectable",
+    "seed_deviation",
+    "aa_difference",
+    "aa_p",
+)
 
 
 def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
@@ -65,8 +85,8 @@ def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
     - `confidence`.
 
     `sums`: the clusters' summed differences, whose spread is taken for chance's. Where each
-    question is its own cluster this is 2.8 · sqrt(discordance / n), at 95 %. None where arms differ on
-    no question.
+    question is its own cluster this is 2.8 · sqrt(discordance / n), at 95 %. None where arms differ
+    on no question.
     """
     from scipy.stats import norm
 
@@ -82,7 +102,13 @@ class Statistics:
     """
 
     def __init__(
-        self, results: Mapping[str, Any], *, resamples: int, confidence: float, seed: int, left_out: tuple[str, ...]
+        self,
+        results: Mapping[str, Any],
+        *,
+        resamples: int,
+        confidence: float,
+        seed: int,
+        left_out: tuple[str, ...],
     ) -> None:
         import pandas
 
@@ -93,10 +119,17 @@ class Statistics:
         own = "question " + table["sample_id"].astype(str)
         known = table["cluster"].fillna("").astype(str)
         table = table.assign(value=values, cluster=known.where(known != "", own))[values.notna()]
-        parts = table[(table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)]
+        parts = table[
+            (table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)
+        ]
         parts = parts.assign(benchmark=SEED_BENCHMARK + "_" + parts["question_type"])
         self.results = pandas.concat([table, parts], ignore_index=True) if len(parts) else table
-        self.resamples, self.confidence, self.seed, self.left_out = resamples, confidence, seed, left_out
+        self.resamples, self.confidence, self.seed, self.left_out = (
+            resamples,
+            confidence,
+            seed,
+            left_out,
+        )
 
     def scores(self) -> Iterator[Row]:
         """Rows of the contract's `scores`: each model and arm on each benchmark, then its means
@@ -105,8 +138,12 @@ class Statistics:
         for (model, arm), own in self.results.groupby(_CELL, sort=False):
             rows, draws = {}, {}
             for benchmark, cell in own.groupby("benchmark", sort=False):
-                questions = cell.groupby("sample_id", sort=False).agg({"value": "mean", "cluster": "first"})
-                draws[benchmark] = self._draws(questions["value"], questions["cluster"], str(benchmark))
+                questions = cell.groupby("sample_id", sort=False).agg(
+                    {"value": "mean", "cluster": "first"}
+                )
+                draws[benchmark] = self._draws(
+                    questions["value"], questions["cluster"], str(benchmark)
+                )
                 rows[benchmark] = self._score(cell, questions, draws[benchmark])
             for mean, averaged in self._means(model).items():
                 rows[mean] = self._mean_score(own, averaged, rows, draws)
@@ -150,7 +187,10 @@ class Statistics:
 
     def _interval(self, draws: Numbers) -> dict[str, float | None]:
         ends = np.quantile(draws, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
-        return {name: None if np.isnan(end) else float(end) for name, end in zip(("low", "high"), ends, strict=True)}
+        return {
+            name: None if np.isnan(end) else float(end)
+            for name, end in zip(("low", "high"), ends, strict=True)
+        }
 
     def _score(self, cell: Any, questions: Any, draws: Numbers) -> Row:
         from statsmodels.stats.proportion import proportion_confint
@@ -163,11 +203,16 @@ class Statistics:
             ends = proportion_confint(right, clusters, alpha=alpha, method="wilson")
             interval = dict(zip(("low", "high"), map(float, ends), strict=True))
         return {
-            "n": n, "seeds": len(by_seed), "accuracy": share, **interval,
-            "seed_deviation": _deviation(by_seed), "strict_accuracy": _share(cell["strictly_correct"]),
+            "n": n,
+            "seeds": len(by_seed),
+            "accuracy": share,
+            **interval,
+            "seed_deviation": _deviation(by_seed),
+            "strict_accuracy": _share(cell["strictly_correct"]),
             "unparsed": None if (parsed := _share(cell["parsed"])) is None else 1 - parsed,
-            "lenient_accuracy": _share(cell["lenient"]), "clusters": clusters,
-        }  # fmt: skip
+            "lenient_accuracy": _share(cell["lenient"]),
+            "clusters": clusters,
+        }
 
     def _means(self, model: object) -> dict[str, list[str]]:
         """The benchmarks of each mean: those of any arm of the model, but for points; a mean has
@@ -177,27 +222,49 @@ class Statistics:
         """
         own = list(dict.fromkeys(self.results.loc[self.results["model"] == model, "benchmark"]))
         image, *parts = (f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS)
-        names = [name for name in own if not name.startswith(MME) and name not in (image, *parts, *self.left_out)]
+        names = [
+            name
+            for name in own
+            if not name.startswith(MME) and name not in (image, *parts, *self.left_out)
+        ]
         means = {"mean": names}
         if image in own:
-            means["mean_seedbench_image"] = [image if name == SEED_BENCHMARK else name for name in names]
+            means["mean_seedbench_image"] = [
+                image if name == SEED_BENCHMARK else name for name in names
+            ]
         means["mean_without_seedbench"] = [name for name in names if name != SEED_BENCHMARK]
         return {mean: averaged for mean, averaged in means.items() if len(averaged) > 1}
 
-    def _mean_score(self, own: Any, averaged: list[str], rows: Mapping[str, Row], draws: Mapping[str, Numbers]) -> Row:
+    def _mean_score(
+        self, own: Any, averaged: list[str], rows: Mapping[str, Row], draws: Mapping[str, Numbers]
+    ) -> Row:
         """The mean of an arm; without a number where it lacks one of the benchmarks."""
         held = [name for name in averaged if name in draws]
-        row: Row = dict.fromkeys(_SCORED) | {"n": sum(rows[name]["n"] for name in held), "seeds": own["seed"].nunique()}
+        row: Row = dict.fromkeys(_SCORED) | {
+            "n": sum(rows[name]["n"] for name in held),
+            "seeds": own["seed"].nunique(),
+        }
         if held != averaged:
             return row
-        by_seed = own[own["benchmark"].isin(held)].groupby(["seed", "benchmark"])["value"].mean().groupby("seed").mean()
+        by_seed = (
+            own[own["benchmark"].isin(held)]
+            .groupby(["seed", "benchmark"])["value"]
+            .mean()
+            .groupby("seed")
+            .mean()
+        )
         for name in ("accuracy", "strict_accuracy", "lenient_accuracy"):
             shares = [rows[benchmark][name] for benchmark in held]
             row[name] = None if None in shares else float(np.mean(shares))
-        row |= {"clusters": sum(rows[name]["clusters"] for name in held), "seed_deviation": _deviation(by_seed)}
+        row |= {
+            "clusters": sum(rows[name]["clusters"] for name in held),
+            "seed_deviation": _deviation(by_seed),
+        }
         return row | self._interval(np.mean([draws[name] for name in held], axis=0))
 
-    def _compare(self, cell: Any, arm: str, reference: str, benchmark: str) -> tuple[Row, Numbers, Numbers]:
+    def _compare(
+        self, cell: Any, arm: str, reference: str, benchmark: str
+    ) -> tuple[Row, Numbers, Numbers]:
         """A row, draws of the difference, and the clusters' shares of it."""
         from statsmodels.stats.contingency_tables import mcnemar
 
@@ -209,7 +276,10 @@ class Statistics:
         if len(shared):
             ours, theirs = ours[shared], theirs[shared]
         gains = (ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)).dropna()
-        row: Row = dict.fromkeys(_COMPARED) | {"n": len(gains), "claim": _claim(len(ours.columns), len(theirs.columns))}
+        row: Row = dict.fromkeys(_COMPARED) | {
+            "n": len(gains),
+            "claim": _claim(len(ours.columns), len(theirs.columns)),
+        }
         if gains.empty:
             return row, np.array([]), np.array([])
         clusters = cell.groupby("sample_id")["cluster"].first()
@@ -217,7 +287,10 @@ class Statistics:
         sums = np.asarray(gains.groupby(clusters).sum(), np.float64)
         unit = None if pointed else 1 / lcm(len(ours.columns), len(theirs.columns))
         row |= {"difference": float(gains.mean()), **self._interval(draws), "clusters": len(sums)}
-        row |= {"p_clustered": flip_test(sums, unit=unit), **_same_arm(theirs, ours, clusters, pointed=pointed)}
+        row |= {
+            "p_clustered": flip_test(sums, unit=unit),
+            **_same_arm(theirs, ours, clusters, pointed=pointed),
+        }
         row["detectable"] = detectable(sums, len(gains), confidence=self.confidence)
         row["seed_deviation"] = _deviation((ours - theirs).mean()) if len(shared) else None
         if not pointed:
@@ -226,13 +299,23 @@ class Statistics:
         return row, draws, sums / len(gains)
 
     def _mean_comparison(
-        self, averaged: list[str], found: Mapping[str, Row], draws: Mapping[str, Numbers], sums: Mapping[str, Numbers]
+        self,
+        averaged: list[str],
+        found: Mapping[str, Row],
+        draws: Mapping[str, Numbers],
+        sums: Mapping[str, Numbers],
     ) -> Row:
         held = [name for name in averaged if len(draws.get(name, ()))]
-        row: Row = dict.fromkeys(_COMPARED) | {"n": sum(found[name]["n"] for name in held), "claim": ""}
+        row: Row = dict.fromkeys(_COMPARED) | {
+            "n": sum(found[name]["n"] for name in held),
+            "claim": "",
+        }
         if held == averaged:
             parts = np.concatenate([sums[name] for name in held]) / len(held)
-            row |= {"difference": float(np.mean([found[name]["difference"] for name in held])), "clusters": len(parts)}
+            row |= {
+                "difference": float(np.mean([found[name]["difference"] for name in held])),
+                "clusters": len(parts),
+            }
             row |= self._interval(np.mean([draws[name] for name in held], axis=0))
             row |= {"p_clustered": flip_test(parts, unit=None), "claim": found[held[0]]["claim"]}
             row["detectable"] = detectable(parts, 1, confidence=self.confidence)
@@ -244,7 +327,9 @@ _EQUAL = 1e-9  # means of seeds differ by less through rounding alone
 
 def _claim(ours: int, theirs: int) -> str:
     """What a p of this many checkpoints of each arm is about."""
-    return "these two checkpoints" if ours == theirs == 1 else f"these {ours} and {theirs} checkpoints"
+    return (
+        "these two checkpoints" if ours == theirs == 1 else f"these {ours} and {theirs} checkpoints"
+    )
 
 
 def _same_arm(theirs: Any, ours: Any, clusters: Any, *, pointed: bool) -> Row:
@@ -276,7 +361,11 @@ def _with_holm(rows: list[Row]) -> list[Row]:
 
     adjusted = [{**row, "p_holm": None} for row in rows]
     for benchmark in dict.fromkeys(row["benchmark"] for row in adjusted):
-        tested = [row for row in adjusted if row["benchmark"] == benchmark and row["p_clustered"] is not None]
+        tested = [
+            row
+            for row in adjusted
+            if row["benchmark"] == benchmark and row["p_clustered"] is not None
+        ]
         if tested:
             values = multipletests([row["p_clustered"] for row in tested], method="holm")[1]
             for row, value in zip(tested, values, strict=True):

@@ -35,7 +35,10 @@ def main(task: str, limit: int, file: Path, folder: str | None = None) -> None:
     from lmms_eval.tasks import TaskManager, get_task_dict
 
     ids = {
-        name: {str(n): picture_id(own.doc_to_visual(doc)) for n, doc in own.doc_iterator(limit=limit or None)}
+        name: {
+            str(n): picture_id(own.doc_to_visual(doc))
+            for n, doc in own.doc_iterator(limit=limit or None)
+        }
         for name, own in _tasks(get_task_dict([task], TaskManager(include_path=folder)))
     }
     file.write_text(json.dumps(ids))

@@ -1,4 +1,6 @@
-"""Stage 05: vision experts say what is in an image, as priors for captions (DenseFusion-1M, Perceptual Fusion)."""
+"""Stage 05: vision experts say what is in an image, as priors for captions (DenseFusion-1M,
+Perceptual Fusion).
+"""
 
 from vislib.experts.findings import Box, Expert, Findings, Tag, Text
 from vislib.experts.overlays import overlay

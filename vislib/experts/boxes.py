@@ -1,6 +1,8 @@
-"""Boxes of several experts as one list, of bounded length, small objects kept (DenseFusion-1M, Perceptual Fusion).
+"""Boxes of several experts as one list, of bounded length, small objects kept (DenseFusion-1M,
+Perceptual Fusion).
 
-Scores of different experts are compared as they are: nothing calibrates them, and thresholds are set per expert.
+Scores of different experts are compared as they are: nothing calibrates them, and thresholds are
+set per expert.
 """
 
 import math
@@ -18,7 +20,9 @@ Found = tuple[str, Box]  # the expert, and what it found
 
 
 def clipped(box: Box) -> Box | None:
-    """The part of a box within the image; None without an area, or with a coordinate or score that is no number."""
+    """The part of a box within the image; None without an area, or with a coordinate or score that
+    is no number.
+    """
     if not all(map(math.isfinite, (box.score, box.x1, box.y1, box.x2, box.y2))):
         return None
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in (box.x1, box.y1, box.x2, box.y2))
@@ -27,22 +31,29 @@ def clipped(box: Box) -> Box | None:
 
 def iou(box: Box, others: Sequence[Box]) -> NDArray[np.float64]:
     """Intersection over union of one box with each of others, all with an area."""
-    x1, y1, x2, y2 = np.array([(o.x1, o.y1, o.x2, o.y2) for o in others], dtype=float).reshape(-1, 4).T
+    x1, y1, x2, y2 = (
+        np.array([(o.x1, o.y1, o.x2, o.y2) for o in others], dtype=float).reshape(-1, 4).T
+    )
     width = np.clip(np.minimum(box.x2, x2) - np.maximum(box.x1, x1), 0, None)
     height = np.clip(np.minimum(box.y2, y2) - np.maximum(box.y1, y1), 0, None)
     common = width * height
-    shared: NDArray[np.float64] = common / ((box.x2 - box.x1) * (box.y2 - box.y1) + (x2 - x1) * (y2 - y1) - common)
+    shared: NDArray[np.float64] = common / (
+        (box.x2 - box.x1) * (box.y2 - box.y1) + (x2 - x1) * (y2 - y1) - common
+    )
     return shared
 
 
 def merge(found: Mapping[str, Sequence[Box]], *, overlap: float) -> list[Found]:
-    """All experts' boxes, best first; of two with one label and an IoU above `overlap` (0-1) the lesser is left out.
+    """All experts' boxes, best first; of two with one label and an IoU above `overlap` (0-1) the
+    lesser is left out.
 
-    Labels are compared without case and outer spaces. Boxes must have an area (see `clipped`). The order of experts
-    and of their boxes changes nothing.
+    Labels are compared without case and outer spaces. Boxes must have an area (see `clipped`). The
+    order of experts and of their boxes changes nothing.
     """
     waiting: dict[str, list[Found]] = {}
-    for one in sorted(((expert, box) for expert, boxes in found.items() for box in boxes), key=_rank):
+    for one in sorted(
+        ((expert, box) for expert, boxes in found.items() for box in boxes), key=_rank
+    ):
         waiting.setdefault(_name(one), []).append(one)
     kept: list[Found] = []
     for alike in waiting.values():
@@ -55,10 +66,11 @@ def merge(found: Mapping[str, Sequence[Box]], *, overlap: float) -> list[Found]:
 
 
 def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> list[Found]:
-    """At most `max_boxes` (0: all) of them, best first; when there are more, small, medium and large ones in turn.
+    """At most `max_boxes` (0: all) of them, best first; when there are more, small, medium and
+    large ones in turn.
 
-    `size` is the image's width and height in px, for COCO's classes of size. Within a class labels take turns too,
-    best scores first, so that a crowd of one thing leaves room for the others.
+    `size` is the image's width and height in px, for COCO's classes of size. Within a class labels
+    take turns too, best scores first, so that a crowd of one thing leaves room for the others.
     """
     ranked = sorted(found, key=_rank)
     if not max_boxes or len(ranked) <= max_boxes:

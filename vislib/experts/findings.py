@@ -1,6 +1,8 @@
-"""What vision experts say of an image, and the one interface that they share (DenseFusion-1M, Perceptual Fusion).
+"""What vision experts say of an image, and the one interface that they share (DenseFusion-1M,
+Perceptual Fusion).
 
-Coordinates are 0-1 of the width and height of the image as `pixels.read_image` shows it, x to the right, y downwards.
+Coordinates are 0-1 of the width and height of the image as `pixels.read_image` shows it, x to the
+right, y downwards.
 """
 
 from collections.abc import Sequence
@@ -53,15 +55,21 @@ class Findings:
 
 
 class Expert(Protocol):
-    """Images in, findings out. `name` is what records call it; `model` and `revision` say what answers."""
+    """Images in, findings out. `name` is what records call it; `model` and `revision` say what
+    answers.
+    """
 
     name: str
     model: str
     revision: str
 
-    def __call__(self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]) -> list[Findings]:
-        """Findings of each RGB image, in order; `tags` are the labels that the tagger gave each image.
+    def __call__(
+        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]
+    ) -> list[Findings]:
+        """Findings of each RGB image, in order; `tags` are the labels that the tagger gave each
+        image.
 
-        May raise anything: the stage then asks for the images one by one, and sets aside what fails alone.
+        May raise anything: the stage then asks for the images one by one, and sets aside what fails
+        alone.
         """
         ...

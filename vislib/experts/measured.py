@@ -1,6 +1,8 @@
-"""The embedded tagger: what can be measured in a picture, as tags, where DenseFusion-1M asks a tagging model.
+"""The embedded tagger: what can be measured in a picture, as tags, where DenseFusion-1M asks a
+tagging model.
 
-An honest baseline, which needs no model and knows no object: it says only what the numbers leave no doubt of.
+An honest baseline, which needs no model and knows no object: it says only what the numbers leave no
+doubt of.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,12 @@ from vislib import picture
 from vislib.experts.findings import Findings, Tag
 
 MODEL = "measured-1"  # raised by whoever changes what it finds
-_SHAPES = ((3, "panorama"), (1.05, "landscape format"), (0.95, "square format"), (0, "portrait format"))
+_SHAPES = (
+    (3, "panorama"),
+    (1.05, "landscape format"),
+    (0.95, "square format"),
+    (0, "portrait format"),
+)
 
 
 class MeasuredTagger:
@@ -23,7 +30,9 @@ class MeasuredTagger:
         """`threshold`: least score of a tag, 0-1. `max_tags` for an image, best first."""
         self._threshold, self._most = threshold, max_tags
 
-    def __call__(self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]) -> list[Findings]:
+    def __call__(
+        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]
+    ) -> list[Findings]:
         """Tags of each image; none for one of less than 16 px a side."""
         return [Findings(tags=tuple(self._best(picture.measure(image)))) for image in images]
 
@@ -44,4 +53,8 @@ def _tags(p: picture.Picture) -> Iterator[tuple[str, float]]:
         yield "flat graphic", p.even
     elif p.even < 0.1:
         yield "photograph-like", 1 - p.even
-    yield from ((colour.shade, colour.share) for colour in p.areas["all"] if colour.share > 0.05 and not p.grey)
+    yield from (
+        (colour.shade, colour.share)
+        for colour in p.areas["all"]
+        if colour.share > 0.05 and not p.grey
+    )

@@ -1,8 +1,9 @@
-"""Text in images, read by RapidOCR, whose models come inside its package (DenseFusion-1M, Perceptual Fusion: OCR).
+"""Text in images, read by RapidOCR, whose models come inside its package (DenseFusion-1M,
+Perceptual Fusion: OCR).
 
-Its models read Latin with accents, digits, Chinese and Japanese, and single Greek letters. The picture is scaled and
-framed here, a long one in tiles: what the package itself does to very long or flat pictures costs gigabytes or
-misplaces the boxes.
+Its models read Latin with accents, digits, Chinese and Japanese, and single Greek letters. The
+picture is scaled and framed here, a long one in tiles: what the package itself does to very long or
+flat pictures costs gigabytes or misplaces the boxes.
 """
 
 import unicodedata
@@ -19,14 +20,20 @@ from vislib.experts.tiles import legible_scale, merged, tile_boxes
 from vislib.pixels import scaled
 from vislib.runs.errors import InputError
 
-_LEAST = 184  # px a side of the canvas: the detector enlarges its short side to 736, small print asks for no more
-_LONGEST = 2  # times its short side, of the canvas: as many lines are found as at 4, in five sixths of the time
-BELOW_HALF = "ocr_read_below_half_size"  # the note: small print was lost, what was read may be wrong
+# px a side of the canvas: the detector enlarges its short side to 736, small print asks for no more
+_LEAST = 184
+# times its short side, of the canvas: as many lines are found as at 4, in five sixths of the time
+_LONGEST = 2
+BELOW_HALF = (  # the note: small print was lost, what was read may be wrong
+    "ocr_read_below_half_size"
+)
 _PARTS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
 
 
 class Reader:
-    """The expert `ocr`: lines of text in reading order. Deterministic; the number of threads changes no result."""
+    """The expert `ocr`: lines of text in reading order. Deterministic; the number of threads
+    changes no result.
+    """
 
     name = "ocr"
 
@@ -41,14 +48,22 @@ class Reader:
         models = _models(Path(rapidocr.__file__).parent / "models")
         self.model, self._side = f"rapidocr {version('rapidocr')}", side
         self.revision = " ".join(path.stem for path in models.values())
-        self._engine = rapidocr.RapidOCR(params={
-            "Global.log_level": "error", "Global.text_score": threshold,
-            "Global.use_preprocess_img": False, "Global.use_vertical_padding": False,
-            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
-            **{f"{part}.model_path": str(path) for part, path in models.items()},  # named: nothing is fetched
-        })  # fmt: skip
+        self._engine = rapidocr.RapidOCR(
+            params={
+                "Global.log_level": "error",
+                "Global.text_score": threshold,
+                "Global.use_preprocess_img": False,
+                "Global.use_vertical_padding": False,
+                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+                **{
+                    f"{part}.model_path": str(path) for part, path in models.items()
+                },  # named: nothing is fetched
+            }
+        )
 
-    def __call__(self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]) -> list[Findings]:
+    def __call__(
+        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]
+    ) -> list[Findings]:
         """The texts of each image; `tags` are not looked at."""
         return [self._read(image) for image in images]
 
@@ -79,12 +94,17 @@ class Reader:
 def _models(folder: Path) -> dict[str, Path]:
     found = {part: sorted(folder.glob(pattern)) for part, pattern in _PARTS.items()}
     if any(len(paths) != 1 for paths in found.values()):
-        raise InputError(f"ocr: {folder} should hold one model of each kind; install the rapidocr of requirements.txt")
+        raise InputError(
+            f"ocr: {folder} should hold one model of each kind; install the rapidocr of"
+            " requirements.txt"
+        )
     return {part: paths[0] for part, paths in found.items()}
 
 
 def framed(image: Image.Image) -> tuple[Image.Image, int, int]:
-    """The picture amid a canvas of its border's colour, no side tiny or far shorter than the other; left, top in px."""
+    """The picture amid a canvas of its border's colour, no side tiny or far shorter than the other;
+    left, top in px.
+    """
     least = max(_LEAST, max(image.size) // _LONGEST)
     width, height = max(image.width, least), max(image.height, least)
     if (width, height) == image.size:
@@ -99,7 +119,9 @@ def framed(image: Image.Image) -> tuple[Image.Image, int, int]:
 
 
 def cleaned(text: str) -> str:
-    """One line: runs of white space as one space, without control and other invisible characters."""
+    """One line: runs of white space as one space, without control and other invisible
+    characters.
+    """
     plain = " ".join(text.split())
     return "".join(c for c in plain if unicodedata.category(c)[0] != "C").strip()
 
@@ -107,7 +129,8 @@ def cleaned(text: str) -> str:
 def in_reading_order(texts: Iterable[Text]) -> list[Text]:
     """Rows from top to bottom, each from left to right.
 
-    A line belongs to a row if its middle is less than half the lesser height from that of the row's highest line.
+    A line belongs to a row if its middle is less than half the lesser height from that of the row's
+    highest line.
     """
     rows: list[list[Text]] = []
     for text in sorted(texts, key=lambda t: (t.y1 + t.y2, t.x1, t.text)):

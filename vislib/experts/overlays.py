@@ -1,4 +1,6 @@
-"""Priors drawn on their picture, for people to check (DenseFusion-1M shows its experts' boxes in this way)."""
+"""Priors drawn on their picture, for people to check (DenseFusion-1M shows its experts' boxes in
+this way).
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +14,11 @@ _OBJECT, _TEXT = "#d62728", "#1f5fbf"  # red and blue, which colour-blind reader
 
 
 def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> Image.Image:
-    """The picture with its longest side at `side` px, smaller or larger: objects in red with labels, texts in blue.
+    """The picture with its longest side at `side` px, smaller or larger: objects in red with
+    labels, texts in blue.
 
-    Texts bear their number, counted from 1 in the prior's order. Raises ImageError, as `read_image` does.
+    Texts bear their number, counted from 1 in the prior's order. Raises ImageError, as `read_image`
+    does.
     """
     image = read_image(path)
     scale = side / max(image.size)
@@ -24,9 +28,13 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
     shown += [(text, str(number), _TEXT) for number, text in enumerate(prior["texts"], 1)]
     for entry, label, colour in shown:
         x1, y1 = entry["x1"] * image.width, entry["y1"] * image.height
-        draw.rectangle((x1, y1, entry["x2"] * image.width, entry["y2"] * image.height), outline=colour, width=2)
+        draw.rectangle(
+            (x1, y1, entry["x2"] * image.width, entry["y2"] * image.height), outline=colour, width=2
+        )
         width, height = draw.textlength(label, font) + 4, 15
-        x, y = (x1, y1 - height) if y1 >= height else (x1 - width, y1)  # above, or before, not on what it names
+        x, y = (
+            (x1, y1 - height) if y1 >= height else (x1 - width, y1)
+        )  # above, or before, not on what it names
         x = max(0, min(x, image.width - width))
         draw.rectangle((x, y, x + width, y + height), fill=colour)
         draw.text((x + 2, y), label, "white", font)
@@ -34,9 +42,13 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
 
 
 def described(prior: Mapping[str, Any]) -> dict[str, list[str]]:
-    """A prior's lists as lines for people: `label 0.93` of tags and boxes, `1 text 0.93` of texts."""
+    """A prior's lists as lines for people: `label 0.93` of tags and boxes, `1 text 0.93` of
+    texts.
+    """
     return {
         "tags": [f"{tag['label']} {tag['score']:.2f}" for tag in prior["tags"]],
         "boxes": [f"{box['label']} {box['score']:.2f} ({box['expert']})" for box in prior["boxes"]],
-        "texts": [f"{n} {text['text']} {text['score']:.2f}" for n, text in enumerate(prior["texts"], 1)],
+        "texts": [
+            f"{n} {text['text']} {text['score']:.2f}" for n, text in enumerate(prior["texts"], 1)
+        ],
     }

@@ -1,7 +1,9 @@
-"""Experts asked together about a batch of images, and their findings as one prior (DenseFusion-1M, Perceptual Fusion).
+"""Experts asked together about a batch of images, and their findings as one prior (DenseFusion-1M,
+Perceptual Fusion).
 
-The tagger looks first: its tags are what the open-vocabulary detector looks for. An expert that fails on a batch is
-asked image by image; an image on which it fails alone loses that expert's priors, with the reason, not the others'.
+The tagger looks first: its tags are what the open-vocabulary detector looks for. An expert that
+fails on a batch is asked image by image; an image on which it fails alone loses that expert's
+priors, with the reason, not the others'.
 """
 
 import time
@@ -25,13 +27,17 @@ Seen = tuple[str, Image.Image]  # image_id, picture
 class Panel:
     """Experts in the order in which they are asked, and the output that they write to."""
 
-    def __init__(self, experts: Sequence[Expert], output: Output, *, overlap: float, max_boxes: int) -> None:
+    def __init__(
+        self, experts: Sequence[Expert], output: Output, *, overlap: float, max_boxes: int
+    ) -> None:
         self.experts, self.output = experts, output
         self._overlap, self._max_boxes = overlap, max_boxes
         self.faults: dict[str, str] = {}  # by expert, the last
 
     def look(self, rows: Sequence[Row], root: Path) -> None:
-        """Write the priors of a batch: rows of image_id, path below `root`, image_url and reason (without a path)."""
+        """Write the priors of a batch: rows of image_id, path below `root`, image_url and reason
+        (without a path).
+        """
         seen: list[Seen] = []
         pixels = 0
         for image_id, image in self._readable(rows, root):
@@ -53,7 +59,9 @@ class Panel:
             if expert.name == "tagger":
                 tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
         for place, (image_id, image) in enumerate(seen):
-            prior = self._prior({name: findings[place] for name, findings in found.items()}, image.size)
+            prior = self._prior(
+                {name: findings[place] for name, findings in found.items()}, image.size
+            )
             self.output.write("priors", {"image_id": image_id} | prior)
             self.output.keep("image")
 
@@ -68,33 +76,56 @@ class Panel:
             except ImageError as error:
                 self.output.drop("image", row["image_id"], error.reason, error.detail)
             except OSError as error:
-                self.output.drop("image", row["image_id"], "unreadable", f"{error.strerror}: {row['path']}")
+                self.output.drop(
+                    "image", row["image_id"], "unreadable", f"{error.strerror}: {row['path']}"
+                )
             else:
                 yield row["image_id"], image
 
-    def _ask(self, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]) -> list[Findings]:
+    def _ask(
+        self, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]
+    ) -> list[Findings]:
         try:
             found = expert([image for _, image in seen], tags)
         except Exception as error:  # models meet odd pictures with any exception there is
             if len(seen) > 1:
-                return [self._ask(expert, [one], [words])[0] for one, words in zip(seen, tags, strict=True)]
-            reason = (str(error).strip().splitlines() or [""])[-1]  # of a traceback in the message, what it ends with
+                return [
+                    self._ask(expert, [one], [words])[0]
+                    for one, words in zip(seen, tags, strict=True)
+                ]
+            reason = (str(error).strip().splitlines() or [""])[
+                -1
+            ]  # of a traceback in the message, what it ends with
             self.faults[expert.name] = f"{type(error).__name__}: {reason[:300]}"
             self.output.take(expert.name)
-            self.output.drop(expert.name, f"{seen[0][0]}/{expert.name}", "expert_failed", self.faults[expert.name])
+            self.output.drop(
+                expert.name,
+                f"{seen[0][0]}/{expert.name}",
+                "expert_failed",
+                self.faults[expert.name],
+            )
             return [Findings()]
         self.output.take(expert.name, len(seen))
         self.output.keep(expert.name, len(seen))
         return found
 
-    def _prior(self, found: Mapping[str, Findings], size: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
+    def _prior(
+        self, found: Mapping[str, Findings], size: tuple[int, int]
+    ) -> dict[str, list[dict[str, Any]]]:
         given = [(name, box) for name, findings in found.items() for box in findings.boxes]
-        whole = {name: [c for box in findings.boxes if (c := clipped(box))] for name, findings in found.items()}
+        whole = {
+            name: [c for box in findings.boxes if (c := clipped(box))]
+            for name, findings in found.items()
+        }
         boxes = balanced(merge(whole, overlap=self._overlap), self._max_boxes, size)
         prior = {
-            "tags": [{**vars(tag), "expert": name} for name, one in found.items() for tag in one.tags],
+            "tags": [
+                {**vars(tag), "expert": name} for name, one in found.items() for tag in one.tags
+            ],
             "boxes": [{**vars(box), "expert": name} for name, box in boxes],
-            "texts": [{**vars(text), "expert": name} for name, one in found.items() for text in one.texts],
+            "texts": [
+                {**vars(text), "expert": name} for name, one in found.items() for text in one.texts
+            ],
         }
         for kind, entries in prior.items():
             self.output.note(kind, len(entries))

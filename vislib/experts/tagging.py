@@ -1,7 +1,9 @@
-"""Tags of a whole image by a model: zero-shot over a list, or an image classifier (DenseFusion-1M, Perceptual Fusion).
+"""Tags of a whole image by a model: zero-shot over a list, or an image classifier (DenseFusion-1M,
+Perceptual Fusion).
 
-The paper takes a tagging model over 4,585 categories; here a CLIP or SigLIP model scores each tag of a list, ours or
-the reader's own, or a classifier gives its own labels. The model's configuration decides which of the two it is.
+The paper takes a tagging model over 4,585 categories; here a CLIP or SigLIP model scores each tag
+of a list, ours or the reader's own, or a classifier gives its own labels. The model's configuration
+decides which of the two it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,22 +19,34 @@ from vislib.vision_models import VisionModel, load_config, load_vision_model
 TAGS = Path(__file__).with_name("tags.txt")
 PROMPT = "a photo of {}"
 _BATCH = 64  # prompts embedded at a time
-_ZERO_SHOT = ("clip", "metaclip_2", "siglip", "siglip2")  # model types whose image and text vectors share a space
+_ZERO_SHOT = (
+    "clip",
+    "metaclip_2",
+    "siglip",
+    "siglip2",
+)  # model types whose image and text vectors share a space
 
 
 class ModelTagger:
     """The `max_tags` best tags (0: all) of each image that reach `threshold` (0-1), best first.
 
-    Scores. SigLIP: the sigmoid of the model's own logits: each tag for itself. CLIP: their softmax over the whole
-    list, in which tags compete: thresholds are lower, and depend on the list. Classifiers: softmax over their labels,
-    or the sigmoid where the configuration says that an image may have several; of `tabby, tabby cat` the first
-    synonym is the tag. Raises InputError for a model or list that cannot be used, and values out of range.
+    Scores. SigLIP: the sigmoid of the model's own logits: each tag for itself. CLIP: their softmax
+    over the whole list, in which tags compete: thresholds are lower, and depend on the list.
+    Classifiers: softmax over their labels, or the sigmoid where the configuration says that an
+    image may have several; of `tabby, tabby cat` the first synonym is the tag. Raises InputError
+    for a model or list that cannot be used, and values out of range.
     """
 
     name = "tagger"
 
     def __init__(
-        self, value: str, *, tag_list: Path | None = None, threshold: float, max_tags: int, device: str = "auto"
+        self,
+        value: str,
+        *,
+        tag_list: Path | None = None,
+        threshold: float,
+        max_tags: int,
+        device: str = "auto",
     ) -> None:
         check_share("tagger_threshold", threshold)
         if max_tags < 0:
@@ -45,11 +59,15 @@ class ModelTagger:
             options = {"processor": "AutoProcessor", "parameter": "tagger", "device": device}
             self.score = _ZeroShot(load_vision_model(value, "AutoModel", **options), tags)
         else:
-            vision = load_vision_model(value, "AutoModelForImageClassification", parameter="tagger", device=device)
+            vision = load_vision_model(
+                value, "AutoModelForImageClassification", parameter="tagger", device=device
+            )
             self.score = _Classifier(vision)
         self.model, self.revision = value, self.score.vision.revision
 
-    def __call__(self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]] = ()) -> list[Findings]:
+    def __call__(
+        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]] = ()
+    ) -> list[Findings]:
         """The tags of each RGB image; `tags` is not looked at."""
         import torch
 
@@ -74,14 +92,22 @@ class _ZeroShot:
     def __init__(self, vision: VisionModel, tags: Sequence[str]) -> None:
         import torch
 
-        self.vision, self.labels, self.bias = vision, tags, getattr(vision.model, "logit_bias", None)
+        self.vision, self.labels, self.bias = (
+            vision,
+            tags,
+            getattr(vision.model, "logit_bias", None),
+        )
         prompts = [PROMPT.format(tag).lower() for tag in tags]
         parts = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
         with torch.inference_mode():
-            self.texts = torch.cat([_unit(vision.model.get_text_features(**self._tokens(part))) for part in parts])
+            self.texts = torch.cat(
+                [_unit(vision.model.get_text_features(**self._tokens(part))) for part in parts]
+            )
 
     def _tokens(self, prompts: list[str]) -> Any:
-        """SigLIP was trained on texts padded to their full length and sees the padding; CLIP does not."""
+        """SigLIP was trained on texts padded to their full length and sees the padding; CLIP does
+        not.
+        """
         length = self.vision.model.config.text_config.max_position_embeddings
         options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
         if self.bias is None:
@@ -113,20 +139,33 @@ class _Classifier:
 
 
 def read_tags(file: Path) -> list[str]:
-    """The tags of a list, one a line, UTF-8, lines of `#` are comments; InputError names the line that is at fault."""
+    """The tags of a list, one a line, UTF-8, lines of `#` are comments; InputError names the line
+    that is at fault.
+    """
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:
-        raise InputError(f"tag_list: {file} cannot be read ({error.strerror}); give a list, one tag a line") from error
+        raise InputError(
+            f"tag_list: {file} cannot be read ({error.strerror}); give a list, one tag a line"
+        ) from error
     tags: dict[str, tuple[str, int]] = {}
     for number, line in enumerate(lines, 1):
         try:
             tag = " ".join(line.decode("utf-8-sig").split())
         except UnicodeDecodeError as error:
-            raise InputError(f"tag_list: {file}, line {number}: not UTF-8 ({error.reason}); save it so") from error
-        if tag and not tag.startswith("#") and tags.setdefault(tag.casefold(), (tag, number))[1] != number:
+            raise InputError(
+                f"tag_list: {file}, line {number}: not UTF-8 ({error.reason}); save it so"
+            ) from error
+        if (
+            tag
+            and not tag.startswith("#")
+            and tags.setdefault(tag.casefold(), (tag, number))[1] != number
+        ):
             earlier = tags[tag.casefold()][1]
-            raise InputError(f"tag_list: {file}, line {number}: {tag!r} repeats line {earlier}; take one of them away")
+            raise InputError(
+                f"tag_list: {file}, line {number}: {tag!r} repeats line {earlier}; take one of them"
+                " away"
+            )
     if not tags:
         raise InputError(f"tag_list: {file} holds no tag; write one a line")
     return [tag for tag, _ in tags.values()]

@@ -1,4 +1,5 @@
-"""Pictures that are far longer than wide, read in overlapping tiles at a scale at which text is legible.
+"""Pictures that are far longer than wide, read in overlapping tiles at a scale at which text is
+legible.
 
 A screenshot of a whole page, 800 x 8,000 px, scaled by its longest side shows no letter, and an OCR
 that is shown it invents some. So such a picture is scaled by its short side, as if it were twice as
@@ -18,7 +19,9 @@ Size = tuple[int, int]
 
 
 def legible_scale(size: Size, side: int) -> float:
-    """The scale, at most 1, at which a picture of `size` px is read in tiles of at most `side` px."""
+    """The scale, at most 1, at which a picture of `size` px is read in tiles of at most `side`
+    px.
+    """
     short, long = sorted(size)
     shared = side // _OVERLAP
     most = _MOST * (side - shared) + shared
@@ -40,7 +43,9 @@ def tile_boxes(size: Size, side: int) -> list[tuple[int, int, int, int]]:
 
 
 def merged(tiles: Iterable[list[Text]], *, wide: bool) -> list[Text]:
-    """The lines of all tiles, in order, each once; `wide`: tiles stand side by side and cut lines."""
+    """The lines of all tiles, in order, each once; `wide`: tiles stand side by side and cut
+    lines.
+    """
     done: list[Text] = []
     previous: list[Text] = []
     for found in tiles:
@@ -48,7 +53,9 @@ def merged(tiles: Iterable[list[Text]], *, wide: bool) -> list[Text]:
         for line in found:
             twin = next((t for t in current if _is_same(t, line)), None)
             if twin is None:
-                twin = next((t for t in previous if _is_same(t, line) or (wide and _goes_on(t, line))), None)
+                twin = next(
+                    (t for t in previous if _is_same(t, line) or (wide and _goes_on(t, line))), None
+                )
             if twin is not None:
                 (current if twin in current else previous).remove(twin)
                 line = _better(twin, line) if _is_same(twin, line) else _joined(twin, line)

@@ -1,7 +1,9 @@
-"""Connecting to public addresses alone: links come from strangers' pages, and may point into the machine's own network.
+"""Connecting to public addresses alone: links come from strangers' pages, and may point into the
+machine's own network.
 
-A name is resolved once, all its addresses are checked, and exactly a checked one is connected to. Redirects, names
-that change their address and odd ways to write a number all end here. TLS goes on to verify the name.
+A name is resolved once, all its addresses are checked, and exactly a checked one is connected to.
+Redirects, names that change their address and odd ways to write a number all end here. TLS goes on
+to verify the name.
 """
 
 import asyncio
@@ -63,15 +65,22 @@ class PublicNetwork(httpcore2.AsyncNetworkBackend):
     def __init__(self, allowed: Collection[str], *, resolvers: int) -> None:
         self._allowed = {entry.lower().replace("[", "").replace("]", "") for entry in allowed}
         self._inner = httpcore2.AnyIOBackend()
-        self._resolvers = ThreadPoolExecutor(resolvers, "resolve")  # the loop's own are few: names would queue
+        self._resolvers = ThreadPoolExecutor(
+            resolvers, "resolve"
+        )  # the loop's own are few: names would queue
 
     async def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:  # fmt: skip
+    ) -> httpcore2.AsyncNetworkStream:
         """Connect to the first address that takes it, each given its share of `timeout` seconds.
 
-        Raises ImageError `not_public` if any address of `host` is not, `no_address` if there is none.
+        Raises ImageError `not_public` if any address of `host` is not, `no_address` if there is
+        none.
         """
         addresses = await self._resolve(host, port)
         private = [address for address in addresses if not is_public(address)]
@@ -80,7 +89,9 @@ class PublicNetwork(httpcore2.AsyncNetworkBackend):
         for address in (tried := addresses[:_TRIED]):
             try:
                 share = timeout and timeout / len(tried)
-                stream = await self._inner.connect_tcp(address, port, share, local_address, socket_options)
+                stream = await self._inner.connect_tcp(
+                    address, port, share, local_address, socket_options
+                )
                 return LenientStream(stream)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 if address == tried[-1]:

@@ -1,7 +1,9 @@
-"""Fetching image links over HTTP(S): each once, within bounds, as fast as its host bears (OBELICS, section 3).
+"""Fetching image links over HTTP(S): each once, within bounds, as fast as its host bears (OBELICS,
+section 3).
 
-Hosts take turns and wait apart, so that a slow one delays its own links alone. What comes is stored and journalled at
-once, so that a run goes on where it was ended. Nothing but public addresses is asked, unless `allow_hosts` names it.
+Hosts take turns and wait apart, so that a slow one delays its own links alone. What comes is stored
+and journalled at once, so that a run goes on where it was ended. Nothing but public addresses is
+asked, unless `allow_hosts` names it.
 """
 
 import asyncio
@@ -26,7 +28,14 @@ from ada_url import URL
 from vislib.fetching.addresses import PublicNetwork
 from vislib.fetching.hosts import Host, Link, is_limit
 from vislib.fetching.links import TRANSIENT, Links
-from vislib.fetching.replies import NETWORK_ERRORS, Body, address_of, failure_of, redirect, retry_after
+from vislib.fetching.replies import (
+    NETWORK_ERRORS,
+    Body,
+    address_of,
+    failure_of,
+    redirect,
+    retry_after,
+)
 from vislib.pixels import ImageError
 from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
@@ -39,32 +48,45 @@ if TYPE_CHECKING:
 
 _REDIRECTS, _CONNECT_S = 5, 10.0
 _BACKOFF_S = 0.5  # before the first retry; doubles
-_SILENT_HOSTS = 50  # so many cannot be reached, and none was: the fault is nearer, unless one in flight answers
+_SILENT_HOSTS = (
+    50  # so many cannot be reached, and none was: the fault is nearer, unless one in flight answers
+)
 _UNREACHED = ("unreachable", "no_address", "host_failed")
 _IDLE = 16  # connections kept open; each request looks at all of them
 
 
 class Fetcher:
-    """Asks for the links in `waiting`, in a thread of its own: the kernel of a notebook runs a loop already."""
+    """Asks for the links in `waiting`, in a thread of its own: the kernel of a notebook runs a loop
+    already.
+    """
 
-    def __init__(self, params: Any, links: Links, waiting: sqlite3.Connection, *, reached: bool) -> None:
+    def __init__(
+        self, params: Any, links: Links, waiting: sqlite3.Connection, *, reached: bool
+    ) -> None:
         self.params, self.links, self._waiting = params, links, waiting
         self.stop, self.counts = threading.Event(), Counter[str]()
         self.hosts: dict[str, Host] = {}
         self._line: list[tuple[float, int, Host]] = []  # a heap: when, ticket, who
         self._tickets = count()
-        self._listed = waiting.execute("SELECT host, count(*) FROM waiting GROUP BY host ORDER BY 2 DESC, 1")
-        self._unreached: dict[str, list[tuple[str, ImageError]]] = {}  # by host, until one is reached
+        self._listed = waiting.execute(
+            "SELECT host, count(*) FROM waiting GROUP BY host ORDER BY 2 DESC, 1"
+        )
+        self._unreached: dict[
+            str, list[tuple[str, ImageError]]
+        ] = {}  # by host, until one is reached
         self._reached, self._asking = reached, 0  # requests in flight
         self._network = PublicNetwork(params.allow_hosts, resolvers=params.max_in_flight)
         self._ending, self._woken = False, asyncio.Event()
         self._headers = [
-            (b"User-Agent", params.user_agent.encode()), (b"Accept", b"image/*,*/*;q=0.5"),
+            (b"User-Agent", params.user_agent.encode()),
+            (b"Accept", b"image/*,*/*;q=0.5"),
             (b"Accept-Encoding", b"identity"),
-        ]  # fmt: skip
+        ]
 
     def run(self, show: Callable[[], None]) -> None:
-        """Fetch until done, or told to stop and what was in flight is journalled; calls `show` now and then."""
+        """Fetch until done, or told to stop and what was in flight is journalled; calls `show` now
+        and then.
+        """
         loop = asyncio.new_event_loop()
         task = loop.create_task(self._all())
         with ThreadPoolExecutor(1, "fetch") as thread:
@@ -113,11 +135,15 @@ class Fetcher:
             raise self._no_network()
 
     async def _work(self, turn: tuple[Host, Link] | None) -> None:
-        """Make one request after the other, on connections that are warm, while there is one to make."""
+        """Make one request after the other, on connections that are warm, while there is one to
+        make.
+        """
         while turn:
             await self._attempt(*turn)
             turn = self._next_turn()
-            if self._asking < self.params.max_in_flight:  # there is room, and may be more to ask for
+            if (
+                self._asking < self.params.max_in_flight
+            ):  # there is room, and may be more to ask for
                 self._woken.set()
 
     def _next_turn(self) -> tuple[Host, Link] | None:
@@ -131,7 +157,9 @@ class Fetcher:
         return host, link
 
     def _next_host(self) -> Host | None:
-        """A host that may be asked now: one that waited for it, or the next that was not begun with."""
+        """A host that may be asked now: one that waited for it, or the next that was not begun
+        with.
+        """
         while True:
             while self._line and self._line[0][0] <= monotonic():
                 at, _, host = heappop(self._line)
@@ -147,12 +175,16 @@ class Fetcher:
             if not (listed := self._listed.fetchone()):
                 return None
             host, count = self._host(listed[0]), listed[1]
-            urls = self._waiting.execute("SELECT url FROM waiting WHERE host = ? ORDER BY tried, rowid", listed[:1])
+            urls = self._waiting.execute(
+                "SELECT url FROM waiting WHERE host = ? ORDER BY tried, rowid", listed[:1]
+            )
             host.fresh, host.n_fresh = (url for (url,) in urls), count
             self._queue(host)
 
     def _queue(self, host: Host) -> None:
-        """Give a host its turn, unless it has an earlier one. What waits here holds nothing that others need."""
+        """Give a host its turn, unless it has an earlier one. What waits here holds nothing that
+        others need.
+        """
         at = max(host.ready_at(), monotonic())
         if at < host.queued:
             host.queued = at
@@ -160,10 +192,14 @@ class Fetcher:
 
     async def _change(self) -> None:
         """Wait until a request has ended, the next host's turn has come, or the run is to end."""
-        soonest = self._line[0][0] if self._line and self._asking < self.params.max_in_flight else None
+        soonest = (
+            self._line[0][0] if self._line and self._asking < self.params.max_in_flight else None
+        )
         self._woken.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if soonest is None else max(soonest - monotonic(), 0.0)):
+            async with asyncio.timeout(
+                None if soonest is None else max(soonest - monotonic(), 0.0)
+            ):
                 await self._woken.wait()
 
     async def _attempt(self, host: Host, link: Link) -> None:
@@ -189,7 +225,9 @@ class Fetcher:
         """Let a link go on where a reply led to."""
         link.redirects += 1
         if link.redirects > _REDIRECTS:
-            error = ImageError("too_many_redirects", f"more than {_REDIRECTS}, the last to {address.href}"[:200])
+            error = ImageError(
+                "too_many_redirects", f"more than {_REDIRECTS}, the last to {address.href}"[:200]
+            )
             return self._fail(link.url, error)
         host = self._host(address.host)
         host.first.append(link)
@@ -235,7 +273,9 @@ class Fetcher:
         self.links.keep(link.url, data, link.robots)
         return None
 
-    def _reply(self, address: URL, seconds: float) -> AbstractAsyncContextManager[httpcore2.Response]:
+    def _reply(
+        self, address: URL, seconds: float
+    ) -> AbstractAsyncContextManager[httpcore2.Response]:
         scheme, port = address.protocol[:-1].encode(), int(address.port) if address.port else None
         where = httpcore2.URL(
             scheme=scheme,
@@ -259,7 +299,9 @@ class Fetcher:
             self._reach()
 
     def _give_up(self, host: Host) -> None:
-        """Settle what is left of a host: links that were not asked stay due, and the next run begins with them."""
+        """Settle what is left of a host: links that were not asked stay due, and the next run
+        begins with them.
+        """
         assert host.fault
         if host.n_fresh:
             self.counts["failed"] += host.n_fresh
@@ -276,7 +318,9 @@ class Fetcher:
         return self.hosts[name]
 
     def _in_vain(self) -> bool:
-        """Whether so many hosts could not be reached that the fault is nearer, unless one in flight answers."""
+        """Whether so many hosts could not be reached that the fault is nearer, unless one in flight
+        answers.
+        """
         return len(self._unreached) >= _SILENT_HOSTS
 
     def _fail(self, url: str, error: ImageError) -> None:
@@ -284,7 +328,9 @@ class Fetcher:
         self._journal(_host_name(url), url, error)
 
     def _journal(self, host: str, url: str, error: ImageError) -> None:
-        """Journal a failure of a link, or of a host. While nobody was reached, it says nothing: it is held back."""
+        """Journal a failure of a link, or of a host. While nobody was reached, it says nothing: it
+        is held back.
+        """
         if error.reason in _UNREACHED and not self._reached:
             self._unreached.setdefault(host, []).append((url, error))
         elif url:
@@ -302,16 +348,19 @@ class Fetcher:
     def _no_network(self) -> InputError:
         (url, error), *_ = next(iter(self._unreached.values()))
         return InputError(
-            f"03_images: no host could be reached, {len(self._unreached)} were tried (the first: {url}: {error}). Is "
-            "the network there? Proxies of the environment are not used: run where the web is reached directly"
+            f"03_images: no host could be reached, {len(self._unreached)} were tried (the first:"
+            f" {url}: {error}). Is the network there? Proxies of the environment are not used: run"
+            " where the web is reached directly"
         )
 
 
 def fetch_all(run: "Run", links: Links, shards: Sequence[Path]) -> int:
-    """Fetch what the journal lacks and failures that are due; returns how many links were asked for.
+    """Fetch what the journal lacks and failures that are due; returns how many links were asked
+    for.
 
-    `shards` hold the addresses. Runs take turns, so that none asks what another is asking. Raises InputError if no
-    host at all can be reached; an interrupt is delivered when what was in flight is journalled.
+    `shards` hold the addresses. Runs take turns, so that none asks what another is asking. Raises
+    InputError if no host at all can be reached; an interrupt is delivered when what was in flight
+    is journalled.
     """
     p, known = run.params, 0
     (queue := run.scratch / "waiting.sqlite").unlink(missing_ok=True)
@@ -329,7 +378,11 @@ def fetch_all(run: "Run", links: Links, shards: Sequence[Path]) -> int:
             try:
                 fetcher.run(partial(_show, progress, fetcher.counts))
             finally:
-                run.metrics |= {"links_asked": asked, "hosts_asked": len(fetcher.hosts), **fetcher.counts}
+                run.metrics |= {
+                    "links_asked": asked,
+                    "hosts_asked": len(fetcher.hosts),
+                    **fetcher.counts,
+                }
     return int(asked)
 
 
@@ -342,4 +395,9 @@ def _host_name(url: str) -> str:
 
 def _show(progress: Progress, counts: Counter[str]) -> None:
     done, megabytes = counts["fetched"] + counts["failed"], counts["bytes"] / 1e6
-    progress.update(done - progress.done, failed=counts["failed"], MB=f"{megabytes:.1f}", requests=counts["requests"])
+    progress.update(
+        done - progress.done,
+        failed=counts["failed"],
+        MB=f"{megabytes:.1f}",
+        requests=counts["requests"],
+    )

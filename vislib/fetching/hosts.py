@@ -1,7 +1,8 @@
-"""One host among many: what is to be asked of it, the pace that it bears, and when to leave it alone.
+"""One host among many: what is to be asked of it, the pace that it bears, and when to leave it
+alone.
 
-An answer about one link, a failure too, says nothing about the next link: it slows the pace for a while.
-Only silence (nobody there, no answer in time) is of the host, and counts once a link.
+An answer about one link, a failure too, says nothing about the next link: it slows the pace for a
+while. Only silence (nobody there, no answer in time) is of the host, and counts once a link.
 """
 
 from collections import deque
@@ -17,7 +18,10 @@ from vislib.pixels import ImageError, Reason
 _SILENT = ("unreachable", "timed_out", "no_address")
 _STRIKES = 16  # links in a row that found no host, after which its other links are not asked
 _NO_NAME_STRIKES = 8  # of those for a name that is not there
-_FIRST_S, _SLOWEST_S = 0.05, 2.0  # between two requests to a host that refuses some for their number
+_FIRST_S, _SLOWEST_S = (
+    0.05,
+    2.0,
+)  # between two requests to a host that refuses some for their number
 _IN_A_ROW = 4  # links that failed, after which the next one waits a little
 _REST_S, _LONG_REST_S = 0.5, 30.0  # the longest waits: after failures, after "too many requests"
 _PATIENCE_S = 60.0  # of nothing but "too many requests": limits are mostly by the minute
@@ -54,7 +58,9 @@ class Host:
         self.fault: ImageError | None = None  # why what was not asked yet shall not be
 
     def ready_at(self) -> float:
-        """When it may be asked next, or given up; infinite while that depends on a request in flight."""
+        """When it may be asked next, or given up; infinite while that depends on a request in
+        flight.
+        """
         if self.asking and (self.asking >= self.places or self.fault):
             return inf
         if self.fault and (self.first or self.n_fresh or self.again):
@@ -64,7 +70,9 @@ class Host:
         return max(self._next_at, self.again[0].due) if self.again else inf
 
     def take(self, timeout_s: float) -> Link:
-        """The link that is asked next: on its way or told when first, then not asked before, then failed."""
+        """The link that is asked next: on its way or told when first, then not asked before, then
+        failed.
+        """
         self._next_at = max(monotonic(), self._next_at) + self._interval
         if self.first:
             return self.first.popleft()
@@ -74,13 +82,17 @@ class Host:
         return self.again.popleft()
 
     def answered(self) -> None:
-        """A request was answered, with the file or with a reason that is the link's own: go faster."""
+        """A request was answered, with the file or with a reason that is the link's own: go
+        faster.
+        """
         self.fault, self._since = None, inf
         self._refused = self._strikes = 0
         self._interval = self._interval * 0.7 if self._interval > _FIRST_S / 10 else 0.0
 
     def failed(self, failure: ImageError, hold: float, *, first: bool) -> None:
-        """A request failed for what may pass, and was the link's `first` to; `hold`: seconds the host asks for."""
+        """A request failed for what may pass, and was the link's `first` to; `hold`: seconds the
+        host asks for.
+        """
         now, limited = monotonic(), is_limit(failure, hold)
         if failure.reason not in _SILENT:
             self._strikes = 0
@@ -90,9 +102,13 @@ class Host:
         self.fault = None
         if self._strikes >= _STRIKES:
             reason: Reason = "no_address" if failure.reason == "no_address" else "host_failed"
-            self.fault = ImageError(reason, f"not asked, links in a row found no host, the last: {failure}")
+            self.fault = ImageError(
+                reason, f"not asked, links in a row found no host, the last: {failure}"
+            )
         elif now - self._since >= _PATIENCE_S and self._refused >= _TRIES:
-            self.fault = ImageError("host_failed", f"not asked, for {_PATIENCE_S:.0f} s nothing but {failure}")
+            self.fault = ImageError(
+                "host_failed", f"not asked, for {_PATIENCE_S:.0f} s nothing but {failure}"
+            )
         if first or limited:
             self._slow(now, hold, limited)
 
@@ -111,5 +127,7 @@ class Host:
 
 
 def is_limit(failure: ImageError, hold: float) -> bool:
-    """Whether a reply says no more than "too many requests", or "later" and when: no attempt of the link's."""
+    """Whether a reply says no more than "too many requests", or "later" and when: no attempt of the
+    link's.
+    """
     return hold > 0 or failure.reason == "rate_limited"

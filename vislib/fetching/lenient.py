@@ -1,8 +1,9 @@
 """Replies of lax servers, put into the strict form that the HTTP library reads.
 
-Browsers, curl and urllib read a reply with a blank in a header's name, a folded line, bare line feeds
-or two `Transfer-Encoding`s; h11 refuses it whole (RFC 9112 lets it). Here the head is written anew with
-what can be read of it, and so are the lines between chunks; the bytes of a body pass as they are.
+Browsers, curl and urllib read a reply with a blank in a header's name, a folded line, bare line
+feeds or two `Transfer-Encoding`s; h11 refuses it whole (RFC 9112 lets it). Here the head is written
+anew with what can be read of it, and so are the lines between chunks; the bytes of a body pass as
+they are.
 """
 
 import re
@@ -37,7 +38,9 @@ class LenientStream(httpcore2.AsyncNetworkStream):
         await self._inner.write(buffer, timeout)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """The next part of the reply, empty at its end; `max_bytes` is at least 64 KiB, as httpcore has it."""
+        """The next part of the reply, empty at its end; `max_bytes` is at least 64 KiB, as httpcore
+        has it.
+        """
         return await self._part()
 
     async def aclose(self) -> None:
@@ -45,7 +48,10 @@ class LenientStream(httpcore2.AsyncNetworkStream):
         await self._inner.aclose()
 
     async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """The same over TLS."""
         return LenientStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
@@ -58,7 +64,9 @@ class LenientStream(httpcore2.AsyncNetworkStream):
     async def _head(self) -> bytes:
         head = await self._until(_HEAD_END)
         strict, status, chunked = strict_head(head) if _HEAD_END.search(head) else (head, 0, False)
-        if status == 101 or not 100 <= status < 200:  # an interim reply comes before the one that counts
+        if (
+            status == 101 or not 100 <= status < 200
+        ):  # an interim reply comes before the one that counts
             self._part = self._size if chunked else self._rest
         return strict
 
@@ -92,7 +100,11 @@ class LenientStream(httpcore2.AsyncNetworkStream):
 
     async def _until(self, mark: re.Pattern[bytes]) -> bytes:
         """What comes up to `mark`, mark included; all that came, where the mark does not."""
-        while not (found := mark.search(self._held)) and len(self._held) < _LONGEST and await self._more():
+        while (
+            not (found := mark.search(self._held))
+            and len(self._held) < _LONGEST
+            and await self._more()
+        ):
             pass
         end = found.end() if found else len(self._held)
         taken = bytes(self._held[:end])
@@ -106,10 +118,12 @@ class LenientStream(httpcore2.AsyncNetworkStream):
 
 
 def strict_head(head: bytes) -> tuple[bytes, int, bool]:
-    """A reply's head in strict form, its status (0: no HTTP, and left as it is), whether chunks follow.
+    """A reply's head in strict form, its status (0: no HTTP, and left as it is), whether chunks
+    follow.
 
-    Header lines without a proper name are left out, values are UTF-8, and one field says where the body
-    ends: chunks go before lengths (RFC 9112, section 6.3), and a length that is no number says nothing.
+    Header lines without a proper name are left out, values are UTF-8, and one field says where the
+    body ends: chunks go before lengths (RFC 9112, section 6.3), and a length that is no number says
+    nothing.
     """
     first, *lines = head.strip().splitlines()
     status = _STATUS.match(first)
@@ -133,7 +147,11 @@ def strict_head(head: bytes) -> tuple[bytes, int, bool]:
         elif _NAME.fullmatch(name):
             kept.append(name + b": " + value)
     chunked = b"chunked" in codings
-    kept += [b"Transfer-Encoding: chunked"] if chunked else [b"Content-Length: " + length for length in lengths]
+    kept += (
+        [b"Transfer-Encoding: chunked"]
+        if chunked
+        else [b"Content-Length: " + length for length in lengths]
+    )
     old = status.group(1, 2) in ((None, None), (b"0", b"9"), (b"1", b"0"))
     begin = b"HTTP/1.0 " if old else b"HTTP/1.1 "
     return b"\r\n".join([begin + status[3], *kept, b"", b""]), int(status[3]), chunked

@@ -1,4 +1,6 @@
-"""Reading what a web server answers to a request for an image: status, redirect, headers, body, or none of them."""
+"""Reading what a web server answers to a request for an image: status, redirect, headers, body, or
+none of them.
+"""
 
 import re
 import ssl
@@ -15,17 +17,30 @@ from vislib.pixels import ImageError, Reason
 from vislib.urls import web_address
 
 NETWORK_ERRORS = (
-    TimeoutError, httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError,
+    TimeoutError,
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
     ssl.SSLError,  # after the handshake httpcore lets them through
-)  # fmt: skip
+)
 _LONGEST_WAIT_S = 120.0  # that a server may ask for
 _PIECE = 1 << 20  # bytes decoded at once
-_ZLIB_OR_GZIP, _GZIP = 47, b"\x1f\x8b"  # window bits that tell one from the other; how a gzip member begins
+_ZLIB_OR_GZIP, _GZIP = (
+    47,
+    b"\x1f\x8b",
+)  # window bits that tell one from the other; how a gzip member begins
 _NOT_READ = ("br", "zstd", "compress", "x-compress")  # encodings; none was asked for
 _STATUS: dict[int, Reason] = {
-    401: "forbidden", 402: "forbidden", 403: "forbidden", 404: "not_found", 408: "timed_out", 410: "not_found",
-    425: "server_error", 429: "rate_limited", 451: "forbidden",
-}  # fmt: skip
+    401: "forbidden",
+    402: "forbidden",
+    403: "forbidden",
+    404: "not_found",
+    408: "timed_out",
+    410: "not_found",
+    425: "server_error",
+    429: "rate_limited",
+    451: "forbidden",
+}
 
 
 def address_of(url: str, base: URL | None = None) -> URL:
@@ -40,22 +55,34 @@ def address_of(url: str, base: URL | None = None) -> URL:
 
 
 def redirect(status: int, headers: httpx2.Headers, address: URL) -> URL | None:
-    """Where a reply leads on to, None if it carries the file. Any other status raises its ImageError."""
+    """Where a reply leads on to, None if it carries the file. Any other status raises its
+    ImageError.
+    """
     if status in (301, 302, 303, 307, 308) and "location" in headers:
         return address_of(headers["location"], address)
     if not 200 <= status < 300:
-        raise ImageError(_STATUS.get(status, "server_error" if status >= 500 else "http_error"), f"HTTP {status}")
+        raise ImageError(
+            _STATUS.get(status, "server_error" if status >= 500 else "http_error"), f"HTTP {status}"
+        )
     if status == 206:  # which was not asked for
-        span = re.fullmatch(r"bytes 0-(\d{1,18})/(\d{1,18})", said := headers.get("content-range", ""))
+        span = re.fullmatch(
+            r"bytes 0-(\d{1,18})/(\d{1,18})", said := headers.get("content-range", "")
+        )
         if not span or int(span[1]) + 1 != int(span[2]):
             raise ImageError("truncated", f"HTTP 206, a part: Content-Range {said}"[:100])
     return None
 
 
 def retry_after(value: str) -> float:
-    """Seconds that a `Retry-After` asks for, as a number or a date; 0 if it cannot be read, 120 at most."""
+    """Seconds that a `Retry-After` asks for, as a number or a date; 0 if it cannot be read, 120 at
+    most.
+    """
     try:
-        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+        seconds = (
+            float(value)
+            if value.isdecimal()
+            else parsedate_to_datetime(value).timestamp() - time.time()
+        )
     except (ValueError, OverflowError):
         return 0.0
     return min(max(seconds, 0.0), _LONGEST_WAIT_S)
@@ -84,13 +111,17 @@ class Body:
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding in ("gzip", "x-gzip", "deflate"):  # none was asked for
             self._inflate = zlib.decompressobj(wbits=_ZLIB_OR_GZIP)
-        elif encoding in _NOT_READ or "," in encoding:  # other words (none, utf-8) are no encodings: servers err
+        elif (
+            encoding in _NOT_READ or "," in encoding
+        ):  # other words (none, utf-8) are no encodings: servers err
             raise ImageError("unsupported_format", f"Content-Encoding {encoding}"[:100])
         if (announced := int(headers.get("content-length", 0))) > most:
             raise ImageError("too_many_bytes", f"{announced} bytes announced, at most {most}")
 
     def take(self, chunk: bytes) -> None:
-        """Add what came; raises ImageError `too_many_bytes` as soon as it is, `broken` if it cannot be decoded."""
+        """Add what came; raises ImageError `too_many_bytes` as soon as it is, `broken` if it cannot
+        be decoded.
+        """
         for piece in self._decoded(chunk):
             self._data += piece
             if len(self._data) > self._most:
@@ -110,13 +141,19 @@ class Body:
             return
         try:
             while chunk:
-                if self._inflate.eof:  # another gzip member may follow, also after zeros; the rest is idle
+                if (
+                    self._inflate.eof
+                ):  # another gzip member may follow, also after zeros; the rest is idle
                     chunk = (self._after + chunk).lstrip(b"\0")
                     if not chunk.startswith(_GZIP):
                         self._after = chunk[: len(_GZIP)]
                         return
                     self._inflate, self._after = zlib.decompressobj(wbits=_ZLIB_OR_GZIP), b""
                 yield self._inflate.decompress(chunk, _PIECE)
-                chunk = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+                chunk = (
+                    self._inflate.unused_data
+                    if self._inflate.eof
+                    else self._inflate.unconsumed_tail
+                )
         except zlib.error as error:
             raise ImageError("broken", f"Content-Encoding: {error}") from error

@@ -1,7 +1,9 @@
-"""Figures for print (VisCon-100K, appendix B): one style, sizes from the column width, one way to save.
+"""Figures for print (VisCon-100K, appendix B): one style, sizes from the column width, one way to
+save.
 
-Plots are pure functions over tables. A figure is saved as PDF and PNG without timestamps, with the table behind it,
-so that a rerun gives the same bytes; drawings are `Figure` objects, so that no global state of pyplot is involved.
+Plots are pure functions over tables. A figure is saved as PDF and PNG without timestamps, with the
+table behind it, so that a rerun gives the same bytes; drawings are `Figure` objects, so that no
+global state of pyplot is involved.
 """
 
 import io
@@ -19,22 +21,31 @@ PREVIEW_DPI = 110
 
 
 def figure_size(*, columns: int = 1, aspect: float = 0.62) -> tuple[float, float]:
-    """Width and height in inches of a figure over 1 or 2 columns whose height is `aspect` times its width."""
+    """Width and height in inches of a figure over 1 or 2 columns whose height is `aspect` times its
+    width.
+    """
     if columns not in (1, 2) or aspect <= 0:
-        raise ValueError(f"columns={columns}, aspect={aspect}: a page has 1 or 2 columns, and a height above 0")
+        raise ValueError(
+            f"columns={columns}, aspect={aspect}: a page has 1 or 2 columns, and a height above 0"
+        )
     width = columns * COLUMN + (columns - 1) * GUTTER
     return width, width * aspect
 
 
-def new_figure(*, columns: int = 1, aspect: float = 0.62, panels: int = 1, note: str = "") -> tuple[Figure, list[Axes]]:
-    """A figure of `panels` axes, each `aspect` times as high as wide: side by side over 2 columns, else stacked.
+def new_figure(
+    *, columns: int = 1, aspect: float = 0.62, panels: int = 1, note: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `panels` axes, each `aspect` times as high as wide: side by side over 2 columns,
+    else stacked.
 
-    `note` is small print below them. The style starts from matplotlib's own defaults, so that a user's matplotlibrc
-    changes no byte.
+    `note` is small print below them. The style starts from matplotlib's own defaults, so that a
+    user's matplotlibrc changes no byte.
     """
     matplotlib.style.use(["default", str(STYLE)])
     down, across = (1, panels) if columns == 2 else (panels, 1)
-    figure = Figure(figsize=figure_size(columns=columns, aspect=aspect * down / across), layout="constrained")
+    figure = Figure(
+        figsize=figure_size(columns=columns, aspect=aspect * down / across), layout="constrained"
+    )
     if note:
         figure.supxlabel(_wrapped(note, columns), x=0.995, ha="right", fontsize=5.5, color="0.35")
     return figure, list(figure.subplots(down, across, squeeze=False).flat)
@@ -43,7 +54,8 @@ def new_figure(*, columns: int = 1, aspect: float = 0.62, panels: int = 1, note:
 def new_mosaic(
     layout: str, *, columns: int = 1, aspect: float = 0.62, note: str = "", **ratios: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure like `new_figure` over the whole of which axes stand as in `layout` ("ab;ac"), in order of letter.
+    """A figure like `new_figure` over the whole of which axes stand as in `layout` ("ab;ac"), in
+    order of letter.
 
     `ratios`: width_ratios and height_ratios of columns and rows.
     """
@@ -54,7 +66,8 @@ def new_mosaic(
 
 
 def head(axes: Axes, title: str, *, legend: bool = True) -> None:
-    """Give axes their title, over the legend of what has a label: a line of it, or two over one column.
+    """Give axes their title, over the legend of what has a label: a line of it, or two over one
+    column.
 
     Over two columns titles keep its room without a `legend` too, so that neighbours' stay level.
     """
@@ -62,13 +75,19 @@ def head(axes: Axes, title: str, *, legend: bool = True) -> None:
     lines = 1 if wide else 2 * legend
     axes.set_title(title, pad=6 + 9.4 * lines)
     if n := len(axes.get_legend_handles_labels()[1]):
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": -(-n // lines)}
+        place: dict[str, Any] = {
+            "loc": "lower left",
+            "bbox_to_anchor": (-0.02, 1.0),
+            "ncols": -(-n // lines),
+        }
         made = axes.legend(columnspacing=1.0, handlelength=1.6, **place)
         made.set_in_layout(False)  # else a wide one would squeeze the axes
 
 
 def new_sheet() -> tuple[Figure, Axes, float]:
-    """A two-column figure for text and images: bare axes that fill it, in points downwards, and its width."""
+    """A two-column figure for text and images: bare axes that fill it, in points downwards, and its
+    width.
+    """
     matplotlib.style.use(["default", str(STYLE)])
     figure = Figure(figsize=figure_size(columns=2))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -92,7 +111,8 @@ def _wrapped(note: str, columns: int) -> str:
 
 
 def save_figure(figure: Figure, folder: Path, name: str, table: Any = None) -> list[Path]:
-    """Write `<name>.pdf`, `<name>.png` (300 dpi) and the table (pandas) behind them as `<name>.csv` into `folder`.
+    """Write `<name>.pdf`, `<name>.png` (300 dpi) and the table (pandas) behind them as `<name>.csv`
+    into `folder`.
 
     Equal figures and tables give equal bytes. Numbers in the CSV have six significant digits.
     """

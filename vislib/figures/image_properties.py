@@ -1,4 +1,6 @@
-"""What the selected images are: tags, sizes, and how many hold text (DenseFusion-1M, which finds more than 70 %)."""
+"""What the selected images are: tags, sizes, and how many hold text (DenseFusion-1M, which finds
+more than 70 %).
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -30,22 +32,32 @@ _NONE: dict[str, Any] = {"facecolor": "white", "edgecolor": INK, "hatch": "/////
 def image_table(inputs: Mapping[str, Path]) -> Any:
     """A row per distinct usable image of `samples`: image_id, width, height (px), texts.
 
-    `inputs` has the folders of samples, images, priors and experts. `texts` is NaN without priors, or where no expert
-    reads text; images on which that one failed have 0.
+    `inputs` has the folders of samples, images, priors and experts. `texts` is NaN without priors,
+    or where no expert reads text; images on which that one failed have 0.
     """
     import pandas
 
     urls = {row["image_url"] for row in tables.read_rows(inputs["samples"], ["image_url"])}
-    files = tables.lookup(inputs["images"], "image_url", urls, ["image_id", "width", "height", "status"])
+    files = tables.lookup(
+        inputs["images"], "image_url", urls, ["image_id", "width", "height", "status"]
+    )
     rows = {row["image_id"]: row for row in files.values() if row["status"] == "ok"}
-    priors = tables.read_rows(inputs["priors"], ["image_id", "texts"]) if "ocr" in _models(inputs["experts"]) else ()
+    priors = (
+        tables.read_rows(inputs["priors"], ["image_id", "texts"])
+        if "ocr" in _models(inputs["experts"])
+        else ()
+    )
     found = {row["image_id"]: len(row["texts"]) for row in priors}
     table = pandas.DataFrame(rows.values(), columns=["image_id", "width", "height"])
-    return table.assign(texts=table["image_id"].map(found).astype(float)).sort_values("image_id", ignore_index=True)
+    return table.assign(texts=table["image_id"].map(found).astype(float)).sort_values(
+        "image_id", ignore_index=True
+    )
 
 
 def tag_table(priors: Path, images: Any, *, score: float, most: int) -> Any:
-    """The `most` frequent tags of at least `score`: label, images, share (of those of `images` that have priors)."""
+    """The `most` frequent tags of at least `score`: label, images, share (of those of `images` that
+    have priors).
+    """
     import pandas
 
     wanted, counts, seen = set(images["image_id"]), Counter[str](), 0
@@ -69,7 +81,9 @@ def size_table(images: Any) -> Any:
 
 
 def text_table(images: Any) -> Any:
-    """Images by number of texts, as from, to (not included) and count; those without text are the first row."""
+    """Images by number of texts, as from, to (not included) and count; those without text are the
+    first row.
+    """
     texts = images["texts"].dropna()
     most = max(int(texts.max()), 1) if len(texts) else 1
     step = ceil(most / _BARS)
@@ -84,7 +98,9 @@ def experts_note(experts: Path) -> str:
     """Small print: what tagged the images, and what read their text."""
     models = _models(experts)
     tagger = models.get("tagger", "none")
-    measured = ", which measures properties and knows no categories of meaning" * tagger.startswith("measured")
+    measured = ", which measures properties and knows no categories of meaning" * tagger.startswith(
+        "measured"
+    )
     return f"Tags: {tagger}{measured}. Text: {models.get('ocr', 'none')}."
 
 
@@ -104,21 +120,39 @@ def plot_tags(axes: Axes, table: Any, *, title: str = "") -> None:
     axes.bar_label(bars, [f"{share:.0%}" for share in table["share"]], padding=2, fontsize=6)
     axes.set_yticks(table.index, [shortened(label, 80, 6.5) for label in table["label"]])
     axes.tick_params(axis="y", length=0)
-    axes.set(xlim=(0, 1.12 * table["share"].max()), ylim=(max(len(table), 6) - 0.5, -0.5))  # few bars stay slim
+    axes.set(
+        xlim=(0, 1.12 * table["share"].max()), ylim=(max(len(table), 6) - 0.5, -0.5)
+    )  # few bars stay slim
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.set_xlabel("Share of images")
 
 
 def plot_sizes(axes: Axes, table: Any, *, short_edge: int, title: str = "") -> None:
-    """Images by width and height on logarithmic axes, circles by number; a corner marks the smallest short edge."""
+    """Images by width and height on logarithmic axes, circles by number; a corner marks the
+    smallest short edge.
+    """
     most, last = int(table["images"].max()), table[["width", "height"]].max(axis=None) * 1.3
-    axes.scatter(table["width"], table["height"], s=(table["images"] / most * _DOT).clip(lower=1.5), linewidth=0.5,
-                 label=f"largest: {most:,} image" + "s" * (most > 1), **_SOME)  # fmt: skip
-    axes.plot([short_edge, short_edge, last], [last, short_edge, short_edge], color=INK, linewidth=0.8,
-              linestyle=(0, (4, 1.2)), label=f"short edge ≥ {short_edge:,} px")  # fmt: skip
+    axes.scatter(
+        table["width"],
+        table["height"],
+        s=(table["images"] / most * _DOT).clip(lower=1.5),
+        linewidth=0.5,
+        label=f"largest: {most:,} image" + "s" * (most > 1),
+        **_SOME,
+    )
+    axes.plot(
+        [short_edge, short_edge, last],
+        [last, short_edge, short_edge],
+        color=INK,
+        linewidth=0.8,
+        linestyle=(0, (4, 1.2)),
+        label=f"short edge ≥ {short_edge:,} px",
+    )
     axes.axline((short_edge, short_edge), (last, last), color="0.75", linewidth=0.6, zorder=0)
     ends = (short_edge / 1.3, last)
-    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="Width (px)", ylabel="Height (px)")
+    axes.set(
+        xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="Width (px)", ylabel="Height (px)"
+    )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator([2.0**n for n in range(20)]))
         axis.set_minor_locator(NullLocator())
@@ -127,7 +161,9 @@ def plot_sizes(axes: Axes, table: Any, *, short_edge: int, title: str = "") -> N
 
 
 def plot_text_share(axes: Axes, table: Any, *, title: str = "") -> None:
-    """One bar of a `text_table`: filled the images with text, hatched those without; a line marks the paper's share."""
+    """One bar of a `text_table`: filled the images with text, hatched those without; a line marks
+    the paper's share.
+    """
     if not (of := table["count"].sum()):
         head(axes, title)
         _say(axes, "No text was looked for.")
@@ -144,9 +180,14 @@ def plot_text_share(axes: Axes, table: Any, *, title: str = "") -> None:
 
 
 def plot_texts(axes: Axes, table: Any, *, title: str = "") -> None:
-    """Images of a `text_table` by the number of texts in them; those without stand first, hatched."""
+    """Images of a `text_table` by the number of texts in them; those without stand first,
+    hatched.
+    """
     step, last = (int(table["to"].iloc[-1] - n) for n in (table["from"].iloc[-1], 0))
-    for rows, left, look in ((table.iloc[1:], table["from"] - 0.5, _SOME), (table.iloc[:1], [0.5 - step], _NONE)):
+    for rows, left, look in (
+        (table.iloc[1:], table["from"] - 0.5, _SOME),
+        (table.iloc[:1], [0.5 - step], _NONE),
+    ):
         axes.bar(left[-len(rows) :], rows["count"], step, align="edge", **look)
     whole = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True)
     ticks = [tick for tick in whole.tick_values(0, last) if 0 < tick < last]

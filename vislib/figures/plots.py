@@ -1,7 +1,8 @@
-"""The property figures (VisCon-100K, appendix B, figures 5 to 7): pure functions that draw a table into given axes.
+"""The property figures (VisCon-100K, appendix B, figures 5 to 7): pure functions that draw a table
+into given axes.
 
-Black and white must tell the same as colour: filled against outlined or hatched, solid against dashed lines, with
-values written out.
+Black and white must tell the same as colour: filled against outlined or hatched, solid against
+dashed lines, with values written out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,13 +35,17 @@ def _thousands(value: float, _: float) -> str:
 
 
 def _finish(axes: Axes, title: str, x: str, y: str) -> None:
-    """Labels, whole counts upwards, and the title over a legend that stands above the axes, off the data."""
+    """Labels, whole counts upwards, and the title over a legend that stands above the axes, off the
+    data.
+    """
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
     axes.yaxis.set_major_formatter(_thousands)
-    legend = axes.legend(loc="lower left", bbox_to_anchor=(_LEFT - 0.01, 1.0), ncols=2, columnspacing=1.0)
+    legend = axes.legend(
+        loc="lower left", bbox_to_anchor=(_LEFT - 0.01, 1.0), ncols=2, columnspacing=1.0
+    )
     legend.set_in_layout(False)  # else a wide legend would squeeze the axes
     axes.set_title(title, x=_LEFT, pad=6 + 9.4 * -(-len(legend.get_texts()) // 2))
 
@@ -49,11 +54,22 @@ def say(axes: Axes, text: str, *, title: str = "") -> None:
     """A panel that has nothing to draw says why."""
     axes.axis("off")
     axes.set_title(title)
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=PAPER_GREY, wrap=True, transform=axes.transAxes)
+    axes.text(
+        0.5,
+        0.5,
+        text,
+        ha="center",
+        va="center",
+        color=PAPER_GREY,
+        wrap=True,
+        transform=axes.transAxes,
+    )
 
 
 def _bins(axes: Axes, table: Any, label: str, **look: Any) -> None:
-    """Draw a table of from, to, count; the label carries the total, and an empty table draws nothing."""
+    """Draw a table of from, to, count; the label carries the total, and an empty table draws
+    nothing.
+    """
     if table["count"].sum():
         style = {"fill": True, "facecolor": FILL, "edgecolor": EDGE, "linewidth": 0.6, **look}
         total = f"{label} ({_number(table['count'].sum())})" if label else None
@@ -62,13 +78,17 @@ def _bins(axes: Axes, table: Any, label: str, **look: Any) -> None:
 
 def _marks(axes: Axes, values: Mapping[str, float], *, paper: bool = False) -> None:
     """Vertical lines, dark for this run and red for the paper, each in a pattern of its own."""
-    patterns, color, whose = (_PAPER_LINES, CONTRAST, "paper's ") if paper else (_RUN_LINES, INK, "")
+    patterns, color, whose = (
+        (_PAPER_LINES, CONTRAST, "paper's ") if paper else (_RUN_LINES, INK, "")
+    )
     for (name, value), pattern in zip(values.items(), patterns, strict=False):
         label = f"{whose}{name} {_number(value)}"
         axes.axvline(value, color=color, linestyle=pattern, linewidth=1.1, label=label)
 
 
-def plot_document_tokens(axes: Axes, table: Any, *, cap: int, label: str = "cap", title: str = "") -> None:
+def plot_document_tokens(
+    axes: Axes, table: Any, *, cap: int, label: str = "cap", title: str = ""
+) -> None:
     """All documents by tokens, on a logarithmic axis; bins above the cap are hatched.
 
     `table` is a `histogram` with an edge right above the cap.
@@ -86,7 +106,9 @@ def plot_document_tokens(axes: Axes, table: Any, *, cap: int, label: str = "cap"
 def plot_context_tokens(
     axes: Axes, table: Any, *, run: Mapping[str, float], paper: Mapping[str, float], title: str = ""
 ) -> None:
-    """Samples by tokens of their context (figure 5a), with this run's and the paper's mean and median."""
+    """Samples by tokens of their context (figure 5a), with this run's and the paper's mean and
+    median.
+    """
     _bins(axes, table, "")
     _marks(axes, run)
     _marks(axes, paper, paper=True)
@@ -95,13 +117,24 @@ def plot_context_tokens(
     _finish(axes, title, "Tokens of a sample's context", "Samples")
 
 
-def plot_overlap(axes: Axes, table: Any, control: Any, *, run: Mapping[str, float], title: str = "") -> None:
-    """Contextual captions by overlap with their page (figure 5b), and non-contextual ones as a dashed outline.
+def plot_overlap(
+    axes: Axes, table: Any, control: Any, *, run: Mapping[str, float], title: str = ""
+) -> None:
+    """Contextual captions by overlap with their page (figure 5b), and non-contextual ones as a
+    dashed outline.
 
     `run` has the mean of each kind.
     """
     _bins(axes, table, "contextual")
-    _bins(axes, control, "non-contextual", fill=False, edgecolor=INK, linewidth=1.0, linestyle=(0, (2, 1)))
+    _bins(
+        axes,
+        control,
+        "non-contextual",
+        fill=False,
+        edgecolor=INK,
+        linewidth=1.0,
+        linestyle=(0, (2, 1)),
+    )
     _marks(axes, {f"{kind.replace('_', '-')} mean": value for kind, value in run.items()})
     _marks(axes, {"mean": PAPER_OVERLAP}, paper=True)
     axes.set_xlim(0, 1)
@@ -111,9 +144,17 @@ def plot_overlap(axes: Axes, table: Any, control: Any, *, run: Mapping[str, floa
 def plot_pairs(axes: Axes, table: Any, generated: Any, *, paper_mode: int, title: str = "") -> None:
     """Samples by number of pairs (figure 6): hatched as generated, filled after de-duplication."""
     bars: dict[str, Any] = {"width": 0.4, "edgecolor": EDGE, "linewidth": 0.6}
-    axes.bar(generated["pairs"] - 0.2, generated["samples"], facecolor="white", hatch="//////",
-             label="generated", **bars)  # fmt: skip
-    axes.bar(table["pairs"] + 0.2, table["samples"], facecolor=FILL, label="after de-duplication", **bars)
+    axes.bar(
+        generated["pairs"] - 0.2,
+        generated["samples"],
+        facecolor="white",
+        hatch="//////",
+        label="generated",
+        **bars,
+    )
+    axes.bar(
+        table["pairs"] + 0.2, table["samples"], facecolor=FILL, label="after de-duplication", **bars
+    )
     _marks(axes, {"mode": paper_mode}, paper=True)
     last = int(max(table["pairs"].max(), generated["pairs"].max(), paper_mode))
     axes.set_xticks(range(last + 1))
@@ -124,17 +165,21 @@ def plot_pairs(axes: Axes, table: Any, generated: Any, *, paper_mode: int, title
 def plot_word_cloud(
     axes: Axes, counts: Sequence[tuple[str, int]], *, max_words: int, seed: int, title: str = ""
 ) -> list[tuple[str, int]]:
-    """Fill the axes with words, frequent ones larger and darker (figure 7); returns those that found a place.
+    """Fill the axes with words, frequent ones larger and darker (figure 7); returns those that
+    found a place.
 
-    Sizes grow slower than counts, and are small enough to place nine words in ten. Without a word the panel says so.
+    Sizes grow slower than counts, and are small enough to place nine words in ten. Without a word
+    the panel says so.
 
-    `counts` are sorted by count, then name: equal counts, axes and seed give the same picture. Words that matplotlib's
-    DejaVu Sans cannot set are the caller's to leave out (`typeset.drawable`). Glyphs are drawn as outlines.
+    `counts` are sorted by count, then name: equal counts, axes and seed give the same picture.
+    Words that matplotlib's DejaVu Sans cannot set are the caller's to leave out
+    (`typeset.drawable`). Glyphs are drawn as outlines.
     """
     if not counts:
         say(
             axes,
-            "no word to draw: none is left after stop words,\nor their script sets no blanks, or the font lacks it",
+            "no word to draw: none is left after stop words,\nor their script sets no blanks, or"
+            " the font lacks it",
             title=title,
         )
         return []
@@ -142,14 +187,21 @@ def plot_word_cloud(
     axes.set_title(title)
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # lays the figure out, so that the cloud takes the shape of the axes
+    # lays the figure out, so that the cloud takes the shape of the axes
+    figure.draw_without_rendering()
     box = axes.get_window_extent()
     width, height = 900, round(900 * box.height / box.width)
     cloud = _cloud(counts[:max_words], width, height, seed=seed)
     for (word, _), size, (top, left), _, _ in cloud.layout_:
         glyphs = TextPath((0, 0), word, size=size)
         ink_top = glyphs.get_extents().y1  # wordcloud's `top`; its `left` is the pen's origin
-        path = Affine2D().translate(0, -ink_top).scale(1, -1).translate(left, top).transform_path(glyphs)
+        path = (
+            Affine2D()
+            .translate(0, -ink_top)
+            .scale(1, -1)
+            .translate(left, top)
+            .transform_path(glyphs)
+        )
         shade = 0.5 * (1 - (size / cloud.layout_[0][1]) ** 0.5)
         color = tuple(dark + (1 - dark) * shade for dark in (0.06, 0.18, 0.33))
         axes.add_patch(PathPatch(path, facecolor=color, edgecolor="none"))
@@ -159,18 +211,28 @@ def plot_word_cloud(
 
 
 def _cloud(counts: Sequence[tuple[str, int]], width: int, height: int, *, seed: int) -> Any:
-    """The layout with the largest words of those that place nine in ten, or that of the smallest."""
+    """The layout with the largest words of those that place nine in ten, or that of the
+    smallest.
+    """
     from wordcloud import WordCloud
 
     spread = log(counts[0][1] / counts[-1][1])
     for part in (5, 6, 7, 8, 9, 10, 12, 15):
-        # A word is (n / n of the word before) ** scaling as large as that one: the last one is to be legible.
+        # A word is (n / n of the word before) ** scaling as large as that one: the last one is to
+        # be legible.
         scaling = max(0.0, min(0.5, log(height / part / _LEAST_PX) / spread)) if spread else 0.0
         cloud = WordCloud(
-            width=width, height=height, font_path=findfont("DejaVu Sans"), max_words=len(counts), random_state=seed,
-            prefer_horizontal=1.0, relative_scaling=scaling, max_font_size=height // part, min_font_size=_LEAST_PX,
+            width=width,
+            height=height,
+            font_path=findfont("DejaVu Sans"),
+            max_words=len(counts),
+            random_state=seed,
+            prefer_horizontal=1.0,
+            relative_scaling=scaling,
+            max_font_size=height // part,
+            min_font_size=_LEAST_PX,
             margin=5,
-        )  # fmt: skip
+        )
         cloud.generate_from_frequencies(dict(counts))
         if len(cloud.layout_) >= 0.9 * len(counts):
             break

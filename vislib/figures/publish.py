@@ -1,7 +1,8 @@
-"""`make figures`: copy the figures of finished runs, and the tables behind them, into `figures/<set>/`.
+"""`make figures`: copy the figures of finished runs, and the tables behind them, into
+`figures/<set>/`.
 
-A stage counts when the runner (`ok`) or a notebook run by hand (`finished`) came to its end. A published
-figure is only ever replaced: one that the run does not make is named and stays.
+A stage counts when the runner (`ok`) or a notebook run by hand (`finished`) came to its end. A
+published figure is only ever replaced: one that the run does not make is named and stays.
 """
 
 import os
@@ -19,11 +20,15 @@ _KINDS = (".pdf", ".png", ".csv")
 
 
 def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
-    """Publish one set; returns the published files. Names what is left out and what it did not replace."""
+    """Publish one set; returns the published files. Names what is left out and what it did not
+    replace.
+    """
     run = run_folder(f"runs/{set_name}")
     files: dict[str, Path] = {}
     for folder in sorted(run.glob("[0-9][0-9]_*")):
-        if folder.name.endswith((".partial", ".previous")) or not any((folder / "figures").glob("*.pdf")):
+        if folder.name.endswith((".partial", ".previous")) or not any(
+            (folder / "figures").glob("*.pdf")
+        ):
             continue
         status = read_record(folder).get("status", "without a record")
         if status not in ("ok", "finished"):
@@ -34,9 +39,14 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
             if file.suffix in _KINDS:
                 files[f"{file.stem}.{variant}{file.suffix}".replace("..", ".")] = file
     if not files:
-        raise InputError(f"{run}: no figure of a finished stage; run `python -m vislib.run params/{set_name}` first")
+        raise InputError(
+            f"{run}: no figure of a finished stage; run `python -m vislib.run params/{set_name}`"
+            " first"
+        )
     (target / set_name).mkdir(parents=True, exist_ok=True)
-    others = sorted(p.name for p in (target / set_name).iterdir() if p.suffix in _KINDS and p.name not in files)
+    others = sorted(
+        p.name for p in (target / set_name).iterdir() if p.suffix in _KINDS and p.name not in files
+    )
     if others:
         print(f"not of this run, left as published: {', '.join(others)}")
     return [_replace(file, target / set_name / name) for name, file in files.items()]

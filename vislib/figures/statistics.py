@@ -1,8 +1,9 @@
-"""Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7), as pure functions over rows.
+"""Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7), as pure functions
+over rows.
 
-Stop words are wordcloud's 192 English ones: longer common lists hold "top", "side" or "system", which describe
-pictures. Stems are NLTK's English Snowball stems. Text of scripts without blanks, such as Chinese and Thai, is
-compared by pairs of characters.
+Stop words are wordcloud's 192 English ones: longer common lists hold "top", "side" or "system",
+which describe pictures. Stems are NLTK's English Snowball stems. Text of scripts without blanks,
+such as Chinese and Thai, is compared by pairs of characters.
 """
 
 import re
@@ -37,14 +38,17 @@ def _stemmer() -> Any:
 
 @lru_cache(maxsize=1 << 18)
 def stems(word: str) -> tuple[str, ...]:
-    """The stem of a lower-case word; none of a stop word or a single character; pairs of a run without blanks."""
+    """The stem of a lower-case word; none of a stop word or a single character; pairs of a run
+    without blanks.
+    """
     if re.match(f"[{UNSPACED}]", word):
         return tuple(word[i : i + 2] for i in range(max(1, len(word) - 1)))
     return (str(_stemmer().stem(word)),) if len(word) > 1 and word not in _stop_words() else ()
 
 
 def source_stems(sample: Row) -> frozenset[str]:
-    """Stems of what a sample's captioner was given beside the image: page URL, alt text and context.
+    """Stems of what a sample's captioner was given beside the image: page URL, alt text and
+    context.
 
     The image placeholders are no words of the page: "image" in a caption must not match them.
     """
@@ -53,7 +57,8 @@ def source_stems(sample: Row) -> frozenset[str]:
 
 
 def overlap(caption: str, source: frozenset[str]) -> dict[str, int]:
-    """Words of a caption: `all_words`, `content_words` left after stop words, and `matched` ones of these.
+    """Words of a caption: `all_words`, `content_words` left after stop words, and `matched` ones of
+    these.
 
     A word matches when its stem is in `source` (figure 5b).
     """
@@ -67,10 +72,11 @@ def overlap(caption: str, source: frozenset[str]) -> dict[str, int]:
 
 
 def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
-    """One row per good caption: sample_id, kind, the counts of `overlap`, `over_content` and `over_all` (0 to 1).
+    """One row per good caption: sample_id, kind, the counts of `overlap`, `over_content` and
+    `over_all` (0 to 1).
 
-    Both ratios have the matched words above, and below the content words or all words; without words there is no
-    ratio (NaN). Samples are streamed; captions are held in memory.
+    Both ratios have the matched words above, and below the content words or all words; without
+    words there is no ratio (NaN). Samples are streamed; captions are held in memory.
     """
     import pandas
 
@@ -82,8 +88,12 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
     for sample in samples:
         own = by_sample.get(sample["sample_id"], [])
         source = source_stems(sample) if own else frozenset()
-        rows += [(sample["sample_id"], c["kind"], *overlap(c["caption"], source).values()) for c in own]
-    table = pandas.DataFrame(rows, columns=["sample_id", "kind", "all_words", "content_words", "matched"])
+        rows += [
+            (sample["sample_id"], c["kind"], *overlap(c["caption"], source).values()) for c in own
+        ]
+    table = pandas.DataFrame(
+        rows, columns=["sample_id", "kind", "all_words", "content_words", "matched"]
+    )
     for name, whole in (("over_content", "content_words"), ("over_all", "all_words")):
         table[name] = table["matched"] / table[whole].where(table[whole] > 0)
     return table
@@ -99,11 +109,16 @@ def histogram(values: Iterable[float], edges: Iterable[float]) -> Any:
 
 
 def log_edges(values: Iterable[float], *, through: float, bins: int) -> list[float]:
-    """About `bins` edges, evenly spaced on a logarithmic axis, around all `values` (above 0); one is `through`."""
+    """About `bins` edges, evenly spaced on a logarithmic axis, around all `values` (above 0); one
+    is `through`.
+    """
     from math import ceil, exp, log
 
     seen = [log(value / through) for value in values] or [0.0]
-    low, high = min(*seen, -0.1) - 1e-6, max(*seen, 0.0) + 1e-6  # rounding must leave no value outside
+    low, high = (
+        min(*seen, -0.1) - 1e-6,
+        max(*seen, 0.0) + 1e-6,
+    )  # rounding must leave no value outside
     step = (high - low) / bins
     return [through * exp(step * i) for i in range(-ceil(-low / step), ceil(high / step) + 1)]
 
@@ -123,16 +138,24 @@ def tokens_above_cap(dropped: Any) -> Any:
 
 
 def word_counts(texts: Iterable[str]) -> list[tuple[str, int]]:
-    """Words left after stop words, numbers apart, with counts: most frequent first, equal counts by name.
+    """Words left after stop words, numbers apart, with counts: most frequent first, equal counts by
+    name.
 
     A run of a script without blanks is no word, so it counts as often as it stands there, whole.
     """
-    counts = Counter(word for text in texts for word in words(text) if stems(word) and any(map(str.isalpha, word)))
+    counts = Counter(
+        word
+        for text in texts
+        for word in words(text)
+        if stems(word) and any(map(str.isalpha, word))
+    )
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def answers(conversations: Iterable[Row]) -> Any:
-    """One row per answer of conversation rows: sample_id, question_type (`caption` too) and n_words."""
+    """One row per answer of conversation rows: sample_id, question_type (`caption` too) and
+    n_words.
+    """
     import pandas
 
     rows = [
@@ -144,7 +167,8 @@ def answers(conversations: Iterable[Row]) -> Any:
 
 
 def pairs_per_sample(pairs: Any, sample_ids: Iterable[str]) -> Any:
-    """How many samples have how many pairs: question_type, pairs, samples; samples without a pair have 0.
+    """How many samples have how many pairs: question_type, pairs, samples; samples without a pair
+    have 0.
 
     `pairs` has a row per pair, with sample_id and question_type.
     """

@@ -1,7 +1,9 @@
-"""Paragraphs with marked words in red (VisCon-100K, figures 1 and 8), set word by word on matplotlib axes.
+"""Paragraphs with marked words in red (VisCon-100K, figures 1 and 8), set word by word on
+matplotlib axes.
 
-A word is marked when it is no stop word and its stem is one of those given: what a page adds. It is underlined too,
-so that print without colour tells the same. Coordinates are points, downwards, on the axes of a `new_sheet`.
+A word is marked when it is no stop word and its stem is one of those given: what a page adds. It is
+underlined too, so that print without colour tells the same. Coordinates are points, downwards, on
+the axes of a `new_sheet`.
 """
 
 import unicodedata
@@ -33,15 +35,22 @@ def _glyphs() -> frozenset[int]:
 def drawable(text: str) -> bool:
     """Whether the font that matplotlib carries can set a text, word by word from left to right."""
     shown = set(text) - set(" \n\t\r")
-    return all(ord(c) in _glyphs() and unicodedata.bidirectional(c) not in ("R", "AL", "AN") for c in shown)
+    return all(
+        ord(c) in _glyphs() and unicodedata.bidirectional(c) not in ("R", "AL", "AN") for c in shown
+    )
 
 
 def grounded(token: str, source: frozenset[str]) -> list[Piece]:
-    """The pieces of a token: words, with whether all their stems are in `source`, and what stands between."""
+    """The pieces of a token: words, with whether all their stems are in `source`, and what stands
+    between.
+    """
     pieces, end = [], 0
     for match in WORD.finditer(token):
         found = stems(words(match[0])[0])
-        pieces += [(token[end : match.start()], False), (match[0], bool(found) and source.issuperset(found))]
+        pieces += [
+            (token[end : match.start()], False),
+            (match[0], bool(found) and source.issuperset(found)),
+        ]
         end = match.end()
     return [piece for piece in (*pieces, (token[end:], False)) if piece[0]]
 
@@ -49,7 +58,9 @@ def grounded(token: str, source: frozenset[str]) -> list[Piece]:
 def wrap(
     text: str, source: frozenset[str], *, width: float, size: float = SIZE, max_lines: int = 99
 ) -> list[list[Piece]]:
-    """Lines of at most `width` points; what is beyond `max_lines`, or of a token beyond a line, becomes "…"."""
+    """Lines of at most `width` points; what is beyond `max_lines`, or of a token beyond a line,
+    becomes "…".
+    """
     lines: list[list[Piece]] = []
     space = _width("n n", size) - _width("nn", size)
     for paragraph in text.splitlines():
@@ -79,14 +90,28 @@ def shortened(token: str, width: float, size: float) -> str:
     """A text that is cut, with an ellipsis, to at most `width` points."""
     if _width(token, size) <= width:
         return token
-    return next(cut for n in range(len(token), -1, -1) if _width(cut := f"{token[:n]}…", size) <= width or not n)
+    return next(
+        cut
+        for n in range(len(token), -1, -1)
+        if _width(cut := f"{token[:n]}…", size) <= width or not n
+    )
 
 
 def draw_text(
-    axes: Axes, text: str, *, x: float, y: float, width: float, source: frozenset[str] = NOTHING,
-    size: float = SIZE, max_lines: int = 99, **look: Any,
-) -> float:  # fmt: skip
-    """Set paragraphs from the top `y` down, words grounded in `source` red and underlined; returns the y below."""
+    axes: Axes,
+    text: str,
+    *,
+    x: float,
+    y: float,
+    width: float,
+    source: frozenset[str] = NOTHING,
+    size: float = SIZE,
+    max_lines: int = 99,
+    **look: Any,
+) -> float:
+    """Set paragraphs from the top `y` down, words grounded in `source` red and underlined; returns
+    the y below.
+    """
     for line in wrap(text, source, width=width, size=size, max_lines=max_lines):
         start, base = x, y + size
         for marked, pieces in groupby(line, key=lambda piece: piece[1]):
@@ -102,7 +127,9 @@ def draw_text(
 
 
 def draw_image(axes: Axes, path: Path, *, x: float, y: float, width: float, height: float) -> float:
-    """Draw an image as large as fits into the box, at its top left, in a hairline; returns the y below it."""
+    """Draw an image as large as fits into the box, at its top left, in a hairline; returns the y
+    below it.
+    """
     picture = pixels.scaled(pixels.read_image(path), IMAGE_SIDE)
     scale = min(width / picture.width, height / picture.height)
     right, bottom = x + picture.width * scale, y + picture.height * scale

@@ -1,8 +1,9 @@
 """Selection of the most unique questions of one sample (VisCon-100K, section 3.4).
 
-The paper keeps the most unique questions by their cosine similarity matrix and a minimum count per type, without
-giving threshold, minimum or order. Here, while the largest similarity is at or above the threshold, that pair
-loses the question with the higher mean similarity to the others, if its type stands above the minimum.
+The paper keeps the most unique questions by their cosine similarity matrix and a minimum count per
+type, without giving threshold, minimum or order. Here, while the largest similarity is at or above
+the threshold, that pair loses the question with the higher mean similarity to the others, if its
+type stands above the minimum.
 """
 
 from collections import Counter
@@ -12,12 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_DECIMALS = 4  # far above the noise of floating point (1e-7): equal texts are at 1, and ties are ties
+_DECIMALS = (
+    4  # far above the noise of floating point (1e-7): equal texts are at 1, and ties are ties
+)
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A question (by position) that is dropped for its `similarity` to another, which stood when it was dropped."""
+    """A question (by position) that is dropped for its `similarity` to another, which stood when it
+    was dropped.
+    """
 
     question: int
     other: int
@@ -25,12 +30,19 @@ class Duplicate:
 
 
 def find_duplicates(
-    vectors: NDArray[np.float32], types: Sequence[str], ids: Sequence[str], *, threshold: float, minimum: int
+    vectors: NDArray[np.float32],
+    types: Sequence[str],
+    ids: Sequence[str],
+    *,
+    threshold: float,
+    minimum: int,
 ) -> tuple[list[Duplicate], int]:
-    """Which questions of one sample to drop, in order, and how many pairs stay because neither may go.
+    """Which questions of one sample to drop, in order, and how many pairs stay because neither may
+    go.
 
-    `vectors` are unit vectors, shape (n, dimension); `types` and `ids` have n entries. Among equal similarities
-    the pair with the smallest ids comes first; among equal means the larger id is dropped.
+    `vectors` are unit vectors, shape (n, dimension); `types` and `ids` have n entries. Among equal
+    similarities the pair with the smallest ids comes first; among equal means the larger id is
+    dropped.
     """
     order = sorted(range(len(ids)), key=lambda i: ids[i])
     ranked = np.asarray(vectors, np.float64)[order]

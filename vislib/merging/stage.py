@@ -1,11 +1,20 @@
-"""The stage function of 08: embed, judge, de-duplicate, merge and split, one shard of samples in memory."""
+"""The stage function of 08: embed, judge, de-duplicate, merge and split, one shard of samples in
+memory.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vislib.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
-from vislib.merging.candidates import IMAGE_IN_TRAIN, SPLITS, Candidate, Inputs, assign_splits, candidates
+from vislib.merging.candidates import (
+    IMAGE_IN_TRAIN,
+    SPLITS,
+    Candidate,
+    Inputs,
+    assign_splits,
+    candidates,
+)
 from vislib.merging.conversations import (
     CAPTION,
     CONFIGURATIONS,
@@ -25,14 +34,18 @@ CAPTION_ALONE = "captions"  # the configuration that needs no questions
 
 
 def merge_conversations(run: Run) -> None:
-    """Write `<kind>/<configuration>/{train,test}` and `dropped` from the captions and questions of a run.
+    """Write `<kind>/<configuration>/{train,test}` and `dropped` from the captions and questions of
+    a run.
 
-    Without questions the one configuration is `captions`. With a `limit` only so many of the usable samples take
-    part. Adds to the metrics the rows of every `kind/configuration/split`. Raises InputError when no sample is usable.
+    Without questions the one configuration is `captions`. With a `limit` only so many of the usable
+    samples take part. Adds to the metrics the rows of every `kind/configuration/split`. Raises
+    InputError when no sample is usable.
     """
     inputs = Inputs.of(run)
     kinds = inputs.kinds()
-    splits = assign_splits(candidates(inputs), kinds, seed=run.seed, test_fraction=run.params.test_fraction)
+    splits = assign_splits(
+        candidates(inputs), kinds, seed=run.seed, test_fraction=run.params.test_fraction
+    )
     chosen = _chosen(run, inputs, splits) if run.params.limit else None
     embeddings = _embed_questions(run, inputs.questions, chosen) if inputs.questions else None
     with run.output() as output, run.progress(len(splits), "samples") as progress:
@@ -61,9 +74,13 @@ def _embed_questions(run: Run, questions: Path, chosen: Collection[str] | None) 
     run.metrics["distinct_questions"] = len(hashes)
     with run.progress(len(hashes), "questions embedded") as progress:
         return embed_texts(
-            texts(), hashes, encoder=SentenceEncoder(run.params.embedding_model), folder=run.scratch,
-            batch_size=run.params.embedding_batch_size, on_done=progress.update,
-        )  # fmt: skip
+            texts(),
+            hashes,
+            encoder=SentenceEncoder(run.params.embedding_model),
+            folder=run.scratch,
+            batch_size=run.params.embedding_batch_size,
+            on_done=progress.update,
+        )
 
 
 @dataclass
@@ -74,20 +91,26 @@ class _Merger:
     output: Output
     embeddings: Embeddings | None
     kinds: Sequence[str]
-    instructions: list[str] = field(default_factory=lambda: load("caption_instructions").text.splitlines())
+    instructions: list[str] = field(
+        default_factory=lambda: load("caption_instructions").text.splitlines()
+    )
     request: str = field(default_factory=lambda: load("caption_context_request").text)
 
     def __post_init__(self) -> None:
         self.names = [CAPTION_ALONE] if self.embeddings is None else list(CONFIGURATIONS)
         # A split without a row has no file: `datasets` refuses a folder that holds an empty one.
-        self.rows = {(kind, name, split): 0 for kind in self.kinds for name in self.names for split in SPLITS}
+        self.rows = {
+            (kind, name, split): 0 for kind in self.kinds for name in self.names for split in SPLITS
+        }
 
     def add(self, candidate: Candidate, split: str) -> None:
         """Write the rows of one sample, or drop it and its questions with the reason."""
         output, sample_id = self.output, candidate.sample["sample_id"]
         output.take("sample")
         output.take("question", len(candidate.questions or []))
-        obstacle = (IMAGE_IN_TRAIN, "") if split == IMAGE_IN_TRAIN else candidate.obstacle(self.kinds)
+        obstacle = (
+            (IMAGE_IN_TRAIN, "") if split == IMAGE_IN_TRAIN else candidate.obstacle(self.kinds)
+        )
         for question in candidate.questions or []:
             if question["status"] != "ok":
                 output.drop("question", question["question_id"], "malformed", question["reason"])
@@ -105,12 +128,20 @@ class _Merger:
         sample, image, seed = candidate.sample, candidate.image, self.run.seed
         assert image is not None
         prompt = caption_prompt(
-            sample["sample_id"], kind, instructions=self.instructions, request=self.request, seed=seed
+            sample["sample_id"],
+            kind,
+            instructions=self.instructions,
+            request=self.request,
+            seed=seed,
         )
         rounds = [Round(CAPTION, CAPTION, prompt, candidate.captions[kind]["caption"])]
         for row in self._unique(candidate.usable(kind)):
-            rounds.append(Round(row["question_id"], row["question_type"], question_prompt(row), row["answer"]))
-        for name, suffix, chosen in configured(shuffled_rounds(rounds, sample["sample_id"], kind, seed=seed)):
+            rounds.append(
+                Round(row["question_id"], row["question_type"], question_prompt(row), row["answer"])
+            )
+        for name, suffix, chosen in configured(
+            shuffled_rounds(rounds, sample["sample_id"], kind, seed=seed)
+        ):
             if name not in self.names:
                 continue
             turns, strays = conversation(chosen)
@@ -120,11 +151,14 @@ class _Merger:
             writer = self.output.writer("conversations", path=f"{kind}/{name}", stem=split)
             writer.write(
                 {
-                    "id": sample["sample_id"] + suffix, "images": [image["image_id"]], "conversations": turns,
-                    "sample_id": sample["sample_id"], "doc_id": sample["doc_id"],
+                    "id": sample["sample_id"] + suffix,
+                    "images": [image["image_id"]],
+                    "conversations": turns,
+                    "sample_id": sample["sample_id"],
+                    "doc_id": sample["doc_id"],
                     "sources": [entry.source for entry in chosen],
                 }
-            )  # fmt: skip
+            )
 
     def _unique(self, questions: list[Row]) -> list[Row]:
         """The questions that stay; the others are dropped with the question that they resemble."""
@@ -132,9 +166,12 @@ class _Merger:
             return []
         ids = [row["question_id"] for row in questions]
         duplicates, stuck = find_duplicates(
-            self.embeddings.of([row["question"] for row in questions]), [row["question_type"] for row in questions],
-            ids, threshold=self.run.params.similarity_threshold, minimum=self.run.params.min_per_type,
-        )  # fmt: skip
+            self.embeddings.of([row["question"] for row in questions]),
+            [row["question_type"] for row in questions],
+            ids,
+            threshold=self.run.params.similarity_threshold,
+            minimum=self.run.params.min_per_type,
+        )
         for found in duplicates:
             detail = f"{found.similarity:.4f} to {ids[found.other]}"
             self.output.drop("question", ids[found.question], "similar_question", detail)
@@ -146,7 +183,9 @@ class _Merger:
 
 def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
     """A seeded handful of dropped questions, each beside the one that it resembles."""
-    dropped = (row for row in tables.read_rows(run.data / "dropped") if row["reason"] == "similar_question")
+    dropped = (
+        row for row in tables.read_rows(run.data / "dropped") if row["reason"] == "similar_question"
+    )
     pairs = [
         (row["id"], *reversed(row["detail"].split(" to ")))
         for row in choose(dropped, limit, run.seed, key=lambda row: str(row["id"]))
@@ -154,6 +193,10 @@ def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
     ids = {name for pair in pairs for name in pair[:2]}
     texts = tables.lookup(run.table("questions"), "question_id", ids, ["question"]) if ids else {}
     return [
-        {"dropped": texts[lost]["question"], "kept": texts[kept]["question"], "similarity": float(similarity)}
+        {
+            "dropped": texts[lost]["question"],
+            "kept": texts[kept]["question"],
+            "similarity": float(similarity),
+        }
         for lost, kept, similarity in pairs
     ]

@@ -1,8 +1,10 @@
-"""Prompt templates, and the fence that keeps web text from speaking as the prompt (VisCon-100K, sections 3.2, 3.3).
+"""Prompt templates, and the fence that keeps web text from speaking as the prompt (VisCon-100K,
+sections 3.2, 3.3).
 
-A template is a text file with fields such as `{{caption}}`: ours lie beside this module, any other is a path.
-What fills a field comes from the web, so `render` fences every value; our templates say that orders inside a
-fence are to be ignored, and begin with what all samples share, so that servers reuse the prefix.
+A template is a text file with fields such as `{{caption}}`: ours lie beside this module, any other
+is a path. What fills a field comes from the web, so `render` fences every value; our templates say
+that orders inside a fence are to be ignored, and begin with what all samples share, so that servers
+reuse the prefix.
 """
 
 import re
@@ -17,12 +19,16 @@ from vislib.runs.seeding import short_hash
 _HERE = Path(__file__).parent
 _FIELD = re.compile(r"\{\{[ \t]{0,3}(\w+)[ \t]{0,3}\}\}")
 _RESERVED = re.compile(
-    rf"{IDENTIFIER.pattern}|<[ \t]{{0,2}}/?[ \t]{{0,2}}(?:another[-_ ]?)?image[ \t]{{0,2}}/?[ \t]{{0,2}}>",
+    rf"{IDENTIFIER.pattern}|<[ \t]{{0,2}}/?[ \t]{{0,2}}(?:another[-_ ]?)?image[ \t]{{0,2}}/?["
+    r" \t]{0,2}>",
     re.IGNORECASE,
 )
 _HARMLESS = str.maketrans("<>＜＞", "‹›‹›")
-_GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]{0,3}"  # white space, soft hyphens and characters without width
-_LIKE_FENCE = re.compile(rf"[<＜﹤]({_GAP}[/／]?{_GAP}[dｄ]{_GAP}[aａ]{_GAP}[tｔ]{_GAP}[aａ](?!\w))", re.IGNORECASE)
+# white space, soft hyphens and characters without width
+_GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]{0,3}"
+_LIKE_FENCE = re.compile(
+    rf"[<＜﹤]({_GAP}[/／]?{_GAP}[dｄ]{_GAP}[aａ]{_GAP}[tｔ]{_GAP}[aａ](?!\w))", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,10 @@ class Template:
         """
         if unknown := sorted(self.fields - set(values)):
             known = ", ".join(f"{{{{{name}}}}}" for name in values) or "none"
-            raise InputError(f"{self.name}: unknown field {{{{{unknown[0]}}}}}; the fields of this prompt: {known}")
+            raise InputError(
+                f"{self.name}: unknown field {{{{{unknown[0]}}}}}; the fields of this prompt:"
+                f" {known}"
+            )
         return _FIELD.sub(lambda match: fence(values[match[1]]), self.text)
 
 
@@ -65,25 +74,34 @@ def load(name_or_path: str, *, needs: Collection[str] = ()) -> Template:
     Raises InputError if it cannot be read, is empty, or lacks one of the fields in `needs`.
     """
     ours = _HERE / f"{name_or_path}.txt"
-    path = ours if re.fullmatch(r"\w+", name_or_path) and ours.is_file() else Path(name_or_path).expanduser()
+    path = (
+        ours
+        if re.fullmatch(r"\w+", name_or_path) and ours.is_file()
+        else Path(name_or_path).expanduser()
+    )
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         names = ", ".join(sorted(file.stem for file in _HERE.glob("*.txt")))
-        raise InputError(f"prompt {name_or_path!r}: no readable UTF-8 file ({error}); ours: {names}") from error
+        raise InputError(
+            f"prompt {name_or_path!r}: no readable UTF-8 file ({error}); ours: {names}"
+        ) from error
     template = Template(name_or_path, text)
     if not text:
         raise InputError(f"prompt {name_or_path}: the file is empty")
     if lacking := sorted(set(needs) - template.fields):
-        raise InputError(f"prompt {name_or_path}: lacks the field {{{{{lacking[0]}}}}}; put it where the text is to go")
+        raise InputError(
+            f"prompt {name_or_path}: lacks the field {{{{{lacking[0]}}}}}; put it where the text is"
+            " to go"
+        )
     return template
 
 
 def fence(text: str) -> str:
     """`text` between marks that cannot stand in it; an empty one becomes the words `(none)`.
 
-    The marks carry a number made from the text, and every look-alike in it is written with ‹, so that neither
-    a page nor a caption can end its own fence.
+    The marks carry a number made from the text, and every look-alike in it is written with ‹, so
+    that neither a page nor a caption can end its own fence.
     """
     inside = _LIKE_FENCE.sub(r"‹\1", text).strip()
     if not inside:
@@ -93,10 +111,11 @@ def fence(text: str) -> str:
 
 
 def neutralise(text: str) -> tuple[str, int]:
-    """Write the words that our formats reserve (`<image>`, `<another-image>`, `<Human>`, ...) with ‹ ›.
+    """Write the words that our formats reserve (`<image>`, `<another-image>`, `<Human>`, ...) with
+    ‹ ›.
 
-    Takes them in any case and in every form that the parser would read as an identifier. Returns the text and
-    how many were found.
+    Takes them in any case and in every form that the parser would read as an identifier. Returns
+    the text and how many were found.
     """
     if "<" not in text and "＜" not in text:
         return text, 0

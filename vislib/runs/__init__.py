@@ -1,4 +1,6 @@
-"""The ground under the stages: parameters, keys, tables, shards, journal, accounts and records of runs."""
+"""The ground under the stages: parameters, keys, tables, shards, journal, accounts and records of
+runs.
+"""
 
 from vislib.runs.errors import InputError
 from vislib.runs.record import Run

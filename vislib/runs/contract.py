@@ -15,87 +15,205 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 DROPPED = _schema(id=_TEXT, reason=_TEXT, detail=_TEXT)
 
 _OBELICS = {
-    "images": pa.list_(_TEXT), "texts": pa.list_(_TEXT), "metadata": _TEXT, "general_metadata": _TEXT,
-}  # fmt: skip
+    "images": pa.list_(_TEXT),
+    "texts": pa.list_(_TEXT),
+    "metadata": _TEXT,
+    "general_metadata": _TEXT,
+}
 DOCUMENTS = _schema(doc_id=_TEXT, **_OBELICS)
 QUARANTINE = _schema(source=_TEXT, row=_INT, reason=_TEXT)
 FILTERED = _schema(doc_id=_TEXT, **_OBELICS, n_tokens=_INT)
 SAMPLES = _schema(
-    sample_id=_TEXT, doc_id=_TEXT, image_index=_INT, image_url=_TEXT, alt_text=_TEXT, page_url=_TEXT,
-    context=_TEXT, n_context_tokens=_INT, width=_INT, height=_INT,
-)  # fmt: skip
+    sample_id=_TEXT,
+    doc_id=_TEXT,
+    image_index=_INT,
+    image_url=_TEXT,
+    alt_text=_TEXT,
+    page_url=_TEXT,
+    context=_TEXT,
+    n_context_tokens=_INT,
+    width=_INT,
+    height=_INT,
+)
 IMAGES = _schema(
-    image_url=_TEXT, image_id=_TEXT, status=_TEXT, reason=_TEXT, path=_TEXT, width=_INT, height=_INT,
-    format=_TEXT, perceptual_hash=_TEXT,
-)  # fmt: skip
+    image_url=_TEXT,
+    image_id=_TEXT,
+    status=_TEXT,
+    reason=_TEXT,
+    path=_TEXT,
+    width=_INT,
+    height=_INT,
+    format=_TEXT,
+    perceptual_hash=_TEXT,
+)
 SELECTED = pa.schema([*SAMPLES, *_schema(image_id=_TEXT, cluster=_INT, rank=_INT, distance=_REAL)])
 EMBEDDINGS = _schema(image_id=_TEXT, cluster=_INT, distance=_REAL, vector=pa.list_(pa.float32()))
 DUPLICATES = _schema(image_id=_TEXT, kept_id=_TEXT, reason=_TEXT, distance=_REAL)
 _BOX = [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2")]
 _SCORE, _EXPERT = ("score", pa.float32()), ("expert", _TEXT)
 PRIORS = _schema(
-    image_id=_TEXT, tags=pa.list_(pa.struct([("label", _TEXT), _SCORE, _EXPERT])),
+    image_id=_TEXT,
+    tags=pa.list_(pa.struct([("label", _TEXT), _SCORE, _EXPERT])),
     boxes=pa.list_(pa.struct([("label", _TEXT), _SCORE, *_BOX, _EXPERT])),
     texts=pa.list_(pa.struct([("text", _TEXT), _SCORE, *_BOX, _EXPERT])),
-)  # fmt: skip
+)
 EXPERTS = _schema(expert=_TEXT, model=_TEXT, revision=_TEXT)
 CAPTIONS = _schema(
-    sample_id=_TEXT, kind=_TEXT, caption=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT,
-    prompt_sha=_TEXT, request_sha=_TEXT, tokens_in=_INT, tokens_out=_INT,
-)  # fmt: skip
-QUESTIONS = _schema(
-    question_id=_TEXT, sample_id=_TEXT, kind=_TEXT, question_type=_TEXT, round=_INT, question=_TEXT,
-    options=pa.list_(_TEXT), answer=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT, prompt_sha=_TEXT,
+    sample_id=_TEXT,
+    kind=_TEXT,
+    caption=_TEXT,
+    status=_TEXT,
+    reason=_TEXT,
+    model=_TEXT,
+    prompt_sha=_TEXT,
     request_sha=_TEXT,
-)  # fmt: skip
+    tokens_in=_INT,
+    tokens_out=_INT,
+)
+QUESTIONS = _schema(
+    question_id=_TEXT,
+    sample_id=_TEXT,
+    kind=_TEXT,
+    question_type=_TEXT,
+    round=_INT,
+    question=_TEXT,
+    options=pa.list_(_TEXT),
+    answer=_TEXT,
+    status=_TEXT,
+    reason=_TEXT,
+    model=_TEXT,
+    prompt_sha=_TEXT,
+    request_sha=_TEXT,
+)
 REQUESTS = _schema(
-    sample_id=_TEXT, kind=_TEXT, question_type=_TEXT, status=_TEXT, reason=_TEXT, model=_TEXT, request_sha=_TEXT,
-    tokens_in=_INT, tokens_out=_INT,
-)  # fmt: skip
+    sample_id=_TEXT,
+    kind=_TEXT,
+    question_type=_TEXT,
+    status=_TEXT,
+    reason=_TEXT,
+    model=_TEXT,
+    request_sha=_TEXT,
+    tokens_in=_INT,
+    tokens_out=_INT,
+)
 CONVERSATIONS = _schema(
-    id=_TEXT, images=pa.list_(_TEXT), conversations=pa.list_(pa.struct([("from", _TEXT), ("value", _TEXT)])),
-    sample_id=_TEXT, doc_id=_TEXT, sources=pa.list_(_TEXT),
-)  # fmt: skip
+    id=_TEXT,
+    images=pa.list_(_TEXT),
+    conversations=pa.list_(pa.struct([("from", _TEXT), ("value", _TEXT)])),
+    sample_id=_TEXT,
+    doc_id=_TEXT,
+    sources=pa.list_(_TEXT),
+)
 PAIRS = _schema(
-    pair_id=_TEXT, sample_id=_TEXT, position=_INT, shown_left=_TEXT, left=_TEXT, right=_TEXT, left_model=_TEXT,
+    pair_id=_TEXT,
+    sample_id=_TEXT,
+    position=_INT,
+    shown_left=_TEXT,
+    left=_TEXT,
+    right=_TEXT,
+    left_model=_TEXT,
     right_model=_TEXT,
-)  # fmt: skip
+)
 VOTES = _schema(pair_id=_TEXT, sample_id=_TEXT, choice=_TEXT, remark=_TEXT)
 STEPS = _schema(
-    step=_INT, epoch=_REAL, loss=_REAL, learning_rate=_REAL, gradient_norm=_REAL, tokens=_INT, supervised_tokens=_INT,
-)  # fmt: skip
+    step=_INT,
+    epoch=_REAL,
+    loss=_REAL,
+    learning_rate=_REAL,
+    gradient_norm=_REAL,
+    tokens=_INT,
+    supervised_tokens=_INT,
+)
 ARMS = _schema(
-    model=_TEXT, arm=_TEXT, seed=_INT, base=_TEXT, method=_TEXT, conversations=_TEXT, samples=_INT, rows=_INT,
-    own_rows=_INT, text_only_rows=_INT, rounds=_INT, tokens=_INT, image_tokens=_INT, supervised_tokens=_INT, steps=_INT,
-)  # fmt: skip
-ARM_SIZES = ("samples", "rounds", "supervised_tokens")  # arms whose data are compared should share these
+    model=_TEXT,
+    arm=_TEXT,
+    seed=_INT,
+    base=_TEXT,
+    method=_TEXT,
+    conversations=_TEXT,
+    samples=_INT,
+    rows=_INT,
+    own_rows=_INT,
+    text_only_rows=_INT,
+    rounds=_INT,
+    tokens=_INT,
+    image_tokens=_INT,
+    supervised_tokens=_INT,
+    steps=_INT,
+)
+ARM_SIZES = (
+    "samples",
+    "rounds",
+    "supervised_tokens",
+)  # arms whose data are compared should share these
 PREDICTIONS = _schema(sample_id=_TEXT, doc_id=_TEXT, system=_TEXT, caption=_TEXT, reference=_TEXT)
-CAPTION_SCORES = _schema(system=_TEXT, metric=_TEXT, score=_REAL, low=_REAL, high=_REAL, n=_INT, signature=_TEXT)
+CAPTION_SCORES = _schema(
+    system=_TEXT, metric=_TEXT, score=_REAL, low=_REAL, high=_REAL, n=_INT, signature=_TEXT
+)
 _CELL = {"model": _TEXT, "arm": _TEXT}
 RESULTS = _schema(
-    **_CELL, seed=_INT, benchmark=_TEXT, sample_id=_TEXT, question_type=_TEXT, prediction=_TEXT, answer=_TEXT,
-    correct=pa.bool_(), parsed=pa.bool_(), strictly_correct=pa.bool_(), words=_INT, points=_REAL,
-    lenient=_REAL,  # `correct` or `points` by our own lenient reading, where letters, yes or no are read
-    cluster=_TEXT,  # of questions that are not independent: their page or image; "" where it is not known
-)  # fmt: skip
+    **_CELL,
+    seed=_INT,
+    benchmark=_TEXT,
+    sample_id=_TEXT,
+    question_type=_TEXT,
+    prediction=_TEXT,
+    answer=_TEXT,
+    correct=pa.bool_(),
+    parsed=pa.bool_(),
+    strictly_correct=pa.bool_(),
+    words=_INT,
+    points=_REAL,
+    # `correct` or `points` by our own lenient reading, where letters, yes or no are read
+    lenient=_REAL,
+    # of questions that are not independent: their page or image; "" where it is not known
+    cluster=_TEXT,
+)
 BENCHMARK_SCORES = _schema(
-    **_CELL, benchmark=_TEXT, n=_INT, seeds=_INT, accuracy=_REAL, low=_REAL, high=_REAL, seed_deviation=_REAL,
-    strict_accuracy=_REAL, unparsed=_REAL, lenient_accuracy=_REAL, clusters=_INT,
-)  # fmt: skip
+    **_CELL,
+    benchmark=_TEXT,
+    n=_INT,
+    seeds=_INT,
+    accuracy=_REAL,
+    low=_REAL,
+    high=_REAL,
+    seed_deviation=_REAL,
+    strict_accuracy=_REAL,
+    unparsed=_REAL,
+    lenient_accuracy=_REAL,
+    clusters=_INT,
+)
 COMPARISONS = _schema(
-    **_CELL, reference=_TEXT, benchmark=_TEXT, n=_INT, b=_INT, c=_INT, difference=_REAL, low=_REAL, high=_REAL,
-    p=_REAL, p_holm=_REAL,
-    clusters=_INT, p_clustered=_REAL,  # p_holm adjusts p_clustered
+    **_CELL,
+    reference=_TEXT,
+    benchmark=_TEXT,
+    n=_INT,
+    b=_INT,
+    c=_INT,
+    difference=_REAL,
+    low=_REAL,
+    high=_REAL,
+    p=_REAL,
+    p_holm=_REAL,
+    clusters=_INT,
+    p_clustered=_REAL,  # p_holm adjusts p_clustered
     detectable=_REAL,  # smallest true difference that is found in 80 of 100 such comparisons
-    claim=_TEXT, seed_deviation=_REAL,  # which checkpoints p is about; spread of the difference over seeds
-    aa_difference=_REAL, aa_p=_REAL,  # two seeds of one arm, compared in the same way
-)  # fmt: skip
+    claim=_TEXT,
+    seed_deviation=_REAL,  # which checkpoints p is about; spread of the difference over seeds
+    aa_difference=_REAL,
+    aa_p=_REAL,  # two seeds of one arm, compared in the same way
+)
 
 SCHEMAS: dict[str, dict[str, pa.Schema]] = {
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE, "dropped": DROPPED},
     "02_filtering": {"documents": FILTERED, "samples": SAMPLES, "dropped": DROPPED},
     "03_images": {"images": IMAGES, "dropped": DROPPED},
-    "04_selection": {"samples": SELECTED, "embeddings": EMBEDDINGS, "duplicates": DUPLICATES, "dropped": DROPPED},
+    "04_selection": {
+        "samples": SELECTED,
+        "embeddings": EMBEDDINGS,
+        "duplicates": DUPLICATES,
+        "dropped": DROPPED,
+    },
     "05_experts": {"priors": PRIORS, "experts": EXPERTS, "dropped": DROPPED},
     "06_captioning": {"captions": CAPTIONS, "dropped": DROPPED},
     "07_qa_generation": {"questions": QUESTIONS, "requests": REQUESTS, "dropped": DROPPED},

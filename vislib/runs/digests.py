@@ -1,7 +1,8 @@
 """Content hashes of files: each file is read once, as long as it stays what it was.
 
-A model of 4 GB would be read at every look otherwise. What was read is kept for this process, and beside the runs
-for the next (`.digests.sqlite`, which may be deleted at any time), under the file's inode, size and times.
+A model of 4 GB would be read at every look otherwise. What was read is kept for this process, and
+beside the runs for the next (`.digests.sqlite`, which may be deleted at any time), under the file's
+inode, size and times.
 """
 
 import hashlib
@@ -15,20 +16,24 @@ from typing import Any
 
 FileFacts = dict[str, Any]  # size in bytes, sha256
 
-# A file that was written a moment ago may be written again at the same time of the file system's clock,
-# whose steps are of 2 s at most (FAT): it is read again, as git does with a "racily clean" file.
+# A file that was written a moment ago may be written again at the same time of the file system's
+# clock, whose steps are of 2 s at most (FAT): it is read again, as git does with a "racily clean"
+# file.
 _SETTLED_NS = 2_100_000_000
 _known: dict[str, str] = {}
 _writes = True
 
 
 def folder_facts(folder: Path, files: Iterable[Path]) -> dict[str, FileFacts]:
-    """Facts of `files` by their path from `folder` (from its own folder, where it is a file or a glob)."""
+    """Facts of `files` by their path from `folder` (from its own folder, where it is a file or a
+    glob).
+    """
     base = next(p for p in (folder, *folder.parents) if p.is_dir())
     named = sorted((str(path.relative_to(base)), path) for path in files)
     hashes = file_hashes([path for _, path in named])
     return {
-        name: {"size": path.stat().st_size, "sha256": found} for (name, path), found in zip(named, hashes, strict=True)
+        name: {"size": path.stat().st_size, "sha256": found}
+        for (name, path), found in zip(named, hashes, strict=True)
     }
 
 
@@ -54,14 +59,18 @@ def file_hashes(paths: Sequence[Path]) -> list[str]:
 
 
 def _identity(path: Path) -> str:
-    """What changes with the content. The change time does even when a tool puts the time of writing back."""
+    """What changes with the content. The change time does even when a tool puts the time of writing
+    back.
+    """
     stat = path.stat()
     return f"{path.name!a} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def _is_settled(path: Path) -> bool:
     stat = path.stat()
-    return bool(stat.st_ino) and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS
+    return (
+        bool(stat.st_ino) and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS
+    )
 
 
 def _cache() -> Path:
@@ -86,14 +95,21 @@ def _recall(identities: Sequence[str]) -> dict[str, str]:
     if unknown and _cache().exists():
         with suppress(sqlite3.Error), closing(sqlite3.connect(_cache(), timeout=5)) as db:
             for row in unknown:
-                _known.update(db.execute("SELECT identity, sha256 FROM digests WHERE identity = ?", row))
+                _known.update(
+                    db.execute("SELECT identity, sha256 FROM digests WHERE identity = ?", row)
+                )
     return {identity: _known[identity] for identity in identities if identity in _known}
 
 
 def _remember(new: Mapping[str, str]) -> None:
-    """Keep hashes, if there is a folder that keeps them: a cache that cannot be written is no error."""
+    """Keep hashes, if there is a folder that keeps them: a cache that cannot be written is no
+    error.
+    """
     _known.update(new)
     if new and _writes and _cache().parent.is_dir():
         with suppress(sqlite3.Error), closing(sqlite3.connect(_cache(), timeout=5)) as db, db:
-            db.execute("CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT)"
+                " WITHOUT ROWID"
+            )
             db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())

@@ -7,9 +7,13 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_FULL = re.compile(r"No space left on device|quota exceeded|database or disk is full|File too large", re.IGNORECASE)
+_FULL = re.compile(
+    r"No space left on device|quota exceeded|database or disk is full|File too large", re.IGNORECASE
+)
 _RESERVE = ".reserve"
-_RESERVED_BYTES = 256 * 1024  # a record of a stage with some thousand parts, its diff of the checkout included
+_RESERVED_BYTES = (
+    256 * 1024
+)  # a record of a stage with some thousand parts, its diff of the checkout included
 
 
 def is_full(error: object) -> bool:
@@ -20,17 +24,22 @@ def is_full(error: object) -> bool:
 def explain(error: object, run: Path) -> str:
     """The error's first line, which folder has how much room, what was kept, and how to go on."""
     near = next(place for place in (run, *run.parents) if place.is_dir())
-    free, full = min((shutil.disk_usage(place).free, place) for place in (near, Path(tempfile.gettempdir())))
+    free, full = min(
+        (shutil.disk_usage(place).free, place) for place in (near, Path(tempfile.gettempdir()))
+    )
     said = str(error).strip().partition("\n")[0][:300]
     room = f"{full} has {free / 1e6:,.1f} MB free of {shutil.disk_usage(full).total / 1e6:,.1f}"
     return (
-        f"{said}; {room}. The last good results and the journal stay: make room, or name another folder "
-        "(VISLIB_RUNS for runs, TMPDIR for temporary files), and run the same command again"
+        f"{said}; {room}. The last good results and the journal stay: make room, or name another"
+        " folder (VISLIB_RUNS for runs, TMPDIR for temporary files), and run the same command"
+        " again"
     )
 
 
 def reserve(folder: Path) -> None:
-    """Keep room for the record of a failure; bytes at random, since some file systems store zeros in no room."""
+    """Keep room for the record of a failure; bytes at random, since some file systems store zeros
+    in no room.
+    """
     (folder / _RESERVE).write_bytes(os.urandom(_RESERVED_BYTES))
 
 

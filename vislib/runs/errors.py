@@ -1,4 +1,6 @@
-"""The one exception that is the user's to mend: its message names the value, the place and the mend."""
+"""The one exception that is the user's to mend: its message names the value, the place and the
+mend.
+"""
 
 
 class InputError(ValueError):

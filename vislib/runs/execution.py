@@ -1,7 +1,8 @@
 """Run one notebook under papermill and say truthfully how it ended.
 
-The notebook file is no evidence: papermill marks every cell of a killed notebook completed. A stage is `ok` only when
-papermill returned, every code cell has an execution count, and the last cell wrote `finished` into the record.
+The notebook file is no evidence: papermill marks every cell of a killed notebook completed. A stage
+is `ok` only when papermill returned, every code cell has an execution count, and the last cell
+wrote `finished` into the record.
 """
 
 import logging
@@ -25,7 +26,9 @@ from vislib.runs.redaction import redact, write_redacted
 from vislib.runs.stage import Stage, read_record, write_record
 
 _SCHEME = "redacted:"
-_PROGRESS = re.compile(r"^\S+ \S+ INFO vislib\.(?:runs\.(?:progress|interrupts)|engines\.\w+): (.+)", re.M)
+_PROGRESS = re.compile(
+    r"^\S+ \S+ INFO vislib\.(?:runs\.(?:progress|interrupts)|engines\.\w+): (.+)", re.M
+)
 
 
 class StageFailed(Exception):
@@ -33,7 +36,9 @@ class StageFailed(Exception):
 
 
 class _RedactingFiles:
-    """papermill's way to a file, with no secret in what is written; papermill saves after every cell."""
+    """papermill's way to a file, with no secret in what is written; papermill saves after every
+    cell.
+    """
 
     def read(self, path: str) -> str:
         return Path(path.removeprefix(_SCHEME)).read_text(encoding="utf-8")
@@ -50,8 +55,11 @@ class _RedactingFiles:
         return path
 
 
-def execute(stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run `stage` in a kernel of its own, then promote it. Returns its record; raises StageFailed or KeyboardInterrupt.
+def execute(
+    stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run `stage` in a kernel of its own, then promote it. Returns its record; raises StageFailed
+    or KeyboardInterrupt.
 
     The caller holds the run folder's lock. `tell` is given every line of progress.
     """
@@ -61,10 +69,16 @@ def execute(stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[st
         with _followed(stage.partial / "log.txt", tell):
             book = _run_notebook(stage)
         record = read_record(stage.partial)
-        code = [(n, cell) for n, cell in enumerate(book.cells) if cell.cell_type == "code" and cell.source.strip()]
+        code = [
+            (n, cell)
+            for n, cell in enumerate(book.cells)
+            if cell.cell_type == "code" and cell.source.strip()
+        ]
         skipped = [n for n, cell in code if not cell.execution_count]
         if skipped:
-            raise StageFailed(f"ended before its last cell: cell {skipped[0]} of {len(book.cells)} never ran")
+            raise StageFailed(
+                f"ended before its last cell: cell {skipped[0]} of {len(book.cells)} never ran"
+            )
         if record.get("status") != "finished":
             raise StageFailed("its last cell did not finish the run: run.finish() is missing")
         _write_html(book, stage.partial / "notebook.html")
@@ -89,7 +103,9 @@ def execute(stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[st
 
 @contextmanager
 def _followed(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Give `tell` the lines of progress that are written to the log meanwhile, each within a second."""
+    """Give `tell` the lines of progress that are written to the log meanwhile, each within a
+    second.
+    """
     over, seen = threading.Event(), file.stat().st_size if file.exists() else 0
 
     def follow() -> None:
@@ -115,7 +131,9 @@ def _followed(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _kernel_manager(stage: Stage, sockets: str) -> type[Any]:
-    """Kernels over IPC (no port to collide on), whose own messages go to a file and not between the runner's lines."""
+    """Kernels over IPC (no port to collide on), whose own messages go to a file and not between the
+    runner's lines.
+    """
     stderr = stage.partial / "scratch" / "kernel.log"
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
@@ -127,8 +145,9 @@ def _kernel_manager(stage: Stage, sockets: str) -> type[Any]:
 
         @default("shutdown_wait_time")
         def _patience(self) -> float:
-            # s: an interrupted stage finishes what is in flight (a second interrupt ends it at once); an ended one
-            # has nothing left to do, and a kernel that hangs on its way out is ended
+            # s: an interrupted stage finishes what is in flight (a second interrupt ends it at
+            # once); an ended one has nothing left to do, and a kernel that hangs on its way out is
+            # ended
             return 1200.0 if stage.is_at_work() else 5.0
 
         @default("transport")
@@ -143,30 +162,43 @@ def _kernel_manager(stage: Stage, sockets: str) -> type[Any]:
 
 
 def _run_notebook(stage: Stage) -> Any:
-    """The executed notebook. Errors become StageFailed with one clear message; the traceback goes to log.txt."""
+    """The executed notebook. Errors become StageFailed with one clear message; the traceback goes
+    to log.txt.
+    """
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
     from papermill.iorw import papermill_io
 
     if all(scheme != _SCHEME for scheme, _ in papermill_io._handlers):
         papermill_io.register(_SCHEME, _RedactingFiles())
-    for name in ("papermill", "asyncio"):  # what they log comes as an exception too, which an interrupt overtakes
+    for name in (
+        "papermill",
+        "asyncio",
+    ):  # what they log comes as an exception too, which an interrupt overtakes
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with TemporaryDirectory(prefix="vislib-", ignore_cleanup_errors=True) as sockets:
             return execute_notebook(
-                str(Stage.notebook_file(stage.notebook)), f"{_SCHEME}{stage.partial / 'notebook.ipynb'}",
-                parameters=stage.values, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+                str(Stage.notebook_file(stage.notebook)),
+                f"{_SCHEME}{stage.partial / 'notebook.ipynb'}",
+                parameters=stage.values,
+                kernel_name="python3",
+                cwd=str(ROOT),
+                progress_bar=False,
                 kernel_manager_class=_kernel_manager(stage, sockets),
-            )  # fmt: skip
+            )
     except PapermillExecutionError as error:
         _log(stage, "\n".join(error.traceback))
         plain = error.ename in (InputError.__name__, "SystemExit")
         raise StageFailed(error.evalue if plain else f"{error.ename}: {error.evalue}") from error
     except Exception as error:  # a dead kernel, a kernel that does not start, a full disk
         _log(stage, traceback.format_exc())
-        mend = "; was it killed, or out of memory? The same command goes on" * ("Kernel died" in str(error))
-        raise StageFailed(f"{type(error).__name__}: {' '.join(str(error).split())}{mend}") from error
+        mend = "; was it killed, or out of memory? The same command goes on" * (
+            "Kernel died" in str(error)
+        )
+        raise StageFailed(
+            f"{type(error).__name__}: {' '.join(str(error).split())}{mend}"
+        ) from error
 
 
 def _end_kernel(stage: Stage) -> None:
@@ -184,7 +216,10 @@ def _write_html(book: Any, file: Path) -> None:
 
 
 def _log(stage: Stage, text: str) -> None:
-    with suppress(OSError), (stage.partial / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        suppress(OSError),
+        (stage.partial / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.write(redact(text) + "\n")
 
 

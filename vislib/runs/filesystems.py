@@ -1,7 +1,9 @@
-"""What a file system can do: SQLite's write-ahead log needs memory shared by all who write, so one machine's disk.
+"""What a file system can do: SQLite's write-ahead log needs memory shared by all who write, so one
+machine's disk.
 
-https://www.sqlite.org/wal.html rules it out on network file systems, where a run folder that several nodes of a
-cluster share lies. There the journal of answers is kept in SQLite's rollback form, under POSIX locks.
+https://www.sqlite.org/wal.html rules it out on network file systems, where a run folder that
+several nodes of a cluster share lies. There the journal of answers is kept in SQLite's rollback
+form, under POSIX locks.
 """
 
 import fcntl
@@ -19,7 +21,9 @@ _NETWORK = re.compile(
 
 
 def network_type(path: Path) -> str:
-    """Type of the network (or user-space) file system that `path` lies on; empty for a local one, or if unknown."""
+    """Type of the network (or user-space) file system that `path` lies on; empty for a local one,
+    or if unknown.
+    """
     try:
         lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -27,8 +31,12 @@ def network_type(path: Path) -> str:
     where, longest, kind = path.absolute().resolve(), -1, ""
     for line in lines:
         _, mount, name, *_ = line.split(" ")
-        place = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount))  # blanks are written \040
-        if where.is_relative_to(place) and len(place.parts) >= longest:  # of two on one place the later counts
+        place = Path(
+            re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount)
+        )  # blanks are written \040
+        if (
+            where.is_relative_to(place) and len(place.parts) >= longest
+        ):  # of two on one place the later counts
             longest, kind = len(place.parts), name
     return kind if _NETWORK.match(kind) else ""
 
@@ -36,7 +44,8 @@ def network_type(path: Path) -> str:
 def journal_mode(folder: Path) -> str:
     """SQLite's `journal_mode` for a file in `folder`: WAL, or TRUNCATE on a network file system.
 
-    Raises InputError where such a file system has no file locks: two writers would spoil what was paid for.
+    Raises InputError where such a file system has no file locks: two writers would spoil what was
+    paid for.
     """
     kind = network_type(folder)
     if not kind:
@@ -47,7 +56,7 @@ def journal_mode(folder: Path) -> str:
             fcntl.lockf(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(
-                f"{folder}: no journal of answers can be kept on this {kind}, whose file locks do not work "
-                f"({error}); set VISLIB_RUNS to a local disk, or mount it with locks"
+                f"{folder}: no journal of answers can be kept on this {kind}, whose file locks do"
+                f" not work ({error}); set VISLIB_RUNS to a local disk, or mount it with locks"
             ) from error
     return "TRUNCATE"

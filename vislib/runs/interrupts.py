@@ -12,7 +12,9 @@ _SAID = "Interrupted: what was done is kept; run the notebook again to go on fro
 
 @contextmanager
 def interrupts(stop: threading.Event) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `stop`; deliver it when the block, which heeds `stop`, has ended."""
+    """Turn the first SIGINT or SIGTERM into `stop`; deliver it when the block, which heeds `stop`,
+    has ended.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -25,7 +27,9 @@ def interrupts(stop: threading.Event) -> Iterator[None]:
         said = "interrupted: what is in flight is finished; a second interrupt ends at once"
         logging.getLogger(__name__).info(said)
 
-    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+    }
 
     def restore() -> None:
         for number, handler in before.items():

@@ -1,7 +1,9 @@
-"""The journal of paid answers: one SQLite file per engine, shared by all sets, written before an answer is used.
+"""The journal of paid answers: one SQLite file per engine, shared by all sets, written before an
+answer is used.
 
-A key names what was asked (model, sampling, messages, image), so an answer survives code edits, forced reruns
-and kills. Failed attempts stand apart, with time and cost, and never pass for answers.
+A key names what was asked (model, sampling, messages, image), so an answer survives code edits,
+forced reruns and kills. Failed attempts stand apart, with time and cost, and never pass for
+answers.
 """
 
 import json
@@ -17,9 +19,12 @@ from vislib.runs.filesystems import journal_mode
 from vislib.runs.redaction import redact
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, body TEXT NOT NULL, answered_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, body TEXT NOT NULL, answered_at REAL NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (
-    key TEXT NOT NULL, failed_at REAL NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, usd REAL NOT NULL,
+    key TEXT NOT NULL, failed_at REAL NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
+    usd REAL NOT NULL,
     PRIMARY KEY (key, failed_at)
 ) WITHOUT ROWID;
 """
@@ -29,16 +34,18 @@ _SYNC_S = 1.0
 def unusable(path: Path, error: Exception) -> InputError:
     """The error for a journal that cannot be read or written."""
     return InputError(
-        f"{path}: not a usable journal ({error}); it may hold paid answers: mend the disk, try sqlite3's `.recover`, "
-        "or move it aside to begin a new one"
+        f"{path}: not a usable journal ({error}); it may hold paid answers: mend the disk, try"
+        " sqlite3's `.recover`, or move it aside to begin a new one"
     )
 
 
 class Journal:
-    """Answers and failures by key. One writer per process; several processes may share the file (see `filesystems`).
+    """Answers and failures by key. One writer per process; several processes may share the file
+    (see `filesystems`).
 
-    Each answer is committed before it counts, so a kill loses none; the disk is made to keep them once a second, so
-    a power cut costs those of the last one. A disk that needs 10 ms for that would allow 100 answers a second.
+    Each answer is committed before it counts, so a kill loses none; the disk is made to keep them
+    once a second, so a power cut costs those of the last one. A disk that needs 10 ms for that
+    would allow 100 answers a second.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +53,9 @@ class Journal:
         self._lock, self._synced = Lock(), -_SYNC_S
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._db = sqlite3.connect(
+                path, timeout=60, check_same_thread=False, isolation_level=None
+            )
             self._db.execute(f"PRAGMA journal_mode={journal_mode(path.parent)}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_TABLES)
@@ -86,18 +95,26 @@ class Journal:
         self._write("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)", values)
 
     def retract(self, key: str, reason: str, detail: str, usd: float) -> None:
-        """An answer turned out to be none: it stands with the failures from now on, and may be asked again."""
+        """An answer turned out to be none: it stands with the failures from now on, and may be
+        asked again.
+        """
         self.fail(key, reason, detail, usd)
         self._write("DELETE FROM answers WHERE key = ?", (key,))
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """Failed attempts at `key`: reason, detail, last_at (seconds of the epoch) of the last one, usd of all."""
+        """Failed attempts at `key`: reason, detail, last_at (seconds of the epoch) of the last one,
+        usd of all.
+        """
         row = self._one(
-            "SELECT reason, detail, max(failed_at), count(*), (SELECT sum(usd) FROM failures WHERE key = ?1)"
-            " FROM failures WHERE key = ?1 HAVING count(*)",
+            "SELECT reason, detail, max(failed_at), count(*), (SELECT sum(usd) FROM failures WHERE"
+            " key = ?1) FROM failures WHERE key = ?1 HAVING count(*)",
             key,
         )
-        return dict(zip(("reason", "detail", "last_at", "attempts", "usd"), row, strict=True)) if row else None
+        return (
+            dict(zip(("reason", "detail", "last_at", "attempts", "usd"), row, strict=True))
+            if row
+            else None
+        )
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         with self._lock:
@@ -110,7 +127,9 @@ class Journal:
                     self._db.execute("PRAGMA synchronous=NORMAL")
                     self._synced = time.monotonic()
             except sqlite3.OperationalError as error:  # a full disk
-                raise InputError(f"{self.path}: cannot be written ({error}); make room and run again") from error
+                raise InputError(
+                    f"{self.path}: cannot be written ({error}); make room and run again"
+                ) from error
             except sqlite3.DatabaseError as error:
                 raise unusable(self.path, error) from error
 

@@ -1,7 +1,8 @@
 """The key of a stage: equal keys, equal data. It holds what can change the data, and nothing else.
 
-Notebook source without outputs and without its parameters cell, the resolved parameters (without `run_dir` and
-those marked [throughput]), content hashes of the inputs, and the `vislib` modules that the notebook reaches by import.
+Notebook source without outputs and without its parameters cell, the resolved parameters (without
+`run_dir` and those marked [throughput]), content hashes of the inputs, and the `vislib` modules
+that the notebook reaches by import.
 """
 
 import ast
@@ -18,7 +19,9 @@ from vislib.runs.errors import InputError
 from vislib.runs.params import Schema
 
 ROOT = Path(__file__).resolve().parents[2]
-_TABLE = re.compile(r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./-]+)$")
+_TABLE = re.compile(
+    r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./-]+)$"
+)
 
 
 def sha256(data: bytes) -> str:
@@ -27,7 +30,9 @@ def sha256(data: bytes) -> str:
 
 
 def notebook_hash(notebook: Path) -> str:
-    """Hash of a notebook's cells (type and source), without outputs, metadata and the parameters cell."""
+    """Hash of a notebook's cells (type and source), without outputs, metadata and the parameters
+    cell.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     kept = [
         (cell["cell_type"], "".join(cell["source"]))
@@ -38,7 +43,9 @@ def notebook_hash(notebook: Path) -> str:
 
 
 def code_files(notebook: Path) -> list[Path]:
-    """Files of `vislib` that the notebook's code cells reach by import, templates and texts beside them included."""
+    """Files of `vislib` that the notebook's code cells reach by import, templates and texts beside
+    them included.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     plain = (re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE) for source in sources)
@@ -54,15 +61,21 @@ def code_files(notebook: Path) -> list[Path]:
 
 
 def _package_data(package: Path) -> set[Path]:
-    """Files of a package that are not code (templates, texts, styles), without those of its subpackages."""
+    """Files of a package that are not code (templates, texts, styles), without those of its
+    subpackages.
+    """
     files = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
-    files = {p for p in files if not any(part.startswith(".") for part in p.relative_to(package).parts)}
+    files = {
+        p for p in files if not any(part.startswith(".") for part in p.relative_to(package).parts)
+    }
     inner = [init.parent for init in package.rglob("__init__.py") if init.parent != package]
     return {p for p in files if not any(p.is_relative_to(folder) for folder in inner)}
 
 
 def _imports(source: str) -> list[Path]:
-    """Module files of `vislib` that a source imports at any depth, with the packages they stand in."""
+    """Module files of `vislib` that a source imports at any depth, with the packages they stand
+    in.
+    """
     files = []
     for name in _imported(source):
         steps = name.split(".")
@@ -85,7 +98,9 @@ def _imported(source: str) -> list[str]:
 
 def code_hash(notebook: Path) -> str:
     """Hash over the names and contents of `code_files`."""
-    lines = (f"{path.relative_to(ROOT)} {sha256(path.read_bytes())}" for path in code_files(notebook))
+    lines = (
+        f"{path.relative_to(ROOT)} {sha256(path.read_bytes())}" for path in code_files(notebook)
+    )
     return sha256("\n".join(lines).encode())
 
 
@@ -94,16 +109,21 @@ def stage_key(
 ) -> tuple[str, dict[str, Any]]:
     """The key of one stage and the hashes in it."""
     kept = {
-        name: value for name, value in values.items() if name != "run_dir" and "throughput" not in schema[name].flags
+        name: value
+        for name, value in values.items()
+        if name != "run_dir" and "throughput" not in schema[name].flags
     }
     hashes = {
-        "notebook": notebook_hash(notebook), "code": code_hash(notebook), "parameters": kept,
+        "notebook": notebook_hash(notebook),
+        "code": code_hash(notebook),
+        "parameters": kept,
         "inputs": dict(sorted(input_hashes.items())),
-    }  # fmt: skip
+    }
     return sha256(json.dumps(hashes, sort_keys=True, ensure_ascii=False).encode()), hashes
 
 
-# ---- inputs -------------------------------------------------------------------------------------------------
+# ---- inputs
+# -------------------------------------------------------------------------------------------------
 
 
 def table_reference(value: str) -> tuple[str, str, str] | None:
@@ -113,7 +133,9 @@ def table_reference(value: str) -> tuple[str, str, str] | None:
 
 
 def input_path(value: str, run_folder: Path) -> Path:
-    """Where an [input] value lies: `<run_dir>/STAGE/data/TABLE`, or an outside path (from the project's root)."""
+    """Where an [input] value lies: `<run_dir>/STAGE/data/TABLE`, or an outside path (from the
+    project's root).
+    """
     reference = table_reference(value)
     if reference is None:
         try:
@@ -127,7 +149,9 @@ def input_path(value: str, run_folder: Path) -> Path:
 
 
 def is_local_model(value: str) -> bool:
-    """Whether a [model] value is a run's table or a path (which must exist), not an installed name or a hub id."""
+    """Whether a [model] value is a run's table or a path (which must exist), not an installed name
+    or a hub id.
+    """
     if table_reference(value):
         return True
     path = Path(value).expanduser()
@@ -164,13 +188,19 @@ def expand(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted((p for p in _below(path) if p.is_file() and not p.name.startswith(".")), key=in_order)
+        return sorted(
+            (p for p in _below(path) if p.is_file() and not p.name.startswith(".")), key=in_order
+        )
     anchor = Path(path.anchor)
-    return sorted((p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file()), key=in_order)
+    return sorted(
+        (p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file()), key=in_order
+    )
 
 
 def in_order(path: Path) -> tuple[list[str | int], Path]:
-    """Sort key of files whose numbers count: part-100000 comes after part-99999, not after part-10000."""
+    """Sort key of files whose numbers count: part-100000 comes after part-99999, not after
+    part-10000.
+    """
     pieces = re.split(r"([0-9]+)", str(path))
     return [int(piece) if number % 2 else piece for number, piece in enumerate(pieces)], path
 
@@ -193,6 +223,9 @@ def require_exists(path: Path, place: str, name: str, value: str) -> None:
         mend = "mend the path or make it first"
         if reference := table_reference(value):
             near = next(folder for folder in path.parents if folder.is_dir())
-            has = f"{near} has {', '.join(sorted(item.name for item in near.glob('[!.]*')))[:300] or 'nothing'}"
+            has = (
+                f"{near} has"
+                f" {', '.join(sorted(item.name for item in near.glob('[!.]*')))[:300] or 'nothing'}"
+            )
             mend = has if reference[1] in near.parts else f"run {reference[1]} first, {has}"
         raise InputError(f"{place}: {name} is {value!r}, but {path} does not exist; {mend}")

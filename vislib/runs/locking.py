@@ -1,9 +1,11 @@
-"""One lock per run folder: held by the runner, and by the kernel that works in it and its worker processes.
+"""One lock per run folder: held by the runner, and by the kernel that works in it and its worker
+processes.
 
-Three files in the run folder: `.lock` (the runner, or a kernel started by hand), `.kernel.lock` (the kernel) and
-`.workers.lock` (shared by the kernel's workers). Locks are flock(2): they end with the process, whatever ended it.
-Where a file system knows no flock (some network mounts), a marker file beside it, `.lock.soft`, is the lock: whoever
-finds it takes it over when its process is gone from the same machine.
+Three files in the run folder: `.lock` (the runner, or a kernel started by hand), `.kernel.lock`
+(the kernel) and `.workers.lock` (shared by the kernel's workers). Locks are flock(2): they end with
+the process, whatever ended it. Where a file system knows no flock (some network mounts), a marker
+file beside it, `.lock.soft`, is the lock: whoever finds it takes it over when its process is gone
+from the same machine.
 """
 
 import errno
@@ -37,7 +39,9 @@ class FolderLock:
         self._soft = SoftFileLock(f"{file}.soft", blocking=False, thread_local=False)
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; the owner's pid and command are then written into the file."""
+        """Take the lock if it is free; the owner's pid and command are then written into the
+        file.
+        """
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             handle = self.file.open("a+", encoding="utf-8")
@@ -56,7 +60,9 @@ class FolderLock:
             handle.flush()
         except OSError as error:
             self._soft.release()
-            raise InputError(f"{self.file.parent}: cannot be written ({error}); mend it, or set VISLIB_RUNS") from error
+            raise InputError(
+                f"{self.file.parent}: cannot be written ({error}); mend it, or set VISLIB_RUNS"
+            ) from error
         self._handle = handle
         return True
 
@@ -73,14 +79,19 @@ class FolderLock:
         return True
 
     def acquire(self, wait: float = _WAIT_SECONDS) -> None:
-        """Wait for the lock; end an orphan that holds it; give up after `wait` seconds with an InputError."""
+        """Wait for the lock; end an orphan that holds it; give up after `wait` seconds with an
+        InputError.
+        """
         deadline, said = time.monotonic() + wait, False
         while not self.try_acquire():
             owner = self.owner()
             if self._is_orphan(owner):
                 end_group(int(owner["group"]))
             elif not said:
-                print(f"{self.file.parent}: in use by process {owner.get('pid')}; waiting", file=sys.stderr)
+                print(
+                    f"{self.file.parent}: in use by process {owner.get('pid')}; waiting",
+                    file=sys.stderr,
+                )
                 said = True
             if time.monotonic() > deadline:
                 raise InputError(f"{self.file.parent}: {self._in_use(owner)}")
@@ -107,7 +118,9 @@ class FolderLock:
             return True
         try:
             with self.file.open(encoding="utf-8") as handle:
-                free = self._take(handle, fcntl.LOCK_SH)  # shared: on NFS a file open for reading gives no other
+                free = self._take(
+                    handle, fcntl.LOCK_SH
+                )  # shared: on NFS a file open for reading gives no other
         except FileNotFoundError:
             return False
         except OSError:  # a marker in a folder that cannot be written
@@ -131,7 +144,9 @@ class FolderLock:
 
 
 def flock(handle: int, kind: int) -> bool:
-    """flock(2) of an open file: whether it was to be had. Raises OSError where it is not supported."""
+    """flock(2) of an open file: whether it was to be had. Raises OSError where it is not
+    supported.
+    """
     try:
         fcntl.flock(handle, kind)
     except OSError as error:
@@ -144,7 +159,8 @@ def flock(handle: int, kind: int) -> bool:
 def share(file: Path) -> int:
     """An open file that holds the shared lock until the last process that inherits it has ended.
 
-    Where there is no flock it holds nothing: workers end with their parent, a moment later than its lock.
+    Where there is no flock it holds nothing: workers end with their parent, a moment later than its
+    lock.
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT)
     with suppress(OSError):
@@ -153,7 +169,9 @@ def share(file: Path) -> int:
 
 
 def end_group(group: int) -> None:
-    """End a kernel's process group, its children included: SIGTERM, and SIGKILL after two seconds."""
+    """End a kernel's process group, its children included: SIGTERM, and SIGKILL after two
+    seconds.
+    """
     if group == os.getpgid(0):
         return
     for signal_number in (signal.SIGTERM, signal.SIGKILL):

@@ -1,9 +1,11 @@
-"""The parameters cell is the schema: read with `ast`, never executed, and held against what a run is given.
+"""The parameters cell is the schema: read with `ast`, never executed, and held against what a run
+is given.
 
-A line reads `max_tokens: int = 2000  # text tokens a document may have [1..1000000]`. Brackets that end the help
-say what is allowed: a range, choices `[a|b]`, `[input]` (a table `STAGE/TABLE` or an outside path), `[model]` (the
-name of an installed model, a hub id with an optional @revision, or a path), `[throughput]` (speed, never data),
-`[env NAME]` (an empty text takes the value of that environment variable, before the stage is keyed).
+A line reads `max_tokens: int = 2000  # text tokens a document may have [1..1000000]`. Brackets that
+end the help say what is allowed: a range, choices `[a|b]`, `[input]` (a table `STAGE/TABLE` or an
+outside path), `[model]` (the name of an installed model, a hub id with an optional @revision, or a
+path), `[throughput]` (speed, never data), `[env NAME]` (an empty text takes the value of that
+environment variable, before the stage is keyed).
 """
 
 import ast
@@ -20,15 +22,25 @@ from vislib.runs.errors import InputError
 from vislib.runs.redaction import SECRET_NAME, redact
 
 _LINE = re.compile(
-    r"^(?P<name>\w+): (?P<type>int|float|str|bool|list|dict) = (?P<value>[^=#]*?)\s*(?:# (?P<help>[^=#]*))?$"
+    r"^(?P<name>\w+): (?P<type>int|float|str|bool|list|dict) = (?P<value>[^=#]*?)\s*(?:#"
+    r" (?P<help>[^=#]*))?$"
 )
 _BRACKET = re.compile(r"\s*\[([^\[\]]+)\]$")
-_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+_TYPES: dict[str, type] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One line of a parameters cell. `low`/`high` are inclusive; `choices` are the allowed texts."""
+    """One line of a parameters cell. `low`/`high` are inclusive; `choices` are the allowed
+    texts.
+    """
 
     name: str
     type: str
@@ -40,18 +52,26 @@ class Parameter:
     flags: frozenset[str] = frozenset()
 
     def check(self, value: Any, place: str) -> None:
-        """Raise InputError, naming `place`, unless `value` has this parameter's type and lies within its bounds."""
+        """Raise InputError, naming `place`, unless `value` has this parameter's type and lies
+        within its bounds.
+        """
         expected = _TYPES[self.type]
         fits = isinstance(value, expected) or (expected is float and isinstance(value, int))
         if not fits or (isinstance(value, bool) and expected is not bool):
-            raise InputError(f"{place}: {self.name} is {value!r} ({type(value).__name__}); {self._allowed()}")
-        if isinstance(value, int | float) and not (self.low <= value <= self.high):  # also refuses nan
+            raise InputError(
+                f"{place}: {self.name} is {value!r} ({type(value).__name__}); {self._allowed()}"
+            )
+        if isinstance(value, int | float) and not (
+            self.low <= value <= self.high
+        ):  # also refuses nan
             raise InputError(f"{place}: {self.name} is {value!r}; {self._allowed()}")
         items = value if isinstance(value, list) else [value]
         if self.choices and any(item not in self.choices for item in items):
             raise InputError(f"{place}: {self.name} is {value!r}; {self._allowed()}")
         if self.flags & {"input", "model"} and not all(isinstance(item, str) for item in items):
-            raise InputError(f"{place}: {self.name} is {value!r}; every entry must be a text (a path or a table)")
+            raise InputError(
+                f"{place}: {self.name} is {value!r}; every entry must be a text (a path or a table)"
+            )
 
     def from_environment(self, value: Any) -> Any:
         """What an empty `value` stands for: that of the [env NAME] variable, if it is set."""
@@ -59,7 +79,9 @@ class Parameter:
         return os.environ.get(names[0], value) if names else value
 
     def _allowed(self) -> str:
-        bounds = f" within [{_plain(self.low)}..{_plain(self.high)}]" if self.low > -math.inf else ""
+        bounds = (
+            f" within [{_plain(self.low)}..{_plain(self.high)}]" if self.low > -math.inf else ""
+        )
         options = f" out of {', '.join(self.choices)}" if self.choices else ""
         return f"allowed: {self.type}{bounds}{options} ({self.help})"
 
@@ -79,7 +101,9 @@ def parameters_source(notebook: Path) -> str:
         raise InputError(f"{notebook}: not a readable notebook ({error})") from error
     tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
-        raise InputError(f"{notebook}: {len(tagged)} cells are tagged `parameters`; exactly one must be")
+        raise InputError(
+            f"{notebook}: {len(tagged)} cells are tagged `parameters`; exactly one must be"
+        )
     return "".join(tagged[0]["source"])
 
 
@@ -99,7 +123,10 @@ def read_schema(notebook: Path) -> Schema:
 def _read_line(line: str, place: str) -> Parameter:
     match = _LINE.match(line)
     if not match:
-        raise InputError(f"{place}: {line!r} is not `name: type = literal  # help` on one line without further = or #")
+        raise InputError(
+            f"{place}: {line!r} is not `name: type = literal  # help` on one line without further ="
+            " or #"
+        )
     help_text, flags, choices, low, high = match["help"] or "", set(), (), -math.inf, math.inf
     while bracket := _BRACKET.search(help_text):
         help_text, inside = help_text[: bracket.start()], bracket[1]
@@ -114,9 +141,15 @@ def _read_line(line: str, place: str) -> Parameter:
     except (ValueError, SyntaxError) as error:
         raise InputError(f"{place}: the value {match['value']!r} is not a literal") from error
     parameter = Parameter(
-        name=match["name"], type=match["type"], default=default, help=help_text.strip(), low=low, high=high,
-        choices=choices, flags=frozenset(flags),
-    )  # fmt: skip
+        name=match["name"],
+        type=match["type"],
+        default=default,
+        help=help_text.strip(),
+        low=low,
+        high=high,
+        choices=choices,
+        flags=frozenset(flags),
+    )
     check_name(parameter.name, default, place)
     parameter.check(default, place)
     return parameter
@@ -129,7 +162,9 @@ def check_name(name: str, value: Any, place: str) -> None:
 
 
 def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """All parameters: what is `given`, else the defaults; unknown names and bad values are InputErrors."""
+    """All parameters: what is `given`, else the defaults; unknown names and bad values are
+    InputErrors.
+    """
     for name, value in given.items():
         check_name(name, value, place)
         if name not in schema:
@@ -140,6 +175,10 @@ def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, A
         value = given.get(name, parameter.default)
         value = value or parameter.from_environment(value)
         if (shown := redact(str(value))) != str(value):
-            raise InputError(f"{place}: {name} holds a secret of the environment ({shown[:200]}); leave it out")
-        values[name] = float(value) if parameter.type == "float" else value  # 0 and 0.0 must give one key
+            raise InputError(
+                f"{place}: {name} holds a secret of the environment ({shown[:200]}); leave it out"
+            )
+        values[name] = (
+            float(value) if parameter.type == "float" else value
+        )  # 0 and 0.0 must give one key
     return values

@@ -12,12 +12,16 @@ _HEADLESS_SECONDS = 30.0
 
 
 def interactive() -> bool:
-    """Whether this kernel belongs to a JupyterLab session (its server sets this variable) and not to a runner."""
+    """Whether this kernel belongs to a JupyterLab session (its server sets this variable) and not
+    to a runner.
+    """
     return "JPY_SESSION_NAME" in os.environ and RUNNER_VARIABLE not in os.environ
 
 
 class Progress:
-    """Counts items of a known total; `fields` (cost, failures) are shown beside rate and time left."""
+    """Counts items of a known total; `fields` (cost, failures) are shown beside rate and time
+    left.
+    """
 
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit = total, unit
@@ -52,6 +56,11 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.close()

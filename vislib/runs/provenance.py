@@ -16,20 +16,32 @@ from vislib.runs.keys import ROOT, sha256
 _DIFF = 65_536  # characters kept
 
 
-# Reads the checkout as it is: the filter that strips notebooks would start Python once for each of them.
+# Reads the checkout as it is: the filter that strips notebooks would start Python once for each of
+# them.
 _GIT = (
-    "git", "--no-optional-locks", "-C", str(ROOT), "-c", "filter.nbstripout.clean=", "-c",
+    "git",
+    "--no-optional-locks",
+    "-C",
+    str(ROOT),
+    "-c",
+    "filter.nbstripout.clean=",
+    "-c",
     "filter.nbstripout.required=false",
-)  # fmt: skip
+)
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout, changed and untracked files, and the diff (cut at 64 KiB, hashed whole); or nothing.
+    """Commit of the checkout, changed and untracked files, and the diff (cut at 64 KiB, hashed
+    whole); or nothing.
 
     The diff leaves notebooks out, since the executed one stands beside the record.
     """
     commit = _output(*_GIT, "rev-parse", "HEAD").decode().strip()
-    changed = _output(*_GIT, "status", "--porcelain").decode(errors="replace").splitlines() if commit else []
+    changed = (
+        _output(*_GIT, "status", "--porcelain").decode(errors="replace").splitlines()
+        if commit
+        else []
+    )
     diff = _output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else b""
     shown = diff.decode(errors="replace")[:_DIFF]  # files may hold any bytes; the hash is of these
     return {
@@ -51,7 +63,9 @@ def _output(*command: str) -> bytes:
 @cache
 def pinned_versions() -> dict[str, str]:
     """Installed versions of the packages that requirements.txt names ('' when one is missing)."""
-    names = re.findall(r"^([A-Za-z][\w.-]*)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    names = re.findall(
+        r"^([A-Za-z][\w.-]*)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
     found = {}
     for name in names:
         try:
@@ -63,25 +77,38 @@ def pinned_versions() -> dict[str, str]:
 
 def all_versions() -> dict[str, str]:
     """Every installed distribution and its version, sorted by name."""
-    return dict(sorted((d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"]))
+    return dict(
+        sorted(
+            (d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"]
+        )
+    )
 
 
 def hardware() -> dict[str, Any]:
     """Machine, processors, memory in GiB, and the GPUs that nvidia-smi lists."""
     gpus = ""
     if shutil.which("nvidia-smi"):
-        gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").decode(errors="replace")
+        gpus = _output(
+            "nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"
+        ).decode(errors="replace")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "machine": platform.machine(), "system": platform.platform(), "python": platform.python_version(),
-        "cpus": os.cpu_count(), "memory_gib": round(memory, 1), "gpus": gpus.split("\n")[:-1],
-    }  # fmt: skip
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpus": gpus.split("\n")[:-1],
+    }
 
 
 def peak_memory_mib() -> float:
     """Largest resident size of this process or of one of its ended children, in MiB."""
     unit = 1024 if platform.system() == "Linux" else 1024**2
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     status = Path("/proc/self/status")
     if status.exists():  # getrusage counts what the parent held before exec; this does not
         own = int(re.findall(r"VmHWM:\s+(\d+)", status.read_text(encoding="ascii"))[0])

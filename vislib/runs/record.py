@@ -1,4 +1,6 @@
-"""What a notebook holds of its run: checked parameters, inputs, outputs, accounts, and the record at the end."""
+"""What a notebook holds of its run: checked parameters, inputs, outputs, accounts, and the record
+at the end.
+"""
 
 import logging
 import os
@@ -33,12 +35,18 @@ class Run:
         self.stage = stage
         self.params = SimpleNamespace(**stage.values)
         self.folder = stage.partial
-        self.data, self.figures, self.scratch = (self.folder / name for name in ("data", "figures", "scratch"))
+        self.data, self.figures, self.scratch = (
+            self.folder / name for name in ("data", "figures", "scratch")
+        )
         self.seed: int = stage.values.get("seed", 0)
         self.metrics: dict[str, Any] = {}
         self._record, self._locks = record, locks
-        self._counts: dict[str, Counter[str]] = {}  # by what made them: a cell run twice counts once
-        self._usage: Counter[str] = Counter({"tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "usd": 0})
+        self._counts: dict[
+            str, Counter[str]
+        ] = {}  # by what made them: a cell run twice counts once
+        self._usage: Counter[str] = Counter(
+            {"tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "usd": 0}
+        )
         self._started = time.monotonic()
         self.finished = False
 
@@ -46,10 +54,16 @@ class Run:
     def inputs(self, name: str) -> list[Path]:
         """Resolved paths of an [input] or [model] parameter; an empty value gives none."""
         value = self.stage.values[name]
-        return [input_path(entry, self.stage.run) for entry in (value if isinstance(value, list) else [value]) if entry]
+        return [
+            input_path(entry, self.stage.run)
+            for entry in (value if isinstance(value, list) else [value])
+            if entry
+        ]
 
     def input(self, name: str) -> Path | None:
-        """Resolved path of an [input] parameter that names one file, folder or table; None when it is empty."""
+        """Resolved path of an [input] parameter that names one file, folder or table; None when it
+        is empty.
+        """
         paths = self.inputs(name)
         return paths[0] if paths else None
 
@@ -57,7 +71,9 @@ class Run:
         """As `input`, for a parameter that must not be empty."""
         path = self.input(name)
         if path is None:
-            raise InputError(f"{self.stage.name}: {name} is empty; name a table such as 02_filtering/samples")
+            raise InputError(
+                f"{self.stage.name}: {name} is empty; name a table such as 02_filtering/samples"
+            )
         return path
 
     # -- outputs
@@ -77,23 +93,34 @@ class Run:
     def map_shards(
         self, function: ShardFunction, shards: Sequence[Path], workers: int = 1, resume: bool = True
     ) -> None:
-        """Run `function(part, output)` over `shards` (see `shards.map_shards`), resuming what is done.
+        """Run `function(part, output)` over `shards` (see `shards.map_shards`), resuming what is
+        done.
 
-        Without `resume` all are made anew: for tables written from a journal, which may hold more by now.
+        Without `resume` all are made anew: for tables written from a journal, which may hold more
+        by now.
         """
         name = getattr(function, "func", function).__name__
         marks = self.folder / "shards" / name
         if not resume or name in self._counts:
             rmtree(marks, ignore_errors=True)
         counts = map_shards(
-            function, shards, folder=self.data, schemas=self.schemas, workers=workers, marks=marks,
+            function,
+            shards,
+            folder=self.data,
+            schemas=self.schemas,
+            workers=workers,
+            marks=marks,
             lock=self.stage.run / ".workers.lock",
-        )  # fmt: skip
+        )
         self._count(name, counts)
 
     def _count(self, name: str, counts: Counter[str]) -> None:
         self._counts[name] = counts
-        self.metrics |= {note[5:]: n for note, n in sorted(self._all_counts().items()) if note.startswith("note/")}
+        self.metrics |= {
+            note[5:]: n
+            for note, n in sorted(self._all_counts().items())
+            if note.startswith("note/")
+        }
 
     def progress(self, total: int, unit: str) -> Progress:
         """A progress bar, or a line per 30 s headless; use as a context manager."""
@@ -138,35 +165,55 @@ class Run:
         return units
 
     def account(self) -> "pd.DataFrame":
-        """Every unit's inputs: how many were taken, how many kept, and how many dropped for which reason."""
+        """Every unit's inputs: how many were taken, how many kept, and how many dropped for which
+        reason.
+        """
         import pandas as pd
 
         rows = []
         for unit, entry in self.counts().items():
             rows.append({"unit": unit, "what": "taken", "count": entry["taken"]})
             rows.append({"unit": unit, "what": "kept", "count": entry["kept"]})
-            rows += [{"unit": unit, "what": f"dropped: {r}", "count": n} for r, n in entry["dropped"].items()]
+            rows += [
+                {"unit": unit, "what": f"dropped: {r}", "count": n}
+                for r, n in entry["dropped"].items()
+            ]
         return pd.DataFrame(rows, columns=["unit", "what", "count"])
 
     def finish(self) -> None:
-        """Check that accounts close, hash the outputs, write the record; promote unless the runner will."""
+        """Check that accounts close, hash the outputs, write the record; promote unless the runner
+        will.
+        """
         if self.finished:
-            raise InputError(f"{self.stage.name} is finished; run its start cell again to begin anew")
+            raise InputError(
+                f"{self.stage.name} is finished; run its start cell again to begin anew"
+            )
         for unit, entry in self.counts().items():
             if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
-                raise AssertionError(f"{self.stage.name}: the accounts of {unit} do not close: {entry}")
+                raise AssertionError(
+                    f"{self.stage.name}: the accounts of {unit} do not close: {entry}"
+                )
         folders = sorted({part.parent for part in self.data.rglob("*.parquet")})
         tables = {str(folder.relative_to(self.data)): count_rows(folder) for folder in folders}
         self._record |= {
-            "status": "finished", "reason": "", "counts": self.counts(), "tables": tables, "metrics": self.metrics,
-            "usage": dict(self._usage), "seconds": round(time.monotonic() - self._started, 2),
-            "peak_memory_mib": peak_memory_mib(), "files": output_facts(self.folder),
-        }  # fmt: skip
+            "status": "finished",
+            "reason": "",
+            "counts": self.counts(),
+            "tables": tables,
+            "metrics": self.metrics,
+            "usage": dict(self._usage),
+            "seconds": round(time.monotonic() - self._started, 2),
+            "peak_memory_mib": peak_memory_mib(),
+            "files": output_facts(self.folder),
+        }
         write_record(self.folder, self._record)
         where = self.stage.folder
         if not os.environ.get(RUNNER_VARIABLE):
             self.stage.promote()
-            self.data, self.figures = where / "data", where / "figures"  # cells that look at results still can
+            self.data, self.figures = (
+                where / "data",
+                where / "figures",
+            )  # cells that look at results still can
         self.close()
         self.finished = True
         print(f"{summary(self._record)}\n{relative_to_root(where)}")

@@ -1,4 +1,6 @@
-"""No secret lands in an artefact: which names are secret, and how their values leave any text that is kept."""
+"""No secret lands in an artefact: which names are secret, and how their values leave any text that
+is kept.
+"""
 
 import base64
 import html
@@ -10,24 +12,32 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
-SECRET_NAME = re.compile(r"(^|_)(api_?key|secret|password|credential|(hf|auth|access|api)_token)$", re.IGNORECASE)
-# A word of the variable's name must end so: HUGGING_FACE_HUB_TOKEN, AWS_ACCESS_KEY_ID, PGPASSWORD, but
-# neither TOKENIZERS_PARALLELISM nor KEYBOARD; PWD is the folder of a shell, MYSQL_PWD a password.
+SECRET_NAME = re.compile(
+    r"(^|_)(api_?key|secret|password|credential|(hf|auth|access|api)_token)$", re.IGNORECASE
+)
+# A word of the variable's name must end so: HUGGING_FACE_HUB_TOKEN, AWS_ACCESS_KEY_ID, PGPASSWORD,
+# but neither TOKENIZERS_PARALLELISM nor KEYBOARD; PWD is the folder of a shell, MYSQL_PWD a
+# password.
 _SECRET_VARIABLE = re.compile(
     r"(key|token|secret|password|passwd|passphrase|credential|_pwd|_pass)s?(?=[^a-z]|$)|(^|_)(auth|pat|jwt)$",
     re.IGNORECASE,
 )
-_LOGIN = re.compile(r"^[a-z][a-z0-9+.-]*://[^/\s:@]*:([^/\s]+)@", re.IGNORECASE)  # DATABASE_URL, HTTPS_PROXY
-_PLACE = re.compile(  # addresses, paths, account ids, pieces of keys: what servers and systems name in errors
+_LOGIN = re.compile(
+    r"^[a-z][a-z0-9+.-]*://[^/\s:@]*:([^/\s]+)@", re.IGNORECASE
+)  # DATABASE_URL, HTTPS_PROXY
+# addresses, paths, account ids, pieces of keys: what servers and systems name in errors
+_PLACE = re.compile(
     r"\w+://[^\s'\"]+|(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?|(?<![\w.])~?/(?:[\w.@+-]+/)+[\w.@+-]*|\b(?:org|proj|sk)-[\w*-]+"
 )
 _SHORTEST = 12  # shorter values would match ordinary words
 
 
 def secret_values() -> dict[str, str]:
-    """Values of the environment's secret variables, by variable name; those under 12 characters are left out.
+    """Values of the environment's secret variables, by variable name; those under 12 characters are
+    left out.
 
-    Of an address with a login in it the password alone is secret; a path that exists (to a key file) is none.
+    Of an address with a login in it the password alone is secret; a path that exists (to a key
+    file) is none.
     """
     found = {}
     for name, value in os.environ.items():
@@ -48,19 +58,29 @@ def redact(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _forms(value: str) -> tuple[str, ...]:
-    """How a value stands in text, JSON, notebook.html, addresses and headers; the longest form first."""
+    """How a value stands in text, JSON, notebook.html, addresses and headers; the longest form
+    first.
+    """
     plain = {value, unquote(value)}
     forms = plain | {repr(form)[1:-1] for form in plain}
     forms |= {html.escape(form, quote=quotes) for form in forms for quotes in (True, False)}
-    forms |= {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
-    forms |= {encode(form, safe="", errors="surrogateescape") for form in plain for encode in (quote, quote_plus)}
+    forms |= {
+        json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)
+    }
+    forms |= {
+        encode(form, safe="", errors="surrogateescape")
+        for form in plain
+        for encode in (quote, quote_plus)
+    }
     forms |= {inner for form in plain for inner in _in_base64(os.fsencode(form))}
     return tuple(sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True))
 
 
 def _in_base64(value: bytes) -> Iterator[str]:
     """What base64 of `value` has in common wherever it stands: a header's `user:password`, say."""
-    for before in range(3):  # three bytes give four characters; those that neighbours share are left out
+    for before in range(
+        3
+    ):  # three bytes give four characters; those that neighbours share are left out
         whole = (len(value) + before) // 3 * 3 - before
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             yield encode(b"\0" * before + value[:whole]).decode()[(0, 2, 3)[before] :]
@@ -69,7 +89,8 @@ def _in_base64(value: bytes) -> Iterator[str]:
 def write_redacted(file: Path, text: str) -> None:
     """Write `text` without secrets, whole or not at all.
 
-    Half a character, as names of files may hold, becomes an escape, which JSON reads back as it was.
+    Half a character, as names of files may hold, becomes an escape, which JSON reads back as it
+    was.
     """
     temporary = file.with_name(f".{file.name}.tmp")
     try:
@@ -81,5 +102,7 @@ def write_redacted(file: Path, text: str) -> None:
 
 
 def without_places(text: str) -> str:
-    """`text` without addresses, paths and account ids: `dropped` and exported answers are published."""
+    """`text` without addresses, paths and account ids: `dropped` and exported answers are
+    published.
+    """
     return _PLACE.sub("[removed]", text)

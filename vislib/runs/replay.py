@@ -1,17 +1,21 @@
-"""Replay: the answers that a run was made from, in one file for those who have neither key nor server.
+"""Replay: the answers that a run was made from, in one file for those who have neither key nor
+server.
 
-The captions and questions of a data set (VisCon-100K, sections 3.2 and 3.3) come from models that are retired one
-day. Its authors publish what the models said, beside the data and the parameter set:
+The captions and questions of a data set (VisCon-100K, sections 3.2 and 3.3) come from models that
+are retired one day. Its authors publish what the models said, beside the data and the parameter
+set:
 
     python -m vislib.runs.replay export runs/viscon-100k answers.parquet
 
-Readers import it, set `replay: true` in 06 and 07, and make the same data, byte for byte, at no cost:
+Readers import it, set `replay: true` in 06 and 07, and make the same data, byte for byte, at no
+cost:
 
     python -m vislib.runs.replay import answers.parquet
     python -m vislib.run params/viscon-100k
 
-The file knows a request by its hash alone: it holds no prompt, picture, key, address or path. Readers need the same
-documents and images therefore, and the weights of a model that was named by its folder.
+The file knows a request by its hash alone: it holds no prompt, picture, key, address or path.
+Readers need the same documents and images therefore, and the weights of a model that was named by
+its folder.
 """
 
 import argparse
@@ -38,7 +42,9 @@ from vislib.runs.tables import Row, open_part, read_rows
 
 _FORMAT, _BATCH = b"vislib answers 1", 2000
 _TEXTS = dict.fromkeys(("journal", "request_sha", "body", "reason", "detail"), pa.string())
-SCHEMA = pa.schema([*_TEXTS.items(), ("usd", pa.float64()), ("at", pa.float64())])  # at: seconds of the epoch
+SCHEMA = pa.schema(
+    [*_TEXTS.items(), ("usd", pa.float64()), ("at", pa.float64())]
+)  # at: seconds of the epoch
 _ROWS = """SELECT key, body, NULL, NULL, NULL, answered_at FROM answers
 UNION ALL SELECT key, NULL, reason, detail, usd, failed_at FROM failures ORDER BY 1, 6"""
 _ANSWER = "INSERT OR IGNORE INTO answers VALUES (:request_sha, :body, :at)"
@@ -46,30 +52,43 @@ _FAILURE = "INSERT OR IGNORE INTO failures VALUES (:request_sha, :at, :reason, :
 
 
 def export_answers(source: Path, file: Path) -> Counter[str]:
-    """Write the answers and failures of a run's requests, or all of one journal (`.sqlite`), to `file`.
+    """Write the answers and failures of a run's requests, or all of one journal (`.sqlite`), to
+    `file`.
 
-    Sorted by request: the same journal gives the same bytes. Returns how many `answers` and `failures`, and answers
-    of each `model …`. Raises InputError when the journals beside the run lack one of its requests.
+    Sorted by request: the same journal gives the same bytes. Returns how many `answers` and
+    `failures`, and answers of each `model …`. Raises InputError when the journals beside the run
+    lack one of its requests.
     """
     whole, counts = source.suffix == ".sqlite", Counter[str](answers=0, failures=0)
     wanted = set() if whole else _requests_of(source)
     total = len(wanted)
     with TemporaryDirectory(dir=file.absolute().parent) as folder:
         with pq.ParquetWriter(Path(folder, "answers"), SCHEMA, compression="zstd") as writer:
-            for journal in [source] if whole else sorted((source.parent / "journal").glob("*.sqlite")):
+            for journal in (
+                [source] if whole else sorted((source.parent / "journal").glob("*.sqlite"))
+            ):
                 known = frozenset(wanted)
                 rows = (row for row in _rows(journal) if whole or row["request_sha"] in known)
                 while batch := list(islice(rows, _BATCH)):
                     writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
                     wanted -= {row["request_sha"] for row in batch}
                     counts.update("answers" if row["body"] else "failures" for row in batch)
-                    counts.update(f"model {_model(row['body'], journal)}" for row in batch if row["body"])
-            writer.add_key_value_metadata({b"format": _FORMAT, b"counts": json.dumps(counts, sort_keys=True).encode()})
+                    counts.update(
+                        f"model {_model(row['body'], journal)}" for row in batch if row["body"]
+                    )
+            writer.add_key_value_metadata(
+                {b"format": _FORMAT, b"counts": json.dumps(counts, sort_keys=True).encode()}
+            )
         if wanted or not counts["answers"]:
             why = (
-                f"{len(wanted)} of its {total} requests stand in no journal beside it" if total else "no answers there"
+                f"{len(wanted)} of its {total} requests stand in no journal beside it"
+                if total
+                else "no answers there"
             )
-            raise InputError(f"{source}: {why}; name a finished run with its journal, or a journal's .sqlite file")
+            raise InputError(
+                f"{source}: {why}; name a finished run with its journal, or a journal's .sqlite"
+                " file"
+            )
         os.replace(Path(folder, "answers"), file)
     return counts
 
@@ -91,7 +110,9 @@ def _requests_of(run: Path) -> set[str]:
         if not part.relative_to(run).parts[0].endswith((".partial", ".previous")):
             with open_part(part) as table:
                 named = "request_sha" in table.schema_arrow.names
-            found |= {row["request_sha"] for row in read_rows(part, ["request_sha"])} if named else set()
+            found |= (
+                {row["request_sha"] for row in read_rows(part, ["request_sha"])} if named else set()
+            )
     return found - {"", None}
 
 
@@ -103,20 +124,31 @@ def _rows(journal: Path) -> Iterator[Row]:
             for row in db.execute(_ROWS) if {"answers", "failures"} <= known else ():
                 key, body, reason, detail, usd, at = row
                 body, detail = body and redact(body), detail and without_places(redact(detail))
-                yield dict(zip(SCHEMA.names, (journal.stem, key, body, reason, detail, usd, at), strict=True))
+                yield dict(
+                    zip(
+                        SCHEMA.names,
+                        (journal.stem, key, body, reason, detail, usd, at),
+                        strict=True,
+                    )
+                )
     except sqlite3.Error as error:
         raise unusable(journal, error) from error
 
 
 def import_answers(file: Path, journals: Path) -> Counter[str]:
-    """Add an export to the journals in a folder; what they hold already stays, and a second time adds nothing.
+    """Add an export to the journals in a folder; what they hold already stays, and a second time
+    adds nothing.
 
-    Returns how many `answers` and `failures` were added, of how many rows `read`. Raises InputError for a file that
-    `export_answers` did not write.
+    Returns how many `answers` and `failures` were added, of how many rows `read`. Raises InputError
+    for a file that `export_answers` did not write.
     """
     with open_part(file) as table:
-        if (table.metadata.metadata or {}).get(b"format") != _FORMAT or table.schema_arrow != SCHEMA:
-            raise InputError(f"{file}: not an export of answers that this version can read; export it again")
+        if (table.metadata.metadata or {}).get(
+            b"format"
+        ) != _FORMAT or table.schema_arrow != SCHEMA:
+            raise InputError(
+                f"{file}: not an export of answers that this version can read; export it again"
+            )
     counts = Counter[str](answers=0, failures=0, read=0)
     for name, rows in groupby(read_rows(file), key=lambda row: str(row["journal"])):
         if not re.fullmatch(r"\w+", name):
@@ -136,10 +168,17 @@ def import_answers(file: Path, journals: Path) -> Counter[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Exit status: 0, or 2 for bad input."""
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m vislib.runs.replay", description=__doc__, formatter_class=layout)
+    parser = argparse.ArgumentParser(
+        prog="python -m vislib.runs.replay", description=__doc__, formatter_class=layout
+    )
     what = parser.add_subparsers(dest="what", required=True)
-    export, load = what.add_parser("export", help="a run's answers into a file"), what.add_parser("import")
-    export.add_argument("run", type=Path, help="folder of a run, or one journal: runs/journal/openai.sqlite")
+    export, load = (
+        what.add_parser("export", help="a run's answers into a file"),
+        what.add_parser("import"),
+    )
+    export.add_argument(
+        "run", type=Path, help="folder of a run, or one journal: runs/journal/openai.sqlite"
+    )
     for command in (export, load):
         command.add_argument("file", type=Path, help="Parquet file of answers")
     options, journals = parser.parse_args(arguments), run_folder("runs/any").parent / "journal"

@@ -1,6 +1,8 @@
-"""`python -m vislib.run SET`: run a parameter set's notebooks in order, and only those whose key has changed.
+"""`python -m vislib.run SET`: run a parameter set's notebooks in order, and only those whose key
+has changed.
 
-Nothing heavy is imported until a notebook must run, so that an unchanged set is skipped in about a second.
+Nothing heavy is imported until a notebook must run, so that an unchanged set is skipped in about a
+second.
 """
 
 import argparse
@@ -29,7 +31,9 @@ _RUNS = "would run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line. Exit status: 0 all stages ok, 1 a stage failed, 2 bad input, 130 interrupted."""
+    """Command line. Exit status: 0 all stages ok, 1 a stage failed, 2 bad input, 130
+    interrupted.
+    """
     any_terminal()
     settle_runs_folder()
     options = _parser().parse_args(arguments)
@@ -53,10 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(redact(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
         return 1
     except Exception as error:
-        print(redact(f"error: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"), file=sys.stderr)
+        print(
+            redact(f"error: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"),
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what was done stays, and the same command goes on from there", file=sys.stderr)
+        print(
+            "interrupted; what was done stays, and the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -64,11 +74,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vislib.run", description=__doc__)
     parser.add_argument("set", help="folder of parameter files, such as params/sample")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--only", default="", metavar="NAME", help="run this stage alone, as 07 or 07_qa_generation")
-    which.add_argument("--from", default="", metavar="NAME", dest="start", help="run from this stage on")
-    parser.add_argument("--force", action="store_true", help="run the selected stages even if nothing has changed")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
-    parser.add_argument("--status", action="store_true", help="show the state of every stage, and run nothing")
+    which.add_argument(
+        "--only", default="", metavar="NAME", help="run this stage alone, as 07 or 07_qa_generation"
+    )
+    which.add_argument(
+        "--from", default="", metavar="NAME", dest="start", help="run from this stage on"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="run the selected stages even if nothing has changed"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run, and run nothing"
+    )
+    parser.add_argument(
+        "--status", action="store_true", help="show the state of every stage, and run nothing"
+    )
     return parser
 
 
@@ -90,7 +110,9 @@ def _select(entries: list[SetFile], only: str, start: str) -> list[SetFile]:
 
 
 def _matches(name: str, wanted: str) -> bool:
-    """`07`, `07_qa_generation` and `10_finetuning.leaky` name a stage; `10_finetuning` names all its variants."""
+    """`07`, `07_qa_generation` and `10_finetuning.leaky` name a stage; `10_finetuning` names all
+    its variants.
+    """
     return name == wanted or name.split("_")[0] == wanted or name.split(".")[0] == wanted
 
 
@@ -122,9 +144,11 @@ def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
 
 
 def _meet_servers(entries: list[SetFile], *, force: bool) -> None:
-    """Raise InputError, with the file's name, for what an asking stage lacks: before earlier stages are paid.
+    """Raise InputError, with the file's name, for what an asking stage lacks: before earlier stages
+    are paid.
 
-    Settings, the key, and a server that answers. A stage that would not run, or has all answers, needs no server.
+    Settings, the key, and a server that answers. A stage that would not run, or has all answers,
+    needs no server.
     """
     engines = {entry.stage.name: engine for entry in entries if (engine := _engine(entry))}
     changed: set[str] = set()
@@ -134,7 +158,12 @@ def _meet_servers(entries: list[SetFile], *, force: bool) -> None:
         except InputError:  # an input is missing: its own turn says so
             verdict = _RUNS
         engine = engines.get(entry.stage.name)
-        if verdict == "unchanged" or not engine or not engine.places or entry.stage.values["replay"]:
+        if (
+            verdict == "unchanged"
+            or not engine
+            or not engine.places
+            or entry.stage.values["replay"]
+        ):
             continue
         try:
             seen = import_module("vislib.engines.identity").look_at_all(engine.places, engine.model)
@@ -143,7 +172,9 @@ def _meet_servers(entries: list[SetFile], *, force: bool) -> None:
                 continue
             raise InputError(f"{entry.file}: {error}") from error
         for one in seen:
-            if note := one.note or (one.unreachable and f"{one.url}: no connection ({one.unreachable})"):
+            if note := one.note or (
+                one.unreachable and f"{one.url}: no connection ({one.unreachable})"
+            ):
                 print(f"{entry.file.name}: note: {note}")
 
 
@@ -152,14 +183,20 @@ def _engine(entry: SetFile) -> Any:
     if entry.stage.values.get("engine", "extractive") == "extractive":
         return None
     try:
-        return import_module("vislib.engines.asking").check_parameters(SimpleNamespace(**entry.stage.values))
+        return import_module("vislib.engines.asking").check_parameters(
+            SimpleNamespace(**entry.stage.values)
+        )
     except InputError as error:
         raise InputError(f"{entry.file}: {error}") from error
 
 
 def _print_results(run: Path) -> None:
     """Where to look: the data set, the figures, the notebooks."""
-    stages = [p for p in sorted(run.glob("[0-9][0-9]_*")) if not p.name.endswith((".partial", ".previous"))]
+    stages = [
+        p
+        for p in sorted(run.glob("[0-9][0-9]_*"))
+        if not p.name.endswith((".partial", ".previous"))
+    ]
     shown = {
         "data set": [p / "data" for p in stages if p.name[:2] in ("08", "09")][-1:],
         "figures": [p / "figures" for p in stages if any((p / "figures").glob("*"))],
@@ -201,7 +238,9 @@ def _run_stage(entry: SetFile, *, force: bool) -> bool:
 
 
 class _Line:
-    """A stage's line on the terminal. Progress breaks it, and its end then begins with the name again."""
+    """A stage's line on the terminal. Progress breaks it, and its end then begins with the name
+    again.
+    """
 
     def __init__(self, name: str) -> None:
         self._name, self._broken = f"{name:<22} ", False
@@ -217,15 +256,24 @@ class _Line:
 
 
 def _verdict(entry: SetFile, changed: set[str], *, force: bool) -> str:
-    """Whether a stage would run, in the light of those before it that would (`changed`, to which it is added)."""
+    """Whether a stage would run, in the light of those before it that would (`changed`, to which it
+    is added).
+    """
     stage = entry.stage
-    upstream = [v for _, v in input_values(stage.schema, stage.values) if v.split("/")[0] in changed]
+    upstream = [
+        v for _, v in input_values(stage.schema, stage.values) if v.split("/")[0] in changed
+    ]
     if upstream and (force or not read_record(stage.folder)):
         verdict = _RUNS
     elif upstream:
-        verdict = f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its data"
+        verdict = (
+            f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its"
+            " data"
+        )
     else:
-        verdict = "unchanged" if not force and stage.is_current(stage.key(str(entry.file))[0]) else _RUNS
+        verdict = (
+            "unchanged" if not force and stage.is_current(stage.key(str(entry.file))[0]) else _RUNS
+        )
     if verdict != "unchanged":
         changed.add(stage.name)
     return verdict
@@ -241,7 +289,11 @@ def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
 def _estimate(entry: SetFile) -> str:
     """What a stage that asks a model would ask, as far as its inputs are there already."""
     stage = entry.stage
-    lacking = [value for _, value in input_values(stage.schema, stage.values) if not _exists(value, stage.run)]
+    lacking = [
+        value
+        for _, value in input_values(stage.schema, stage.values)
+        if not _exists(value, stage.run)
+    ]
     if lacking:
         return f"no estimate before {', '.join(lacking)} is there"
     from vislib.engines.asking import preview
@@ -274,7 +326,11 @@ def _version_warning(record: dict[str, object]) -> str:
     packages = record.get("packages")
     made = {str(k).lower(): v for k, v in packages.items()} if isinstance(packages, dict) else {}
     other = [n for n, v in pinned_versions().items() if made.get(n.lower()) not in (None, v)]
-    return f"\n{'':<22} warning: made with other versions of {', '.join(other)}; --force makes it anew" if other else ""
+    return (
+        f"\n{'':<22} warning: made with other versions of {', '.join(other)}; --force makes it anew"
+        if other
+        else ""
+    )
 
 
 def _shown(path: Path) -> str:

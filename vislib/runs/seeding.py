@@ -1,4 +1,6 @@
-"""Ids and seeded choices by hash, so that the order of rows and the number of workers never change a result."""
+"""Ids and seeded choices by hash, so that the order of rows and the number of workers never change
+a result.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +20,9 @@ def seeded(seed: int, *parts: str) -> int:
     return int(short_hash(str(seed), *parts), 16)
 
 
-def choose(rows: Iterable[Row], limit: int, seed: int, *, key: Callable[[Row], str] = str) -> list[Row]:
+def choose(
+    rows: Iterable[Row], limit: int, seed: int, *, key: Callable[[Row], str] = str
+) -> list[Row]:
     """Choose `limit` rows by the hash of seed and key (0: all), in their original order."""
     kept = list(rows)
     if limit <= 0 or limit >= len(kept):
@@ -28,6 +32,8 @@ def choose(rows: Iterable[Row], limit: int, seed: int, *, key: Callable[[Row], s
 
 
 def split_of(sample: Mapping[str, Any], *, seed: int, test_fraction: float) -> str:
-    """`test` for a `test_fraction` of pages, by hash of seed and page URL (of doc_id where a page has no URL)."""
+    """`test` for a `test_fraction` of pages, by hash of seed and page URL (of doc_id where a page
+    has no URL).
+    """
     share = seeded(seed, sample["page_url"] or sample["doc_id"]) / 2**64
     return "test" if share < test_fraction else "train"

@@ -1,7 +1,7 @@
 """`map_shards`: one function over the parts of a table, each part written whole or not at all.
 
-A part that is done leaves a mark; while the stage's key holds, a rerun takes it as done. Output part k depends on
-input part k alone, so the number of workers never changes a byte.
+A part that is done leaves a mark; while the stage's key holds, a rerun takes it as done. Output
+part k depends on input part k alone, so the number of workers never changes a byte.
 """
 
 import json
@@ -36,8 +36,9 @@ def map_shards(
 ) -> Counter[str]:
     """Run `function(part, output)` on every shard and return the sum of the outputs' counts.
 
-    `function` must be importable (a module's function, or a `functools.partial` of one) when `workers` > 1.
-    `marks` holds one file per shard that is done; workers hold `lock` (shared) and end with their parent.
+    `function` must be importable (a module's function, or a `functools.partial` of one) when
+    `workers` > 1. `marks` holds one file per shard that is done; workers hold `lock` (shared) and
+    end with their parent.
     """
     marks.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
@@ -57,19 +58,31 @@ def map_shards(
                 progress.update()
             return counts
         start = partial(_start_worker, os.getpid(), lock)
-        with ProcessPoolExecutor(min(workers, len(waiting)), get_context("spawn"), initializer=start) as pool:
+        with ProcessPoolExecutor(
+            min(workers, len(waiting)), get_context("spawn"), initializer=start
+        ) as pool:
             try:
-                for future in as_completed([pool.submit(work, index, shard) for index, shard in waiting]):
+                for future in as_completed(
+                    [pool.submit(work, index, shard) for index, shard in waiting]
+                ):
                     counts.update(future.result())
                     progress.update()
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # the shards under way end, the others do not begin
+                pool.shutdown(
+                    cancel_futures=True
+                )  # the shards under way end, the others do not begin
                 raise
     return counts
 
 
 def _run_shard(
-    function: ShardFunction, index: int, shard: Path, *, folder: Path, schemas: Mapping[str, pa.Schema], marks: Path
+    function: ShardFunction,
+    index: int,
+    shard: Path,
+    *,
+    folder: Path,
+    schemas: Mapping[str, pa.Schema],
+    marks: Path,
 ) -> Counter[str]:
     with Output(folder, schemas, part=index) as output:
         function(shard, output)

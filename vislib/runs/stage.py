@@ -1,7 +1,8 @@
 """One stage of one run on disk: its folder, its record, its promotion.
 
-`<run>/<stage>.partial` is where a stage works; its record says `failed` from the first moment, so whatever ends
-the work early leaves the truth behind. Promotion renames it to `<run>/<stage>`; the folder before stays beside it.
+`<run>/<stage>.partial` is where a stage works; its record says `failed` from the first moment, so
+whatever ends the work early leaves the truth behind. Promotion renames it to `<run>/<stage>`; the
+folder before stays beside it.
 """
 
 import csv
@@ -35,7 +36,9 @@ def run_folder(run_dir: str) -> Path:
 
 
 def settle_runs_folder() -> None:
-    """Make a relative VISLIB_RUNS, which counts from where its user stands, absolute: once, for all kernels."""
+    """Make a relative VISLIB_RUNS, which counts from where its user stands, absolute: once, for all
+    kernels.
+    """
     if elsewhere := os.environ.get(RUNS_VARIABLE):
         os.environ[RUNS_VARIABLE] = str(Path(elsewhere).expanduser().resolve())
 
@@ -71,12 +74,16 @@ class Stage:
     @classmethod
     def of(cls, notebook: str, values: dict[str, Any]) -> "Stage":
         """The stage of a project notebook with `values` already resolved."""
-        return cls(notebook=notebook, schema=read_schema(cls.notebook_file(notebook)), values=values)
+        return cls(
+            notebook=notebook, schema=read_schema(cls.notebook_file(notebook)), values=values
+        )
 
     @property
     def name(self) -> str:
         """`NN_name` or `NN_name.variant`: the stage's folder."""
-        return f"{self.notebook}.{self.values['variant']}" if self.values["variant"] else self.notebook
+        return (
+            f"{self.notebook}.{self.values['variant']}" if self.values["variant"] else self.notebook
+        )
 
     @property
     def run(self) -> Path:
@@ -94,7 +101,9 @@ class Stage:
         return self.run / f"{self.name}.partial"
 
     def input_files(self, place: str) -> dict[str, Path]:
-        """Path of every input by `parameter:entry`; a missing one is an InputError that names `place`."""
+        """Path of every input by `parameter:entry`; a missing one is an InputError that names
+        `place`.
+        """
         found = {}
         for name, entry in input_values(self.schema, self.values):
             path = input_path(entry, self.run)
@@ -104,13 +113,17 @@ class Stage:
 
     def key(self, place: str) -> tuple[str, Record]:
         """The stage's key and the hashes in it, with the facts of all input files."""
-        facts = {name: folder_facts(path, expand(path)) for name, path in self.input_files(place).items()}
+        facts = {
+            name: folder_facts(path, expand(path)) for name, path in self.input_files(place).items()
+        }
         hashes = {name: content_hash(found) for name, found in facts.items()}
         key, parts = stage_key(self.notebook_file(self.notebook), self.schema, self.values, hashes)
         return key, {"hashes": parts, "inputs": facts}
 
     def open_partial(self, key: str, facts: Record) -> Record:
-        """Make `.partial` ready: one of the same key is resumed, any other cleared. Returns its record."""
+        """Make `.partial` ready: one of the same key is resumed, any other cleared. Returns its
+        record.
+        """
         before = read_record(self.partial)
         if before.get("key") != key and self.partial.exists():
             shutil.rmtree(self.partial)
@@ -131,22 +144,37 @@ class Stage:
         return record
 
     def is_current(self, key: str) -> bool:
-        """Whether the folder holds an `ok` result of this key whose files are those that the record names."""
+        """Whether the folder holds an `ok` result of this key whose files are those that the record
+        names.
+        """
         record = read_record(self.folder)
         return record.get("status") == "ok" and record.get("key") == key and self._is_intact(record)
 
     def _is_intact(self, record: Record) -> bool:
-        written = {self.folder / name: fact for name, fact in record.get("files", {}).items() if "files" not in fact}
+        written = {
+            self.folder / name: fact
+            for name, fact in record.get("files", {}).items()
+            if "files" not in fact
+        }
         if not all(path.is_file() for path in written):
             return False
         if file_hashes(list(written)) != [fact["sha256"] for fact in written.values()]:
             return False
-        stored = {name: fact["files"] for name, fact in record.get("files", {}).items() if "files" in fact}
-        return all(sum(1 for _ in (self.folder / name).glob("*/*")) == count for name, count in stored.items())
+        stored = {
+            name: fact["files"] for name, fact in record.get("files", {}).items() if "files" in fact
+        }
+        return all(
+            sum(1 for _ in (self.folder / name).glob("*/*")) == count
+            for name, count in stored.items()
+        )
 
     def fail(self, reason: str) -> None:
-        """Record in `.partial` how an attempt ended, as far as the disk allows; the last good folder stays."""
-        with suppress(OSError):  # what ended the attempt matters more; a record without a reason says failed too
+        """Record in `.partial` how an attempt ended, as far as the disk allows; the last good
+        folder stays.
+        """
+        with suppress(
+            OSError
+        ):  # what ended the attempt matters more; a record without a reason says failed too
             self.partial.mkdir(parents=True, exist_ok=True)
             free_reserve(self.partial)
             record = {"stage": self.name, "set": self.run.name, **read_record(self.partial)}
@@ -185,11 +213,14 @@ def _write_inputs(file: Path, inputs: Mapping[str, Mapping[str, FileFacts]]) -> 
         table = csv.writer(stream)
         table.writerow(("input", "file", "size", "sha256"))
         for name, files in inputs.items():
-            table.writerows((name, path, fact["size"], fact["sha256"]) for path, fact in files.items())
+            table.writerows(
+                (name, path, fact["size"], fact["sha256"]) for path, fact in files.items()
+            )
 
 
 def output_facts(folder: Path) -> Record:
-    """Size and hash of every file under `data/` and `figures/`; leftovers of a killed write are removed.
+    """Size and hash of every file under `data/` and `figures/`; leftovers of a killed write are
+    removed.
 
     Files under `data/files/` are named by their own content and only counted.
     """
@@ -197,8 +228,12 @@ def output_facts(folder: Path) -> Record:
         leftover.unlink()
     facts: Record = {}
     for name in ("data", "figures"):
-        found = [path for path in expand(folder / name) if path.parent.parent.name != CONTENT_ADDRESSED]
-        facts |= {f"{name}/{path}": fact for path, fact in folder_facts(folder / name, found).items()}
+        found = [
+            path for path in expand(folder / name) if path.parent.parent.name != CONTENT_ADDRESSED
+        ]
+        facts |= {
+            f"{name}/{path}": fact for path, fact in folder_facts(folder / name, found).items()
+        }
     if stored := sum(1 for _ in (folder / "data" / CONTENT_ADDRESSED).glob("*/*")):
         facts[f"data/{CONTENT_ADDRESSED}"] = {"files": stored}
     if not facts:

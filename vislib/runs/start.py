@@ -1,4 +1,6 @@
-"""The start of a stage in its notebook: parameters checked, folder locked, inputs found, record begun."""
+"""The start of a stage in its notebook: parameters checked, folder locked, inputs found, record
+begun.
+"""
 
 import logging
 import os
@@ -21,14 +23,16 @@ from vislib.runs.yaml_files import write_parameters
 
 _PLAIN = (int, float, str, bool, list, dict, type(None))
 _current: Run | None = None
-_started: list[str] = []  # in this kernel: when the start cell is run again, the notebook's own variables are there
+_started: list[
+    str
+] = []  # in this kernel: when the start cell is run again, the notebook's own variables are there
 
 
 def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     """Begin the stage of `notebook` with the parameters that the notebook's `globals()` hold.
 
-    Checks them as the runner does, takes the folder's lock, finds the inputs, and resumes or clears `.partial`.
-    Raises InputError for anything that the user must mend.
+    Checks them as the runner does, takes the folder's lock, finds the inputs, and resumes or clears
+    `.partial`. Raises InputError for anything that the user must mend.
     """
     global _current
     if _current is not None:  # the cell was run again in a live kernel
@@ -46,9 +50,12 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         key, facts = stage.key(notebook)
         record = stage.open_partial(key, facts)
         record |= {
-            "seed": stage.values.get("seed"), "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "git": git_state(), "packages": all_versions(), "hardware": hardware(),
-        }  # fmt: skip
+            "seed": stage.values.get("seed"),
+            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "git": git_state(),
+            "packages": all_versions(),
+            "hardware": hardware(),
+        }
         write_record(stage.partial, record)
         write_parameters(stage.partial / "params.yaml", stage.values)
         _log_to(stage.partial / "log.txt")
@@ -67,15 +74,17 @@ def _settle_places() -> None:
     """From here on the kernel works in the project's root, wherever it was started."""
     if interactive() and not Path(os.environ.get(RUNS_VARIABLE, "/")).expanduser().is_absolute():
         raise InputError(
-            f"{RUNS_VARIABLE} is {os.environ[RUNS_VARIABLE]!r}, which JupyterLab cannot place; start it by "
-            "`make lab`, or with the whole path in that variable"
+            f"{RUNS_VARIABLE} is {os.environ[RUNS_VARIABLE]!r}, which JupyterLab cannot place;"
+            " start it by `make lab`, or with the whole path in that variable"
         )
     settle_runs_folder()
     os.chdir(ROOT)
 
 
 def _record_error(result: Any) -> None:
-    """After every cell: the record of an unfinished stage names the error, also without a runner."""
+    """After every cell: the record of an unfinished stage names the error, also without a
+    runner.
+    """
     error = result.error_in_exec
     if error is None or _current is None or _current.finished:
         return
@@ -98,15 +107,23 @@ def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping
     """A misspelt parameter given to plain papermill arrives as one more plain variable."""
     hidden = {"In", "Out"}
     unknown = [
-        name for name, value in namespace.items()
-        if type(value) in _PLAIN and name not in schema and name not in hidden and not name.startswith("_")
-    ]  # fmt: skip
+        name
+        for name, value in namespace.items()
+        if type(value) in _PLAIN
+        and name not in schema
+        and name not in hidden
+        and not name.startswith("_")
+    ]
     if unknown and not interactive():
-        raise InputError(f"{notebook}: unknown parameter {', '.join(unknown)}; allowed: {', '.join(schema)}")
+        raise InputError(
+            f"{notebook}: unknown parameter {', '.join(unknown)}; allowed: {', '.join(schema)}"
+        )
 
 
 def _take_locks(run: Path) -> list[FolderLock]:
-    """The kernel's lock, and the runner's too when no runner started this kernel; waits for old workers."""
+    """The kernel's lock, and the runner's too when no runner started this kernel; waits for old
+    workers.
+    """
     names = [".kernel.lock"] if os.environ.get(RUNNER_VARIABLE) else [".lock", ".kernel.lock"]
     locks = [FolderLock(run / name) for name in names]
     workers = FolderLock(run / ".workers.lock")

@@ -1,7 +1,7 @@
 """Tables of the data contract on disk: sharded Parquet, streamed row by row, written atomically.
 
-Memory is bounded by a row group, never by a table. Parts are named `part-00000.parquet` and read in order of
-number, so that the order of rows is the order of the inputs.
+Memory is bounded by a row group, never by a table. Parts are named `part-00000.parquet` and read in
+order of number, so that the order of rows is the order of the inputs.
 """
 
 import os
@@ -32,8 +32,8 @@ Row = dict[str, Any]
 def mend_text(value: Any) -> tuple[Any, int]:
     """`value`, text at any depth mended, and the number of characters that were.
 
-    Half of a pair (a lone surrogate, as `\\ud83d` in JSON of a cut text) is no character: UTF-8 cannot
-    write it. U+FFFD takes its place, so that it costs no more than itself.
+    Half of a pair (a lone surrogate, as `\\ud83d` in JSON of a cut text) is no character: UTF-8
+    cannot write it. U+FFFD takes its place, so that it costs no more than itself.
     """
     if isinstance(value, str):
         return _HALF.subn("\ufffd", value)
@@ -48,12 +48,18 @@ def mend_text(value: Any) -> tuple[Any, int]:
 
 
 def parts(table: Path) -> list[Path]:
-    """The Parquet parts of a table folder in order of number; a single file is its own only part."""
+    """The Parquet parts of a table folder in order of number; a single file is its own only
+    part.
+    """
     if table.is_file():
         return [table]
     if not table.is_dir():
-        raise InputError(f"{table}: no such table; run the stage that makes it, or mend the parameter")
-    return sorted((path for path in table.glob("*.parquet") if not path.name.startswith(".")), key=in_order)
+        raise InputError(
+            f"{table}: no such table; run the stage that makes it, or mend the parameter"
+        )
+    return sorted(
+        (path for path in table.glob("*.parquet") if not path.name.startswith(".")), key=in_order
+    )
 
 
 def open_part(part: Path) -> pq.ParquetFile:
@@ -61,7 +67,9 @@ def open_part(part: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(part)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{part}: not a readable Parquet file ({error}); make it again or leave it out") from error
+        raise InputError(
+            f"{part}: not a readable Parquet file ({error}); make it again or leave it out"
+        ) from error
 
 
 def count_rows(table: Path) -> int:
@@ -69,7 +77,9 @@ def count_rows(table: Path) -> int:
     return sum(open_part(part).metadata.num_rows for part in parts(table))
 
 
-def read_rows(table: Path, columns: Sequence[str] | None = None, *, unreadable: Row | None = None) -> Iterator[Row]:
+def read_rows(
+    table: Path, columns: Sequence[str] | None = None, *, unreadable: Row | None = None
+) -> Iterator[Row]:
     """Stream the rows of a table folder or of one part as dictionaries, in order.
 
     `unreadable` stands for a row whose text is no UTF-8, as in files from outside (None: an error).
@@ -86,7 +96,9 @@ def read_batches(
         with open_part(part) as file:
             lacking = set(columns or ()) - set(file.schema_arrow.names)
             if lacking:
-                raise InputError(f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}")
+                raise InputError(
+                    f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}"
+                )
             for batch in batches(file, columns=columns):
                 yield _as_rows(batch, unreadable)
 
@@ -105,7 +117,10 @@ def _as_rows(batch: pa.RecordBatch, unreadable: Row | None) -> list[Row]:
 
 
 def batches(
-    file: pq.ParquetFile, groups: Sequence[int] | None = None, *, columns: Sequence[str] | None = None
+    file: pq.ParquetFile,
+    groups: Sequence[int] | None = None,
+    *,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of an open part, of some row groups or all, in plain types and bounded memory.
 
@@ -118,15 +133,21 @@ def batches(
         yield from map(plain, file.iter_batches(size, [group], columns))
 
 
-def lookup(table: Path, key: str, values: Collection[str], columns: Sequence[str] | None = None) -> dict[str, Row]:
-    """Rows whose `key` is among `values`, by that key (the first row wins); memory grows with `values` alone."""
+def lookup(
+    table: Path, key: str, values: Collection[str], columns: Sequence[str] | None = None
+) -> dict[str, Row]:
+    """Rows whose `key` is among `values`, by that key (the first row wins); memory grows with
+    `values` alone.
+    """
     wanted = pa.array(sorted(set(values)), pa.string())
     chosen = None if columns is None else sorted({key, *columns})
     found: dict[str, Row] = {}
     for part in parts(table):
         with open_part(part) as file:
             for group in range(file.num_row_groups):
-                mask = pc.is_in(plain(file.read_row_group(group, [key])).column(key), value_set=wanted)
+                mask = pc.is_in(
+                    plain(file.read_row_group(group, [key])).column(key), value_set=wanted
+                )
                 if pc.any(mask).as_py():  # the other columns may be long lists
                     for row in plain(file.read_row_group(group, chosen)).filter(mask).to_pylist():
                         found.setdefault(row[key], row)
@@ -134,14 +155,21 @@ def lookup(table: Path, key: str, values: Collection[str], columns: Sequence[str
 
 
 class TableWriter:
-    """Append rows to one table folder; rolls over to the next part every `rows_per_part` rows (0: never).
+    """Append rows to one table folder; rolls over to the next part every `rows_per_part` rows (0:
+    never).
 
-    A part appears under its name only when complete. A part without rows is written too: an empty table has
-    a schema.
+    A part appears under its name only when complete. A part without rows is written too: an empty
+    table has a schema.
     """
 
     def __init__(
-        self, folder: Path, schema: pa.Schema, *, part: int = 0, rows_per_part: int = 0, stem: str = "part"
+        self,
+        folder: Path,
+        schema: pa.Schema,
+        *,
+        part: int = 0,
+        rows_per_part: int = 0,
+        stem: str = "part",
     ) -> None:
         self.folder, self.schema, self.stem = folder, schema, stem
         self.part, self.rows_per_part = part, rows_per_part
@@ -156,7 +184,10 @@ class TableWriter:
         """Append one row; its keys must be exactly the schema's columns."""
         if row.keys() != set(self.schema.names):
             wrong = sorted(row.keys() ^ set(self.schema.names))
-            raise KeyError(f"{self.folder.name}: columns {wrong} differ from the contract's {self.schema.names}")
+            raise KeyError(
+                f"{self.folder.name}: columns {wrong} differ from the contract's"
+                f" {self.schema.names}"
+            )
         self._buffer.append(row)
         self._held += sum(map(_length, row.values()))
         self.rows += 1
@@ -180,7 +211,10 @@ class TableWriter:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = pq.ParquetWriter(
-                self._path.with_suffix(".tmp"), self.schema, compression="zstd", write_page_index=True
+                self._path.with_suffix(".tmp"),
+                self.schema,
+                compression="zstd",
+                write_page_index=True,
             )
         if self._buffer:
             self._file.write_table(self._table())
@@ -195,13 +229,16 @@ class TableWriter:
             self.mended += mended
             return self._table()
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-            for row, field in product(self._buffer, self.schema):  # which one: the error does not say
+            for row, field in product(
+                self._buffer, self.schema
+            ):  # which one: the error does not say
                 try:
                     pa.array([row[field.name]], field.type)
                 except (pa.ArrowException, OverflowError, TypeError, ValueError) as fault:
                     raise InputError(
-                        f"{self.folder.name}: the row of {str(next(iter(row.values())))!r:.80} holds "
-                        f"{row[field.name]!r:.80} as {field.name}, which is no {field.type} ({fault})"
+                        f"{self.folder.name}: the row of {str(next(iter(row.values())))!r:.80}"
+                        f" holds {row[field.name]!r:.80} as {field.name}, which is no {field.type}"
+                        f" ({fault})"
                     ) from error
             raise
 
@@ -220,14 +257,20 @@ def _length(value: Any) -> int:
 
 
 class Output:
-    """What one stream or shard of a stage writes: contract tables, the `dropped` table, and closed accounts.
+    """What one stream or shard of a stage writes: contract tables, the `dropped` table, and closed
+    accounts.
 
-    For each unit (`document`, `image`, ...) `take` counts what came in, `keep` what went on and `drop` what was
-    set aside; the stage's last cell asks that taken equals kept plus dropped.
+    For each unit (`document`, `image`, ...) `take` counts what came in, `keep` what went on and
+    `drop` what was set aside; the stage's last cell asks that taken equals kept plus dropped.
     """
 
     def __init__(
-        self, folder: Path, schemas: Mapping[str, pa.Schema], *, part: int = 0, rows_per_part: int = 0
+        self,
+        folder: Path,
+        schemas: Mapping[str, pa.Schema],
+        *,
+        part: int = 0,
+        rows_per_part: int = 0,
     ) -> None:
         self.folder, self.schemas = folder, {**schemas, "dropped": DROPPED}
         self._layout = {"part": part, "rows_per_part": rows_per_part}
@@ -239,9 +282,13 @@ class Output:
         name = f"{path or table}/{stem}"
         if name not in self._writers:
             if table not in self.schemas:
-                raise KeyError(f"no table {table!r} in this stage's contract: {sorted(self.schemas)}")
+                raise KeyError(
+                    f"no table {table!r} in this stage's contract: {sorted(self.schemas)}"
+                )
             folder = self.folder / (path or table)
-            self._writers[name] = TableWriter(folder, self.schemas[table], stem=stem, **self._layout)
+            self._writers[name] = TableWriter(
+                folder, self.schemas[table], stem=stem, **self._layout
+            )
         return self._writers[name]
 
     def write(self, table: str, row: Mapping[str, Any]) -> None:
@@ -262,13 +309,17 @@ class Output:
         self.write("dropped", {"id": id, "reason": reason, "detail": detail})
 
     def note(self, name: str, n: Any = 1) -> None:
-        """Add `n` (whole or not) to a number that run.json keeps under `metrics` (placeholders neutralised, say)."""
+        """Add `n` (whole or not) to a number that run.json keeps under `metrics` (placeholders
+        neutralised, say).
+        """
         self.counts[f"note/{name}"] += n
 
     def close(self) -> None:
         """Complete all parts; tables without a row are written empty."""
         for table in self.schemas:
-            if not any(re.match(rf"{table}/", name) for name in self._writers) and self._is_plain(table):
+            if not any(re.match(rf"{table}/", name) for name in self._writers) and self._is_plain(
+                table
+            ):
                 self.writer(table)
         for writer in self._writers.values():
             writer.close()
@@ -276,12 +327,19 @@ class Output:
             self.note("mended_characters", mended)
 
     def _is_plain(self, table: str) -> bool:
-        """Whether rows of `table` stand in a folder of its own name (not under paths of their own)."""
+        """Whether rows of `table` stand in a folder of its own name (not under paths of their
+        own).
+        """
         return not any(w.schema is self.schemas[table] for w in self._writers.values())
 
     def __enter__(self) -> "Output":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         if kind is None:
             self.close()

@@ -1,6 +1,7 @@
 """Parameter files: flat YAML whose traps are errors with their mend, never silently another value.
 
-`1e-5` would be a text, `0123` the number 83, `on` true, and a key given twice would win quietly (YAML 1.1).
+`1e-5` would be a text, `0123` the number 83, `on` true, and a key given twice would win quietly
+(YAML 1.1).
 """
 
 import re
@@ -21,7 +22,9 @@ def read_parameters(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from error
+        raise InputError(
+            f"{file}: not a readable YAML file ({' '.join(str(error).split())})"
+        ) from error
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode):
@@ -30,15 +33,22 @@ def read_parameters(file: Path) -> dict[str, Any]:
     for key_node, value_node in node.value:
         key = str(key_node.value)
         if not isinstance(key_node, yaml.ScalarNode):
-            raise InputError(f"{file}: line {key_node.start_mark.line + 1} has no plain name before its colon")
+            raise InputError(
+                f"{file}: line {key_node.start_mark.line + 1} has no plain name before its colon"
+            )
         _refuse_trap(key_node, f"{file}: key {key}")
         if key in given:
-            raise InputError(f"{file}: {key} is given twice (again in line {key_node.start_mark.line + 1}); keep one")
+            raise InputError(
+                f"{file}: {key} is given twice (again in line {key_node.start_mark.line + 1});"
+                " keep one"
+            )
         try:
             _refuse_traps(value_node, f"{file}: {key}")
             given[key] = yaml.safe_load(yaml.serialize(value_node))
         except (yaml.YAMLError, RecursionError) as error:
-            raise InputError(f"{file}: {key} has no plain value ({type(error).__name__}); write it out") from error
+            raise InputError(
+                f"{file}: {key} has no plain value ({type(error).__name__}); write it out"
+            ) from error
     return given
 
 
@@ -55,7 +65,9 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def write_parameters(file: Path, parameters: dict[str, Any]) -> None:
-    """Write a parameter file that papermill's -f and `read_parameters` read back to the same values."""
+    """Write a parameter file that papermill's -f and `read_parameters` read back to the same
+    values.
+    """
     text = yaml.dump(parameters, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     file.write_text(text, encoding="utf-8")
 
@@ -76,17 +88,27 @@ def _refuse_trap(node: yaml.Node, place: str) -> None:
     kind, raw = node.tag.rpartition(":")[2], str(node.value)
     quoted = bool(getattr(node, "style", None))
     if kind == "bool" and raw not in ("true", "false"):
-        raise InputError(f"{place}: {raw} would be read as a truth value; write true or false, or '{raw}' for the text")
+        raise InputError(
+            f"{place}: {raw} would be read as a truth value; write true or false, or '{raw}' for"
+            " the text"
+        )
     if kind == "int" and not _PLAIN_INT.match(raw):
         raise InputError(
-            f"{place}: {raw} would be read as {_as_int(raw)}; write the plain decimal, or '{raw}' for the text"
+            f"{place}: {raw} would be read as {_as_int(raw)}; write the plain decimal, or '{raw}'"
+            " for the text"
         )
     if kind == "str" and not quoted and _ALMOST_FLOAT.match(raw):
-        raise InputError(f"{place}: {raw} would be read as a text; write {_with_point(raw)}, or '{raw}' for the text")
+        raise InputError(
+            f"{place}: {raw} would be read as a text; write {_with_point(raw)}, or '{raw}' for the"
+            " text"
+        )
     if kind == "timestamp":
         raise InputError(f'{place}: {raw} would be read as {kind}; write it in quotes: "{raw}"')
     if kind in ("null", "merge"):
-        raise InputError(f"{place}: {raw or 'nothing'} would be read as {kind}; write a value, '' for an empty text")
+        raise InputError(
+            f"{place}: {raw or 'nothing'} would be read as {kind}; write a value, '' for an empty"
+            " text"
+        )
 
 
 def _as_int(raw: str) -> str:

@@ -1,8 +1,9 @@
 """Interleaved documents that come with the library, in the OBELICS form (VisCon-100K, section 3.1).
 
-`pages/*.md` hold the web pages, one readable text file each: the page's address, its title after `# `, paragraphs,
-and images as `![alt](address)`. `images/` holds what answers at the addresses of the images, by file name. The
-addresses use the reserved example domains. Licences: `images/LICENCES.md`.
+`pages/*.md` hold the web pages, one readable text file each: the page's address, its title after `#
+`, paragraphs, and images as `![alt](address)`. `images/` holds what answers at the addresses of the
+images, by file name. The addresses use the reserved example domains. Licences:
+`images/LICENCES.md`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ _IMAGES = Path(__file__).parent / "images"
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """The documents as OBELICS rows (columns images, texts, metadata, general_metadata), in order of file name.
+    """The documents as OBELICS rows (columns images, texts, metadata, general_metadata), in order
+    of file name.
 
     A few rows are broken on purpose, as rows of a crawl are: see `pages.damaged`.
     """

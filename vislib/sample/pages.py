@@ -1,4 +1,6 @@
-"""Readable page files to OBELICS rows (VisCon-100K, section 3.1): one list slot per run of text or image."""
+"""Readable page files to OBELICS rows (VisCon-100K, section 3.1): one list slot per run of text or
+image.
+"""
 
 import json
 import re
@@ -13,7 +15,8 @@ from vislib.runs.errors import InputError
 from vislib.sample import image_file
 
 FOLDER = Path(__file__).parent / "pages"
-_NO_PICTURE = {  # px as the page's crawl stated them: three dead links, and one that answers with a page
+# px as the page's crawl stated them: three dead links, and one that answers with a page
+_NO_PICTURE = {
     "spring-banner.jpg": (960, 240),
     "summer-palace-plan.jpg": (800, 600),
     "old-workshop.jpg": (640, 480),
@@ -25,18 +28,24 @@ _IMAGE = re.compile(r"!\[(?P<alt>[^\]]*)\]\((?P<src>\S+)\)(?:\{(?P<attributes>[^
 
 
 def paths() -> list[Path]:
-    """The page files in order of name; `NAME.fr.md` is a page in French, without a code it is English."""
+    """The page files in order of name; `NAME.fr.md` is a page in French, without a code it is
+    English.
+    """
     return sorted(FOLDER.glob("*.md"), key=lambda path: path.name)
 
 
 def read_page(path: Path) -> dict[str, Any]:
-    """One page file as an OBELICS row: `images` and `texts` of equal length, exactly one non-null per index.
+    """One page file as an OBELICS row: `images` and `texts` of equal length, exactly one non-null
+    per index.
 
     Raises InputError for a file without address and title, or for an image without a file.
     """
     address, _, body = path.read_text(encoding="utf-8").partition("\n")
     if not address.startswith("https://") or not body.startswith("# "):
-        raise InputError(f"{path}: the first line must be the page's https:// address, the second `# ` and its title")
+        raise InputError(
+            f"{path}: the first line must be the page's https:// address, the second `# ` and its"
+            " title"
+        )
     images: list[str | None] = []
     texts: list[str | None] = []
     metadata: list[dict[str, Any] | None] = []
@@ -46,14 +55,23 @@ def read_page(path: Path) -> dict[str, Any]:
         texts.append(None if entry else block)
         metadata.append(entry)
     general = {
-        "url": address, "warc_filename": f"vislib/sample/pages/{path.name}", "warc_record_offset": 0,
+        "url": address,
+        "warc_filename": f"vislib/sample/pages/{path.name}",
+        "warc_record_offset": 0,
         "warc_record_length": path.stat().st_size,
-    }  # fmt: skip
-    return {"images": images, "texts": texts, "metadata": _json(metadata), "general_metadata": _json(general)}
+    }
+    return {
+        "images": images,
+        "texts": texts,
+        "metadata": _json(metadata),
+        "general_metadata": _json(general),
+    }
 
 
 def damaged(page: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a crawl does to rows: after some pages comes a copy of the row that breaks one rule of the form."""
+    """What a crawl does to rows: after some pages comes a copy of the row that breaks one rule of
+    the form.
+    """
     changes: dict[str, dict[str, Any]] = {
         "coffee-cup": {},  # the same page once more
         "rocket-pad": {"texts": row["texts"][:-1]},
@@ -61,7 +79,9 @@ def damaged(page: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "clock-face": {"texts": ["caption"] * len(row["texts"])},
         "osi-model": {"metadata": row["metadata"][:-20]},
         "eclipse-note": {"general_metadata": "{url: none}"},
-        "retina": {"texts": [text and text.replace("i", "\udced", 1) for text in row["texts"]]},  # Latin-1 bytes
+        "retina": {
+            "texts": [text and text.replace("i", "\udced", 1) for text in row["texts"]]
+        },  # Latin-1 bytes
     }
     if page in changes:
         yield row | changes[page]
@@ -72,7 +92,9 @@ def _json(value: Any) -> str:
 
 
 def _blocks(body: str) -> Iterator[str]:
-    """Image lines one by one; the paragraphs between two images together, headings without their marks."""
+    """Image lines one by one; the paragraphs between two images together, headings without their
+    marks.
+    """
     paragraphs: list[str] = []
     for block in re.split(r"\n\s*\n", body.strip()):
         if _IMAGE.fullmatch(block.strip()):
@@ -87,7 +109,9 @@ def _blocks(body: str) -> Iterator[str]:
 
 
 def _image(block: str, address: str, path: Path) -> dict[str, Any] | None:
-    """The metadata of an image line, None for text. Keys that the page does not give are absent, as in OBELICS."""
+    """The metadata of an image line, None for text. Keys that the page does not give are absent, as
+    in OBELICS.
+    """
     match = _IMAGE.fullmatch(block)
     if match is None:
         return None

@@ -1,4 +1,6 @@
-"""Stage 04: representative images, by size, perceptual hash, clusters and semantic likeness (DenseFusion-1M)."""
+"""Stage 04: representative images, by size, perceptual hash, clusters and semantic likeness
+(DenseFusion-1M).
+"""
 
 from vislib.selection.stage import select_images
 

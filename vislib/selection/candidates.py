@@ -1,4 +1,6 @@
-"""The distinct usable images of a run's samples, as columns: about 250 bytes an image and 30 a sample."""
+"""The distinct usable images of a run's samples, as columns: about 250 bytes an image and 30 a
+sample.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,9 @@ def _read(table: Path, columns: list[str]) -> pa.Table:
     for part in tables.parts(table):
         with tables.open_part(part) as file:
             if lacking := set(columns) - set(file.schema_arrow.names):
-                raise InputError(f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}")
+                raise InputError(
+                    f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}"
+                )
             read.append(plain(file.read(columns)))
     if not read:
         raise InputError(f"{table}: no part; run the stage that makes it again")
@@ -34,11 +38,13 @@ def _ids(column: pa.ChunkedArray) -> Ids:
 
 @dataclass
 class Candidates:
-    """Images sorted by id; `image` gives that of each sample (or NO_IMAGE), `fault` says why it has none.
+    """Images sorted by id; `image` gives that of each sample (or NO_IMAGE), `fault` says why it has
+    none.
 
-    `sample` is the one that stands for each image: with an alt text if any has one, then the smallest sample_id.
-    `reason` says why an image went ("": it is left); `other` (-1: none) is the image that it resembles, `apart` how
-    little. `cluster` (-1: none), `rank` and `distance` are those of the contract.
+    `sample` is the one that stands for each image: with an alt text if any has one, then the
+    smallest sample_id. `reason` says why an image went ("": it is left); `other` (-1: none) is the
+    image that it resembles, `apart` how little. `cluster` (-1: none), `rank` and `distance` are
+    those of the contract.
     """
 
     sample_ids: Ids
@@ -68,14 +74,25 @@ class Candidates:
         """Join the samples with the ledger of images by address."""
         ledger = _read(
             run.table("images"),
-            ["image_url", "image_id", "status", "reason", "path", "width", "height", "perceptual_hash"],
+            [
+                "image_url",
+                "image_id",
+                "status",
+                "reason",
+                "path",
+                "width",
+                "height",
+                "perceptual_hash",
+            ],
         )
         samples = _read(run.table("samples"), ["sample_id", "image_url", "alt_text"])
         row = pc.index_in(samples["image_url"], value_set=ledger["image_url"])
         usable = pc.equal(pc.take(ledger["status"], row), "ok").fill_null(False).to_numpy()
         fault = pc.take(ledger["reason"], row).fill_null("not_in_ledger")
         rows = row.filter(pa.array(usable))
-        ids, first, inverse = np.unique(_ids(pc.take(ledger["image_id"], rows)), return_index=True, return_inverse=True)
+        ids, first, inverse = np.unique(
+            _ids(pc.take(ledger["image_id"], rows)), return_index=True, return_inverse=True
+        )
         image = np.full(len(samples), NO_IMAGE)
         image[usable] = inverse
         sample_ids = _ids(samples["sample_id"])
@@ -83,7 +100,9 @@ class Candidates:
         order = np.lexsort((sample_ids, no_text, image))
         chosen = order[np.searchsorted(image[order], np.arange(len(ids)))]
         of_image = ledger.drop_columns(["image_url", "image_id"]).take(rows.take(pa.array(first)))
-        hashes = np.fromiter((int(text, 16) for text in of_image["perceptual_hash"].to_pylist()), np.uint64, len(ids))
+        hashes = np.fromiter(
+            (int(text, 16) for text in of_image["perceptual_hash"].to_pylist()), np.uint64, len(ids)
+        )
         sides = np.stack([of_image[name].to_numpy() for name in ("width", "height")], axis=1)
         return cls(sample_ids, image, fault, ids, chosen, sides, hashes, of_image["path"])
 
@@ -103,14 +122,26 @@ class Candidates:
         if self.reason[image] == "below_top_k":
             return f"cluster {self.cluster[image]}, rank {self.rank[image]}"
         width, height = self.sides[image]
-        return f"{width} x {height}" if self.reason[image] == "too_small" else self.failures.get(image, "")
+        return (
+            f"{width} x {height}"
+            if self.reason[image] == "too_small"
+            else self.failures.get(image, "")
+        )
 
     def drop(self, images: Ints, reason: str) -> None:
         """Let `images` go."""
         self.reason[images] = reason
 
-    def drop_duplicates(self, images: Ints, reason: str, other: Ints, apart: NDArray[np.float32]) -> None:
-        """Let those of `images` go that resemble one in `other` (-1: none), at a distance of `apart`."""
+    def drop_duplicates(
+        self, images: Ints, reason: str, other: Ints, apart: NDArray[np.float32]
+    ) -> None:
+        """Let those of `images` go that resemble one in `other` (-1: none), at a distance of
+        `apart`.
+        """
         went = other >= 0
         images = images[went]
-        self.reason[images], self.other[images], self.apart[images] = reason, other[went], apart[went]
+        self.reason[images], self.other[images], self.apart[images] = (
+            reason,
+            other[went],
+            apart[went],
+        )

@@ -1,4 +1,6 @@
-"""The stage function of 04: which images represent the others (DenseFusion-1M, Perceptual Fusion, selection)."""
+"""The stage function of 04: which images represent the others (DenseFusion-1M, Perceptual Fusion,
+selection).
+"""
 
 from typing import Any
 
@@ -15,13 +17,19 @@ from vislib.selection.vectors import embed_images
 
 
 def select_images(run: Run) -> None:
-    """Write `samples`, `embeddings`, `duplicates` and `dropped`; the metrics count the images left by each step.
+    """Write `samples`, `embeddings`, `duplicates` and `dropped`; the metrics count the images left
+    by each step.
 
-    In order: distinct, chosen by `limit`, large enough, unlike by perceptual hash, embedded, unlike within their
-    cluster, among the `top_k` of it. Raises InputError when a step leaves none.
+    In order: distinct, chosen by `limit`, large enough, unlike by perceptual hash, embedded, unlike
+    within their cluster, among the `top_k` of it. Raises InputError when a step leaves none.
     """
     images = Candidates.of(run)
-    _count(run, images, "images_distinct", "no sample has a usable image; data/dropped of 03_images says why")
+    _count(
+        run,
+        images,
+        "images_distinct",
+        "no sample has a usable image; data/dropped of 03_images says why",
+    )
     _choose(run, images)
     _drop_small(run, images)
     _drop_near_duplicates(run, images)
@@ -40,7 +48,9 @@ def _count(run: Run, images: Candidates, step: str, mend: str = "") -> None:
 
 def _choose(run: Run, images: Candidates) -> None:
     if run.params.limit:
-        chance = np.array([seeded(run.seed, images.name(image)) for image in images.left], np.uint64)
+        chance = np.array(
+            [seeded(run.seed, images.name(image)) for image in images.left], np.uint64
+        )
         images.drop(np.argsort(chance, stable=True)[run.params.limit :], "beyond_limit")
     _count(run, images, "images_after_limit")
 
@@ -49,15 +59,24 @@ def _drop_small(run: Run, images: Candidates) -> None:
     least, short = run.params.min_side, images.sides.min(axis=1)
     largest = short[images.left].max()
     images.drop(images.left[short[images.left] < least], "too_small")
-    _count(run, images, "images_after_size", f"the largest short edge is {largest} px, min_side {least}; lower it")
+    _count(
+        run,
+        images,
+        "images_after_size",
+        f"the largest short edge is {largest} px, min_side {least}; lower it",
+    )
 
 
 def _drop_near_duplicates(run: Run, images: Candidates) -> None:
     left = images.left
-    left = left[np.argsort(-images.sides[left].prod(axis=1), stable=True)]  # of two alike the larger stays
+    left = left[
+        np.argsort(-images.sides[left].prod(axis=1), stable=True)
+    ]  # of two alike the larger stays
     kept = near_duplicates(images.hashes[left], run.params.hash_distance)
     bits = np.bitwise_count(images.hashes[left] ^ images.hashes[left[kept]])
-    images.drop_duplicates(left, "near_duplicate", np.where(kept < 0, -1, left[kept]), bits.astype(np.float32))
+    images.drop_duplicates(
+        left, "near_duplicate", np.where(kept < 0, -1, left[kept]), bits.astype(np.float32)
+    )
     _count(run, images, "images_after_hash")
 
 
@@ -67,27 +86,41 @@ def _embed(run: Run, images: Candidates) -> Vectors:
     encoder = load_encoder(p.embedding_model, device=p.device)
     with run.progress(len(left), "images embedded") as progress:
         vectors, failures = embed_images(
-            [images.name(image) for image in left], [f"{root}/{path}" for path in images.paths.take(left).to_pylist()],
-            encoder=encoder, folder=run.scratch, batch_size=p.batch_size, workers=p.workers, on_done=progress.update,
-        )  # fmt: skip
+            [images.name(image) for image in left],
+            [f"{root}/{path}" for path in images.paths.take(left).to_pylist()],
+            encoder=encoder,
+            folder=run.scratch,
+            batch_size=p.batch_size,
+            workers=p.workers,
+            on_done=progress.update,
+        )
     images.drop(left[list(failures)], "embedding_failed")
     images.failures = {int(left[place]): reason for place, reason in failures.items()}
     run.metrics["embedding_model"] = encoder.name
     reason = next(iter(failures.values()), "")
-    _count(run, images, "images_embedded", f"{p.embedding_model} failed on all, first with {reason!r}; take another")
+    _count(
+        run,
+        images,
+        "images_embedded",
+        f"{p.embedding_model} failed on all, first with {reason!r}; take another",
+    )
     return vectors
 
 
 def _cluster(run: Run, images: Candidates, vectors: Vectors) -> None:
     """Cluster, rank and distance of the images left; duplicates and those beyond `top_k` go."""
     p, left = run.params, images.left
-    labels, distances = cluster(vectors, p.clusters or -(-len(left) // PER_CLUSTER), seeded(run.seed) % 2**32)
+    labels, distances = cluster(
+        vectors, p.clusters or -(-len(left) // PER_CLUSTER), seeded(run.seed) % 2**32
+    )
     images.cluster[left], images.distance[left] = labels, distances
     below = []
     with run.progress(len(left), "images compared") as progress:
         for members in by_cluster(labels, distances):
             kept, apart = semantic_duplicates(vectors, members, p.epsilon)
-            images.drop_duplicates(left[members], "semantic_duplicate", np.where(kept < 0, -1, left[kept]), apart)
+            images.drop_duplicates(
+                left[members], "semantic_duplicate", np.where(kept < 0, -1, left[kept]), apart
+            )
             ranked = left[members[kept < 0]]
             images.rank[ranked] = np.arange(len(ranked))
             below.append(ranked[p.top_k or len(ranked) :])
@@ -100,9 +133,10 @@ def _cluster(run: Run, images: Candidates, vectors: Vectors) -> None:
 
 def _place(images: Candidates, image: int) -> dict[str, Any]:
     return {
-        "image_id": images.name(image), "cluster": int(images.cluster[image]),
+        "image_id": images.name(image),
+        "cluster": int(images.cluster[image]),
         "distance": float(images.distance[image]),
-    }  # fmt: skip
+    }
 
 
 def _write_images(images: Candidates, vectors: Vectors, output: Output) -> None:
@@ -130,4 +164,6 @@ def _write_samples(run: Run, images: Candidates, output: Output) -> None:
             output.drop("sample", sample["sample_id"], reason, detail)
         else:
             output.keep("sample")
-            output.write("samples", sample | _place(images, image) | {"rank": int(images.rank[image])})
+            output.write(
+                "samples", sample | _place(images, image) | {"rank": int(images.rank[image])}
+            )

@@ -1,4 +1,6 @@
-"""Unit vectors of a whole run's images, in files: threads decode while the model runs, and a killed run goes on."""
+"""Unit vectors of a whole run's images, in files: threads decode while the model runs, and a killed
+run goes on.
+"""
 
 import json
 import os
@@ -29,14 +31,18 @@ def embed_images(
     window: int = WINDOW,
     on_done: Callable[[int], object] = lambda n: None,
 ) -> tuple[Vectors, dict[int, str]]:
-    """Unit vectors of the pictures that have one, on disk and in order; and why the others, by place, have none.
+    """Unit vectors of the pictures that have one, on disk and in order; and why the others, by
+    place, have none.
 
-    Each window is a file in `folder`, named by model and ids: after an interruption a further call goes on at the
-    first that is missing. Memory holds a window and `_AHEAD` + 1 prepared batches; of whole pictures, one per worker.
+    Each window is a file in `folder`, named by model and ids: after an interruption a further call
+    goes on at the first that is missing. Memory holds a window and `_AHEAD` + 1 prepared batches;
+    of whole pictures, one per worker.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shape = (len(ids), encoder.dimension)
-    vectors: Vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+    vectors: Vectors = np.lib.format.open_memmap(
+        folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape
+    )
     failures: dict[int, str] = {}
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(ids), window):
@@ -67,7 +73,9 @@ def _write_window(
     for prepared in _prepared(paths, encoder, pool, batch_size):
         for found in _encoded(prepared, encoder):
             if isinstance(found, Exception):
-                failed[len(vectors) + len(failed)] = " ".join(str(found).split())[:200] or type(found).__name__
+                failed[len(vectors) + len(failed)] = (
+                    " ".join(str(found).split())[:200] or type(found).__name__
+                )
             else:
                 vectors.append(found)
         on_done(len(prepared))
@@ -80,7 +88,9 @@ def _write_window(
 def _prepared(
     paths: Sequence[str], encoder: Encoder, pool: ThreadPoolExecutor, batch_size: int
 ) -> Iterator[list[Any | Exception]]:
-    """Batches of the model's inputs in order, an exception in place of each picture that gave none."""
+    """Batches of the model's inputs in order, an exception in place of each picture that gave
+    none.
+    """
 
     def prepare(path: str) -> Any | Exception:
         try:
@@ -98,7 +108,9 @@ def _prepared(
 
 
 def _encoded(prepared: Sequence[Any | Exception], encoder: Encoder) -> list[Vectors | Exception]:
-    """Unit vectors of a batch; if the model fails, each picture is tried alone and pays for itself."""
+    """Unit vectors of a batch; if the model fails, each picture is tried alone and pays for
+    itself.
+    """
     good = [one for one in prepared if not isinstance(one, Exception)]
     try:
         vectors = encoder(good) if good else np.empty((0, encoder.dimension), np.float32)

@@ -1,1 +1,3 @@
-"""Training of vision-language models: rows, labels, batches, processes and answers, shared by stages 10 to 12."""
+"""Training of vision-language models: rows, labels, batches, processes and answers, shared by
+stages 10 to 12.
+"""

@@ -1,12 +1,15 @@
-"""Steps and passes: which rows are learnt from together, and how they become tensors (VisCon-100K, section 5).
+"""Steps and passes: which rows are learnt from together, and how they become tensors (VisCon-100K,
+section 5).
 
-A step's loss is a mean over its answer tokens. So a step must be a fair sample of the mix: in steps of like rows an
-answer of two words weighs ten times a caption's token, since there are few others in its step. A *pass* (what a device
-computes at once) should hold like rows, so that little of it is padding, also of the images, where a vision tower
-takes any size. Hence steps are drawn in strata. In a made mix of 665 K rows' kind (69 % short answers, 25 % captions,
-6 % text-only; steps of 128) a token of a short answer weighs 1.00 times one of a caption (9.6 in steps of like rows),
-and padding is 0.1 % in passes of 4 rows and 3 % in passes of 8; where images differ in size, 1.02 times and 1 % in
-passes of 4. LLaVA's grouping keeps text-only rows in steps of their own, where a token weighs 0.27 times as much.
+A step's loss is a mean over its answer tokens. So a step must be a fair sample of the mix: in steps
+of like rows an answer of two words weighs ten times a caption's token, since there are few others
+in its step. A *pass* (what a device computes at once) should hold like rows, so that little of it
+is padding, also of the images, where a vision tower takes any size. Hence steps are drawn in
+strata. In a made mix of 665 K rows' kind (69 % short answers, 25 % captions, 6 % text-only; steps
+of 128) a token of a short answer weighs 1.00 times one of a caption (9.6 in steps of like rows),
+and padding is 0.1 % in passes of 4 rows and 3 % in passes of 8; where images differ in size, 1.02
+times and 1 % in passes of 4. LLaVA's grouping keeps text-only rows in steps of their own, where a
+token weighs 0.27 times as much.
 """
 
 import random
@@ -34,11 +37,12 @@ def plan_batches(
 ) -> list[list[int]]:
     """Numbers of the rows of each step: every row once, the same for the same `seed` and `epoch`.
 
-    `lengths` in tokens; `pixels` of a row's images as the processor makes them, 0 for a text-only row. All steps but
-    the last have `batch` rows, like ones next to each other. Neither passes nor processes change what a step holds.
+    `lengths` in tokens; `pixels` of a row's images as the processor makes them, 0 for a text-only
+    row. All steps but the last have `batch` rows, like ones next to each other. Neither passes nor
+    processes change what a step holds.
 
-    Rows are shuffled, then ordered by likeness within each megabatch and cut into strata; every step gets a unit of
-    like rows from each of them, by chance.
+    Rows are shuffled, then ordered by likeness within each megabatch and cut into strata; every
+    step gets a unit of like rows from each of them, by chance.
     """
     chance = random.Random(seeded(seed, "batches", str(epoch)))
     rows = list(range(len(lengths)))
@@ -46,7 +50,9 @@ def plan_batches(
     whole = len(rows) // batch * batch
     unit = max(size for size in range(1, max(1, batch // _STRATA) + 1) if batch % size == 0)
     strips = max(1, batch // unit // _PER_STRIP)
-    order = partial(_alike, lengths=np.array(lengths, int), pixels=np.array(pixels, int), strips=strips)
+    order = partial(
+        _alike, lengths=np.array(lengths, int), pixels=np.array(pixels, int), strips=strips
+    )
     steps: list[list[int]] = []
     for mega in _cut(rows[:whole], batch * _MEGABATCH):
         units, count = _cut(order(mega), unit), len(mega) // batch
@@ -58,7 +64,9 @@ def plan_batches(
 
 
 def _alike(rows: list[int], *, lengths: Any, pixels: Any, strips: int) -> list[int]:
-    """The rows in an order in which neighbours are alike: text-only ones, then by strip of pixels and length."""
+    """The rows in an order in which neighbours are alike: text-only ones, then by strip of pixels
+    and length.
+    """
     seen = pixels[rows]
     fewer = np.searchsorted(np.sort(seen), seen)  # rows of fewer pixels: equal pixels share a strip
     strip = np.where(seen > 0, 1 + fewer * strips // len(rows), 0)
@@ -73,18 +81,21 @@ def _cut(rows: list[Any], size: int) -> list[list[Any]]:
 def collate(
     encoded: Sequence[Encoded], *, processor: Any, packing: bool, dummy: Encoded | None
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one forward pass: input_ids, labels, and the pixels of all images in the order of their tokens.
+    """The tensors of one forward pass: input_ids, labels, and the pixels of all images in the order
+    of their tokens.
 
-    Padded on the right with an attention_mask, (rows, tokens); or, `packing`, all rows behind one another, (1, tokens),
-    with position_ids that begin anew with each and without a mask: the model must keep them apart
-    (`packing.prove_packing`). `dummy` (`dummy_row`) joins a batch that has no image, as its last row.
+    Padded on the right with an attention_mask, (rows, tokens); or, `packing`, all rows behind one
+    another, (1, tokens), with position_ids that begin anew with each and without a mask: the model
+    must keep them apart (`packing.prove_packing`). `dummy` (`dummy_row`) joins a batch that has no
+    image, as its last row.
     """
     rows = [*encoded, dummy] if dummy and not any(row.pixels for row in encoded) else list(encoded)
     if packing:
         batch = {
-            "input_ids": _joined(row.input_ids for row in rows), "labels": _joined(row.labels for row in rows),
+            "input_ids": _joined(row.input_ids for row in rows),
+            "labels": _joined(row.labels for row in rows),
             "position_ids": _joined(range(len(row.input_ids)) for row in rows),
-        }  # fmt: skip
+        }
     else:
         filler = processor.tokenizer.pad_token_id or 0  # masked
         batch = {
@@ -99,12 +110,19 @@ def collate(
 
 
 def dummy_row(encoder: Encoder) -> Encoded:
-    """One image without text or loss, for batches without images: the vision tower takes part, its gradient is zero.
+    """One image without text or loss, for batches without images: the vision tower takes part, its
+    gradient is zero.
 
-    Else data parallel training waits for gradients that never come, and ZeRO-3 for weights that nobody gathers.
+    Else data parallel training waits for gradients that never come, and ZeRO-3 for weights that
+    nobody gathers.
     """
-    batch = model_inputs(encoder.processor, encoder.processor.image_token, [Image.new("RGB", (28, 28), "white")])
-    ids, pixels = batch["input_ids"][0].tolist(), {name: batch[name] for name in PIXELS if name in batch}
+    batch = model_inputs(
+        encoder.processor, encoder.processor.image_token, [Image.new("RGB", (28, 28), "white")]
+    )
+    ids, pixels = (
+        batch["input_ids"][0].tolist(),
+        {name: batch[name] for name in PIXELS if name in batch},
+    )
     return Encoded(ids, [IGNORED] * len(ids), pixels, ids.count(encoder.processor.image_token_id))
 
 
@@ -117,9 +135,20 @@ def _padded(rows: Iterable[Sequence[int]], filler: int) -> torch.Tensor:
 
 
 def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One behind the other along the first dimension, the others padded with zeros to the largest: no image there."""
+    """One behind the other along the first dimension, the others padded with zeros to the largest:
+    no image there.
+    """
     largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    return torch.cat([
-        pad(t, [side for size, most in zip(t.shape[:0:-1], largest[::-1], strict=True) for side in (0, most - size)])
-        for t in tensors
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            pad(
+                t,
+                [
+                    side
+                    for size, most in zip(t.shape[:0:-1], largest[::-1], strict=True)
+                    for side in (0, most - size)
+                ],
+            )
+            for t in tensors
+        ]
+    )

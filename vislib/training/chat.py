@@ -1,6 +1,8 @@
-"""How a model writes conversations: its own chat template, with the place of every answer (VisCon-100K, section 5).
+"""How a model writes conversations: its own chat template, with the place of every answer
+(VisCon-100K, section 5).
 
-Training and generation read the same text, so that a prompt is, to the letter, what comes before an answer in training.
+Training and generation read the same text, so that a prompt is, to the letter, what comes before an
+answer in training.
 """
 
 import re
@@ -18,7 +20,9 @@ _UNSEEN = 2**-8  # less than half a grey level, and the same number in every pre
 
 
 class RowError(ValueError):
-    """A row that cannot be learnt from: `reason` is one of `REASONS`, `detail` says what was found."""
+    """A row that cannot be learnt from: `reason` is one of `REASONS`, `detail` says what was
+    found.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -37,15 +41,22 @@ class Chat:
 
     @cached_property
     def _specials(self) -> re.Pattern[str]:
-        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        added = [
+            token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special
+        ]
         words = {MARK, self.image_token, *added}
-        return re.compile("|".join(re.escape(w) for w in sorted(words, key=lambda w: (-len(w), w)) if len(w) > 2))
+        return re.compile(
+            "|".join(re.escape(w) for w in sorted(words, key=lambda w: (-len(w), w)) if len(w) > 2)
+        )
 
-    def render(self, turns: Turns, *, generating: bool = False) -> tuple[str, list[tuple[int, int]]]:
+    def render(
+        self, turns: Turns, *, generating: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
         """The text of `turns`, and from where to where each answer goes, its end token included.
 
-        Words of `turns` that the tokenizer would read as special tokens are written with ‹ ›. A template that closes
-        an answer with white space alone, as LLaVA's on the hub does, gets the tokenizer's end token there.
+        Words of `turns` that the tokenizer would read as special tokens are written with ‹ ›. A
+        template that closes an answer with white space alone, as LLaVA's on the hub does, gets the
+        tokenizer's end token there.
         `generating`: the text ends where the next answer begins. Raises RowError not_word_for_word.
         """
         messages: list[dict[str, Any]] = [
@@ -63,10 +74,15 @@ class Chat:
             answers.append((start, start + len(spoken)))
             text += asked[len(written) :] + spoken + after
             written = whole
-        return text + self._templated(messages, written, generating=generating)[len(written) :], answers
+        return (
+            text + self._templated(messages, written, generating=generating)[len(written) :],
+            answers,
+        )
 
     def _parts(self, turn: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """A turn's images and texts; line breaks that only set images off from the text are the template's to write."""
+        """A turn's images and texts; line breaks that only set images off from the text are the
+        template's to write.
+        """
         pieces = turn["value"].split(MARK) if turn["from"] == "human" else [turn["value"]]
         told = [number for number, piece in enumerate(pieces) if piece.strip() or len(pieces) == 1]
         for number, piece in enumerate(pieces):
@@ -74,42 +90,75 @@ class Chat:
                 yield {"type": "image"}
             if number in told:
                 piece = piece.lstrip("\n") if number == told[0] and number else piece
-                piece = piece.rstrip("\n") if number == told[-1] and number < len(pieces) - 1 else piece
-                yield {"type": "text", "text": self._specials.sub(lambda word: f"‹{word[0][1:-1]}›", piece)}
+                piece = (
+                    piece.rstrip("\n") if number == told[-1] and number < len(pieces) - 1 else piece
+                )
+                yield {
+                    "type": "text",
+                    "text": self._specials.sub(lambda word: f"‹{word[0][1:-1]}›", piece),
+                }
 
     def _templated(self, messages: Sequence[Any], begins: str, *, generating: bool) -> str:
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generating)
+        text = self.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generating
+        )
         if not text.startswith(begins):  # turns would look different in training and in generation
-            raise RowError("not_word_for_word", "the chat template writes earlier turns anew when later ones come")
+            raise RowError(
+                "not_word_for_word",
+                "the chat template writes earlier turns anew when later ones come",
+            )
         return str(text)
 
     def _closed(self, written: str, answer: str) -> tuple[str, str]:
-        """The answer with what leads to it and its end token, and what the template writes behind that."""
+        """The answer with what leads to it and its end token, and what the template writes behind
+        that.
+        """
         told = answer if answer in written else answer.strip()  # some templates trim
         lead, found, rest = written.partition(told)
         if not found or lead.strip():
-            raise RowError("not_word_for_word", f"for {answer[:40]!r} the chat template writes {written[:80]!r}")
+            raise RowError(
+                "not_word_for_word",
+                f"for {answer[:40]!r} the chat template writes {written[:80]!r}",
+            )
         end = self._specials.search(rest)
         if end and not rest[: end.start()].strip():
             return lead + told + rest[: end.end()], rest[end.end() :]
         if rest.strip() or not self.tokenizer.eos_token:
-            raise RowError("not_word_for_word", f"the chat template ends an answer with {rest[:40]!r}: no end token")
+            raise RowError(
+                "not_word_for_word",
+                f"the chat template ends an answer with {rest[:40]!r}: no end token",
+            )
         return lead + told + self.tokenizer.eos_token, ""
 
 
 def prompt_text(processor: Any, turns: Turns) -> str:
-    """The chat text of `turns` up to where the next answer begins: what comes before it in training, to the letter."""
+    """The chat text of `turns` up to where the next answer begins: what comes before it in
+    training, to the letter.
+    """
     return Chat(processor).render(turns, generating=True)[0]
 
 
-def model_inputs(processor: Any, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-    """The model's tensors for one chat text and its RGB images, as the processor makes them, in a batch of one.
+def model_inputs(
+    processor: Any, text: str, images: Sequence[Image.Image]
+) -> dict[str, torch.Tensor]:
+    """The model's tensors for one chat text and its RGB images, as the processor makes them, in a
+    batch of one.
 
-    The beginning token is not doubled if the template wrote it. An image whose normalised values are all zero, which
-    Idefics2 and Idefics3 take for padding and leave out, gets one value that no eye could see.
+    The beginning token is not doubled if the template wrote it. An image whose normalised values
+    are all zero, which Idefics2 and Idefics3 take for padding and leave out, gets one value that no
+    eye could see.
     """
     begun = bool(processor.tokenizer.bos_token) and text.startswith(processor.tokenizer.bos_token)
-    batch = dict(processor(text=[text], images=list(images) or None, return_tensors="pt", add_special_tokens=not begun))
+    batch = dict(
+        processor(
+            text=[text],
+            images=list(images) or None,
+            return_tensors="pt",
+            add_special_tokens=not begun,
+        )
+    )
     if "pixel_attention_mask" in batch:
-        batch["pixel_values"][..., 0, 0, 0][(batch["pixel_values"] == 0).flatten(-3).all(-1)] = _UNSEEN
+        batch["pixel_values"][..., 0, 0, 0][(batch["pixel_values"] == 0).flatten(-3).all(-1)] = (
+            _UNSEEN
+        )
     return batch

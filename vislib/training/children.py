@@ -1,7 +1,9 @@
-"""Processes that train, generate or serve: started by a stage, watched by it, and never longer alive than it is.
+"""Processes that train, generate or serve: started by a stage, watched by it, and never longer
+alive than it is.
 
-The notebook's kernel must not initialise CUDA, and training needs one process per GPU (VisCon-100K, section 5: eight);
-so both run in children. A child says what it does in events, one JSON object per line of its output.
+The notebook's kernel must not initialise CUDA, and training needs one process per GPU (VisCon-100K,
+section 5: eight); so both run in children. A child says what it does in events, one JSON object per
+line of its output.
 """
 
 import atexit
@@ -30,7 +32,9 @@ Event = dict[str, Any]
 _START = '{"event":'
 _TAIL = 8  # lines of a failed child's output that its error message shows
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
-_FROM_LOADER = re.compile(r"\ACaught .*InputError: ", re.DOTALL)  # a loader's worker sends its traceback along
+_FROM_LOADER = re.compile(
+    r"\ACaught .*InputError: ", re.DOTALL
+)  # a loader's worker sends its traceback along
 _KILLED = "; it was killed: was memory short?"
 
 
@@ -42,11 +46,13 @@ def run_child(
     on_event: Callable[[Event], None],
     environment: Mapping[str, str] = {},
 ) -> None:
-    """Run `command` from the project's root and give its events to `on_event`; all else that it prints goes to `log`.
+    """Run `command` from the project's root and give its events to `on_event`; all else that it
+    prints goes to `log`.
 
-    The command and all that it starts hold `lock` (shared) and end with this process, also when that is killed. The
-    first SIGINT or SIGTERM is passed on and waited for, then delivered here; a second one kills. Raises InputError
-    with the child's own message, or the last lines that it printed, when it does not end well.
+    The command and all that it starts hold `lock` (shared) and end with this process, also when
+    that is killed. The first SIGINT or SIGTERM is passed on and waited for, then delivered here; a
+    second one kills. Raises InputError with the child's own message, or the last lines that it
+    printed, when it does not end well.
     """
     stop, tail, errors = threading.Event(), deque[str](maxlen=_TAIL), list[str]()
     with interrupts(stop), log.open("a", encoding="utf-8") as file:
@@ -71,25 +77,41 @@ def run_child(
     if process.returncode:
         ended = f"{Path(command[0]).name} ended with {process.returncode}: " + " | ".join(tail)
         killed = _KILLED * (process.returncode == 128 + signal.SIGKILL or "SIGKILL" in ended)
-        raise InputError(redact(errors[0]) if errors else f"{ended}{killed}; all it said is in {log.name}")
+        raise InputError(
+            redact(errors[0]) if errors else f"{ended}{killed}; all it said is in {log.name}"
+        )
 
 
-def _start(command: Sequence[str], lock: Path | None, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
-    """The command under a guard (`main`), in a process group of its own. The guard's stdin ends with this process."""
+def _start(
+    command: Sequence[str], lock: Path | None, environment: Mapping[str, str]
+) -> "subprocess.Popen[str]":
+    """The command under a guard (`main`), in a process group of its own. The guard's stdin ends
+    with this process.
+    """
     held = [] if lock is None else [share(lock)]
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", __name__, *command], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
-            pass_fds=held, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-        )  # fmt: skip
+            [sys.executable, "-m", __name__, *command],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            pass_fds=held,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        )
     finally:
         for handle in held:
             os.close(handle)
 
 
 class _Watch(threading.Thread):
-    """Passes a stop on to the children that announced themselves, else to all; clears up behind an ended command."""
+    """Passes a stop on to the children that announced themselves, else to all; clears up behind an
+    ended command.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]", stop: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -100,14 +122,20 @@ class _Watch(threading.Thread):
         while self.process.poll() is None:
             if self.stop.is_set() and not told:
                 told = True
-                for pid in self.pids or [-self.process.pid]:  # the launcher between would give them 30 s only
+                for pid in self.pids or [
+                    -self.process.pid
+                ]:  # the launcher between would give them 30 s only
                     _send(pid, signal.SIGTERM)
             time.sleep(0.1)
-        _send(-self.process.pid, signal.SIGKILL)  # what the command left running would hold its output open
+        _send(
+            -self.process.pid, signal.SIGKILL
+        )  # what the command left running would hold its output open
 
 
 def end_process(process: "subprocess.Popen[str]") -> None:
-    """Let a command that has closed its output end by itself; kill it, and all that it started, after that."""
+    """Let a command that has closed its output end by itself; kill it, and all that it started,
+    after that.
+    """
     with suppress(subprocess.TimeoutExpired):
         if sys.exc_info()[0] is None:
             process.wait(10)
@@ -124,17 +152,24 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-# ---- in the child -------------------------------------------------------------------------------------------
+# ---- in the child
+# -------------------------------------------------------------------------------------------
 
 
 def emit(event: str, **values: Any) -> None:
-    """Tell the stage: one line, written whole, after whatever stands unfinished on the current line."""
+    """Tell the stage: one line, written whole, after whatever stands unfinished on the current
+    line.
+    """
     sys.stdout.write("\n" + json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-def child_main(function: Callable[[], None], *, on_no_memory: str = "lower batch_size or max_length") -> None:
-    """Run a child's work; an error becomes an event that the stage raises. `on_no_memory` says what to change."""
+def child_main(
+    function: Callable[[], None], *, on_no_memory: str = "lower batch_size or max_length"
+) -> None:
+    """Run a child's work; an error becomes an event that the stage raises. `on_no_memory` says what
+    to change.
+    """
     emit("child", pid=os.getpid())
     try:
         function()
@@ -154,9 +189,13 @@ def child_main(function: Callable[[], None], *, on_no_memory: str = "lower batch
 
 
 def main(command: Sequence[str]) -> int:
-    """The guard: runs `command`, and ends the whole group when the process that holds its stdin is gone."""
+    """The guard: runs `command`, and ends the whole group when the process that holds its stdin is
+    gone.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # meant for the command; an ignored signal would be inherited by it
+        signal.signal(
+            number, lambda *_: None
+        )  # meant for the command; an ignored signal would be inherited by it
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
 
     def watch() -> None:

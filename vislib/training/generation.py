@@ -1,8 +1,9 @@
-"""Answers of a model to questions about images, generated here: greedy, one key each, asked once (section 5.2).
+"""Answers of a model to questions about images, generated here: greedy, one key each, asked once
+(section 5.2).
 
-The model runs in a child process, so that a notebook's kernel never initialises CUDA. A prompt is, to the letter, what
-comes before an answer in training. Prompts of a batch are padded on the left; a test proves that a batch changes no
-answer, which other harnesses cannot say.
+The model runs in a child process, so that a notebook's kernel never initialises CUDA. A prompt is,
+to the letter, what comes before an answer in training. Prompts of a batch are padded on the left; a
+test proves that a batch changes no answer, which other harnesses cannot say.
 """
 
 import json
@@ -42,11 +43,15 @@ class Question:
     @property
     def value(self) -> str:
         """The human turn, as conversations have it."""
-        return self.text if self.image_path is None or _MARK in self.text else f"{_MARK}\n{self.text}"
+        return (
+            self.text if self.image_path is None or _MARK in self.text else f"{_MARK}\n{self.text}"
+        )
 
 
 def model_key(place: str, *, precision: str = "float32") -> str:
-    """What names a model among the answers: a hash of its folder, or hub id with commit, and the precision."""
+    """What names a model among the answers: a hash of its folder, or hub id with commit, and the
+    precision.
+    """
     from vislib.training.models import weights_hash
 
     if Path(place).is_dir():
@@ -58,14 +63,18 @@ def model_key(place: str, *, precision: str = "float32") -> str:
 
 
 def question_key(model: str, question: Question) -> str:
-    """The journal's key of an answer: of `model_key`, question, image bytes and the most tokens of the answer."""
+    """The journal's key of an answer: of `model_key`, question, image bytes and the most tokens of
+    the answer.
+    """
     path = Path(question.image_path) if question.image_path is not None else None
     image = "" if path is None else short_hash(path.read_bytes()) if path.is_file() else "missing"
     return short_hash("greedy", model, question.value, image, str(question.max_tokens))
 
 
 def answer_to(journal: Journal, model: str, question: Question) -> str | None:
-    """The answer that `answers_of_models` journalled, or None if it failed (`failure_of` says why)."""
+    """The answer that `answers_of_models` journalled, or None if it failed (`failure_of` says
+    why).
+    """
     body = journal.get(question_key(model, question))
     return None if body is None else without_thoughts(str(body["text"]))[0]
 
@@ -77,28 +86,45 @@ def failure_of(journal: Journal, model: str, question: Question) -> tuple[str, s
 
 
 def answers_of_models(
-    run: "Run", models: Sequence[str], questions: Sequence[Question], *, batch_size: int = 1, device: str = "auto",
-    precision: str = "float32", progress: str = "answer",
-) -> list[str]:  # fmt: skip
-    """Ask each of `models` (`resolve_model`'s folders or hub ids) what the journal lacks, in one child, one by one.
+    run: "Run",
+    models: Sequence[str],
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 1,
+    device: str = "auto",
+    precision: str = "float32",
+    progress: str = "answer",
+) -> list[str]:
+    """Ask each of `models` (`resolve_model`'s folders or hub ids) what the journal lacks, in one
+    child, one by one.
 
-    Each answer is journalled as it comes. Returns each `model_key`. A question whose image fails is recorded as failed
-    and asked again by the next run. Raises InputError if a model cannot be opened or run; answers so far are kept.
+    Each answer is journalled as it comes. Returns each `model_key`. A question whose image fails is
+    recorded as failed and asked again by the next run. Raises InputError if a model cannot be
+    opened or run; answers so far are kept.
     """
-    journal, names = run.journal(JOURNAL), [model_key(model, precision=precision) for model in models]
+    journal, names = (
+        run.journal(JOURNAL),
+        [model_key(model, precision=precision) for model in models],
+    )
     lines: list[dict[str, Any]] = []
     lacking = set[str]()
     for model, name in zip(models, names, strict=True):
         keyed = ((question_key(name, question), question) for question in questions)
-        new = {key: question for key, question in keyed if key not in lacking and not journal.has(key)}
+        new = {
+            key: question for key, question in keyed if key not in lacking and not journal.has(key)
+        }
         if new:
-            lines += [{"model": model, "device": device, "precision": precision, "batch_size": batch_size}]
+            lines += [
+                {"model": model, "device": device, "precision": precision, "batch_size": batch_size}
+            ]
             lines += [{"key": key, **asdict(question)} for key, question in new.items()]
             lacking |= new.keys()
     if not lacking:
         return names
     file, failed = run.scratch / "questions.jsonl", set[str]()
-    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    file.write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+    )
     with run.progress(len(lacking), progress) as shown:
 
         def hear(event: dict[str, Any]) -> None:
@@ -110,11 +136,14 @@ def answers_of_models(
             shown.update(event["event"] in {"answer", "failure"}, failed=len(failed))
 
         command = [sys.executable, "-m", __name__, str(file)]
-        run_child(command, log=run.folder / "log.txt", lock=run.stage.run / ".workers.lock", on_event=hear)
+        run_child(
+            command, log=run.folder / "log.txt", lock=run.stage.run / ".workers.lock", on_event=hear
+        )
     return names
 
 
-# ---- in the child -------------------------------------------------------------------------------------------
+# ---- in the child
+# -------------------------------------------------------------------------------------------
 
 
 def encode(processor: Any, question: Question) -> "Encoded":
@@ -124,14 +153,23 @@ def encode(processor: Any, question: Question) -> "Encoded":
 
     images = [] if question.image_path is None else [read_image(question.image_path)]
     if question.value.count(_MARK) != len(images):
-        raise RowError("image_count", f"{question.value.count(_MARK)} {_MARK} in the text, {len(images)} images")
-    batch = model_inputs(processor, prompt_text(processor, [{"from": "human", "value": question.value}]), images)
+        raise RowError(
+            "image_count",
+            f"{question.value.count(_MARK)} {_MARK} in the text, {len(images)} images",
+        )
+    batch = model_inputs(
+        processor, prompt_text(processor, [{"from": "human", "value": question.value}]), images
+    )
     ids = batch["input_ids"][0].tolist()
     return Encoded(ids, [], {name: batch[name] for name in PIXELS if name in batch})
 
 
-def generate(model: Any, processor: Any, rows: "Sequence[Encoded]", limits: Sequence[int]) -> list[list[int]]:
-    """Token ids of the answers, greedy, each to its model's end token (left out) or to its limit in tokens."""
+def generate(
+    model: Any, processor: Any, rows: "Sequence[Encoded]", limits: Sequence[int]
+) -> list[list[int]]:
+    """Token ids of the answers, greedy, each to its model's end token (left out) or to its limit in
+    tokens.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -139,7 +177,10 @@ def generate(model: Any, processor: Any, rows: "Sequence[Encoded]", limits: Sequ
 
     batch = collate(rows, processor=processor, packing=False, dummy=None)
     ids = [torch.tensor(row.input_ids) for row in rows]
-    padded: dict[str, Any] = {"input_ids": ids, "attention_mask": [torch.ones_like(row) for row in ids]}
+    padded: dict[str, Any] = {
+        "input_ids": ids,
+        "attention_mask": [torch.ones_like(row) for row in ids],
+    }
     for name, values in padded.items():
         filler = processor.tokenizer.pad_token_id if name == "input_ids" else 0
         padded[name] = torch.nn.utils.rnn.pad_sequence(
@@ -153,7 +194,10 @@ def generate(model: Any, processor: Any, rows: "Sequence[Encoded]", limits: Sequ
     ends = end_tokens(model, processor)
     bare = getattr(model, "get_base_model", lambda: model)()
     bare.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # alone: a checkpoint's own may sample
-        do_sample=False, max_new_tokens=max(limits), eos_token_id=ends, pad_token_id=processor.tokenizer.pad_token_id
+        do_sample=False,
+        max_new_tokens=max(limits),
+        eos_token_id=ends,
+        pad_token_id=processor.tokenizer.pad_token_id,
     )
     with torch.inference_mode():
         made = model.generate(**moved)[:, padded["input_ids"].shape[1] :].tolist()
@@ -161,10 +205,14 @@ def generate(model: Any, processor: Any, rows: "Sequence[Encoded]", limits: Sequ
 
 
 def end_tokens(model: Any, processor: Any) -> list[int]:
-    """Ids of the tokens that end an answer: the model's own, its tokenizer's, and the one that training teaches."""
+    """Ids of the tokens that end an answer: the model's own, its tokenizer's, and the one that
+    training teaches.
+    """
     from vislib.training.chat import Chat
 
-    text, ((start, end),) = Chat(processor).render([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}])
+    text, ((start, end),) = Chat(processor).render(
+        [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    )
     taught = processor.tokenizer(text[start:end], add_special_tokens=False)["input_ids"][-1]
     own = model.generation_config.eos_token_id
     ids = {*(own if isinstance(own, list) else [own]), processor.tokenizer.eos_token_id, taught}
@@ -172,27 +220,37 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
 
 
 def _ended(answer: list[int], ends: Sequence[int]) -> list[int]:
-    return answer[: next((place for place, token in enumerate(answer) if token in ends), len(answer))]
+    return answer[
+        : next((place for place, token in enumerate(answer) if token in ends), len(answer))
+    ]
 
 
-def answer_all(model: Any, processor: Any, asked: Sequence[tuple[str, Question]], *, batch_size: int) -> None:
+def answer_all(
+    model: Any, processor: Any, asked: Sequence[tuple[str, Question]], *, batch_size: int
+) -> None:
     """Emit an answer or a failure for each `(key, question)`, like ones together."""
     from vislib.training.chat import RowError
 
     room = getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
     waiting: list[tuple[str, Encoded, int]] = []
-    for key, question in sorted(asked, key=lambda a: (a[1].image_path is None, a[1].max_tokens, len(a[1].text))):
+    for key, question in sorted(
+        asked, key=lambda a: (a[1].image_path is None, a[1].max_tokens, len(a[1].text))
+    ):
         try:
             row = encode(processor, question)
             if len(row.input_ids) + question.max_tokens > room:
-                raise RowError("too_long", f"{len(row.input_ids)} tokens and the answer are more than {room}")
+                raise RowError(
+                    "too_long", f"{len(row.input_ids)} tokens and the answer are more than {room}"
+                )
         except RowError as error:
             emit("failure", key=key, reason=error.reason, detail=error.detail)
         except ImageError as error:
             emit("failure", key=key, reason=f"image_{error.reason}", detail=error.detail)
         except OSError as error:
             reason = "image_missing" if isinstance(error, FileNotFoundError) else "image_unreadable"
-            emit("failure", key=key, reason=reason, detail=f"{question.image_path}: {error.strerror}")
+            emit(
+                "failure", key=key, reason=reason, detail=f"{question.image_path}: {error.strerror}"
+            )
         else:
             waiting.append((key, row, question.max_tokens))
         if len(waiting) == batch_size:
@@ -205,12 +263,16 @@ def answer_all(model: Any, processor: Any, asked: Sequence[tuple[str, Question]]
 def _answer(model: Any, processor: Any, waiting: "Sequence[tuple[str, Encoded, int]]") -> None:
     keys, rows, limits = zip(*waiting, strict=True)
     for key, ids in zip(keys, generate(model, processor, rows, limits), strict=True):
-        text = processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        text = processor.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        ).strip()
         emit("answer", key=key, text=text, tokens=len(ids))
 
 
 def main(file: Path) -> None:
-    """Answer the questions of a file: a line with a model and how to run it, then its questions, for each model."""
+    """Answer the questions of a file: a line with a model and how to run it, then its questions,
+    for each model.
+    """
     from vislib.training.models import open_trained
 
     asked: list[tuple[dict[str, Any], list[tuple[str, Question]]]] = []
@@ -220,9 +282,13 @@ def main(file: Path) -> None:
         else:
             asked[-1][1].append((line.pop("key"), Question(**line)))
     if bad := [question for _, rows in asked for _, question in rows if question.max_tokens < 1]:
-        raise InputError(f"question {bad[0].id}: max_tokens is {bad[0].max_tokens}; it must be 1 or more")
+        raise InputError(
+            f"question {bad[0].id}: max_tokens is {bad[0].max_tokens}; it must be 1 or more"
+        )
     for head, rows in asked:
-        opened = open_trained(head["model"], device=head["device"], precision=head["precision"], merge=True)
+        opened = open_trained(
+            head["model"], device=head["device"], precision=head["precision"], merge=True
+        )
         answer_all(*opened, rows, batch_size=head["batch_size"])
         del opened  # before the next one takes its place
 

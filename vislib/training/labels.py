@@ -1,9 +1,11 @@
-"""Labels: a row teaches its answers and where they end, and each row is proven to do so (VisCon-100K, section 5).
+"""Labels: a row teaches its answers and where they end, and each row is proven to do so
+(VisCon-100K, section 5).
 
-Processors differ, and the masks that libraries offer mark wrong tokens for some of them without an error. So answers
-are found in the text that the model's own template writes, followed into the text that its processor makes of it,
-where images have become runs of tokens, and from there to tokens; decoded, these must be the answers word for word.
-A model for which this fails is refused before anything is trained, a row with its reason.
+Processors differ, and the masks that libraries offer mark wrong tokens for some of them without an
+error. So answers are found in the text that the model's own template writes, followed into the text
+that its processor makes of it, where images have become runs of tokens, and from there to tokens;
+decoded, these must be the answers word for word. A model for which this fails is refused before
+anything is trained, a row with its reason.
 """
 
 from bisect import bisect_right
@@ -23,7 +25,12 @@ from vislib.training.chat import MARK, Chat, RowError, Turns, model_inputs, prom
 __all__ = ["IGNORED", "PIXELS", "REASONS", "Encoded", "Encoder", "RowError", "prompt_text"]
 
 IGNORED = -100  # the label of a token that carries no loss
-PIXELS = ("pixel_values", "pixel_attention_mask", "image_sizes", "image_grid_thw")  # what `collate` can batch
+PIXELS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_sizes",
+    "image_grid_thw",
+)  # what `collate` can batch
 REASONS = {
     "bad_turns": "turns that do not alternate human and gpt, or none of human",
     "no_answer": "no answer, or a blank one",
@@ -38,19 +45,25 @@ REASONS = {
     "processor_failed": "the model's processor cannot take the row",
     "image_cut": "max_length ends before the tokens of the last image do",
     "no_answer_left": "max_length ends before the first answer begins",
-    "not_word_for_word": "the model's chat template or tokenizer does not give the answers back word for word",
+    "not_word_for_word": (
+        "the model's chat template or tokenizer does not give the answers back word for word"
+    ),
 }
 _PROBE = (
-    {"from": "human", "value": f"{MARK}\nWhat is it?"}, {"from": "gpt", "value": "A grey square, nothing else."},
-    {"from": "human", "value": "Are you sure?"}, {"from": "gpt", "value": "Yes."},
-)  # fmt: skip
+    {"from": "human", "value": f"{MARK}\nWhat is it?"},
+    {"from": "gpt", "value": "A grey square, nothing else."},
+    {"from": "human", "value": "Are you sure?"},
+    {"from": "gpt", "value": "Yes."},
+)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as the model sees it: token ids, their labels (`IGNORED` off the answers), the processor's pixel tensors.
+    """A row as the model sees it: token ids, their labels (`IGNORED` off the answers), the
+    processor's pixel tensors.
 
-    `pixels` is empty for a row without images; `truncated` says that tokens beyond `max_length` were left out.
+    `pixels` is empty for a row without images; `truncated` says that tokens beyond `max_length`
+    were left out.
     """
 
     input_ids: list[int]
@@ -72,14 +85,19 @@ class Encoded:
 
 
 class _Overheard:
-    """A tokenizer that keeps what a processor had it tokenise: the only exact account of what images became."""
+    """A tokenizer that keeps what a processor had it tokenise: the only exact account of what
+    images became.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer, self.text, self.encoding = tokenizer, "", None
 
     def __call__(self, text: Any, **options: Any) -> Any:
         batch = self._tokenizer(text, **options)
-        self.text, self.encoding = text if isinstance(text, str) else text[0], (batch.encodings or [None])[0]
+        self.text, self.encoding = (
+            text if isinstance(text, str) else text[0],
+            (batch.encodings or [None])[0],
+        )
         return batch
 
     def __getattr__(self, name: str) -> Any:
@@ -89,7 +107,8 @@ class _Overheard:
 class Encoder:
     """Makes token ids, labels and pixels of rows for one processor.
 
-    Raises InputError if rows of this processor cannot be proven to teach their answers: shown on a row of its own.
+    Raises InputError if rows of this processor cannot be proven to teach their answers: shown on a
+    row of its own.
     """
 
     def __init__(self, processor: Any, *, max_length: int) -> None:
@@ -97,32 +116,48 @@ class Encoder:
         place = getattr(getattr(processor, "tokenizer", processor), "name_or_path", "")
         name = f"model {place} ({type(processor).__name__})"
         if not getattr(processor, "image_token", None):
-            raise InputError(f"{name} has no image token; take one whose processor writes images into the text")
+            raise InputError(
+                f"{name} has no image token; take one whose processor writes images into the text"
+            )
         self.chat = Chat(processor)
         try:
             self._labelled(_PROBE, [Image.new("RGB", (28, 28), "grey")])
         except Exception as error:  # templates fail with all kinds
             raise InputError(
-                f"{name}: its answers cannot be told from the rest ({type(error).__name__}: {error}); take a model "
-                "whose chat template writes turns one after the other and whose processor has a fast tokenizer"
+                f"{name}: its answers cannot be told from the rest ({type(error).__name__}:"
+                f" {error}); take a model whose chat template writes turns one after the other and"
+                " whose processor has a fast tokenizer"
             ) from error
 
-    def encode(self, row: Mapping[str, Any], images: Sequence[Image.Image] | None = None) -> Encoded:
-        """The row of `images` (paths) and `conversations`; `images` are its pictures if they are read already.
+    def encode(
+        self, row: Mapping[str, Any], images: Sequence[Image.Image] | None = None
+    ) -> Encoded:
+        """The row of `images` (paths) and `conversations`; `images` are its pictures if they are
+        read already.
 
         Cut from the right at `max_length` tokens, never within an image's. Raises RowError.
         """
         turns = row["conversations"]
         _check(turns, len(row["images"]) if images is None else len(images))
-        whole, before = self._labelled(turns, [_read(path) for path in row["images"]] if images is None else images)
+        whole, before = self._labelled(
+            turns, [_read(path) for path in row["images"]] if images is None else images
+        )
         if before > self.max_length:
-            raise RowError("image_cut", f"the last image ends at token {before}, max_length is {self.max_length}")
+            raise RowError(
+                "image_cut",
+                f"the last image ends at token {before}, max_length is {self.max_length}",
+            )
         labels = whole.labels[: self.max_length]
         if all(label == IGNORED for label in labels):
             first = next(place for place, label in enumerate(whole.labels) if label != IGNORED)
-            raise RowError("no_answer_left", f"the answer begins at token {first + 1}, max_length is {self.max_length}")
+            raise RowError(
+                "no_answer_left",
+                f"the answer begins at token {first + 1}, max_length is {self.max_length}",
+            )
         cut = len(whole.input_ids) > self.max_length
-        return Encoded(whole.input_ids[: self.max_length], labels, whole.pixels, whole.n_image_tokens, cut)
+        return Encoded(
+            whole.input_ids[: self.max_length], labels, whole.pixels, whole.n_image_tokens, cut
+        )
 
     def _labelled(self, turns: Turns, images: Sequence[Image.Image]) -> tuple[Encoded, int]:
         """The whole row, and the number of tokens up to the end of its last image."""
@@ -132,29 +167,51 @@ class Encoder:
         try:
             batch = model_inputs(listening, text, images)
         except (ValueError, ArithmeticError, IndexError) as error:
-            raise RowError("processor_failed", f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+            raise RowError(
+                "processor_failed", f"{type(error).__name__}: {str(error).strip()[:200]}"
+            ) from error
         ids = batch.pop("input_ids")[0].tolist()
-        if ears.encoding is None or ears.encoding.ids != ids or set(batch) - {"attention_mask", *PIXELS}:
-            raise InputError(f"its processor makes {', '.join(batch)} in a way that is not known here")
+        if (
+            ears.encoding is None
+            or ears.encoding.ids != ids
+            or set(batch) - {"attention_mask", *PIXELS}
+        ):
+            raise InputError(
+                f"its processor makes {', '.join(batch)} in a way that is not known here"
+            )
         labels, places = [IGNORED] * len(ids), _places(text, ears.text, self.chat.image_token)
         starts = [start for start, _ in places]
         for start, end in answers:
             moved = places[bisect_right(starts, start) - 1][1]
-            self._mark(labels, ids, ears.encoding.offsets, (start + moved, end + moved), text[start:end])
+            self._mark(
+                labels, ids, ears.encoding.offsets, (start + moved, end + moved), text[start:end]
+            )
         after = sum(places[-1]) if images else 0
         before = sum(end <= after for _, end in ears.encoding.offsets) if images else 0
         pixels = {name: batch[name] for name in PIXELS if name in batch}
         return Encoded(ids, labels, pixels, ids.count(self.processor.image_token_id)), before
 
     def _mark(
-        self, labels: list[int], ids: list[int], offsets: Sequence[tuple[int, int]], span: tuple[int, int], answer: str
+        self,
+        labels: list[int],
+        ids: list[int],
+        offsets: Sequence[tuple[int, int]],
+        span: tuple[int, int],
+        answer: str,
     ) -> None:
-        """Label the tokens of one answer, proven by reading them back behind the token before them."""
+        """Label the tokens of one answer, proven by reading them back behind the token before
+        them.
+        """
         places = [place for place, (begin, _) in enumerate(offsets) if span[0] <= begin < span[1]]
         first, last = (places[0], places[-1] + 1) if places else (0, 0)
         read = [self._decoded(ids[max(first - 1, 0) : end]) for end in (first, last)]
-        if read[1] not in {read[0] + answer, f"{read[0]} {answer}"}:  # some tokenizers begin every text with a space
-            raise RowError("not_word_for_word", f"{answer[:80]!r} is read back as {read[1][:120]!r}")
+        if read[1] not in {
+            read[0] + answer,
+            f"{read[0]} {answer}",
+        }:  # some tokenizers begin every text with a space
+            raise RowError(
+                "not_word_for_word", f"{answer[:80]!r} is read back as {read[1][:120]!r}"
+            )
         labels[first:last] = ids[first:last]
 
     def _decoded(self, ids: list[int]) -> str:
@@ -164,8 +221,8 @@ class Encoder:
 def _places(text: str, expanded: str, image_token: str) -> list[tuple[int, int]]:
     """Where each piece of `text` between images begins, and how far it has moved in `expanded`.
 
-    Pieces are found from left to right. Between two of them stands only what images became, which holds no words, so
-    the first occurrence of a piece with words is its own.
+    Pieces are found from left to right. Between two of them stands only what images became, which
+    holds no words, so the first occurrence of a piece with words is its own.
     """
     places, start, at = [], 0, 0
     for piece in text.split(image_token):
@@ -179,10 +236,16 @@ def _places(text: str, expanded: str, image_token: str) -> list[tuple[int, int]]
 def _check(turns: Turns, n_images: int) -> None:
     speakers = [turn["from"] if isinstance(turn["value"], str) else "nobody" for turn in turns]
     if not turns or speakers != [("human", "gpt")[number % 2] for number in range(len(turns))]:
-        raise RowError("bad_turns", f"the turns are of {', '.join(map(str, speakers)) or 'nobody'}"[:200])
+        raise RowError(
+            "bad_turns", f"the turns are of {', '.join(map(str, speakers)) or 'nobody'}"[:200]
+        )
     answers = [turn["value"].strip() for turn in turns[1::2]]
     if not all(answers) or not answers:
-        blank = f"answer {answers.index('') + 1} of {len(answers)} is blank" if answers else "only a question"
+        blank = (
+            f"answer {answers.index('') + 1} of {len(answers)} is blank"
+            if answers
+            else "only a question"
+        )
         raise RowError("no_answer", blank)
     if (marks := sum(turn["value"].count(MARK) for turn in turns[::2])) != n_images:
         raise RowError("image_count", f"{marks} {MARK} in the questions, {n_images} images")

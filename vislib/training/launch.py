@@ -1,7 +1,9 @@
-"""One training as processes of `accelerate launch`: one per GPU, on one machine or several (VisCon-100K, section 5).
+"""One training as processes of `accelerate launch`: one per GPU, on one machine or several
+(VisCon-100K, section 5).
 
-The paper trains on eight GPUs with DeepSpeed ZeRO-3. The notebook's kernel starts the processes, shows what they say
-and never initialises CUDA. On a further machine, `python -m vislib.training.launch RUN_FOLDER MACHINE_RANK` takes part.
+The paper trains on eight GPUs with DeepSpeed ZeRO-3. The notebook's kernel starts the processes,
+shows what they say and never initialises CUDA. On a further machine, `python -m
+vislib.training.launch RUN_FOLDER MACHINE_RANK` takes part.
 """
 
 import json
@@ -26,17 +28,19 @@ from vislib.training.children import Event, run_child
 from vislib.training.settings import DONE, FACTS, SETTINGS, Settings
 
 if TYPE_CHECKING:
-    from vislib.training import worker  # noqa: F401  what the processes run: its code is part of a stage's key
+    # what the processes run: its code is part of a stage's key
+    from vislib.training import worker  # noqa: F401
 
 
 def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Train as `settings` say, in one process per GPU, going on from the last whole checkpoint; shows loss and rate.
+    """Train as `settings` say, in one process per GPU, going on from the last whole checkpoint;
+    shows loss and rate.
 
-    Returns steps, and the rows, rounds, tokens, image_tokens and supervised_tokens that were learnt from
-    in them; and `log`: a row of the table `steps` for each. Rates, memory and MFU go into the run's
-    metrics. `facts`: what `training.json` says of the model (None: its base alone), beside these
-    numbers. What was trained before under the same `checkpoints` is not trained again.
-    Raises InputError.
+    Returns steps, and the rows, rounds, tokens, image_tokens and supervised_tokens that were learnt
+    from in them; and `log`: a row of the table `steps` for each. Rates, memory and MFU go into the
+    run's metrics. `facts`: what `training.json` says of the model (None: its base alone), beside
+    these numbers. What was trained before under the same `checkpoints` is not trained again. Raises
+    InputError.
     """
     folder = Path(settings.checkpoints)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +51,12 @@ def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) 
         settings.write(folder / SETTINGS)
         with _Live(run) as live:
             run_child(
-                launch_command(settings, folder), log=run.folder / "log.txt", lock=run.stage.run / ".workers.lock",
-                on_event=live.event, environment=environment,
-            )  # fmt: skip
+                launch_command(settings, folder),
+                log=run.folder / "log.txt",
+                lock=run.stage.run / ".workers.lock",
+                on_event=live.event,
+                environment=environment,
+            )
         (folder / SETTINGS).unlink()  # other machines no longer join
     done = json.loads((folder / DONE).read_text(encoding="utf-8"))
     run.metrics |= done["metrics"]
@@ -57,27 +64,56 @@ def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) 
 
 
 def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """The settings with device and number of processes decided, and the environment that keeps processes to them.
+    """The settings with device and number of processes decided, and the environment that keeps
+    processes to them.
 
     Raises InputError for what this machine lacks. Does not wake CUDA.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [str(number) for number in range(len(hardware()["gpus"]))] if visible is None else visible.split(",")
-    gpus = [] if settings.device == "cpu" else [name for name in gpus if name.strip() not in ("", "-1")]
+    gpus = (
+        [str(number) for number in range(len(hardware()["gpus"]))]
+        if visible is None
+        else visible.split(",")
+    )
+    gpus = (
+        []
+        if settings.device == "cpu"
+        else [name for name in gpus if name.strip() not in ("", "-1")]
+    )
     if settings.device == "cuda" and not gpus:
-        raise InputError("device is 'cuda', but nvidia-smi lists no GPU here; set device to auto or cpu")
+        raise InputError(
+            "device is 'cuda', but nvidia-smi lists no GPU here; set device to auto or cpu"
+        )
     processes = settings.processes or max(1, len(gpus))
     if gpus and processes > len(gpus):
-        raise InputError(f"processes is {processes}, but this machine has {len(gpus)} GPUs; set 0: one for each")
+        raise InputError(
+            f"processes is {processes}, but this machine has {len(gpus)} GPUs; set 0: one for each"
+        )
     if settings.machines > 1 and not re.fullmatch(r"\S+:\d+", settings.main_address):
-        raise InputError(f"main_address is {settings.main_address!r}; machines is {settings.machines}: set host:port")
+        raise InputError(
+            f"main_address is {settings.main_address!r}; machines is {settings.machines}: set"
+            " host:port"
+        )
     if settings.strategy != "ddp" and not gpus:
-        raise InputError(f"strategy is {settings.strategy!r}, which shares weights out among GPUs; set ddp without any")
+        raise InputError(
+            f"strategy is {settings.strategy!r}, which shares weights out among GPUs; set ddp"
+            " without any"
+        )
     if settings.strategy.startswith("zero") and find_spec("deepspeed") is None:
-        raise InputError(f"strategy is {settings.strategy!r}, which needs the package deepspeed: pip install deepspeed")
-    if settings.attention == "flash_attention_2" and not (gpus and settings.precision == "bfloat16"):
-        raise InputError("attention is 'flash_attention_2', which needs a GPU and precision bfloat16; set sdpa")
-    environment = {"TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes])}
+        raise InputError(
+            f"strategy is {settings.strategy!r}, which needs the package deepspeed: pip install"
+            " deepspeed"
+        )
+    if settings.attention == "flash_attention_2" and not (
+        gpus and settings.precision == "bfloat16"
+    ):
+        raise InputError(
+            "attention is 'flash_attention_2', which needs a GPU and precision bfloat16; set sdpa"
+        )
+    environment = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
+    }
     environment |= {} if gpus else {"ACCELERATE_USE_CPU": "true"}
     if settings.strategy == "fsdp":  # so that accelerate can gather weights in main memory
         environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
@@ -85,16 +121,25 @@ def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
 
 
 def launch_command(settings: Settings, folder: Path) -> list[str]:
-    """The `accelerate launch` of settings that `placed` decided; its own configuration goes to `folder`."""
+    """The `accelerate launch` of settings that `placed` decided; its own configuration goes to
+    `folder`.
+    """
     several = settings.machines * settings.processes > 1 or settings.strategy != "ddp"
     host, _, port = settings.main_address.rpartition(":")
     config = {
-        "compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU" if several else "NO", "debug": False,
-        "use_cpu": settings.device == "cpu", "mixed_precision": "bf16" if settings.precision == "bfloat16" else "no",
-        "num_processes": settings.machines * settings.processes, "num_machines": settings.machines,
-        "machine_rank": settings.machine_rank, "main_process_ip": host or None, "main_process_port": int(port or 0),
-        "same_network": True, "rdzv_backend": "static",
-    }  # fmt: skip
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU" if several else "NO",
+        "debug": False,
+        "use_cpu": settings.device == "cpu",
+        "mixed_precision": "bf16" if settings.precision == "bfloat16" else "no",
+        "num_processes": settings.machines * settings.processes,
+        "num_machines": settings.machines,
+        "machine_rank": settings.machine_rank,
+        "main_process_ip": host or None,
+        "main_process_port": int(port or 0),
+        "same_network": True,
+        "rdzv_backend": "static",
+    }
     written = folder / f"accelerate-{settings.machine_rank}.json"
     written.write_text(json.dumps(config, indent=1), encoding="utf-8")
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written)]
@@ -111,7 +156,9 @@ class _Live:
     def event(self, event: Event) -> None:
         if event["event"] == "begin":
             left = event["steps"] - event["done"]
-            self.progress = self.shown.enter_context(self.run.progress(left, "steps" + " left" * bool(event["done"])))
+            self.progress = self.shown.enter_context(
+                self.run.progress(left, "steps" + " left" * bool(event["done"]))
+            )
         elif event["event"] == "step" and self.progress is not None:
             shown = {"loss": f"{event['loss']:.3f}", "memory": f"{event['memory_gib']:.1f} GiB"}
             self.progress.update(1, **shown, **{"tokens/s": round(event["tokens_per_second"])})
@@ -124,7 +171,8 @@ class _Live:
 
 
 def join(run: Path, rank: int) -> None:
-    """On a further machine: take part, as machine `rank`, in every training of several that begins under `run`.
+    """On a further machine: take part, as machine `rank`, in every training of several that begins
+    under `run`.
 
     `run` is the run's folder on a file system that all machines share. Ends when it is stopped.
     """
@@ -138,7 +186,10 @@ def join(run: Path, rank: int) -> None:
                 joined[file] = begun
                 settings, environment = placed(replace(Settings.read(file), machine_rank=rank))
                 print(f"joining {file.parent.parent.parent.name}", flush=True)
-                command, environment = launch_command(settings, file.parent), {**os.environ, **environment}
+                command, environment = (
+                    launch_command(settings, file.parent),
+                    {**os.environ, **environment},
+                )
                 subprocess.run(command, cwd=ROOT, env=environment, check=False)
         time.sleep(2)
 

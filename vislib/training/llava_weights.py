@@ -1,9 +1,10 @@
-"""LLaVA's own checkpoints, such as ShareGPT4V-7b, in the form that transformers reads (VisCon-100K, section 5).
+"""LLaVA's own checkpoints, such as ShareGPT4V-7b, in the form that transformers reads (VisCon-100K,
+section 5).
 
-`python -m vislib.training.llava_weights SOURCE VISION_TOWER TARGET`: SOURCE is the folder as it was published,
-VISION_TOWER the folder of its CLIP, which gives the form and, where SOURCE has none of its own, the weights; TARGET is
-made. Files are converted one at a time, so that memory holds one of them. A weight that is missing, unknown or of
-another shape is an error.
+`python -m vislib.training.llava_weights SOURCE VISION_TOWER TARGET`: SOURCE is the folder as it was
+published, VISION_TOWER the folder of its CLIP, which gives the form and, where SOURCE has none of
+its own, the weights; TARGET is made. Files are converted one at a time, so that memory holds one of
+them. A weight that is missing, unknown or of another shape is an error.
 """
 
 import argparse
@@ -21,22 +22,31 @@ from vislib.tokenization import load_tokenizer
 from vislib.training import vicuna
 
 _IN_LLAVA = {  # names in SOURCE, and in transformers' files; the longest first
-    "model.vision_tower.vision_tower.": "vision_tower.", "model.mm_projector.0.": "multi_modal_projector.linear_1.",
-    "model.mm_projector.2.": "multi_modal_projector.linear_2.", "model.": "language_model.model.",
+    "model.vision_tower.vision_tower.": "vision_tower.",
+    "model.mm_projector.0.": "multi_modal_projector.linear_1.",
+    "model.mm_projector.2.": "multi_modal_projector.linear_2.",
+    "model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
-}  # fmt: skip
+}
 _IN_MEMORY = {  # names in transformers' model, and in its files
-    "model.vision_tower.": "vision_tower.vision_model.", "model.multi_modal_projector.": "multi_modal_projector.",
-    "model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head.",
-}  # fmt: skip
+    "model.vision_tower.": "vision_tower.vision_model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
 _BUFFERS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")  # computed anew
 _GROWS = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 _ROUND = 64  # the vocabulary becomes a multiple of it: faster on GPUs
-_SETTINGS = {"mm_projector_type": ("mlp2x_gelu",), "mm_vision_select_feature": ("patch", "cls_patch")}
+_SETTINGS = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_vision_select_feature": ("patch", "cls_patch"),
+}
 
 
 def convert(source: Path, vision_tower: Path, target: Path) -> None:
-    """Convert the checkpoint in `source` into the folder `target`, which must not exist. Raises InputError."""
+    """Convert the checkpoint in `source` into the folder `target`, which must not exist. Raises
+    InputError.
+    """
     if target.exists():
         raise InputError(f"{target} exists; remove it, or name another folder")
     described = _described(source)
@@ -52,15 +62,21 @@ def convert(source: Path, vision_tower: Path, target: Path) -> None:
 
 
 def _described(source: Path) -> dict[str, Any]:
-    """What `config.json` of `source` says; raises InputError for what this conversion does not know."""
+    """What `config.json` of `source` says; raises InputError for what this conversion does not
+    know.
+    """
     try:
         described: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{source}: its config file cannot be read ({error}); name the folder of a LLaVA") from error
+        raise InputError(
+            f"{source}: its config file cannot be read ({error}); name the folder of a LLaVA"
+        ) from error
     for name, known in _SETTINGS.items():
         if described.get(name) not in known:
             held = described.get(name)
-            raise InputError(f"{source}: {name} is {held!r} in config.json; a LLaVA-1.5 has {' or '.join(known)}")
+            raise InputError(
+                f"{source}: {name} is {held!r} in config.json; a LLaVA-1.5 has {' or '.join(known)}"
+            )
     return described
 
 
@@ -72,12 +88,21 @@ def _processor(source: Path, vision_tower: Path, described: Mapping[str, Any]) -
     backend.encode_special_tokens = False
     backend.post_processor = processors.Sequence([])  # the chat template writes the beginning token
     if backend.decoder is None:  # made from SentencePiece's own file
-        parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        parts = [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
         backend.decoder = decoders.Sequence(parts)
     tokenizer: Any = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
         model_max_length=described.get("max_position_embeddings", 2048),
-    )  # fmt: skip
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     images = transformers.CLIPImageProcessorPil.from_pretrained(str(vision_tower)).to_dict()
     images.pop("image_processor_type")
@@ -86,9 +111,13 @@ def _processor(source: Path, vision_tower: Path, described: Mapping[str, Any]) -
         kind, images = transformers.LlavaImageProcessorPil, images | {"do_pad": True}
     select = "default" if described["mm_vision_select_feature"] == "patch" else "full"
     return transformers.LlavaProcessor(  # type: ignore[no-untyped-call]
-        kind(**images), tokenizer, patch_size=_vision(vision_tower).patch_size, num_additional_image_tokens=1,
-        vision_feature_select_strategy=select, chat_template=vicuna.TEMPLATE,
-    )  # fmt: skip
+        kind(**images),
+        tokenizer,
+        patch_size=_vision(vision_tower).patch_size,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy=select,
+        chat_template=vicuna.TEMPLATE,
+    )
 
 
 def _vision(vision_tower: Path) -> Any:
@@ -97,7 +126,9 @@ def _vision(vision_tower: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(str(vision_tower))
     config = getattr(config, "vision_config", config)
     if not isinstance(config, transformers.CLIPVisionConfig):
-        raise InputError(f"{vision_tower}: is {config.model_type}; name the CLIP that the model was trained with")
+        raise InputError(
+            f"{vision_tower}: is {config.model_type}; name the CLIP that the model was trained with"
+        )
     return config
 
 
@@ -105,25 +136,40 @@ def _config(described: Mapping[str, Any], vision_tower: Path, processor: Any) ->
     import transformers
 
     tokenizer = processor.tokenizer
-    known = {*transformers.LlamaConfig().to_dict(), "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
+    known = {*transformers.LlamaConfig().to_dict(), "rope_theta", "rope_scaling"} - {
+        "model_type",
+        "architectures",
+    }
     language = {name: value for name, value in described.items() if name in known}
     size = max(len(tokenizer), described.get("vocab_size", 0))
-    language |= {"vocab_size": -(-size // _ROUND) * _ROUND, "pad_token_id": tokenizer.pad_token_id, "use_cache": True}
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    language |= {
+        "vocab_size": -(-size // _ROUND) * _ROUND,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": True,
+    }
+    ids = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     return transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(**language), vision_config=_vision(vision_tower),
-        image_token_index=processor.image_token_id, vision_feature_layer=described.get("mm_vision_select_layer", -2),
+        text_config=transformers.LlamaConfig(**language),
+        vision_config=_vision(vision_tower),
+        image_token_index=processor.image_token_id,
+        vision_feature_layer=described.get("mm_vision_select_layer", -2),
         vision_feature_select_strategy=processor.vision_feature_select_strategy,
         architectures=["LlavaForConditionalGeneration"],
-        dtype=described.get("torch_dtype") or described.get("dtype") or "float16", **ids,
-    )  # fmt: skip
+        dtype=described.get("torch_dtype") or described.get("dtype") or "float16",
+        **ids,
+    )
 
 
-# ---- weights ------------------------------------------------------------------------------------------------
+# ---- weights
+# ------------------------------------------------------------------------------------------------
 
 
 def _write_weights(source: Path, vision_tower: Path, config: Any, folder: Path) -> None:
-    """One file of `folder` for each of `source`, and for each of the tower's own where `source` holds none."""
+    """One file of `folder` for each of `source`, and for each of the tower's own where `source`
+    holds none.
+    """
     from safetensors.torch import save_file
 
     expected, found, total = _expected(config), dict[str, str](), 0
@@ -134,16 +180,24 @@ def _write_weights(source: Path, vision_tower: Path, config: Any, folder: Path) 
         for name, value in _read(file).items():
             if new := rename(name):
                 part[new] = _checked(value, new, expected, config, f"{file}: {name}")
-        written = f"model-{file.stem}.safetensors" if rename is _of_llava else f"model-vision-{file.stem}.safetensors"
+        written = (
+            f"model-{file.stem}.safetensors"
+            if rename is _of_llava
+            else f"model-vision-{file.stem}.safetensors"
+        )
         save_file(part, str(folder / written), metadata={"format": "pt"})
         found |= dict.fromkeys(part, written)
         total += sum(value.nbytes for value in part.values())
         if not files and not any(name.startswith("vision_tower.") for name in found):
             files = [(file, _of_clip) for file in _files(vision_tower)]
     if lacking := sorted(expected.keys() - found.keys()):
-        raise InputError(f"{source}: lacks {len(lacking)} of {len(expected)} weights, such as {lacking[0]}")
+        raise InputError(
+            f"{source}: lacks {len(lacking)} of {len(expected)} weights, such as {lacking[0]}"
+        )
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(found.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps(index, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _expected(config: Any) -> dict[str, tuple[int, ...]]:
@@ -153,36 +207,53 @@ def _expected(config: Any) -> dict[str, tuple[int, ...]]:
 
     with torch.device("meta"):
         model = transformers.LlavaForConditionalGeneration(config)
-    return {_renamed(name, _IN_MEMORY): tuple(value.shape) for name, value in model.state_dict().items()}
+    return {
+        _renamed(name, _IN_MEMORY): tuple(value.shape) for name, value in model.state_dict().items()
+    }
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
-    return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name)
+    return next(
+        (new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name
+    )
 
 
 def _of_llava(name: str) -> str:
-    """The name in transformers' files; "" for what is computed anew, the name itself for what is unknown."""
+    """The name in transformers' files; "" for what is computed anew, the name itself for what is
+    unknown.
+    """
     return "" if _BUFFERS.search(name) else _renamed(name, _IN_LLAVA)
 
 
 def _of_clip(name: str) -> str:
     """The same for CLIP's own files: with its text side, its vision side, or bare."""
-    if _BUFFERS.search(name) or name.startswith(("text_model.", "text_projection", "visual_projection", "logit_scale")):
+    if _BUFFERS.search(name) or name.startswith(
+        ("text_model.", "text_projection", "visual_projection", "logit_scale")
+    ):
         return ""
     return f"vision_tower.vision_model.{name.removeprefix('vision_model.')}"
 
 
-def _checked(value: Any, name: str, expected: Mapping[str, tuple[int, ...]], config: Any, place: str) -> Any:
-    """The weight in the model's type; vocabulary that was added gets the mean of all: greedy answers never take it."""
+def _checked(
+    value: Any, name: str, expected: Mapping[str, tuple[int, ...]], config: Any, place: str
+) -> Any:
+    """The weight in the model's type; vocabulary that was added gets the mean of all: greedy
+    answers never take it.
+    """
     import torch
 
     if name not in expected:
-        raise InputError(f"{place} is unknown in a LLaVA of this config; is it of another architecture?")
+        raise InputError(
+            f"{place} is unknown in a LLaVA of this config; is it of another architecture?"
+        )
     if name in _GROWS and len(value) < expected[name][0]:
         mean = value.float().mean(0, keepdim=True).to(value.dtype)
         value = torch.cat([value, mean.expand(expected[name][0] - len(value), -1)])
     if tuple(value.shape) != expected[name]:
-        raise InputError(f"{place} has the shape {tuple(value.shape)}, not {expected[name]} as its config.json says")
+        raise InputError(
+            f"{place} has the shape {tuple(value.shape)}, not {expected[name]} as its config.json"
+            " says"
+        )
     return value.to(config.dtype).contiguous()
 
 
@@ -191,10 +262,15 @@ def _files(folder: Path) -> list[Path]:
     for kind in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{kind}.index.json"
         if index.is_file():
-            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            return [
+                folder / name
+                for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            ]
         if (folder / kind).is_file():
             return [folder / kind]
-    raise InputError(f"{folder}: holds no model.safetensors or pytorch_model.bin, in one file or with an index")
+    raise InputError(
+        f"{folder}: holds no model.safetensors or pytorch_model.bin, in one file or with an index"
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -212,7 +288,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m vislib.training.llava_weights", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m vislib.training.llava_weights", description=__doc__
+    )
     for name in ("source", "vision_tower", "target"):
         parser.add_argument(name, type=Path)
     try:

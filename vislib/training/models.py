@@ -1,8 +1,9 @@
-"""Models to train and models that were trained: opened, saved and named in one place (VisCon-100K, section 5).
+"""Models to train and models that were trained: opened, saved and named in one place (VisCon-100K,
+section 5).
 
-Any vision-language model of transformers' `AutoModelForImageTextToText` will do, IDEFICS2-8b and LLaVA-1.5's kin, which
-ShareGPT4V-7b is, above all. What is saved has no machine's path in it and is byte-equal when the training is: an
-adapter names its base by the parameter's value.
+Any vision-language model of transformers' `AutoModelForImageTextToText` will do, IDEFICS2-8b and
+LLaVA-1.5's kin, which ShareGPT4V-7b is, above all. What is saved has no machine's path in it and is
+byte-equal when the training is: an adapter names its base by the parameter's value.
 """
 
 import hashlib
@@ -32,12 +33,15 @@ _NOT_WEIGHED = {FACTS, "README.md"}  # they change no answer
 def resolve_model(value: str, run: "Run") -> str:
     """Where the model of a [model] parameter lies: a folder, or a hub id as it is.
 
-    An installed tiny name is built into the run's scratch folder, always from the same seed, as a checkpoint would
-    be. Raises InputError if there is no model.
+    An installed tiny name is built into the run's scratch folder, always from the same seed, as a
+    checkpoint would be. Raises InputError if there is no model.
     """
     if not is_local_model(value) and value not in tiny.NAMES:
         if "/" not in value:
-            raise InputError(f"model is {value!r}; name one of {', '.join(tiny.NAMES)}, a folder or a hub id org/name")
+            raise InputError(
+                f"model is {value!r}; name one of {', '.join(tiny.NAMES)}, a folder or a hub id"
+                " org/name"
+            )
         return value
     folder = input_path(value, run.stage.run) if value not in tiny.NAMES else run.scratch / value
     if value in tiny.NAMES and not folder.exists():
@@ -46,32 +50,46 @@ def resolve_model(value: str, run: "Run") -> str:
         tiny.build(value, building)
         os.replace(building, folder)
     if not any((folder / name).is_file() for name in ("config.json", adapters.CONFIG)):
-        raise InputError(f"model is {value!r}, but {folder} holds neither config.json nor {adapters.CONFIG}")
+        raise InputError(
+            f"model is {value!r}, but {folder} holds neither config.json nor {adapters.CONFIG}"
+        )
     return str(folder)
 
 
-def open_processor(place: str | Path, *, image_size: int = 0, image_splitting: bool | None = None) -> Any:
+def open_processor(
+    place: str | Path, *, image_size: int = 0, image_splitting: bool | None = None
+) -> Any:
     """The processor at `place`, a folder or hub id, with a tokenizer that pads and a chat form.
 
-    `image_size`: px of an image's side, 0 for the processor's own; `image_splitting`: None for its own. Both stay
-    when it is saved. Raises InputError if it cannot be loaded, or cannot make such images.
+    `image_size`: px of an image's side, 0 for the processor's own; `image_splitting`: None for its
+    own. Both stay when it is saved. Raises InputError if it cannot be loaded, or cannot make such
+    images.
     """
     from vislib.vision_models import quiet_transformers
 
     with quiet_transformers(str(place), "model", "AutoProcessor") as (transformers, path, revision):
-        if not (Path(place) / adapters.CONFIG).is_file():  # first: without a network it fails soonest
+        if not (
+            Path(place) / adapters.CONFIG
+        ).is_file():  # first: without a network it fails soonest
             config = transformers.AutoConfig.from_pretrained(path, revision=revision or None)
             if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-                raise InputError(f"model is {str(place)!r}, a {config.model_type}; take a vision-language model")
-        processor = transformers.AutoProcessor.from_pretrained(path, revision=revision or None, backend="pil")
+                raise InputError(
+                    f"model is {str(place)!r}, a {config.model_type}; take a vision-language model"
+                )
+        processor = transformers.AutoProcessor.from_pretrained(
+            path, revision=revision or None, backend="pil"
+        )
     if not getattr(processor, "chat_template", None):
         raise InputError(
-            f"model is {str(place)!r}, whose processor has no chat template; put the model's own beside its "
-            "processor_config.json as chat_template.jinja (vislib.training.llava_weights writes one for LLaVA)"
+            f"model is {str(place)!r}, whose processor has no chat template; put the model's own"
+            " beside its processor_config.json as chat_template.jinja"
+            " (vislib.training.llava_weights writes one for LLaVA)"
         )
     for name in ("patch_size", "vision_feature_select_strategy"):
         if getattr(processor, name, "") is None:  # the counts of image tokens come from them
-            raise InputError(f"model is {str(place)!r}: its processor_config.json lacks {name}; add it")
+            raise InputError(
+                f"model is {str(place)!r}: its processor_config.json lacks {name}; add it"
+            )
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -82,20 +100,32 @@ def open_processor(place: str | Path, *, image_size: int = 0, image_splitting: b
 def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
     """`(model, processor)` to train, on CPU: parts that do not learn are frozen, adapters attached.
 
-    Weights are float32 where the optimiser works on them directly (full training by ddp or fsdp); else, in bfloat16
-    training, they are bfloat16: frozen, or copied to float32 by DeepSpeed. Raises InputError for what cannot be.
+    Weights are float32 where the optimiser works on them directly (full training by ddp or fsdp);
+    else, in bfloat16 training, they are bfloat16: frozen, or copied to float32 by DeepSpeed. Raises
+    InputError for what cannot be.
     """
     import torch
 
     torch.manual_seed(settings.seed)
-    processor = open_processor(place, image_size=settings.image_size, image_splitting=settings.image_splitting)
+    processor = open_processor(
+        place, image_size=settings.image_size, image_splitting=settings.image_splitting
+    )
     if settings.vision_from_layer and "vision" not in settings.parts:
-        raise InputError(f"vision_from_layer is {settings.vision_from_layer}, but parts lacks vision; add it, or set 0")
+        raise InputError(
+            f"vision_from_layer is {settings.vision_from_layer}, but parts lacks vision; add it, or"
+            " set 0"
+        )
     updated = settings.method == "full" and settings.strategy in ("ddp", "fsdp")
-    model = _weights(str(place), precision="float32" if updated else settings.precision, attention=settings.attention)
+    model = _weights(
+        str(place),
+        precision="float32" if updated else settings.precision,
+        attention=settings.attention,
+    )
     fit_tower(model, processor)
     layers = {type(module).__name__ for module in model.modules()}
-    model._no_split_modules = sorted(layers & set(model._no_split_modules))  # for FSDP: CLIP names layers of texts too
+    model._no_split_modules = sorted(
+        layers & set(model._no_split_modules)
+    )  # for FSDP: CLIP names layers of texts too
     if settings.method == "full":
         freeze(model, settings.parts, vision_from_layer=settings.vision_from_layer)
     else:
@@ -108,8 +138,9 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
 def _checkpoint_layers(model: Any) -> None:
     """Compute activations of layers again for their gradients, of those alone that have any.
 
-    transformers also lets every embedding ask for gradients, the vision tower's too, as only the reentrant form needs
-    it: a frozen tower would be computed three times instead of once. Hence here, not by the Trainer's option.
+    transformers also lets every embedding ask for gradients, the vision tower's too, as only the
+    reentrant form needs it: a frozen tower would be computed three times instead of once. Hence
+    here, not by the Trainer's option.
     """
     from vislib.training.throughput import FlopMeter
 
@@ -119,14 +150,21 @@ def _checkpoint_layers(model: Any) -> None:
 
 
 def save_trained(
-    model: Any, processor: Any, folder: str | Path, facts: Mapping[str, Any], whole: bool = False,
-    *, precision: str = "float32", state: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
-    """Write the trained weights, the processor and `training.json` (`facts`) into `folder`, byte for byte the same.
+    model: Any,
+    processor: Any,
+    folder: str | Path,
+    facts: Mapping[str, Any],
+    whole: bool = False,
+    *,
+    precision: str = "float32",
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the trained weights, the processor and `training.json` (`facts`) into `folder`, byte
+    for byte the same.
 
-    Adapters are written alone, or merged into their base with `whole`, as servers need them; whole weights have the
-    type `precision`. `state` gives the gathered weights where processes hold parts of them. `facts["base"]` is the
-    value of the parameter that names the base.
+    Adapters are written alone, or merged into their base with `whole`, as servers need them; whole
+    weights have the type `precision`. `state` gives the gathered weights where processes hold parts
+    of them. `facts["base"]` is the value of the parameter that names the base.
     """
     folder, kept = Path(folder), dict(facts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,10 +188,12 @@ def save_trained(
 def open_trained(
     folder: str | Path, *, device: str = "cpu", precision: str = "float32", merge: bool = False
 ) -> tuple[Any, Any]:
-    """`(model, processor)` of a trained folder, or of any other model, to use: whole weights, or base and adapter.
+    """`(model, processor)` of a trained folder, or of any other model, to use: whole weights, or
+    base and adapter.
 
-    `merge` adds an adapter's weights to its base in float32 first: faster, equal but for rounding. Raises InputError
-    if an adapter's weights do not fit or its base is not the one that it was trained on.
+    `merge` adds an adapter's weights to its base in float32 first: faster, equal but for rounding.
+    Raises InputError if an adapter's weights do not fit or its base is not the one that it was
+    trained on.
     """
     import torch
 
@@ -173,63 +213,99 @@ def open_trained(
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """What `training.json` says of a trained model; nothing for a model that was not trained here."""
+    """What `training.json` says of a trained model; nothing for a model that was not trained
+    here.
+    """
     file = Path(folder) / FACTS
     try:
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        facts: dict[str, Any] = (
+            json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        )
     except ValueError as error:
         raise InputError(f"{file}: not readable ({error}); train the model again") from error
     return facts
 
 
 def weights_hash(folder: str | Path) -> str:
-    """16 hex digits over all in a model's folder that its answers depend on; of an adapter, its base too."""
+    """16 hex digits over all in a model's folder that its answers depend on; of an adapter, its
+    base too.
+    """
     if not Path(folder).is_dir():
         raise InputError(f"model is {str(folder)!r}, which is no folder")
     digest = hashlib.sha256()
-    for path in sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name not in _NOT_WEIGHED):
+    for path in sorted(
+        path for path in Path(folder).iterdir() if path.is_file() and path.name not in _NOT_WEIGHED
+    ):
         with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+            digest.update(
+                f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
+            )
     digest.update(str(read_facts(folder).get("base_weights", "")).encode())
     return digest.hexdigest()[:16]
 
 
 def _weights(place: str, *, precision: str, attention: str = "sdpa") -> Any:
-    """The model at `place`; one that is an adapter is merged into its base. Raises InputError for another kind."""
+    """The model at `place`; one that is an adapter is merged into its base. Raises InputError for
+    another kind.
+    """
     from vislib.vision_models import quiet_transformers
 
     if (Path(place) / adapters.CONFIG).is_file():
         return open_trained(place, precision=precision, merge=True)[0]
-    with quiet_transformers(place, "model", "AutoModelForImageTextToText") as (transformers, path, revision):
+    with quiet_transformers(place, "model", "AutoModelForImageTextToText") as (
+        transformers,
+        path,
+        revision,
+    ):
         model, loading = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, revision=revision or None, dtype=precision, attn_implementation=attention, output_loading_info=True
+            path,
+            revision=revision or None,
+            dtype=precision,
+            attn_implementation=attention,
+            output_loading_info=True,
         )
         if missing := sorted(loading["missing_keys"]):  # else chance would fill them
-            raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another kind")
+            raise ValueError(
+                f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another"
+                " kind"
+            )
     return model
 
 
 def _adapted(
-    base: str, processor: Any, config: Any, weights: Mapping[str, Any], *, precision: str, place: object
+    base: str,
+    processor: Any,
+    config: Any,
+    weights: Mapping[str, Any],
+    *,
+    precision: str,
+    place: object,
 ) -> Any:
     model = _weights(base, precision=precision)
     fit_tower(model, processor)
     return adapters.apply(model, config, weights, place=place)
 
 
-def _save_whole(model: Any, folder: Path, precision: str, state: Mapping[str, Any] | None = None) -> None:
+def _save_whole(
+    model: Any, folder: Path, precision: str, state: Mapping[str, Any] | None = None
+) -> None:
     import torch
 
     kind = getattr(torch, precision)
     values = model.state_dict() if state is None else state
-    cast = {name: value.to(kind) if value.is_floating_point() else value for name, value in values.items()}
+    cast = {
+        name: value.to(kind) if value.is_floating_point() else value
+        for name, value in values.items()
+    }
     model.config.dtype = kind
     model.save_pretrained(str(folder), state_dict=cast)
 
 
 @contextmanager
 def _base_of(folder: Path) -> Iterator[str]:
-    """Where the base of the adapter in `folder` lies: tiny models are built anew, tables found beside its own run."""
+    """Where the base of the adapter in `folder` lies: tiny models are built anew, tables found
+    beside its own run.
+    """
     facts = read_facts(folder)
     value = str(facts.get("base", ""))
     if value in tiny.NAMES and not is_local_model(value):
@@ -238,17 +314,24 @@ def _base_of(folder: Path) -> Iterator[str]:
             yield _same(built, facts, folder)
         return
     if not value:
-        raise InputError(f"{folder / FACTS}: names no base, but the folder holds an adapter; train it again")
+        raise InputError(
+            f"{folder / FACTS}: names no base, but the folder holds an adapter; train it again"
+        )
     if not is_local_model(value):
         yield value
         return
     runs = [path.parent.parent for path in folder.resolve().parents if path.name == "data"]
     if table_reference(value) and not runs:
-        raise InputError(f"{folder}: its base {value!r} is a table of its run, from which it was taken; leave it there")
+        raise InputError(
+            f"{folder}: its base {value!r} is a table of its run, from which it was taken; leave it"
+            " there"
+        )
     yield _same(str(input_path(value, runs[0] if runs else folder)), facts, folder)
 
 
 def _same(base: str, facts: Mapping[str, Any], folder: Path) -> str:
     if facts.get("base_weights") != weights_hash(base):
-        raise InputError(f"{folder}: its base {facts['base']!r} has changed since it was trained; train it again")
+        raise InputError(
+            f"{folder}: its base {facts['base']!r} has changed since it was trained; train it again"
+        )
     return base

@@ -1,8 +1,10 @@
-"""Before a training begins: every row is encoded once, counted, and accepted or refused with its reason.
+"""Before a training begins: every row is encoded once, counted, and accepted or refused with its
+reason.
 
-What a trained model was shown must be known (VisCon-100K, section 5, compares arms by it), and a row that fails in
-the middle of a training would be lost in silence or end it. So rows are read, their images decoded and their labels
-made in full here, in worker processes, and the training reads the rows that passed from one file.
+What a trained model was shown must be known (VisCon-100K, section 5, compares arms by it), and a
+row that fails in the middle of a training would be lost in silence or end it. So rows are read,
+their images decoded and their labels made in full here, in worker processes, and the training reads
+the rows that passed from one file.
 """
 
 import os
@@ -33,16 +35,23 @@ if TYPE_CHECKING:
 
     from vislib.training.labels import Encoded, Encoder
 
-MOST_REFUSED = 0.05  # share of a source's rows that images or lengths cost: above, a parameter is wrong
+MOST_REFUSED = (
+    0.05  # share of a source's rows that images or lengths cost: above, a parameter is wrong
+)
 MOST_UNREADABLE = 0.5  # share that any reason may cost: rows of a wrong form are the data's own
 _ROWS_PER_SHARD = 2000
 _COUNTS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
 _MENDS = {"n_left_out": "turns left out", "n_mended": "characters mended"}  # in rows that are kept
 _TURNS = CONVERSATIONS.field("conversations")
-_CANDIDATES = pa.schema([
-    ("id", pa.string()), ("source", pa.string()), ("images", pa.list_(pa.string())), _TURNS,
-    *((name, pa.int64()) for name in _MENDS),
-])  # fmt: skip
+_CANDIDATES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("images", pa.list_(pa.string())),
+        _TURNS,
+        *((name, pa.int64()) for name in _MENDS),
+    ]
+)
 _REFUSED = pa.schema([(name, pa.string()) for name in ("id", "source", "reason", "detail")])
 ROWS = pa.schema([*_CANDIDATES, *((name, pa.int64()) for name in _COUNTS)])
 
@@ -60,7 +69,8 @@ class Planned:
         return (row for table in self.refused for row in tables.read_rows(table))
 
     def counts(self) -> Counter[str]:
-        """Of the accepted rows: rows, rounds, text_only_rows, SOURCE_rows, tokens, image_tokens, supervised_tokens.
+        """Of the accepted rows: rows, rounds, text_only_rows, SOURCE_rows, tokens, image_tokens,
+        supervised_tokens.
 
         Also n_left_out (turns) and n_mended (characters).
         """
@@ -73,7 +83,9 @@ class Planned:
         return found
 
     def account(self) -> "pd.DataFrame":
-        """Rows by source: taken, kept, and dropped by reason; then what was left out of rows that were kept."""
+        """Rows by source: taken, kept, and dropped by reason; then what was left out of rows that
+        were kept.
+        """
         import pandas as pd
 
         counts, mends = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
@@ -94,22 +106,30 @@ class Planned:
 
 
 def plan_rows(run: Run, entries: Iterable[Entry], settings: Settings) -> Planned:
-    """Encode all `entries` as `settings` say and leave what passes in `<scratch>/planning/rows.parquet`.
+    """Encode all `entries` as `settings` say and leave what passes in
+    `<scratch>/planning/rows.parquet`.
 
-    Shards that are done stay done when the stage goes on after a stop. Raises InputError, which names reasons and a
-    first row, if nothing passes or more than `MOST_REFUSED` of a source's rows are refused; these are then listed in
-    `<scratch>/refused.csv`, and the next attempt reads all rows anew.
+    Shards that are done stay done when the stage goes on after a stop. Raises InputError, which
+    names reasons and a first row, if nothing passes or more than `MOST_REFUSED` of a source's rows
+    are refused; these are then listed in `<scratch>/refused.csv`, and the next attempt reads all
+    rows anew.
     """
     folder = run.scratch / "planning"
     candidates, file = _gathered(entries, folder), folder / "rows.parquet"
     counts = map_shards(
-        partial(_encode_part, settings=settings), tables.parts(candidates / "rows"), folder=folder / "encoded",
-        schemas={"rows": ROWS, "refused": _REFUSED}, marks=folder / "marks",
-        workers=max(1, settings.loader_workers), lock=run.stage.run / ".workers.lock",
-    )  # fmt: skip
+        partial(_encode_part, settings=settings),
+        tables.parts(candidates / "rows"),
+        folder=folder / "encoded",
+        schemas={"rows": ROWS, "refused": _REFUSED},
+        marks=folder / "marks",
+        workers=max(1, settings.loader_workers),
+        lock=run.stage.run / ".workers.lock",
+    )
     if not file.exists():
         _join(tables.parts(folder / "encoded/rows"), file)
-    planned = Planned(file, (candidates / "refused", folder / "encoded/refused"), counts["note/truncated"])
+    planned = Planned(
+        file, (candidates / "refused", folder / "encoded/refused"), counts["note/truncated"]
+    )
     _require_enough(planned, folder)
     return planned
 
@@ -144,7 +164,9 @@ def _encoder(settings: Settings) -> "Encoder":
     from vislib.training.labels import Encoder
     from vislib.training.models import open_processor
 
-    processor = open_processor(settings.model, image_size=settings.image_size, image_splitting=settings.image_splitting)
+    processor = open_processor(
+        settings.model, image_size=settings.image_size, image_splitting=settings.image_splitting
+    )
     return Encoder(processor, max_length=settings.max_length)
 
 
@@ -156,20 +178,33 @@ def _encode_part(part: Path, output: Output, *, settings: Settings) -> None:
         try:
             encoded = encoder.encode(row)
         except RowError as error:
-            output.write("refused", vars(Refusal(row["id"], row["source"], error.reason, error.detail)))
+            output.write(
+                "refused", vars(Refusal(row["id"], row["source"], error.reason, error.detail))
+            )
             continue
         output.note("truncated", encoded.truncated)
-        output.write("rows", row | {
-            "n_tokens": len(encoded.input_ids), "n_image_tokens": encoded.n_image_tokens,
-            "n_supervised": encoded.n_supervised, "n_pixels": encoded.n_pixels,
-        })  # fmt: skip
+        output.write(
+            "rows",
+            row
+            | {
+                "n_tokens": len(encoded.input_ids),
+                "n_image_tokens": encoded.n_image_tokens,
+                "n_supervised": encoded.n_supervised,
+                "n_pixels": encoded.n_pixels,
+            },
+        )
 
 
 def _require_enough(planned: Planned, folder: Path) -> None:
-    """Stop before anything is trained on data that lost more than it may, and forget what was planned."""
+    """Stop before anything is trained on data that lost more than it may, and forget what was
+    planned.
+    """
     table = planned.account()
     if table.empty:
-        raise InputError("there is no row to learn from; name conversations, own_data with an own_fraction above 0")
+        raise InputError(
+            "there is no row to learn from; name conversations, own_data with an own_fraction"
+            " above 0"
+        )
     for source, taken in table["taken"].items():
         lost = [row for row in planned.refusals() if row["source"] == source]
         by_parameters = [row for row in lost if _mend(row["reason"])]
@@ -180,13 +215,16 @@ def _require_enough(planned: Planned, folder: Path) -> None:
             first, most, mend = lost[0], MOST_UNREADABLE, "mend the rows, or leave their file out"
         else:
             continue
-        reasons = ", ".join(f"{n} {c}" for n, c in sorted(Counter(r["reason"] for r in lost).items()))
+        reasons = ", ".join(
+            f"{n} {c}" for n, c in sorted(Counter(r["reason"] for r in lost).items())
+        )
         listed = folder.with_name("refused.csv")
         write_csv(pa.Table.from_pylist(list(planned.refusals()), _REFUSED), listed)
         rmtree(folder)
         raise InputError(
-            f"{len(lost)} of {taken} rows of the {source} data are refused ({reasons}), such as {first['id']}: "
-            f"{first['detail']}; at most {most:.0%} may be: {mend}. All refused rows stand in {listed}"
+            f"{len(lost)} of {taken} rows of the {source} data are refused ({reasons}), such as"
+            f" {first['id']}: {first['detail']}; at most {most:.0%} may be: {mend}. All refused"
+            f" rows stand in {listed}"
         )
 
 
@@ -211,7 +249,8 @@ def _rounds(file: Path) -> int:
 def examples(planned: Planned, settings: Settings, count: int, seed: int) -> list[Row]:
     """A seeded handful of the rows that passed, the sources in turn.
 
-    `picture` is the first image; `text` is what the model reads, with what it learns to write between ⟦ and ⟧.
+    `picture` is the first image; `text` is what the model reads, with what it learns to write
+    between ⟦ and ⟧.
     """
     ids: dict[str, list[str]] = {}
     for row in tables.read_rows(planned.rows, ["id", "source"]):
@@ -220,20 +259,25 @@ def examples(planned: Planned, settings: Settings, count: int, seed: int) -> lis
     names = [name for group in in_turn for name in group if name is not None][:count]
     found, encoder = tables.lookup(planned.rows, "id", names), _encoder(settings)
     return [
-        found[name] | {
+        found[name]
+        | {
             "picture": next(iter(found[name]["images"]), None),
             "text": _marked(encoder.encode(found[name]), encoder.processor),
         }
         for name in names
-    ]  # fmt: skip
+    ]
 
 
 def _marked(encoded: "Encoded", processor: Any) -> str:
-    """The tokens as text, supervised ones between ⟦ and ⟧; a row of image tokens is written once with its number."""
+    """The tokens as text, supervised ones between ⟦ and ⟧; a row of image tokens is written once
+    with its number.
+    """
     shown, end, before = [], 0, ""
     for learnt, group in groupby(label != -100 for label in encoded.labels):
         end += sum(1 for _ in group)
-        text = processor.tokenizer.decode(encoded.input_ids[:end])  # from the start: a piece alone may lose its space
+        text = processor.tokenizer.decode(
+            encoded.input_ids[:end]
+        )  # from the start: a piece alone may lose its space
         shown.append(f"⟦{text[len(before) :]}⟧" if learnt else text[len(before) :])
         before = text
     image = str(processor.image_token)

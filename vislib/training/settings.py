@@ -1,6 +1,8 @@
-"""How a model is trained: what notebooks 10 and 11 take as parameters and the training processes read from a file.
+"""How a model is trained: what notebooks 10 and 11 take as parameters and the training processes
+read from a file.
 
-Defaults of the paper sets: ShareGPT4V-7b is fully fine-tuned, IDEFICS2-8b by adapters (VisCon-100K, section 5).
+Defaults of the paper sets: ShareGPT4V-7b is fully fine-tuned, IDEFICS2-8b by adapters (VisCon-100K,
+section 5).
 """
 
 import json
@@ -14,7 +16,9 @@ DONE, FACTS, SETTINGS = "done.json", "facts.json", "settings.json"  # files besi
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One training. Names of parameters are those of the notebooks; the last five are set by the stage."""
+    """One training. Names of parameters are those of the notebooks; the last five are set by the
+    stage.
+    """
 
     method: str  # full, lora, dora
     parts: tuple[str, ...]  # of vision, connector, language: what learns

@@ -1,9 +1,11 @@
-"""Where rows to learn from come from: conversations of stage 08, and the data that a model itself was tuned on.
+"""Where rows to learn from come from: conversations of stage 08, and the data that a model itself
+was tuned on.
 
-VisCon-100K (section 5) adds its conversations to the model's own mix: LLaVA's JSON, with text-only rows, for
-ShareGPT4V, and The Cauldron's Parquet, with several images a row, for IDEFICS2. All become one form: paths of images,
-and turns in which `<image>` marks each image's place. A row that cannot be used comes as a `Refusal`, never in silence;
-what is left out of a row, or mended in it, is counted with it.
+VisCon-100K (section 5) adds its conversations to the model's own mix: LLaVA's JSON, with text-only
+rows, for ShareGPT4V, and The Cauldron's Parquet, with several images a row, for IDEFICS2. All
+become one form: paths of images, and turns in which `<image>` marks each image's place. A row that
+cannot be used comes as a `Refusal`, never in silence; what is left out of a row, or mended in it,
+is counted with it.
 """
 
 import json
@@ -19,8 +21,14 @@ from vislib.runs.keys import expand
 from vislib.runs.seeding import seeded, short_hash
 
 MARK = "<image>"  # in a question: the place of an image
-VISUAL, OWN = "visual", "own"  # sources: conversations of stage 08 (or captions of 06), and the model's own data
-_CHUNK, _LONGEST = 1 << 20, 1 << 26  # characters that are read at once, and that one row of JSON may have
+VISUAL, OWN = (
+    "visual",
+    "own",
+)  # sources: conversations of stage 08 (or captions of 06), and the model's own data
+_CHUNK, _LONGEST = (
+    1 << 20,
+    1 << 26,
+)  # characters that are read at once, and that one row of JSON may have
 _GAP = re.compile(r"[\s,]*")
 _ENDINGS = (".json", ".parquet")
 Row = dict[str, Any]
@@ -28,7 +36,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row that is not learnt from: `reason` is malformed (its fields), image_missing, or one of `labels.REASONS`."""
+    """A row that is not learnt from: `reason` is malformed (its fields), image_missing, or one of
+    `labels.REASONS`.
+    """
 
     id: str
     source: str
@@ -37,25 +47,38 @@ class Refusal:
 
 
 Entry = Row | Refusal
-"""A Row: id, source, images (paths as text), conversations (list of {from, value}); n_left_out and n_mended if any."""
+"""A Row: id, source, images (paths as text), conversations (list of {from, value}), and n_left_out
+and n_mended if any.
+"""
 
 
-def entry(name: str, source: str, images: Sequence[Path | None], turns: Any, *, mended: int = 0) -> Entry:
-    """One row in the form that training reads; what only a model's processor can tell is found by `planning`.
+def entry(
+    name: str, source: str, images: Sequence[Path | None], turns: Any, *, mended: int = 0
+) -> Entry:
+    """One row in the form that training reads; what only a model's processor can tell is found by
+    `planning`.
 
-    `images`: files, None for one that cannot be had. `turns`: list of {from, value}. Those before the
-    first human one are left out and counted (`n_left_out`), as LLaVA's recipe does with an answer to
-    nothing; a system turn is too, since models are trained with their own. Where no question marks the
-    places of the images, all stand at the beginning, each on a line of its own, as in LLaVA's rows.
+    `images`: files, None for one that cannot be had. `turns`: list of {from, value}. Those before
+    the first human one are left out and counted (`n_left_out`), as LLaVA's recipe does with an
+    answer to nothing; a system turn is too, since models are trained with their own. Where no
+    question marks the places of the images, all stand at the beginning, each on a line of its own,
+    as in LLaVA's rows.
     `mended`: characters that were replaced in the row.
     """
     if not isinstance(turns, list) or not turns:
         return Refusal(name, source, "malformed", "no list of turns")
     for number, turn in enumerate(turns):
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(field), str) for field in ("from", "value")):
+        if not isinstance(turn, dict) or not all(
+            isinstance(turn.get(field), str) for field in ("from", "value")
+        ):
             return Refusal(name, source, "malformed", f"turn {number} is not {{from, value}}")
     if None in images:
-        return Refusal(name, source, "image_missing", f"image {images.index(None)} was not fetched, or has no file")
+        return Refusal(
+            name,
+            source,
+            "image_missing",
+            f"image {images.index(None)} was not fetched, or has no file",
+        )
     if not any(turn["from"] == "human" for turn in turns):
         speakers = ", ".join(turn["from"] for turn in turns)
         return Refusal(name, source, "bad_turns", f"the turns are of {speakers}"[:200])
@@ -68,38 +91,55 @@ def entry(name: str, source: str, images: Sequence[Path | None], turns: Any, *, 
     return row | {"conversations": conversation} | {key: n for key, n in counts.items() if n}
 
 
-# ---- conversations of stage 08 ------------------------------------------------------------------------------
+# ---- conversations of stage 08
+# ------------------------------------------------------------------------------
 
 
 def train_parts(table: Path) -> list[Path]:
     """The parts of a configuration's train split; InputError if there are none."""
     parts = [part for part in tables.parts(table) if part == table or part.name.startswith("train")]
     if not parts:
-        raise InputError(f"{table}: no train-*.parquet; name a configuration such as 08_merging/contextual/leaky_mix")
+        raise InputError(
+            f"{table}: no train-*.parquet; name a configuration such as"
+            " 08_merging/contextual/leaky_mix"
+        )
     return parts
 
 
 def contract_rows(table: Path, ledger: Path, *, max_samples: int, seed: int) -> Iterator[Entry]:
-    """The train rows of a configuration, in order, their images through the ledger `03_images/images`.
+    """The train rows of a configuration, in order, their images through the ledger
+    `03_images/images`.
 
-    `max_samples` (0: all) samples, drawn by the hash of seed and sample_id with all their rows: configurations that
-    are made of the same samples keep the same ones.
+    `max_samples` (0: all) samples, drawn by the hash of seed and sample_id with all their rows:
+    configurations that are made of the same samples keep the same ones.
     """
     parts, wanted = train_parts(table), None
     if max_samples:
-        samples = dict.fromkeys(row["sample_id"] for part in parts for row in tables.read_rows(part, ["sample_id"]))
+        samples = dict.fromkeys(
+            row["sample_id"] for part in parts for row in tables.read_rows(part, ["sample_id"])
+        )
         wanted = set(choose(samples, max_samples, seed))
     columns = ["id", "sample_id", "images", "conversations"]
     for part in parts:
-        rows = [row for row in tables.read_rows(part, columns) if wanted is None or row["sample_id"] in wanted]
+        rows = [
+            row
+            for row in tables.read_rows(part, columns)
+            if wanted is None or row["sample_id"] in wanted
+        ]
         ids = {image for row in rows for image in row["images"]}
         found = tables.lookup(ledger, "image_id", ids, ["path"])
         paths = {name: ledger.parent / row["path"] for name, row in found.items() if row["path"]}
         for row in rows:
-            yield entry(row["id"], VISUAL, [paths.get(image) for image in row["images"]], row["conversations"])
+            yield entry(
+                row["id"],
+                VISUAL,
+                [paths.get(image) for image in row["images"]],
+                row["conversations"],
+            )
 
 
-# ---- a model's own data -------------------------------------------------------------------------------------
+# ---- a model's own data
+# -------------------------------------------------------------------------------------
 
 
 def own_rows(
@@ -107,9 +147,10 @@ def own_rows(
 ) -> Iterator[Entry]:
     """Rows of LLaVA JSON (`.json`) and of The Cauldron's Parquet in order: files, folders or globs.
 
-    Each row joins with the chance `fraction`, by the hash of seed and id alone: whatever else an arm learns from,
-    it is the same rows. `images`: folder that paths of images start from (None: the file's own folder). `store`:
-    folder that embedded images are written to. Raises InputError for a file in which no row has the form.
+    Each row joins with the chance `fraction`, by the hash of seed and id alone: whatever else an
+    arm learns from, it is the same rows. `images`: folder that paths of images start from (None:
+    the file's own folder). `store`: folder that embedded images are written to. Raises InputError
+    for a file in which no row has the form.
     """
     for file in _own_files(places):
         malformed, formed = "", 0
@@ -122,15 +163,23 @@ def own_rows(
             yield found
         if malformed and not formed:
             raise InputError(
-                f"{file}: no row has the form; {malformed}. LLaVA's JSON is a list of {{id, image, conversations}}, "
-                "The Cauldron's Parquet has images and texts; mend the file or own_data"
+                f"{file}: no row has the form; {malformed}. LLaVA's JSON is a list of {{id, image,"
+                " conversations}, The Cauldron's Parquet has images and texts; mend the file or"
+                " own_data"
             )
 
 
 def _own_files(places: Sequence[Path]) -> list[Path]:
-    files = [file for place in places for file in expand(place) if place.is_file() or file.suffix in _ENDINGS]
+    files = [
+        file
+        for place in places
+        for file in expand(place)
+        if place.is_file() or file.suffix in _ENDINGS
+    ]
     if wrong := [file for file in files if file.suffix not in _ENDINGS]:
-        raise InputError(f"own_data holds {wrong[0]}; it takes .json (LLaVA) and .parquet (The Cauldron)")
+        raise InputError(
+            f"own_data holds {wrong[0]}; it takes .json (LLaVA) and .parquet (The Cauldron)"
+        )
     if places and not files:
         raise InputError(f"own_data is {places[0]}, where no .json or .parquet is; name the files")
     return files
@@ -146,7 +195,12 @@ def _llava_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> 
         given = fields.get("image") or []
         given = [given] if isinstance(given, str) else given
         if not isinstance(given, list) or not all(isinstance(path, str) for path in given):
-            yield Refusal(name, OWN, "malformed", f"image is {str(given)[:80]!r}, neither a path nor a list of paths")
+            yield Refusal(
+                name,
+                OWN,
+                "malformed",
+                f"image is {str(given)[:80]!r}, neither a path nor a list of paths",
+            )
         else:
             paths = [root / path for path in given]
             yield entry(name, OWN, paths, fields.get("conversations"), mended=mended)
@@ -169,7 +223,9 @@ def _json_items(file: Path) -> Iterator[Any]:
                 try:
                     item, at = decode(text, at)
                 except ValueError:
-                    more = stream.read(max(_CHUNK, len(text) - at))  # an item that is cut by the end of what was read
+                    more = stream.read(
+                        max(_CHUNK, len(text) - at)
+                    )  # an item that is cut by the end of what was read
                     if not more or len(text) - at > _LONGEST:
                         raise
                     text, at = text[at:] + more, 0
@@ -177,7 +233,9 @@ def _json_items(file: Path) -> Iterator[Any]:
                 yield item
                 number += 1
         except ValueError as error:
-            raise InputError(f"{file}: no JSON list of rows, row {number}: {error}; write the file again") from error
+            raise InputError(
+                f"{file}: no JSON list of rows, row {number}: {error}; write the file again"
+            ) from error
 
 
 def _cauldron_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
@@ -191,7 +249,12 @@ def _cauldron_rows(file: Path, root: Path, chance: int, seed: int, store: Path) 
             continue
         images, texts = row["images"] or [], row["texts"] or []
         if not all(isinstance(one, dict | None) for one in (*images, *texts)):
-            yield Refusal(name, OWN, "malformed", "images are not {bytes, path}, or texts not {user, assistant}")
+            yield Refusal(
+                name,
+                OWN,
+                "malformed",
+                "images are not {bytes, path}, or texts not {user, assistant}",
+            )
             continue
         turns = [
             {"from": role, "value": text.get(key)}

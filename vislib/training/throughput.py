@@ -1,10 +1,12 @@
-"""How fast a training is, and how much memory it needs: tokens and samples per second, and model FLOPs utilisation.
+"""How fast a training is, and how much memory it needs: tokens and samples per second, and model
+FLOPs utilisation.
 
-MFU = FLOP/s that the training needs / dense bfloat16 peak of the devices, in bfloat16 training on devices of `PEAKS`.
-What a token of the mix needs is counted on the passes of one whole step, by torch's own counter: matrix products,
-convolutions and attention, forward and backward, on frozen parts forward alone. What gradient checkpointing computes
-again is taken off: it is cost, not progress, so that a slower recipe never looks busier. Padding and dummy images are
-counted as they ran; kernels that torch does not know (FlashAttention's own package) are not.
+MFU = FLOP/s that the training needs / dense bfloat16 peak of the devices, in bfloat16 training on
+devices of `PEAKS`. What a token of the mix needs is counted on the passes of one whole step, by
+torch's own counter: matrix products, convolutions and attention, forward and backward, on frozen
+parts forward alone. What gradient checkpointing computes again is taken off: it is cost, not
+progress, so that a slower recipe never looks busier. Padding and dummy images are counted as they
+ran; kernels that torch does not know (FlashAttention's own package) are not.
 """
 
 import re
@@ -16,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vislib.training.settings import Settings
 
-PEAKS: tuple[tuple[str, float], ...] = (  # FLOP/s, bfloat16, dense, by a pattern of CUDA's device name
+PEAKS: tuple[
+    tuple[str, float], ...
+] = (  # FLOP/s, bfloat16, dense, by a pattern of CUDA's device name
     (r"\bH200 NVL\b", 835.5e12),  # NVIDIA H200 datasheet: 1,671 TFLOPS with sparsity
     (r"\bH200\b", 989.5e12),  # the same: 1,979 with sparsity (SXM)
     (r"\bH100 PCIe\b", 756e12),  # NVIDIA H100 datasheet: 1,513 with sparsity
@@ -30,7 +34,9 @@ _MARGIN = 1.1  # allocator, libraries, communication
 
 
 def peak_flops(device: str, precision: str) -> float | None:
-    """FLOP/s that a device of that CUDA name can reach; None if it is not known, or training is not in bfloat16."""
+    """FLOP/s that a device of that CUDA name can reach; None if it is not known, or training is not
+    in bfloat16.
+    """
     found = next((peak for pattern, peak in PEAKS if re.search(pattern, device)), None)
     return found if precision == "bfloat16" else None
 
@@ -55,7 +61,9 @@ class FlopMeter:
 
     @staticmethod
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """Contexts of a layer's forward and of computing it again, as `torch.utils.checkpoint` asks for them."""
+        """Contexts of a layer's forward and of computing it again, as `torch.utils.checkpoint` asks
+        for them.
+        """
         if FlopMeter._again is None:
             return nullcontext(), nullcontext()
         repeated = FlopCounterMode(display=False)
@@ -68,13 +76,17 @@ def size(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def memory_needed(model: Any, settings: Settings, *, processes: int, tokens: int, supervised: int) -> int:
-    """Bytes that one process needs at least: weights, gradients, Adam's moments, activations of a pass.
+def memory_needed(
+    model: Any, settings: Settings, *, processes: int, tokens: int, supervised: int
+) -> int:
+    """Bytes that one process needs at least: weights, gradients, Adam's moments, activations of a
+    pass.
 
-    A pass holds `tokens`, `supervised` ones among them; `processes` share what the strategy shares out. Float32
-    weights have bfloat16 copies in bfloat16 training, and bfloat16 weights that learn have float32 ones, under ZeRO.
-    Activations after Korthikanti et al. 2022: 34 x tokens x width bytes a layer in bfloat16, or 2 of these where they
-    are computed again; logits and their gradients for supervised tokens. Vision's are not counted; a tenth is added.
+    A pass holds `tokens`, `supervised` ones among them; `processes` share what the strategy shares
+    out. Float32 weights have bfloat16 copies in bfloat16 training, and bfloat16 weights that learn
+    have float32 ones, under ZeRO. Activations after Korthikanti et al. 2022: 34 x tokens x width
+    bytes a layer in bfloat16, or 2 of these where they are computed again; logits and their
+    gradients for supervised tokens. Vision's are not counted; a tenth is added.
     """
     every = [(size(p), p.element_size(), p.requires_grad) for p in model.parameters()]
     copies = 2 * (settings.precision == "bfloat16")
@@ -83,6 +95,10 @@ def memory_needed(model: Any, settings: Settings, *, processes: int, tokens: int
     moments = sum(n * (8 if width == 4 else 12) for n, width, learns in every if learns)
     shares = {"ddp": (1, 1), "zero2": (1, processes)}.get(settings.strategy, (processes, processes))
     text, width = model.config.get_text_config(), 4 - copies
-    layers = text.num_hidden_layers + 17 if settings.gradient_checkpointing else 17 * text.num_hidden_layers
+    layers = (
+        text.num_hidden_layers + 17
+        if settings.gradient_checkpointing
+        else 17 * text.num_hidden_layers
+    )
     activations = width * (tokens * text.hidden_size * layers + supervised * 2 * text.vocab_size)
     return int(_MARGIN * (weights / shares[0] + (gradients + moments) / shares[1] + activations))

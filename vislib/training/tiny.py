@@ -1,8 +1,10 @@
-"""Vision-language models of a few thousand random weights, so that stages 10 to 12 run anywhere in minutes.
+"""Vision-language models of a few thousand random weights, so that stages 10 to 12 run anywhere in
+minutes.
 
-They have the architecture, the processor and the chat form of the paper's models (VisCon-100K, section 5: LLaVA-1.5,
-which ShareGPT4V-7b is, and IDEFICS2-8b) and of one newer family. Their tokenizer is trained on the embedded pages;
-weights come from a seed. They show the path, never a result.
+They have the architecture, the processor and the chat form of the paper's models (VisCon-100K,
+section 5: LLaVA-1.5, which ShareGPT4V-7b is, and IDEFICS2-8b) and of one newer family. Their
+tokenizer is trained on the embedded pages; weights come from a seed. They show the path, never a
+result.
 """
 
 from collections.abc import Callable
@@ -17,22 +19,32 @@ _VOCABULARY = 1500
 _CONTEXT = 4096  # tokens
 _SIDE = 56  # px of an image as the vision tower sees it
 _TEXT: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": _CONTEXT,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": _CONTEXT,
+}
 _VISION: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": _SIDE,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": _SIDE,
+}
 _SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 _IDEFICS = (
-    "{% for m in messages %}{{ 'User:' if m['role'] == 'user' else 'Assistant: ' }}"
-    "{% for part in m['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
-    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    "{% for m in messages %}{{ 'User:' if m['role'] == 'user' else 'Assistant: ' }}{% for part in"
+    " m['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor"
+    " %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
 
 def build(name: str, folder: Path, *, seed: int = 0) -> None:
-    """Save the tiny model of that name, one of `NAMES`, with its processor into `folder`, as the hub's are."""
+    """Save the tiny model of that name, one of `NAMES`, with its processor into `folder`, as the
+    hub's are.
+    """
     if name not in NAMES:
         raise InputError(f"model is {name!r}; the models that are built here: {', '.join(NAMES)}")
     import torch
@@ -42,7 +54,10 @@ def build(name: str, folder: Path, *, seed: int = 0) -> None:
     with quiet_transformers(name, "model", "AutoModel"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = NAMES[name]()
-    ends = {processor.tokenizer.eos_token_id, processor.tokenizer.get_vocab().get("<end_of_utterance>")} - {None}
+    ends = {
+        processor.tokenizer.eos_token_id,
+        processor.tokenizer.get_vocab().get("<end_of_utterance>"),
+    } - {None}
     model.generation_config.eos_token_id = sorted(ends)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -60,9 +75,14 @@ def _trained_tokenizer() -> str:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY, special_tokens=list(_SPECIAL), initial_alphabet=sorted(alphabet), show_progress=False
+        vocab_size=_VOCABULARY,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
     )
-    tokenizer.train_from_iterator((path.read_text(encoding="utf-8") for path in pages.paths()), trainer)
+    tokenizer.train_from_iterator(
+        (path.read_text(encoding="utf-8") for path in pages.paths()), trainer
+    )
     return str(tokenizer.to_str())
 
 
@@ -71,30 +91,43 @@ def _tokenizer() -> Any:
     import transformers
 
     return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizers.Tokenizer.from_str(_trained_tokenizer()), bos_token="<s>", eos_token="</s>",
-        unk_token="<unk>", pad_token="<pad>", model_max_length=_CONTEXT,
-    )  # fmt: skip
+        tokenizer_object=tokenizers.Tokenizer.from_str(_trained_tokenizer()),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        model_max_length=_CONTEXT,
+    )
 
 
 def _special_ids(tokenizer: Any) -> dict[str, Any]:
-    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
 
 
 def _llava() -> tuple[Any, Any]:
     import transformers as t
 
     tokenizer = _tokenizer()
-    images = t.CLIPImageProcessorPil(size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE})
+    images = t.CLIPImageProcessorPil(
+        size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE}
+    )
     processor = t.LlavaProcessor(  # type: ignore[no-untyped-call]
-        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        images,
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
         chat_template=vicuna.TEMPLATE,
-    )  # fmt: skip
+    )
     config = t.LlavaConfig(
         text_config=t.LlamaConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
         vision_config=t.CLIPVisionConfig(**_VISION, patch_size=14),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-2,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
         **_special_ids(tokenizer),
-    )  # fmt: skip
+    )
     return t.LlavaForConditionalGeneration(config), processor
 
 
@@ -105,16 +138,23 @@ def _idefics2() -> tuple[Any, Any]:
     images = t.Idefics2ImageProcessorPil(
         size={"shortest_edge": _SIDE // 2, "longest_edge": _SIDE}, do_image_splitting=False
     )
-    processor = t.Idefics2Processor(images, tokenizer, image_seq_len=latents, chat_template=_IDEFICS)
+    processor = t.Idefics2Processor(
+        images, tokenizer, image_seq_len=latents, chat_template=_IDEFICS
+    )
     config = t.Idefics2Config(
         text_config=t.MistralConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
         vision_config=_VISION | {"patch_size": 14},
         perceiver_config={
-            "hidden_size": _TEXT["hidden_size"], "resampler_n_latents": latents, "resampler_depth": 1,
-            "resampler_n_heads": 2, "resampler_head_dim": 16, "num_key_value_heads": 1,
+            "hidden_size": _TEXT["hidden_size"],
+            "resampler_n_latents": latents,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 16,
+            "num_key_value_heads": 1,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), **_special_ids(tokenizer),
-    )  # fmt: skip
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        **_special_ids(tokenizer),
+    )
     return t.Idefics2ForConditionalGeneration(config), processor
 
 
@@ -123,17 +163,23 @@ def _idefics3() -> tuple[Any, Any]:
 
     tokenizer = _tokenizer()
     images = t.Idefics3ImageProcessorPil(
-        size={"longest_edge": 2 * _SIDE}, max_image_size={"longest_edge": _SIDE}, do_image_splitting=False
+        size={"longest_edge": 2 * _SIDE},
+        max_image_size={"longest_edge": _SIDE},
+        do_image_splitting=False,
     )
     processor = t.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=_IDEFICS)
     config = t.Idefics3Config(
         text_config=t.LlamaConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
-        vision_config=_VISION | {"patch_size": 14}, scale_factor=2,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), **_special_ids(tokenizer),
-    )  # fmt: skip
+        vision_config=_VISION | {"patch_size": 14},
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        **_special_ids(tokenizer),
+    )
     return t.Idefics3ForConditionalGeneration(config), processor
 
 
 NAMES: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "tiny-llava": _llava, "tiny-idefics2": _idefics2, "tiny-idefics3": _idefics3,
-}  # fmt: skip
+    "tiny-llava": _llava,
+    "tiny-idefics2": _idefics2,
+    "tiny-idefics3": _idefics3,
+}

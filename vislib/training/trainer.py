@@ -1,10 +1,12 @@
-"""The Trainer of transformers with our batches, our loss and checkpoints that are whole (VisCon-100K, section 5).
+"""The Trainer of transformers with our batches, our loss and checkpoints that are whole
+(VisCon-100K, section 5).
 
-An optimiser step takes the same rows however many processes there are, and its loss is the sum over its supervised
-tokens divided by their number, over all processes. An answer token weighs the same in every pass of a step, and about
-the same in every step, because steps are alike (`batches`): by the step's number alone it would not.
-Logits are made for supervised tokens alone and turned into losses in chunks: memory grows with the answers, not with
-the length. The loss of IDEFICS2 and LLaVA is the plain next-token one.
+An optimiser step takes the same rows however many processes there are, and its loss is the sum over
+its supervised tokens divided by their number, over all processes. An answer token weighs the same
+in every pass of a step, and about the same in every step, because steps are alike (`batches`): by
+the step's number alone it would not. Logits are made for supervised tokens alone and turned into
+losses in chunks: memory grows with the answers, not with the length. The loss of IDEFICS2 and LLaVA
+is the plain next-token one.
 """
 
 import math
@@ -39,10 +41,11 @@ _PER_BATCH, _UNPACKED = 2000, ".arrow"  # rows
 
 
 class Rows(Dataset[Encoded]):
-    """The planned rows of `file`, encoded one at a time in loader workers; memory-mapped from what `unpack` made of it.
+    """The planned rows of `file`, encoded one at a time in loader workers; memory-mapped from what
+    `unpack` made of it.
 
-    `counts`: their numbers of `COLUMNS`, images and rounds, an array each. Rows that are no longer as they were planned
-    raise InputError.
+    `counts`: their numbers of `COLUMNS`, images and rounds, an array each. Rows that are no longer
+    as they were planned raise InputError.
     """
 
     def __init__(self, file: Path, encoder: Encoder) -> None:
@@ -58,9 +61,14 @@ class Rows(Dataset[Encoded]):
         try:
             encoded = self.encoder.encode(row)
         except RowError as error:
-            raise InputError(f"row {row['id']} cannot be read any more ({error}); its files have changed") from error
+            raise InputError(
+                f"row {row['id']} cannot be read any more ({error}); its files have changed"
+            ) from error
         if (len(encoded.input_ids), encoded.n_supervised) != (row["n_tokens"], row["n_supervised"]):
-            raise InputError(f"row {row['id']} is no longer what it was when it was planned; begin this stage anew")
+            raise InputError(
+                f"row {row['id']} is no longer what it was when it was planned; begin this stage"
+                " anew"
+            )
         return encoded
 
     def __len__(self) -> int:
@@ -68,8 +76,13 @@ class Rows(Dataset[Encoded]):
 
 
 def unpack(file: Path) -> None:
-    """Write a Parquet file of rows as an Arrow file beside it, which can be read row by row without decoding."""
-    with tables.open_part(file) as source, pa.ipc.new_file(file.with_suffix(_UNPACKED), source.schema_arrow) as sink:
+    """Write a Parquet file of rows as an Arrow file beside it, which can be read row by row without
+    decoding.
+    """
+    with (
+        tables.open_part(file) as source,
+        pa.ipc.new_file(file.with_suffix(_UNPACKED), source.schema_arrow) as sink,
+    ):
         for batch in source.iter_batches(batch_size=_PER_BATCH):
             sink.write_batch(batch)
 
@@ -80,7 +93,8 @@ def passes(rows: int, settings: Settings, processes: int) -> int:
 
 
 class Share(Sampler[list[int]]):
-    """The row numbers of each forward pass of one process, an epoch long; the same number of passes for all processes.
+    """The row numbers of each forward pass of one process, an epoch long; the same number of passes
+    for all processes.
 
     A step of `batch_size` rows (`plan_batches`) is cut into passes of `device_batch_size` like
     rows, which are dealt out in turn, so that processes have about equal work. Where the last step
@@ -101,7 +115,9 @@ class Share(Sampler[list[int]]):
         if self._planned[0] != epoch:
             lengths, pixels = (self.rows.counts[name].tolist() for name in ("n_tokens", "n_pixels"))
             settings = self.settings
-            steps = plan_batches(lengths, pixels, batch=settings.batch_size, seed=settings.seed, epoch=epoch)
+            steps = plan_batches(
+                lengths, pixels, batch=settings.batch_size, seed=settings.seed, epoch=epoch
+            )
             self._planned = epoch, steps
         return self._planned[1]
 
@@ -110,7 +126,8 @@ class Share(Sampler[list[int]]):
         return self.plan(step // self.steps)[step % self.steps]
 
     def steps_to_learn(self) -> int:
-        """Steps of the whole training: of its epochs or `max_steps`, up to the one that reaches the cap.
+        """Steps of the whole training: of its epochs or `max_steps`, up to the one that reaches the
+        cap.
 
         Raises InputError if none does: arms that are compared at equal tokens would not be.
         """
@@ -123,8 +140,8 @@ class Share(Sampler[list[int]]):
             if tokens >= settings.max_supervised_tokens:
                 return step + 1
         raise InputError(
-            f"max_supervised_tokens is {settings.max_supervised_tokens}, but all {steps} steps have {tokens}; lower "
-            "it in every arm, or raise epochs or max_steps"
+            f"max_supervised_tokens is {settings.max_supervised_tokens}, but all {steps} steps have"
+            f" {tokens}; lower it in every arm, or raise epochs or max_steps"
         )
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -136,18 +153,27 @@ class Share(Sampler[list[int]]):
 
     def __len__(self) -> int:
         rows, whole = len(self.rows), self.settings.batch_size
-        return sum(passes(min(whole, rows - start), self.settings, self.processes) for start in range(0, rows, whole))
+        return sum(
+            passes(min(whole, rows - start), self.settings, self.processes)
+            for start in range(0, rows, whole)
+        )
 
 
 def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy summed over tokens: `logits` (tokens, vocabulary), `targets` (tokens,). In float32, chunk by chunk.
+    """Cross-entropy summed over tokens: `logits` (tokens, vocabulary), `targets` (tokens,). In
+    float32, chunk by chunk.
 
-    What a softmax needs is made again for gradients: only the logits grow, which accelerate's autocast makes float32.
+    What a softmax needs is made again for gradients: only the logits grow, which accelerate's
+    autocast makes float32.
     """
     loss = partial(cross_entropy, reduction="sum")
     sums = [
-        checkpoint(lambda chunk, wanted: loss(chunk.float(), wanted), chunk, wanted, use_reentrant=False)
-        for chunk, wanted in zip(torch.split(logits, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+        checkpoint(
+            lambda chunk, wanted: loss(chunk.float(), wanted), chunk, wanted, use_reentrant=False
+        )
+        for chunk, wanted in zip(
+            torch.split(logits, _CHUNK), torch.split(targets, _CHUNK), strict=True
+        )
     ]
     return torch.stack(sums).sum()
 
@@ -155,7 +181,9 @@ def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def last_checkpoint(folder: Path) -> Path | None:
     """The last complete checkpoint in `folder`; all others are removed."""
     complete: list[Path] = []
-    for found in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])):
+    for found in sorted(
+        folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
+    ):
         complete += [found] if (found / _MARK).exists() else []
         if found not in complete:
             shutil.rmtree(found)
@@ -166,35 +194,64 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 class AnswerTrainer(Trainer):
-    """Trains on answers. `on_step` gets the log row of each optimiser step; `stop` ends it after the one under way.
+    """Trains on answers. `on_step` gets the log row of each optimiser step; `stop` ends it after
+    the one under way.
 
-    `stopped` tells whether it did. `counter` counts the FLOPs of this process in the first step of this start.
+    `stopped` tells whether it did. `counter` counts the FLOPs of this process in the first step of
+    this start.
     """
 
     counter: FlopMeter | None = None
 
     def __init__(
-        self, model: Any, args: Any, rows: Rows, settings: Settings, *, on_step: Callable[[dict[str, Any]], None],
+        self,
+        model: Any,
+        args: Any,
+        rows: Rows,
+        settings: Settings,
+        *,
+        on_step: Callable[[dict[str, Any]], None],
         stop: Event,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(model=model, args=args)
-        self.model_accepts_loss_kwargs = True  # so that tokens of a step are counted, whatever the model says
-        self.rows, self.settings, self.on_step, self.stop, self.stopped = rows, settings, on_step, stop, False
+        self.model_accepts_loss_kwargs = (
+            True  # so that tokens of a step are counted, whatever the model says
+        )
+        self.rows, self.settings, self.on_step, self.stop, self.stopped = (
+            rows,
+            settings,
+            on_step,
+            stop,
+            False,
+        )
         self.share = Share(rows, settings, process=args.process_index, processes=args.world_size)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Our passes: each process has its own share already, so that accelerate must not deal them out again."""
+        """Our passes: each process has its own share already, so that accelerate must not deal them
+        out again.
+        """
         encoder = self.rows.encoder
-        join = partial(collate, processor=encoder.processor, packing=self.settings.packing, dummy=dummy_row(encoder))
+        join = partial(
+            collate,
+            processor=encoder.processor,
+            packing=self.settings.packing,
+            dummy=dummy_row(encoder),
+        )
         loader: DataLoader[Any] = DataLoader(
-            self.rows, batch_sampler=self.share, collate_fn=join, num_workers=self.settings.loader_workers,
-            pin_memory=self.args.device.type == "cuda", generator=torch.Generator().manual_seed(self.settings.seed),
-        )  # fmt: skip
+            self.rows,
+            batch_sampler=self.share,
+            collate_fn=join,
+            num_workers=self.settings.loader_workers,
+            pin_memory=self.args.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.settings.seed),
+        )
         loader.set_epoch = self.share.set_epoch  # the Trainer calls it
         return loader
 
     def _prepare_for_training(self, *given: Any) -> Any:
-        """Packing is proven on the model as processes share it: ZeRO-3 cannot run it before, FSDP not hold it whole."""
+        """Packing is proven on the model as processes share it: ZeRO-3 cannot run it before, FSDP
+        not hold it whole.
+        """
         prepared = super()._prepare_for_training(*given)  # type: ignore[no-untyped-call]
         if self.settings.packing:
             prove_packing(self.model_wrapped, self.rows.encoder.processor)
@@ -204,13 +261,20 @@ class AnswerTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The summed loss of one pass, as a share of the whole step's supervised tokens."""
-        targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[:, 1:]  # each token is told by the one before it
+        targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[
+            :, 1:
+        ]  # each token is told by the one before it
         supervised = targets != IGNORED
         logits = model(**inputs, logits_to_keep=supervised).logits
         targets = targets[supervised]
         if logits.shape[:-1] != targets.shape:
-            raise InputError(f"{type(self.model).__name__} makes all logits whatever is asked: it cannot be trained")
-        loss = summed_loss(logits, targets) / num_items_in_batch * self.accelerator.num_processes  # gradients are means
+            raise InputError(
+                f"{type(self.model).__name__} makes all logits whatever is asked: it cannot be"
+                " trained"
+            )
+        loss = (
+            summed_loss(logits, targets) / num_items_in_batch * self.accelerator.num_processes
+        )  # gradients are means
         return (loss, None) if return_outputs else loss
 
     def training_step(self, *given: Any, **named: Any) -> Any:
@@ -223,17 +287,23 @@ class AnswerTrainer(Trainer):
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """After each optimiser step: its row of the log, the end of a training that diverged, and the stop."""
+        """After each optimiser step: its row of the log, the end of a training that diverged, and
+        the stop.
+        """
         if "loss" not in logs:  # the Trainer's summary
             return
         step = self.state.global_step - 1
         rows = self.share.of_step(step)
         if not math.isfinite(logs["loss"] + logs.get("grad_norm", 0)):
             raise InputError(
-                f"step {step + 1}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}: lower learning_rate, or "
-                f"look at its rows {', '.join(self.rows.table.column('id').take(rows).to_pylist())}"
+                f"step {step + 1}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}:"
+                " lower learning_rate, or look at its rows"
+                f" {', '.join(self.rows.table.column('id').take(rows).to_pylist())}"
             )
-        sums = {name: int(self.rows.counts[f"n_{name}"][rows].sum()) for name in ("tokens", "supervised")}
+        sums = {
+            name: int(self.rows.counts[f"n_{name}"][rows].sum())
+            for name in ("tokens", "supervised")
+        }
         logs |= {"tokens": sums["tokens"], "supervised_tokens": sums["supervised"]}
         super().log(logs)
         self.counter = None  # counting slows the passes down: the first step is not timed
@@ -247,13 +317,17 @@ class AnswerTrainer(Trainer):
         return bool(self.accelerator.reduce(asked, "sum").item())
 
     def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
-        """A checkpoint's weights, named as in memory: by LLaVA's own none would be found when training goes on."""
+        """A checkpoint's weights, named as in memory: by LLaVA's own none would be found when
+        training goes on.
+        """
         model: Any = self.model
         if self.args.should_save:
             model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint that counts only when all of it is there; the one before it goes. None after the last step."""
+        """A checkpoint that counts only when all of it is there; the one before it goes. None after
+        the last step.
+        """
         if self.state.global_step >= self.state.max_steps:
             return
         super()._save_checkpoint(model, trial)

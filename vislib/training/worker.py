@@ -1,7 +1,8 @@
-"""A training process: `accelerate launch` starts one per GPU (VisCon-100K, section 5: eight), with a file of settings.
+"""A training process: `accelerate launch` starts one per GPU (VisCon-100K, section 5: eight), with
+a file of settings.
 
-It opens the model, goes on from the last whole checkpoint, trains, and saves what was trained. What the stage wants to
-know it says in events; what it leaves is `done.json` beside the checkpoints.
+It opens the model, goes on from the last whole checkpoint, trains, and saves what was trained. What
+the stage wants to know it says in events; what it leaves is `done.json` beside the checkpoints.
 """
 
 import json
@@ -32,10 +33,14 @@ from vislib.training.settings import DONE, FACTS, Settings
 from vislib.training.throughput import FlopMeter, memory_needed, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint, passes, unpack
 
-_FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
+_FSDP = {
+    "version": 2,
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "state_dict_type": "FULL_STATE_DICT",
+}
 MEND = (
-    "lower device_batch_size (batch_size stays), set gradient_checkpointing to true, or share the weights out with "
-    "strategy zero3 or fsdp"
+    "lower device_batch_size (batch_size stays), set gradient_checkpointing to true, or share the"
+    " weights out with strategy zero3 or fsdp"
 )
 
 
@@ -60,7 +65,9 @@ def main(file: Path) -> None:
         meter.begin(trainer.share.steps, args.max_steps, resumed)
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.stopped:
-        raise InputError(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
+        raise InputError(
+            f"stopped after step {trainer.state.global_step}; the same command goes on from there"
+        )
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     _save(trainer, processor, settings, meter.totals(trainer.share) | facts)
     if trainer.is_world_process_zero():
@@ -70,8 +77,14 @@ def main(file: Path) -> None:
 
 @contextmanager
 def _without_cache(model: Any) -> Iterator[None]:
-    """No keys and values are kept meanwhile: training never uses them, and a model that does cannot pack rows."""
-    configs = [config for config in (model.config, model.config.get_text_config()) if hasattr(config, "use_cache")]
+    """No keys and values are kept meanwhile: training never uses them, and a model that does cannot
+    pack rows.
+    """
+    configs = [
+        config
+        for config in (model.config, model.config.get_text_config())
+        if hasattr(config, "use_cache")
+    ]
     before = [config.use_cache for config in configs]
     for config in configs:
         config.use_cache = False
@@ -85,33 +98,53 @@ def _without_cache(model: Any) -> Iterator[None]:
 def _arguments(settings: Settings) -> TrainingArguments:
     cuda, processes = settings.device == "cuda", int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
-        output_dir=settings.checkpoints, seed=settings.seed, num_train_epochs=settings.epochs,
+        output_dir=settings.checkpoints,
+        seed=settings.seed,
+        num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.device_batch_size,
         gradient_accumulation_steps=passes(settings.batch_size, settings, processes),
-        learning_rate=settings.learning_rate, lr_scheduler_type="cosine",
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
         warmup_steps=min(settings.warmup, 1 - 1e-9),  # 1 would be one step
-        weight_decay=settings.weight_decay, max_grad_norm=1.0, optim="adamw_torch_fused" if cuda else "adamw_torch",
-        bf16=settings.precision == "bfloat16", use_cpu=not cuda, ddp_find_unused_parameters=False,
-        logging_steps=1, logging_nan_inf_filter=False,
-        save_strategy="steps", save_steps=settings.checkpoint_steps, disable_tqdm=True, report_to="none",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused" if cuda else "adamw_torch",
+        bf16=settings.precision == "bfloat16",
+        use_cpu=not cuda,
+        ddp_find_unused_parameters=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        disable_tqdm=True,
+        report_to="none",
         **_sharing(settings.strategy),
-    )  # fmt: skip
+    )
 
 
 def _sharing(strategy: str) -> dict[str, Any]:
-    """What the Trainer is told of how processes share weights, gradients and the optimiser's moments out."""
+    """What the Trainer is told of how processes share weights, gradients and the optimiser's
+    moments out.
+    """
     if strategy == "fsdp":
         return {"fsdp": True, "fsdp_config": dict(_FSDP)}
-    return {"deepspeed": str(ROOT / f"params/recipes/deepspeed-{strategy}.json")} if strategy != "ddp" else {}
+    return (
+        {"deepspeed": str(ROOT / f"params/recipes/deepspeed-{strategy}.json")}
+        if strategy != "ddp"
+        else {}
+    )
 
 
 def _require_memory(model: Any, settings: Settings, args: TrainingArguments, rows: Rows) -> None:
     """Raise InputError if what the training needs at least is more than there is."""
     longest = rows.counts["n_tokens"].argmax()
     tokens, supervised = (
-        settings.device_batch_size * int(rows.counts[f"n_{n}"][longest]) for n in ("tokens", "supervised")
+        settings.device_batch_size * int(rows.counts[f"n_{n}"][longest])
+        for n in ("tokens", "supervised")
     )
-    needed = memory_needed(model, settings, processes=args.world_size, tokens=tokens, supervised=supervised)
+    needed = memory_needed(
+        model, settings, processes=args.world_size, tokens=tokens, supervised=supervised
+    )
     if args.device.type == "cuda":
         free, where = torch.cuda.mem_get_info()[0], torch.cuda.get_device_name()
     else:
@@ -119,10 +152,15 @@ def _require_memory(model: Any, settings: Settings, args: TrainingArguments, row
         free, where = psutil.virtual_memory().available + held, "this machine's memory"
         needed *= max(1, settings.processes)
     if needed > free:
-        raise InputError(f"too little memory: {needed / 2**30:.1f} GiB or more, {where} has {free / 2**30:.1f}; {MEND}")
+        raise InputError(
+            f"too little memory: {needed / 2**30:.1f} GiB or more, {where} has {free / 2**30:.1f};"
+            f" {MEND}"
+        )
 
 
-def _save(trainer: AnswerTrainer, processor: Any, settings: Settings, facts: dict[str, Any]) -> None:
+def _save(
+    trainer: AnswerTrainer, processor: Any, settings: Settings, facts: dict[str, Any]
+) -> None:
     """Save what was trained, gathered from all processes where each holds a part."""
     sharded = settings.strategy in ("zero3", "fsdp")
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
@@ -131,14 +169,24 @@ def _save(trainer: AnswerTrainer, processor: Any, settings: Settings, facts: dic
         model = trainer.accelerator.unwrap_model(trainer.model)
         if settings.strategy == "zero3":
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # else opening a base would deal it out
-            model._weight_conversions = None  # transformers 5.23 keeps renamings here that loading did not make
+            model._weight_conversions = (
+                None  # transformers 5.23 keeps renamings here that loading did not make
+            )
         save_trained(
-            model, processor, settings.output, facts, settings.whole, precision=settings.precision, state=state
+            model,
+            processor,
+            settings.output,
+            facts,
+            settings.whole,
+            precision=settings.precision,
+            state=state,
         )
 
 
 class Meter:
-    """The log of all steps, and how fast those of this start were, the first one left out: it warms up."""
+    """The log of all steps, and how fast those of this start were, the first one left out: it warms
+    up.
+    """
 
     def __init__(self, rows: Rows, settings: Settings, args: TrainingArguments) -> None:
         self.rows, self.settings, self.args = rows, settings, args
@@ -169,16 +217,27 @@ class Meter:
             emit(event, **values)
 
     def _memory(self) -> float:
-        return torch.cuda.max_memory_reserved() / 2**30 if self.args.device.type == "cuda" else peak_memory_mib() / 1024
+        return (
+            torch.cuda.max_memory_reserved() / 2**30
+            if self.args.device.type == "cuda"
+            else peak_memory_mib() / 1024
+        )
 
     def totals(self, share: Share) -> dict[str, int]:
-        """What was learnt from in all steps: rows, rounds, tokens, image_tokens, supervised_tokens; and steps."""
+        """What was learnt from in all steps: rows, rounds, tokens, image_tokens, supervised_tokens;
+        and steps.
+        """
         sums = Counter(steps=len(self.log))
         for number, row in enumerate(self.log):
             rows = share.of_step(number)
             sums.update(rows=len(rows))
             sums.update({name: row[name] for name in ("tokens", "supervised_tokens")})
-            sums.update({name: int(self.rows.counts[f"n_{name}"][rows].sum()) for name in ("image_tokens", "rounds")})
+            sums.update(
+                {
+                    name: int(self.rows.counts[f"n_{name}"][rows].sum())
+                    for name in ("image_tokens", "rounds")
+                }
+            )
         return dict(sums)
 
     def end(self, share: Share) -> None:
@@ -207,8 +266,13 @@ class Meter:
 
 
 def _row(entry: dict[str, Any], steps: int) -> dict[str, Any]:
-    """A row of the table `steps` from the Trainer's own; its epoch depends on the number of processes."""
-    kept = {name: entry[name] for name in ("step", "loss", "learning_rate", "tokens", "supervised_tokens")}
+    """A row of the table `steps` from the Trainer's own; its epoch depends on the number of
+    processes.
+    """
+    kept = {
+        name: entry[name]
+        for name in ("step", "loss", "learning_rate", "tokens", "supervised_tokens")
+    }
     return {**kept, "epoch": entry["step"] / steps, "gradient_norm": entry.get("grad_norm")}
 
 
