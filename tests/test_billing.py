@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vislib.engines.billing import _families, caching_of, rule_of, rules, scaled_size, send_side
-from vislib.pixels import scaled
+from vislib.media.pixels import scaled
 from vislib.runs.errors import InputError
 
 RANDOM = random.Random(7)

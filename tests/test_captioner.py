@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from vislib import captioner, captioning
-from vislib.caption_prompts import KINDS, load_prompt
 from vislib.captioner.rows import Captions, Example, Split, swapped
 from vislib.engines import Request
 from vislib.engines.extractive import Extractive
 from vislib.engines.openai_chat import chat_messages
+from vislib.prompts.captions import KINDS, load_prompt
 from vislib.runs import InputError, Run, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
 from vislib.runs.seeding import split_of

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from tests import colour_profiles as profiles
-from vislib import pixels
+from vislib.media import pixels
 
 ORANGE = (230, 120, 30)
 

@@ -1,5 +1,5 @@
-"""`vislib.display`: cards hold the rows' own words, escaped, with small pictures, and survive what
-is missing.
+"""`vislib.media.display`: cards hold the rows' own words, escaped, with small pictures, and survive
+what is missing.
 """
 
 import base64
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vislib.display import SIDE, cards
+from vislib.media.display import SIDE, cards
 
 
 def picture(folder: Path, size: tuple[int, int] = (900, 600)) -> str:

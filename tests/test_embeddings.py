@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vislib import embeddings
-from vislib.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
+from vislib.media import embeddings
+from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
 from vislib.runs import InputError
 
 TEXTS = [

@@ -20,11 +20,11 @@ from vislib.engines.budget import Budget
 from vislib.engines.estimate import Estimate, estimate_for
 from vislib.engines.extractive import Extractive
 from vislib.engines.openai_chat import OpenAIChat
+from vislib.media.tokenization import count_tokens, load_tokenizer
 from vislib.runs.contract import SCHEMAS
 from vislib.runs.journal import Journal
 from vislib.runs.runner import main
 from vislib.runs.tables import Output
-from vislib.tokenization import count_tokens, load_tokenizer
 
 WORDS = Path(__file__).read_text().split()
 

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from vislib import evaluation
-from vislib.pixels import read_image
+from vislib.media.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import CONVERSATIONS, IMAGES
 from vislib.training.generation import Question, model_key, question_key

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from vislib import experts
 from vislib.experts import Box, Findings, Tag, Text, panel, stage
 from vislib.experts.measured import MODEL, MeasuredTagger
-from vislib.pixels import read_image
+from vislib.media.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import IMAGES, SAMPLES
 

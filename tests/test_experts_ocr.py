@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vislib.experts.findings import Text
 from vislib.experts.ocr import BELOW_HALF, Reader, cleaned, framed, in_reading_order
-from vislib.pixels import read_image
+from vislib.media.pixels import read_image
 
 FONT = Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # comes with a pinned package
 

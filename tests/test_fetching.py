@@ -17,7 +17,7 @@ from tests.web_server import Seen, answer, bomb, png, web_server
 from vislib import images
 from vislib.fetching import fetcher, hosts
 from vislib.fetching.links import Links
-from vislib.pixels import REASONS
+from vislib.media.pixels import REASONS
 from vislib.runs import InputError, tables
 
 FAST = {"images_root": "", "timeout_s": 3.0, "retries": 1}

@@ -9,9 +9,9 @@ import pytest
 
 from vislib import filtering
 from vislib.filtering import IMAGE, OTHER, around, nearest, page_samples, surroundings, url_fault
+from vislib.media.tokenization import count_tokens, load_tokenizer, sentences
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import DOCUMENTS
-from vislib.tokenization import count_tokens, load_tokenizer, sentences
 
 ENTRY = {
     "document_url": "https://a.org/p",
@@ -312,7 +312,7 @@ def test_a_very_long_page_is_dropped_without_counting_it(begin, monkeypatch):
         counted.extend(map(len, texts := list(texts)))
         return count_tokens(tokenizer, texts)
 
-    monkeypatch.setattr("vislib.tokenization.count_tokens", count)
+    monkeypatch.setattr("vislib.media.tokenization.count_tokens", count)
     monkeypatch.setattr(filtering, "count_tokens", count)
     run = begin(document("A very long page. " * 100_000), SHORT)
     (row,) = table(run, "dropped")[:1]

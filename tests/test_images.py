@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vislib import images
-from vislib.pixels import ImageError
+from vislib.media.pixels import ImageError
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import SAMPLES
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vislib import pixels
-from vislib.mending import mended
+from vislib.media import pixels
+from vislib.media.mending import mended
 
 LIMITS = {"max_bytes": 10_000_000, "max_pixels": 10_000_000}
 

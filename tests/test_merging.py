@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vislib.embeddings import text_hash
+from vislib.media.embeddings import text_hash
 from vislib.merging import merge_conversations, similar_questions, stage
 from vislib.merging.candidates import Candidate, assign_splits
 from vislib.merging.conversations import (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vislib.picture import measure
+from vislib.media.picture import measure
 
 
 def test_picture_facts_are_what_the_pixels_are() -> None:

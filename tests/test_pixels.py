@@ -1,4 +1,4 @@
-"""`vislib.pixels`: every kind of picture found on the web ends as RGB, or as an error with a
+"""`vislib.media.pixels`: every kind of picture found on the web ends as RGB, or as an error with a
 reason.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 
-from vislib import pixels
+from vislib.media import pixels
 
 LIMITS = {"max_bytes": 10_000_000, "max_pixels": 10_000_000}
 

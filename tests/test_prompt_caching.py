@@ -13,7 +13,7 @@ from vislib.engines import Request, breakpoints
 from vislib.engines.asking import ask_all
 from vislib.engines.billing import caching_of
 from vislib.engines.openai_chat import OpenAIChat
-from vislib.tokenization import count_tokens, load_tokenizer
+from vislib.media.tokenization import count_tokens, load_tokenizer
 
 TEMPLATES = (*captioning.TEMPLATES.values(), "free_form", "multiple_choice")
 MODEL, URL = "gpt-6-sol", "https://api.openai.com/v1"

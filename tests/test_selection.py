@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from vislib import pixels, selection
+from vislib import selection
+from vislib.media import pixels
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import IMAGES, SAMPLES
 from vislib.selection import vectors

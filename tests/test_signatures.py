@@ -1,4 +1,4 @@
-"""`vislib.signatures`: a file that is no picture of ours is called what it is."""
+"""`vislib.media.signatures`: a file that is no picture of ours is called what it is."""
 
 import io
 import struct
@@ -6,7 +6,7 @@ import struct
 import pytest
 from PIL import Image
 
-from vislib import pixels
+from vislib.media import pixels
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>'
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n'

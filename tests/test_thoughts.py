@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from vislib.thoughts import without_thoughts
+from vislib.engines.thoughts import without_thoughts
 
 ANSWER = "A grey bridge crosses the river.\n\n<Human> Why?\n<Assistant> So."
 

@@ -11,9 +11,10 @@ import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from vislib import sample, tokenization
+from vislib import sample
+from vislib.media import tokenization
+from vislib.media.tokenization import count_tokens, load_tokenizer, sentences, tokens_beyond
 from vislib.runs.errors import InputError
-from vislib.tokenization import count_tokens, load_tokenizer, sentences, tokens_beyond
 
 MODEL = Path(find_spec("mistral_common").submodule_search_locations[0]) / "data/tokenizer.model.v1"
 TEXTS = [

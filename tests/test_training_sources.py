@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vislib.pixels import read_image
+from vislib.media.pixels import read_image
 from vislib.runs import InputError, short_hash, tables
 from vislib.runs.contract import CONVERSATIONS, IMAGES
 from vislib.training import sources

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
 from tests.training_rows import SETTINGS, a_run, plan
-from vislib.pixels import read_image
+from vislib.media.pixels import read_image
 from vislib.runs import InputError
 from vislib.training import tiny, worker
 from vislib.training.chat import model_inputs, prompt_text

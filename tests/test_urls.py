@@ -1,12 +1,12 @@
-"""`vislib.urls`: addresses are read as browsers read them, and tables keep them as they were
-found.
+"""`vislib.fetching.urls`: addresses are read as browsers read them, and tables keep them as they
+were found.
 """
 
 import pytest
 
 from tests.test_fetching import allowing, fetch, impatient  # noqa: F401
 from tests.web_server import web_server
-from vislib.urls import tidied, web_address
+from vislib.fetching.urls import tidied, web_address
 
 READ = {
     " http://a.example/b.png\n": "http://a.example/b.png",

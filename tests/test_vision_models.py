@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from tests import tiny_vision_models as tiny
+from vislib.media.vision import choose_device, load_config, load_vision_model
 from vislib.runs import InputError
-from vislib.vision_models import choose_device, load_config, load_vision_model
 
 
 @pytest.fixture(scope="module")

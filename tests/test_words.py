@@ -1,10 +1,10 @@
-"""`vislib.words`: what a word is, and that everything counts by it."""
+"""`vislib.media.words`: what a word is, and that everything counts by it."""
 
 import pytest
 
 from vislib.evaluation.answers import answer_row
 from vislib.figures import comparison, language, statistics
-from vislib.words import count_words, words
+from vislib.media.words import count_words, words
 
 
 def test_words_are_lower_case_with_apostrophes_inside() -> None:

@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 from tokenizers import decoders, processors
 
-from vislib.tokenization import load_tokenizer
+from vislib.media.tokenization import load_tokenizer
 from vislib.training import tiny
 
 # As LLaVA-1.5 on the hub has it: no special token anywhere, white space behind answers, images

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from vislib import priors, prompts
-from vislib.caption_prompts import FUSED, KINDS, load_prompt, render_prompt
 from vislib.checks import RULES, Checks
 from vislib.engines import Engine, Request, answer_of, open_engine
 from vislib.engines.asking import ask_all
 from vislib.engines.billing import Rule, rule_of, send_side
+from vislib.prompts.captions import FUSED, KINDS, load_prompt, render_prompt
 from vislib.runs import InputError, Run, choose, tables
 from vislib.runs.contract import SAMPLES
 from vislib.runs.journal import Journal

@@ -15,8 +15,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from vislib.media.words import UNSPACED
 from vislib.runs.errors import InputError
-from vislib.words import UNSPACED
 
 RULES = {
     "refusal": "the model declines, or speaks of itself",

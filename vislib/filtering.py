@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from vislib import prompts
-from vislib.runs import InputError, Run, short_hash, tables
-from vislib.sizes import stated_size
-from vislib.tokenization import (
+from vislib.fetching.urls import tidied
+from vislib.media.tokenization import (
     batched_by_length,
     count_tokens,
     load_tokenizer,
     sentences,
     tokens_beyond,
 )
-from vislib.urls import tidied
+from vislib.runs import InputError, Run, short_hash, tables
+from vislib.sizes import stated_size
 
 IMAGE, OTHER = "<image>", "<another-image>"
 _COLUMNS = ["doc_id", "images", "texts", "metadata", "general_metadata"]

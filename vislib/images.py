@@ -23,10 +23,10 @@ from urllib.parse import unquote_to_bytes
 import pyarrow as pa
 
 from vislib.fetching.links import Links
-from vislib.pixels import ENDINGS, ImageError, verify
+from vislib.fetching.urls import tidied, web_address
+from vislib.media.pixels import ENDINGS, ImageError, verify
 from vislib.runs import InputError, Run, short_hash
 from vislib.runs.tables import Output, TableWriter, parts, read_rows
-from vislib.urls import tidied, web_address
 
 EMBEDDED = "sample"
 UNIT = "image_url"

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vislib.words import UNSPACED
+from vislib.media.words import UNSPACED
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SCRIPT = rf"{UNSPACED}가-힣"  # scripts that set no blank between a letter and the word beside it

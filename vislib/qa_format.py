@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vislib.engines.thoughts import without_thoughts
 from vislib.qa_json import JsonRound, as_words, json_rounds, options_of
 from vislib.qa_options import LETTERS, has_words, read_letter, read_options, unescaped
-from vislib.thoughts import without_thoughts
 
 MAX_ROUNDS = 5
 REASONS = {

@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from vislib.letters import meant, plain
+from vislib.media.words import UNSPACED
 from vislib.runs.seeding import seeded
-from vislib.words import UNSPACED
 
 LETTERS = "ABCD"
 

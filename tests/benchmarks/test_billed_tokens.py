@@ -17,10 +17,10 @@ import pytest
 from tests.sets import variation
 from vislib import captioning, prompts, qa_generation
 from vislib.engines.billing import caching_of, rule_of, scaled_size, send_side
+from vislib.media.tokenization import count_tokens, load_tokenizer
 from vislib.runs import Run, tables
 from vislib.runs.runner import main
 from vislib.runs.sets import read_set
-from vislib.tokenization import count_tokens, load_tokenizer
 
 MODELS = (
     "gpt-6-sol",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vislib.embeddings import SentenceEncoder, distinct_hashes, embed_texts
+from vislib.media.embeddings import SentenceEncoder, distinct_hashes, embed_texts
 
 BATCH_SIZE, TURNS = 32, 16
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vislib.caption_prompts import FUSED, PAGE, load_prompt, render_prompt
 from vislib.prompts import Template
+from vislib.prompts.captions import FUSED, PAGE, load_prompt, render_prompt
 from vislib.runs import InputError, Run, choose, seeded, tables
 from vislib.runs.contract import SAMPLES
 from vislib.runs.seeding import split_of

@@ -27,11 +27,11 @@ from vislib.engines.drops import Drops, Fault
 from vislib.engines.estimate import Estimate, estimate_for
 from vislib.engines.identity import Origins
 from vislib.engines.replies import settles
+from vislib.engines.thoughts import without_thoughts
 from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
 from vislib.runs.journal import Journal, unusable
 from vislib.runs.locking import FORCE_VARIABLE
-from vislib.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from vislib.runs import Run

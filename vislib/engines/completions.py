@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from vislib.engines import Answer
+from vislib.engines.thoughts import without_thoughts
 from vislib.runs.redaction import redact
-from vislib.thoughts import without_thoughts
 
 _MOST_TOKENS = 10**9  # a usage above is no number of tokens
 # Ends of a whole answer, as servers call them; any other, and no end is a new one, cuts it.

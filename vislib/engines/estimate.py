@@ -168,7 +168,7 @@ class Estimate:
         return sizes | {"unruled": bool(request.image_id) and self.budget.rule is None}
 
     def _tokens_per_byte(self) -> float:
-        from vislib.tokenization import count_tokens
+        from vislib.media.tokenization import count_tokens
 
         texts = [text for _, text in heapq.nsmallest(_SAMPLED, self._texts)]
         return sum(count_tokens(_tokenizer(), texts)) / sum(len(text.encode()) for text in texts)
@@ -176,7 +176,7 @@ class Estimate:
 
 @cache
 def _tokenizer() -> Any:
-    from vislib.tokenization import load_tokenizer
+    from vislib.media.tokenization import load_tokenizer
 
     return load_tokenizer("mistral-common")
 

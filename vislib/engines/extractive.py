@@ -19,13 +19,13 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from vislib.engines import Answer, Answered, Request
-from vislib.picture import NEIGHBOURS, Picture, measure
-from vislib.pixels import ImageError, read_image
+from vislib.media.picture import NEIGHBOURS, Picture, measure
+from vislib.media.pixels import ImageError, read_image
+from vislib.media.tokenization import sentences
+from vislib.media.words import UNSPACED
 from vislib.priors import clearest
 from vislib.qa_format import Round, render_free_form, render_multiple_choice
 from vislib.runs.seeding import seeded, short_hash
-from vislib.tokenization import sentences
-from vislib.words import UNSPACED
 
 MODEL = "extractive-2"  # raised by whoever changes what it writes
 ROUNDS = 4  # of each question type

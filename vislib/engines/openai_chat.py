@@ -288,7 +288,7 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
     """
     content: Any = request.prompt
     if request.image_id and request.image_path is not None:
-        from vislib.pixels import encode_data_uri
+        from vislib.media.pixels import encode_data_uri
 
         uri = encode_data_uri(request.image_path, side=request.image_side)
         content = [

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from vislib.evaluation.parsing import lenient_yes_no, strict_yes_no
 from vislib.letters import LETTERS, lenient_letter, strict_letter
+from vislib.media.words import count_words
 from vislib.runs import InputError
 from vislib.runs.tables import Row
 from vislib.training.models import read_facts, resolve_model
-from vislib.words import count_words
 
 if TYPE_CHECKING:
     from vislib.runs import Run

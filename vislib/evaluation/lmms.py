@@ -252,7 +252,7 @@ def _command(
 
 def _model_options(place: str, device: str, precision: str) -> tuple[str, str]:
     """The harness's class for the architecture, and how that is told of the model."""
-    from vislib.vision_models import load_config
+    from vislib.media.vision import load_config
 
     if (kind := load_config(place, parameter="models").model_type) not in _CLASSES:
         raise InputError(

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vislib.engines.thoughts import without_thoughts
 from vislib.evaluation import mmbench
 from vislib.evaluation.answers import answer_row, choice_row, yes_no_row
 from vislib.evaluation.contextual_task import NAME
@@ -20,7 +21,6 @@ from vislib.evaluation.parsing import options_in
 from vislib.letters import LETTERS
 from vislib.runs import InputError, short_hash
 from vislib.runs.tables import Row
-from vislib.thoughts import without_thoughts
 
 JUDGED = ("llava_in_the_wild", "mmvet")  # tasks that need a judge
 # A judge's verdicts are not in the log of these; the task to take instead.

@@ -19,7 +19,7 @@ import yaml
 from vislib.evaluation import contextual_task
 from vislib.evaluation.parsing import options_in
 from vislib.letters import LETTERS
-from vislib.pixels import ImageError, portable
+from vislib.media.pixels import ImageError, portable
 from vislib.runs import InputError, choose, tables
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from vislib.experts.findings import Box, Findings
 from vislib.experts.tagging import PROMPT, check_share, first_synonym
+from vislib.media.vision import load_vision_model
 from vislib.runs.errors import InputError
-from vislib.vision_models import load_vision_model
 
 _OWL, _GROUNDING = ("owlv2", "owlvit"), ("grounding-dino", "mm-grounding-dino")
 Images = Sequence[Image.Image]

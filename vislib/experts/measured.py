@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from vislib import picture
 from vislib.experts.findings import Findings, Tag
+from vislib.media import picture
 
 MODEL = "measured-1"  # raised by whoever changes what it finds
 _SHAPES = (

@@ -17,7 +17,7 @@ from PIL import Image
 
 from vislib.experts.findings import Findings, Text
 from vislib.experts.tiles import legible_scale, merged, tile_boxes
-from vislib.pixels import scaled
+from vislib.media.pixels import scaled
 from vislib.runs.errors import InputError
 
 # px a side of the canvas: the detector enlarges its short side to 736, small print asks for no more

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vislib.pixels import read_image
+from vislib.media.pixels import read_image
 
 _OBJECT, _TEXT = "#d62728", "#1f5fbf"  # red and blue, which colour-blind readers tell apart
 

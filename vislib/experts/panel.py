@@ -15,7 +15,7 @@ from PIL import Image
 
 from vislib.experts.boxes import balanced, clipped, merge
 from vislib.experts.findings import Expert, Findings
-from vislib.pixels import ImageError, read_image
+from vislib.media.pixels import ImageError, read_image
 from vislib.runs.tables import Output, Row
 
 # Pixels at once, 100 MB. Each expert scales once, from the full picture: what is legible after one

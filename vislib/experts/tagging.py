@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from vislib.experts.findings import Findings, Tag
+from vislib.media.vision import VisionModel, load_config, load_vision_model
 from vislib.runs.errors import InputError
-from vislib.vision_models import VisionModel, load_config, load_vision_model
 
 TAGS = Path(__file__).with_name("tags.txt")
 PROMPT = "a photo of {}"

@@ -16,7 +16,7 @@ from typing import Any
 import httpcore2
 
 from vislib.fetching.lenient import LenientStream
-from vislib.pixels import ImageError
+from vislib.media.pixels import ImageError
 
 # What IANA's special-purpose address registries (of 2025-10-09) do not call globally reachable. As
 # facts of our own, because Python's `is_global` differs between patch releases (gh-113171).

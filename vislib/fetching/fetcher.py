@@ -36,12 +36,12 @@ from vislib.fetching.replies import (
     redirect,
     retry_after,
 )
-from vislib.pixels import ImageError
+from vislib.fetching.urls import tidied
+from vislib.media.pixels import ImageError
 from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
 from vislib.runs.progress import Progress
 from vislib.runs.tables import read_rows
-from vislib.urls import tidied
 
 if TYPE_CHECKING:
     from vislib.runs import Run

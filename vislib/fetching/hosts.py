@@ -13,7 +13,7 @@ from time import monotonic
 
 from ada_url import URL
 
-from vislib.pixels import ImageError, Reason
+from vislib.media.pixels import ImageError, Reason
 
 _SILENT = ("unreachable", "timed_out", "no_address")
 _STRIKES = 16  # links in a row that found no host, after which its other links are not asked

@@ -18,11 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vislib.pixels import ImageError
+from vislib.fetching.urls import tidied, web_address
+from vislib.media.pixels import ImageError
 from vislib.runs import InputError, short_hash
 from vislib.runs.journal import Journal
 from vislib.runs.locking import FolderLock
-from vislib.urls import tidied, web_address
 
 # What may pass: asked again within a run, and by another one after a day at most.
 TRANSIENT = ("timed_out", "unreachable", "disconnected", "rate_limited", "server_error")

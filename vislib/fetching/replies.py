@@ -13,8 +13,8 @@ import httpcore2
 import httpx2
 from ada_url import URL
 
-from vislib.pixels import ImageError, Reason
-from vislib.urls import web_address
+from vislib.fetching.urls import web_address
+from vislib.media.pixels import ImageError, Reason
 
 NETWORK_ERRORS = (
     TimeoutError,

@@ -20,12 +20,12 @@ from matplotlib.axes import Axes
 
 from vislib.figures.plots import EDGE, FILL, INK
 from vislib.figures.statistics import even_edges, histogram, model_names
-from vislib.pixels import ImageError, read_image, scaled
+from vislib.media.pixels import ImageError, read_image, scaled
+from vislib.media.words import count_words
 from vislib.qa_format import as_text
 from vislib.runs import InputError, Run, seeded, short_hash, tables
 from vislib.runs.stage import read_record
 from vislib.runs.tables import Output, Row
-from vislib.words import count_words
 
 SIDES = ("left", "right")
 CHOICES = (*SIDES, "tie", "both_bad")

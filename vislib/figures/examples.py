@@ -19,11 +19,11 @@ from matplotlib.patches import Rectangle
 from vislib.figures.plots import PAPER_GREY
 from vislib.figures.statistics import overlap, source_stems, stems
 from vislib.figures.typeset import NOTHING, draw_image, draw_text, drawable
+from vislib.media.tokenization import sentences
+from vislib.media.words import words
 from vislib.runs import tables
 from vislib.runs.errors import InputError
 from vislib.runs.seeding import choose
-from vislib.tokenization import sentences
-from vislib.words import words
 
 KINDS = ("contextual", "non_contextual")
 _LACKS = "an image, a caption, a conversation, or a script that the font can set"

@@ -21,10 +21,10 @@ from matplotlib.transforms import ScaledTranslation
 from vislib.checks import foreign
 from vislib.figures.plots import CONTRAST, EDGE, FILL, INK, say
 from vislib.figures.statistics import histogram
+from vislib.media.tokenization import sentences
+from vislib.media.words import count_words
 from vislib.runs import InputError, choose, tables
 from vislib.runs.tables import Row
-from vislib.tokenization import sentences
-from vislib.words import count_words
 
 PAPER: Mapping[str, Mapping[str, float]] = {
     "words": {"DenseFusion-4V-100K": 206, "DenseFusion-1M": 191},

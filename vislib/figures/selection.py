@@ -20,7 +20,7 @@ from matplotlib.collections import LineCollection
 from vislib.figures import head
 from vislib.figures.plots import EDGE, FILL, INK, PAPER_GREY
 from vislib.figures.typeset import draw_text
-from vislib.pixels import read_image, scaled
+from vislib.media.pixels import read_image, scaled
 from vislib.runs import seeded, tables
 from vislib.runs.stage import read_record
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from vislib.words import UNSPACED, count_words, words
+from vislib.media.words import UNSPACED, count_words, words
 
 PAPER_TOKENS = {"mean": 871.58, "median": 781.0}  # figure 5a
 PAPER_OVERLAP = 0.24  # figure 5b, mean

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 
-from vislib import pixels
 from vislib.figures.plots import CONTRAST, INK
 from vislib.figures.statistics import stems
-from vislib.words import WORD, words
+from vislib.media import pixels
+from vislib.media.words import WORD, words
 
 SIZE, LEADING = 6.5, 1.32  # points of text; distance of lines in text sizes
 IMAGE_SIDE = 480  # px of an embedded image's longest side: about 300 dpi as printed

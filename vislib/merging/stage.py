@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vislib.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
+from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
 from vislib.merging.candidates import (
     IMAGE_IN_TRAIN,
     SPLITS,

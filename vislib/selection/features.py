@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vislib.media.vision import load_vision_model
 from vislib.runs import InputError
-from vislib.vision_models import load_vision_model
 
 Vectors = NDArray[np.float32]
 COLOUR_GRADIENT = "colour-gradient"

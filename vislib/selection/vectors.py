@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vislib.pixels import read_image
+from vislib.media.pixels import read_image
 from vislib.runs import short_hash
 from vislib.selection.features import Encoder, Vectors
 

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vislib.pixels import ImageError, read_image
+from vislib.engines.thoughts import without_thoughts
+from vislib.media.pixels import ImageError, read_image
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.seeding import short_hash
-from vislib.thoughts import without_thoughts
 from vislib.training.children import child_main, emit, run_child
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def model_key(place: str, *, precision: str = "float32") -> str:
 
     if Path(place).is_dir():
         return f"{weights_hash(place)}/{precision}"
-    from vislib.vision_models import load_config
+    from vislib.media.vision import load_config
 
     commit = getattr(load_config(place, parameter="model"), "_commit_hash", None)
     return f"{place.partition('@')[0]}@{commit or place.partition('@')[2]}/{precision}"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vislib.pixels import ImageError, read_image
+from vislib.media.pixels import ImageError, read_image
 from vislib.runs.errors import InputError
 from vislib.training.chat import MARK, Chat, RowError, Turns, model_inputs, prompt_text
 

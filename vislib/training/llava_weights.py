@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vislib.media.tokenization import load_tokenizer
 from vislib.runs.errors import InputError
-from vislib.tokenization import load_tokenizer
 from vislib.training import vicuna
 
 _IN_LLAVA = {  # names in SOURCE, and in transformers' files; the longest first

@@ -65,7 +65,7 @@ def open_processor(
     own. Both stay when it is saved. Raises InputError if it cannot be loaded, or cannot make such
     images.
     """
-    from vislib.vision_models import quiet_transformers
+    from vislib.media.vision import quiet_transformers
 
     with quiet_transformers(str(place), "model", "AutoProcessor") as (transformers, path, revision):
         if not (
@@ -197,7 +197,7 @@ def open_trained(
     """
     import torch
 
-    from vislib.vision_models import choose_device
+    from vislib.media.vision import choose_device
 
     where, processor = choose_device(device), open_processor(folder)
     if not (Path(folder) / adapters.CONFIG).is_file():
@@ -248,7 +248,7 @@ def _weights(place: str, *, precision: str, attention: str = "sdpa") -> Any:
     """The model at `place`; one that is an adapter is merged into its base. Raises InputError for
     another kind.
     """
-    from vislib.vision_models import quiet_transformers
+    from vislib.media.vision import quiet_transformers
 
     if (Path(place) / adapters.CONFIG).is_file():
         return open_trained(place, precision=precision, merge=True)[0]

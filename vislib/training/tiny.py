@@ -49,7 +49,7 @@ def build(name: str, folder: Path, *, seed: int = 0) -> None:
         raise InputError(f"model is {name!r}; the models that are built here: {', '.join(NAMES)}")
     import torch
 
-    from vislib.vision_models import quiet_transformers
+    from vislib.media.vision import quiet_transformers
 
     with quiet_transformers(name, "model", "AutoModel"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from vislib import signatures
-from vislib.colours import to_srgb
-from vislib.mending import mended as _mended
+from vislib.media import signatures
+from vislib.media.colours import to_srgb
+from vislib.media.mending import mended as _mended
 
 Look = TypeVar("Look")
 Reason = Literal[

@@ -16,7 +16,7 @@ from typing import Any
 
 from IPython.display import HTML
 
-from vislib.pixels import ImageError, read_image, scaled
+from vislib.media.pixels import ImageError, read_image, scaled
 
 SIDE = 220  # px of a thumbnail's longest side: about 10 kB
 _SHORT, _LONGEST = 48, 4000  # characters: up to here a fact on one line; from here a text is cut

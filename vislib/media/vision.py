@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from vislib.pixels import scaled
+from vislib.media.pixels import scaled
 from vislib.runs.errors import InputError
 
 # px: more than these models look at; some processors would filter a 10,000 px picture in 64 bits
