@@ -7,5 +7,15 @@ inherit.
 import os
 import signal
 
+import pytest
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def sample_run(tmp_path_factory):
+    """The folder of a run of the sample set, made once: about a minute. Tests only read it."""
+    from tests.sets import run_sample  # here: vislib must not come before the settings above
+
+    return run_sample(tmp_path_factory.mktemp("sample"))

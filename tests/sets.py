@@ -1,5 +1,8 @@
-"""Parameter sets that tests make from the sample set, and what two runs are compared by."""
+"""Parameter sets that tests make from the sample set, their runs, and what two are compared by."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -45,3 +48,24 @@ def result_bytes(run: Path) -> dict[str, bytes]:
         if f.is_file()
     ]
     return {str(f.relative_to(run)): f.read_bytes() for f in files}
+
+
+def run_set(folder: Path, runs: Path, *options: str) -> str:
+    """Run a set as its users do, its results under `runs`; what the runner printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vislib.run", str(folder), *options],
+        cwd=ROOT,
+        env={**os.environ, "VISLIB_RUNS": str(runs)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_sample(folder: Path) -> Path:
+    """Run the sample set's stages that write tables; the run's folder."""
+    made = variation(folder / "sample", only="0 40 06_captioning.")
+    run_set(made, folder / "runs")
+    return folder / "runs/sample"

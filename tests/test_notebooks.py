@@ -4,17 +4,14 @@ it.
 
 import ast
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from tests.sets import five_documents, result_bytes
+from tests.sets import five_documents, result_bytes, run_set
 from vislib.runs import sets, tables
 from vislib.runs.params import parameters_source, read_schema
 from vislib.runs.sets import STAND_INS
@@ -202,19 +199,6 @@ def test_the_paper_set_holds_the_papers_values():
     assert values["08_merging"]["similarity_threshold"] == 0.9
     assert values["08_merging"]["min_per_type"] == 2
     assert values["08_merging"]["test_fraction"] == 0.02
-
-
-def run_set(folder: Path, runs: Path, *options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "vislib.run", str(folder), *options],
-        cwd=ROOT,
-        env={**os.environ, "VISLIB_RUNS": str(runs)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def ran(output: str) -> list[str]:
