@@ -39,13 +39,17 @@ def secret_values() -> dict[str, str]:
     Of an address with a login in it the password alone is secret; a path that exists (to a key
     file) is none.
     """
-    found = {}
-    for name, value in os.environ.items():
-        if login := _LOGIN.match(value):
-            found[name] = login[1]
-        elif _SECRET_VARIABLE.search(name) and not os.path.exists(value):
-            found[name] = value
+    found = {name: _secret_part(name, value) for name, value in os.environ.items()}
     return {name: value for name, value in found.items() if len(value) >= _SHORTEST}
+
+
+# Remembered, since every journalled answer asks: a look at the disk for each lets other threads in.
+@lru_cache(maxsize=1024)
+def _secret_part(name: str, value: str) -> str:
+    """What is secret of a variable's value; "" if nothing is."""
+    if login := _LOGIN.match(value):
+        return login[1]
+    return value if _SECRET_VARIABLE.search(name) and not os.path.exists(value) else ""
 
 
 def redact(text: str) -> str:
