@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.engine_ground import SETTINGS, Ground, _environment, ask, asking, chat, ground, server  # noqa: F401
-from vislib.engines import limits, open_engine, request_key
+from vislib.engines import Request, limits, open_engine, request_key
 from vislib.engines.chat_client import PROVIDER, ChatClient, server_urls
+from vislib.engines.extractive import Extractive
 from vislib.runs.errors import InputError
 
 
@@ -36,6 +37,31 @@ def test_the_key_holds_what_changes_an_answer_and_nothing_else(server, tmp_path)
     )
     elsewhere = chat(base_url="http://other:1/v1", max_in_flight=99, timeout_s=1, max_spend_usd=0)
     assert request_key(elsewhere, request) == key
+
+
+def test_keys_of_answers_that_are_paid_hold():
+    """Whoever changes one of these loses every answer that a journal holds."""
+    request = Request(id="s1", prompt="What is it? “é”", prompt_sha="t")
+    image = {"image_id": "abc", "image_side": 512, "temperature": 0.7, "max_tokens": 77, "seed": 3}
+    named = {"model_revision": "r1", "reasoning_effort": "low"}
+    sample = {"alt_text": "a b"}
+    evidence = {"task": "caption", "kind": "contextual", "sample": sample, "priors": None}
+    evidence |= {"image_path": "/x/y.jpg", "caption": "c"}
+    of_server = chat(base_url="http://x/v1", model="m")
+    keys = [
+        request_key(of_server, request),
+        request_key(of_server, replace(request, system="Be brief", **image)),
+        request_key(of_server, replace(request, schema={"type": "object"})),
+        request_key(chat(base_url="http://x/v1", model="m", **named), request),
+        request_key(Extractive(), replace(request, evidence=evidence)),
+    ]
+    assert keys == [
+        "5cf49d356b88c986",
+        "acb821bd2da332e3",
+        "0713e41536afa926",
+        "7b9d07b3aa212519",
+        "81eaaee0ced73044",
+    ]
 
 
 def test_a_model_in_a_folder_is_known_by_its_weights(tmp_path):
