@@ -1,4 +1,4 @@
-"""`vislib.training.batches` and `packing`: batches teach what their rows teach alone, and every row
+"""`vislib.training.batches`: batches teach what their rows teach alone, and every row
 comes once.
 """
 
@@ -12,11 +12,9 @@ import torch
 import transformers
 
 from tests.training_ground import pictures, processor, row
-from vislib.runs import InputError
 from vislib.training import tiny
 from vislib.training.batches import collate, dummy_row, plan_batches
 from vislib.training.labels import IGNORED, Encoder
-from vislib.training.packing import prove_packing
 
 MODELS = [*tiny.NAMES, "idefics2-split", "idefics3-split", "llava-next"]
 SOME = [
@@ -52,7 +50,6 @@ def model(kind: str, attention: str):
         for weight in made.parameters():
             weight *= 4 if weight.ndim > 1 else 1
     made.set_attn_implementation(attention)
-    made.config.use_cache = made.config.text_config.use_cache = False
     return made.eval()
 
 
@@ -71,7 +68,7 @@ def encoded(kind: str, some=SOME):
 
 def losses(kind: str, attention: str, rows, **options) -> torch.Tensor:
     """The loss of each supervised token, in order."""
-    batch = collate(rows, processor=processor(kind), **{"packing": False, "dummy": None} | options)
+    batch = collate(rows, processor=processor(kind), **{"dummy": None} | options)
     labels = batch.pop("labels")
     logits = model(kind, attention)(**batch).logits[:, :-1]
     each = torch.nn.functional.cross_entropy(
@@ -80,14 +77,13 @@ def losses(kind: str, attention: str, rows, **options) -> torch.Tensor:
     return each[labels[:, 1:] != IGNORED]
 
 
-@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_rows_in_one_batch_have_the_losses_that_they_have_alone(kind, attention, packing):
+def test_rows_in_one_batch_have_the_losses_that_they_have_alone(kind, attention):
     rows = encoded(kind)
     with torch.no_grad():
         alone = torch.cat([losses(kind, attention, [one]) for one in rows])
-        together = losses(kind, attention, rows, packing=packing)
+        together = losses(kind, attention, rows)
     assert len(alone) == sum(one.n_supervised for one in rows)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together.sum(), alone.sum())
@@ -98,36 +94,20 @@ def test_each_image_is_seen_in_its_own_place(kind):
     rows = encoded(kind, [SOME[0], SOME[2]])
     other = encoded(kind, [SOME[0], (SOME[2][0], [1, 3, 2])])  # the second of three is another
     with torch.no_grad():
-        before, after = (losses(kind, "sdpa", some, packing=True) for some in (rows, other))
+        before, after = (losses(kind, "sdpa", some) for some in (rows, other))
     first = rows[0].n_supervised
-    assert torch.equal(before[:first], after[:first])
+    # another image may have other tokens, and so the batch another width: equal but for rounding
+    torch.testing.assert_close(before[:first], after[:first], rtol=1e-5, atol=1e-5)
     assert (before[first:] != after[first:]).all()
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_packing_is_refused_where_packed_rows_see_each_other(kind, attention):
-    made = model(kind, attention).train()
-    prove_packing(made, processor(kind))
-    assert made.training
-    made.config.use_cache = made.config.text_config.use_cache = True  # as configurations have it
-    try:
-        with pytest.raises(
-            InputError, match=f"{attention} attention lets packed rows see each other"
-        ):
-            prove_packing(made, processor(kind))
-    finally:
-        made.eval().config.use_cache = made.config.text_config.use_cache = False
-
-
-@pytest.mark.parametrize("packing", [False, True])
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_dummy_image_lets_the_vision_tower_take_part_and_changes_nothing(kind, packing):
+def test_a_dummy_image_lets_the_vision_tower_take_part_and_changes_nothing(kind):
     made, dummy = model(kind, "sdpa"), dummy_row(Encoder(processor(kind), max_length=4000))
 
     def learn(rows, dummy=None):
         made.zero_grad(set_to_none=True)
-        each = losses(kind, "sdpa", rows, packing=packing, dummy=dummy)
+        each = losses(kind, "sdpa", rows, dummy=dummy)
         each.mean().backward()
         return each.detach(), {
             name: w.grad for name, w in made.named_parameters() if w.grad is not None
@@ -160,7 +140,7 @@ def test_a_dummy_joins_batches_without_images_only():
         encoded("tiny-llava"),
         dummy_row(Encoder(processor("tiny-llava"), max_length=4000)),
     )
-    options = {"processor": processor("tiny-llava"), "packing": False, "dummy": dummy}
+    options = {"processor": processor("tiny-llava"), "dummy": dummy}
     assert len(collate(rows[:2], **options)["input_ids"]) == 2
     alone = collate(rows[1:2], **options)
     assert (alone["labels"][1] == IGNORED).all()
@@ -172,7 +152,7 @@ def test_padding_is_on_the_right_and_carries_neither_attention_nor_loss():
     for kind in MODELS:
         rows, batch = (
             (some := encoded(kind)),
-            collate(some, processor=processor(kind), packing=False, dummy=None),
+            collate(some, processor=processor(kind), dummy=None),
         )
         for number, one in enumerate(rows):
             size = len(one.input_ids)
@@ -185,9 +165,7 @@ def test_padding_is_on_the_right_and_carries_neither_attention_nor_loss():
             assert batch["attention_mask"][number].tolist() == [1] * size + [0] * (
                 batch["labels"].shape[1] - size
             )
-    idefics = collate(
-        encoded("tiny-idefics2"), processor=processor("tiny-idefics2"), packing=False, dummy=None
-    )
+    idefics = collate(encoded("tiny-idefics2"), processor=processor("tiny-idefics2"), dummy=None)
     assert idefics["pixel_values"].shape == (
         3,
         3,

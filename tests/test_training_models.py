@@ -89,7 +89,7 @@ def test_what_is_opened_again_answers_to_the_bit_as_what_was_trained(
         for name, data in contents(tmp_path / "a").items()
         if re.search(rb"/tmp|/root|/home", data)
     ]
-    models.save_trained(model, processor, tmp_path / "whole", facts, whole=True)
+    models.save_trained(model, processor, tmp_path / "whole", facts, merge=True)
     for opened in (
         models.open_trained(tmp_path / "whole"),
         models.open_trained(tmp_path / "a", merge=True),
@@ -171,43 +171,26 @@ def test_the_vision_tower_learns_from_a_layer_on(ground):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "splitting", "tokens"),
+    ("name", "splitting", "tokens"),
     [
-        ("tiny-llava", 84, False, 36),
-        ("tiny-llava", 28, False, 4),
-        ("tiny-idefics2", 42, False, 8),
-        ("tiny-idefics2", 0, True, 40),
-        ("tiny-idefics3", 112, True, 20),
-        ("tiny-idefics3", 56, False, 4),
+        ("tiny-idefics2", True, 40),
+        ("tiny-idefics2", False, 8),
+        ("tiny-idefics3", True, 20),
+        ("tiny-idefics3", False, 4),
     ],
 )
-def test_images_have_the_size_that_was_asked_for_also_when_the_model_is_opened_again(
-    ground, tmp_path, name, size, splitting, tokens
+def test_images_are_split_as_was_asked_for_also_when_the_model_is_opened_again(
+    ground, tmp_path, name, splitting, tokens
 ):
-    settings = replace(SETTINGS, method="lora", image_size=size, image_splitting=splitting)
+    settings = replace(SETTINGS, method="lora", image_splitting=splitting)
     model, processor = trained(ground / name, settings, steps=1)
-    made = batch(processor)
-    assert made["input_ids"].eq(processor.image_token_id).sum() == tokens
-    assert not size or max(made["pixel_values"].shape[-2:]) == min(size, 56 if splitting else size)
+    assert batch(processor)["input_ids"].eq(processor.image_token_id).sum() == tokens
     models.save_trained(model, processor, tmp_path / "a", {"base": name})
-    models.save_trained(model, processor, tmp_path / "whole", {"base": name}, whole=True)
+    models.save_trained(model, processor, tmp_path / "whole", {"base": name}, merge=True)
     assert torch.equal(logits(*models.open_trained(tmp_path / "a")), logits(model, processor))
     assert torch.allclose(
         logits(*models.open_trained(tmp_path / "whole")), logits(model, processor), atol=1e-5
     )
-
-
-def test_positions_are_interpolated_as_the_tower_itself_would(ground):
-    base, _ = models.open_trained(ground / "tiny-llava")
-    wide, processor = models.open_model(
-        ground / "tiny-llava", settings=replace(SETTINGS, image_size=84)
-    )
-    pixels = batch(processor)["pixel_values"]
-    with torch.inference_mode():
-        expected = base.model.vision_tower(pixels, interpolate_pos_encoding=True).last_hidden_state
-        assert torch.allclose(
-            wide.model.vision_tower(pixels).last_hidden_state, expected, atol=1e-6
-        )
 
 
 @pytest.mark.parametrize(
@@ -217,19 +200,12 @@ def test_positions_are_interpolated_as_the_tower_itself_would(ground):
         ({"parts": ("head",)}, "parts is"),
         ({"vision_from_layer": 1}, "vision_from_layer"),
         ({"method": "lora", "parts": ("vision", "language")}, "parts holds vision"),
-        ({"image_size": 60}, "image_size is 60"),
         ({"image_splitting": True}, "image_splitting"),
     ],
 )
 def test_settings_that_this_model_cannot_follow_are_refused(ground, changes, named):
     with pytest.raises(InputError, match=named):
         models.open_model(ground / "tiny-llava", settings=replace(SETTINGS, **changes))
-
-
-@pytest.mark.parametrize(("name", "size"), [("tiny-idefics2", 560), ("tiny-idefics3", 560)])
-def test_images_larger_than_the_tower_takes_are_refused(ground, name, size):
-    with pytest.raises(InputError, match="image_size is 560"):
-        models.open_model(ground / name, settings=replace(SETTINGS, image_size=size))
 
 
 def test_folders_that_hold_no_such_model_are_refused_by_name(ground, tmp_path):

@@ -42,7 +42,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_plain_cross_entropy(ground,
         rows.append(
             encoder.encode({"images": [str(ground / i) for i in images], "conversations": asked})
         )
-    batch = collate(rows, processor=processor, packing=False, dummy=None)
+    batch = collate(rows, processor=processor, dummy=None)
     gradients = []
     trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), model=model)
     for ours in (True, False):
@@ -69,7 +69,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_plain_cross_entropy(ground,
 def test_a_batch_without_any_answer_costs_nothing_and_gives_every_weight_a_gradient_of_zero(ground):
     model, processor = open_model(ground / "tiny-llava", settings=SETTINGS)
     dummy = dummy_row(Encoder(processor, max_length=512))
-    batch = collate([], processor=processor, packing=False, dummy=dummy)
+    batch = collate([], processor=processor, dummy=dummy)
     trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=2), model=model)
     loss = AnswerTrainer.compute_loss(trainer, model, batch, num_items_in_batch=torch.tensor(9))
     loss.backward()

@@ -8,7 +8,6 @@ import re
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -89,9 +88,7 @@ def alone(ground, tmp_path_factory):
     return trained(settings_of(ground, tmp_path_factory.mktemp("alone"), **ALL))
 
 
-@pytest.mark.parametrize(
-    "given", [{"packing": True}, {"gradient_checkpointing": True}, {"device_batch_size": 3}]
-)
+@pytest.mark.parametrize("given", [{"gradient_checkpointing": True}, {"device_batch_size": 3}])
 def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(
     ground, tmp_path, alone, given, monkeypatch
 ):
@@ -110,7 +107,7 @@ def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(
 def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(
     ground, tmp_path, alone
 ):
-    together = settings_of(ground, tmp_path / "two", processes=2, packing=True, **ALL)
+    together = settings_of(ground, tmp_path / "two", processes=2, **ALL)
     run = a_run(tmp_path / "run")
     totals = train(run, together)
     weights, log = result(together)
@@ -272,14 +269,6 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_step_and_its_rows(g
         InputError, match=r"step 2: loss .*lower learning_rate, or look at its rows row\d+, row\d+"
     ):
         trained(settings)
-
-
-def test_too_little_memory_is_said_before_training_begins(ground, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
-    with pytest.raises(
-        InputError, match=r"too little memory: 0.0 GiB or more, .* has 0.0; lower device_batch_size"
-    ):
-        trained(settings_of(ground, tmp_path))
 
 
 # ---- what is learnt

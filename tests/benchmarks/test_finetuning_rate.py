@@ -3,7 +3,7 @@ weights.
 
 LLaVA's: `Trainer` with rows grouped by length over each step, padded, and the model's own loss over
 all logits. Ours: steps that are fair samples of the mix, passes of like rows, logits of answers
-alone; packed where FlashAttention is installed (others compute masked products). On a GPU the model
+alone; FlashAttention where it is installed. On a GPU the model
 has LLaVA-1.5-7B's shape (ShareGPT4V-7b's, VisCon-100K, section 5) with random weights, and LLaVA's
 recipe has gradient checkpointing, which ours need not. On CPU the model is small, with the shares
 that 7 B has: its vocabulary takes 3 % of its weights.
@@ -36,7 +36,7 @@ from vislib.training.planning import ROWS
 from vislib.training.settings import Settings
 from vislib.training.throughput import FlopMeter, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, passes, unpack
-from vislib.training.worker import _arguments, _without_cache
+from vislib.training.worker import _arguments
 
 # wide, inner, layers, heads; px; tokens of the vocabulary
 SMALL = {"text": (512, 1376, 8, 8), "vision": (64, 128, 2, 2), "side": 56, "vocabulary": 1536}
@@ -70,7 +70,7 @@ def model_of(shape: dict[str, Any], settings: Settings, device: str) -> Any:
             config, dtype=getattr(torch, settings.precision), attn_implementation=settings.attention
         )
     if settings.method == "lora":
-        return attach(model, settings, base="")
+        return attach(model, settings)
     freeze(model, settings.parts, vision_from_layer=0)
     return model
 
@@ -169,15 +169,12 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
     else:
 
         def join(found: Any) -> Any:
-            return collate(
-                found, processor=encoder.processor, packing=False, dummy=dummy_row(encoder)
-            )
+            return collate(found, processor=encoder.processor, dummy=dummy_row(encoder))
 
         args.dataloader_num_workers = settings.loader_workers
         trainer = Llava(model, args, train_dataset=rows, data_collator=join)
     trainer.add_callback(clock)
-    with _without_cache(model):
-        trainer.train()
+    trainer.train()
     steps, seconds = len(clock.ended), clock.ended[-1] - clock.ended[1]
     tokens = seen[-1] - seen[2] if ours else trainer.tokens * (steps - 2) / steps
     return tokens / seconds, counter.flops / seen[1] if ours else 0.0
@@ -233,7 +230,7 @@ def test_a_7b_model_learns_faster_than_by_llavas_recipe_on_a_gpu(tmp_path, capsy
         checkpoints=str(tmp_path),
         gradient_checkpointing=True,
     )
-    flash = {"packing": True, "attention": "flash_attention_2"} if find_spec("flash_attn") else {}
+    flash = {"attention": "flash_attention_2"} if find_spec("flash_attn") else {}
     ours = replace(llava, gradient_checkpointing=False, **flash)
     ratio, said = compared(TRUE, tmp_path, 640, llava, ours)
     with capsys.disabled():

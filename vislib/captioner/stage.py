@@ -76,7 +76,7 @@ class Plan:
             model=resolve_model(run.params.model, run),
             checkpoints=str(run.scratch / "checkpoints"),
             output=str(run.data / "model"),
-            whole=True,
+            merge=True,
         )
         placed(settings)  # what this machine lacks is said before rows are read for hours
         planned = plan_rows(run, captions.entries(), settings)

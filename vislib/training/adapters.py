@@ -5,10 +5,8 @@ never on the vision tower or the vocabulary. peft only warns when a file lacks w
 adapter, and goes on with random ones: here that is an error.
 """
 
-import json
 import re
-from collections.abc import Mapping
-from copy import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +18,20 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def targets(model: Any, parts: tuple[str, ...]) -> list[str]:
+def targets(model: Any, parts: Sequence[str]) -> list[str]:
     """Names of the linear layers that get adapters; raises InputError if there are none."""
     import torch
 
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    found = [
-        name
-        for name in linear
-        if (part := part_of(name)) in parts
-        and (
-            part == "connector" or (part == "language" and name.rpartition(".")[2] in _PROJECTIONS)
-        )
-    ]
     if "vision" in parts:
         raise InputError(
             "parts holds vision, which adapters leave alone; take it out, or set method to full"
         )
+    found = []
+    for name, module in model.named_modules():
+        part, last = part_of(name), name.rpartition(".")[2]
+        if isinstance(module, torch.nn.Linear) and part in parts:
+            # lm_head belongs to the language part too, and must keep its words
+            found += [name] if part == "connector" or last in _PROJECTIONS else []
     if not found:
         raise InputError(
             f"parts is {list(parts)!r}: {type(model).__name__} has no layers there that are named"
@@ -46,12 +41,13 @@ def targets(model: Any, parts: tuple[str, ...]) -> list[str]:
     return found
 
 
-def attach(model: Any, settings: Settings, *, base: str) -> Any:
-    """The model with new adapters, which alone learn; `base` is the place that its weights come
-    from.
-    """
+def attach(model: Any, settings: Settings) -> Any:
+    """The model with new adapters, which alone learn."""
     import peft
 
+    # One pattern for all layers: peft would write a set of names, in another order in every run.
+    names = {re.escape(name) for name in targets(model, settings.parts)}
+    pattern = "|".join(sorted({re.sub(r"\\\.\d+", r"\\.\\d+", name) for name in names}))
     config = peft.LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -59,99 +55,42 @@ def attach(model: Any, settings: Settings, *, base: str) -> Any:
         use_dora=settings.method == "dora",
         init_lora_weights="gaussian",
         bias="none",
-        target_modules=_pattern(targets(model, settings.parts)),
+        target_modules=pattern,
     )
-    adapted = peft.get_peft_model(
-        model, config, autocast_adapter_dtype=settings.strategy != "zero3"
-    )
-    adapted.peft_config["default"].base_model_name_or_path = base
-    return adapted
+    # ZeRO-3 deals out weights of one type only
+    return peft.get_peft_model(model, config, autocast_adapter_dtype=settings.strategy != "zero3")
 
 
 def save(model: Any, folder: Path, *, base: str, state: Mapping[str, Any] | None = None) -> None:
     """Write the adapter of `model` (its values from `state`, where processes hold parts of them)
-    and its config.
+    and its config, which names its base `base`.
     """
-    from safetensors.torch import save_file
-
-    save_file(_weights(model, state), str(folder / WEIGHTS), metadata={"format": "pt"})
-    config = {
-        **model.peft_config["default"].to_dict(),
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-    }
-    text = json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    # peft writes the path that the base was opened from, which is of this machine
+    model.peft_config["default"].base_model_name_or_path = base
+    # "auto" would ask the hub for the base's vocabulary
+    model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+    (folder / "README.md").unlink()  # a card of blanks, with that path in it
 
 
-def read(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The config and the weights that `save` wrote; raises InputError if they cannot be read."""
+def load(base: Any, folder: Path) -> Any:
+    """The model `base` with the adapter that lies in `folder`; raises InputError unless all its
+    weights fit, one to one.
+    """
     import peft
-    from safetensors.torch import load_file
 
     try:
-        return peft.PeftConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
-    except Exception as error:  # damaged JSON, weights and versions fail with all kinds
-        raise InputError(f"{folder}: not a readable adapter ({error}); train it again") from error
-
-
-def apply(base: Any, config: Any, weights: Mapping[str, Any], *, place: object) -> Any:
-    """The model with an adapter that was trained before; raises InputError unless all its weights
-    fit, one to one.
-    """
-    import peft
-
-    named = copy(config)
-    named.base_model_name_or_path = (
-        None  # peft warns of every name but its own, which is a path here
-    )
-    model = peft.get_peft_model(base, named, autocast_adapter_dtype=False)
-    expected = {name: value.shape for name, value in _weights(model).items()}
-    given = {name: value.shape for name, value in weights.items()}
-    if wrong := sorted(
-        name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)
-    ):
-        lacks = (
-            "lacks"
-            if wrong[0] not in given
-            else "resizes"
-            if wrong[0] in expected
-            else "has, unlike the model,"
-        )
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = None  # peft warns of every name but a path of its own
+        model = peft.PeftModel(base, config, autocast_adapter_dtype=False)
+        found = model.load_adapter(str(folder), "default", autocast_adapter_dtype=False)
+        wrong = [f"lacks {name}" for name in found.missing_keys]
+        wrong += [f"has {name}, unlike the model" for name in found.unexpected_keys]
+    except Exception as error:  # damaged files, other versions and other shapes fail with all kinds
+        wrong = [f"cannot be read ({' '.join(str(error).split())[:300]})"]
+    if wrong:
         raise InputError(
-            f"model is {str(place)!r}: the adapter {lacks} {wrong[0]}, one of {len(wrong)} weights"
-            f" of {len(expected)} that do not fit; take the base that it was trained on, and the"
-            " peft version of its record"
+            f"model is {str(folder)!r}: the adapter {wrong[0]}; {len(wrong)} of its weights do not"
+            " fit: take the base that it was trained on, and the peft version of its record, or"
+            " train it again"
         )
-    peft.set_peft_model_state_dict(model, dict(weights))
     return model
-
-
-def of(model: Any, state: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any], str]:
-    """The config, weights and base of the adapters that `attach` put on `model`."""
-    config = model.peft_config["default"]
-    return config, _weights(model, state), str(config.base_model_name_or_path)
-
-
-def _weights(model: Any, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    import peft
-
-    found = peft.get_peft_model_state_dict(
-        model, dict(state) if state else None, save_embedding_layers=False
-    )
-    return {name: value.detach().cpu().contiguous() for name, value in sorted(found.items())}
-
-
-def _pattern(names: list[str]) -> str:
-    """One expression for all names, whatever the number of a layer: readable in the file, the same
-    in every run.
-    """
-    forms: dict[str, list[str]] = {}
-    for name in names:
-        path, _, last = re.sub(r"\.\d+(?=\.)", ".#", name).rpartition(".")
-        if last not in forms.setdefault(path, []):
-            forms[path].append(last)
-    written = (
-        rf"{re.escape(path)}\.({'|'.join(map(re.escape, lasts))})" for path, lasts in forms.items()
-    )
-    return "|".join(written).replace(r"\#", r"\d+")

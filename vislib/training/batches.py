@@ -79,30 +79,20 @@ def _cut(rows: list[Any], size: int) -> list[list[Any]]:
 
 
 def collate(
-    encoded: Sequence[Encoded], *, processor: Any, packing: bool, dummy: Encoded | None
+    encoded: Sequence[Encoded], *, processor: Any, dummy: Encoded | None
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one forward pass: input_ids, labels, and the pixels of all images in the order
-    of their tokens.
+    """The tensors of one forward pass: input_ids, labels and attention_mask, (rows, tokens), padded
+    on the right; and the pixels of all images in the order of their tokens.
 
-    Padded on the right with an attention_mask, (rows, tokens); or, `packing`, all rows behind one
-    another, (1, tokens), with position_ids that begin anew with each and without a mask: the model
-    must keep them apart (`packing.prove_packing`). `dummy` (`dummy_row`) joins a batch that has no
-    image, as its last row.
+    `dummy` (`dummy_row`) joins a batch that has no image, as its last row.
     """
     rows = [*encoded, dummy] if dummy and not any(row.pixels for row in encoded) else list(encoded)
-    if packing:
-        batch = {
-            "input_ids": _joined(row.input_ids for row in rows),
-            "labels": _joined(row.labels for row in rows),
-            "position_ids": _joined(range(len(row.input_ids)) for row in rows),
-        }
-    else:
-        filler = processor.tokenizer.pad_token_id or 0  # masked
-        batch = {
-            "input_ids": _padded((row.input_ids for row in rows), filler),
-            "labels": _padded((row.labels for row in rows), IGNORED),
-            "attention_mask": _padded(([1] * len(row.input_ids) for row in rows), 0),
-        }
+    filler = processor.tokenizer.pad_token_id or 0  # masked
+    batch = {
+        "input_ids": _padded((row.input_ids for row in rows), filler),
+        "labels": _padded((row.labels for row in rows), IGNORED),
+        "attention_mask": _padded(([1] * len(row.input_ids) for row in rows), 0),
+    }
     for name in PIXELS:
         if tensors := [row.pixels[name] for row in rows if name in row.pixels]:
             batch[name] = _stacked(tensors)
@@ -124,10 +114,6 @@ def dummy_row(encoder: Encoder) -> Encoded:
         {name: batch[name] for name in PIXELS if name in batch},
     )
     return Encoded(ids, [IGNORED] * len(ids), pixels, ids.count(encoder.processor.image_token_id))
-
-
-def _joined(rows: Iterable[Sequence[int]]) -> torch.Tensor:
-    return torch.tensor([[value for row in rows for value in row]])
 
 
 def _padded(rows: Iterable[Sequence[int]], filler: int) -> torch.Tensor:

@@ -175,7 +175,7 @@ def generate(
 
     from vislib.training.batches import collate
 
-    batch = collate(rows, processor=processor, packing=False, dummy=None)
+    batch = collate(rows, processor=processor, dummy=None)
     ids = [torch.tensor(row.input_ids) for row in rows]
     padded: dict[str, Any] = {
         "input_ids": ids,

@@ -21,7 +21,6 @@ from vislib.runs.keys import input_path, is_local_model, table_reference
 from vislib.training import adapters, tiny
 from vislib.training.parts import freeze
 from vislib.training.settings import Settings
-from vislib.training.towers import fit_tower, set_image_options
 
 if TYPE_CHECKING:
     from vislib.runs import Run
@@ -49,52 +48,61 @@ def resolve_model(value: str, run: "Run") -> str:
         shutil.rmtree(building, ignore_errors=True)
         tiny.build(value, building)
         os.replace(building, folder)
-    if not any((folder / name).is_file() for name in ("config.json", adapters.CONFIG)):
+    if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise InputError(
             f"model is {value!r}, but {folder} holds neither config.json nor {adapters.CONFIG}"
         )
     return str(folder)
 
 
-def open_processor(
-    place: str | Path, *, image_size: int = 0, image_splitting: bool | None = None
-) -> Any:
+def is_adapter(place: str | Path) -> bool:
+    """Whether a folder holds an adapter rather than whole weights."""
+    return (Path(place) / adapters.CONFIG).is_file()
+
+
+def open_processor(place: str | Path, *, image_splitting: bool | None = None) -> Any:
     """The processor at `place`, a folder or hub id, with a tokenizer that pads and a chat form.
 
-    `image_size`: px of an image's side, 0 for the processor's own; `image_splitting`: None for its
-    own. Both stay when it is saved. Raises InputError if it cannot be loaded, or cannot make such
-    images.
+    `image_splitting`: whether an image is also shown in parts, None for its own choice; it stays
+    when the processor is saved. Raises InputError if it cannot be loaded, or splits no images.
     """
     from vislib.media.vision import quiet_transformers
 
     with quiet_transformers(str(place), "model", "AutoProcessor") as (transformers, path, revision):
-        if not (
-            Path(place) / adapters.CONFIG
-        ).is_file():  # first: without a network it fails soonest
-            config = transformers.AutoConfig.from_pretrained(path, revision=revision or None)
+        options = {"revision": revision or None}
+        if not is_adapter(place):  # first: without a network it fails soonest
+            config = transformers.AutoConfig.from_pretrained(path, **options)
             if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
                 raise InputError(
                     f"model is {str(place)!r}, a {config.model_type}; take a vision-language model"
                 )
-        processor = transformers.AutoProcessor.from_pretrained(
-            path, revision=revision or None, backend="pil"
-        )
+        processor = transformers.AutoProcessor.from_pretrained(path, backend="pil", **options)
     if not getattr(processor, "chat_template", None):
         raise InputError(
             f"model is {str(place)!r}, whose processor has no chat template; put the model's own"
-            " beside its processor_config.json as chat_template.jinja"
-            " (vislib.training.llava_weights writes one for LLaVA)"
+            " beside its processor_config.json as chat_template.jinja (for LLaVA"
+            " params/recipes/llava_weights.py writes one)"
         )
     for name in ("patch_size", "vision_feature_select_strategy"):
         if getattr(processor, name, "") is None:  # the counts of image tokens come from them
             raise InputError(
                 f"model is {str(place)!r}: its processor_config.json lacks {name}; add it"
             )
+    _set_splitting(processor.image_processor, image_splitting)
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    set_image_options(processor, image_size=image_size, image_splitting=image_splitting)
     return processor
+
+
+def _set_splitting(images: Any, wanted: bool | None) -> None:
+    if wanted is not None and hasattr(images, "do_image_splitting"):
+        images.do_image_splitting = wanted
+    elif wanted:
+        raise InputError(
+            f"image_splitting is true, but {type(images).__name__} splits no images; set it to"
+            " false"
+        )
 
 
 def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
@@ -107,9 +115,7 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
     import torch
 
     torch.manual_seed(settings.seed)
-    processor = open_processor(
-        place, image_size=settings.image_size, image_splitting=settings.image_splitting
-    )
+    processor = open_processor(place, image_splitting=settings.image_splitting)
     if settings.vision_from_layer and "vision" not in settings.parts:
         raise InputError(
             f"vision_from_layer is {settings.vision_from_layer}, but parts lacks vision; add it, or"
@@ -121,15 +127,14 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
         precision="float32" if updated else settings.precision,
         attention=settings.attention,
     )
-    fit_tower(model, processor)
+    model.name_or_path = str(place)  # of an adapter that was merged, its base's until now
+    # FSDP cuts at the layers that these name; CLIP also names those of a text tower it lacks here
     layers = {type(module).__name__ for module in model.modules()}
-    model._no_split_modules = sorted(
-        layers & set(model._no_split_modules)
-    )  # for FSDP: CLIP names layers of texts too
+    model._no_split_modules = sorted(layers & set(model._no_split_modules))
     if settings.method == "full":
         freeze(model, settings.parts, vision_from_layer=settings.vision_from_layer)
     else:
-        model = adapters.attach(model, settings, base=str(place))
+        model = adapters.attach(model, settings)
     if settings.gradient_checkpointing:
         _checkpoint_layers(model)
     return model, processor
@@ -154,35 +159,37 @@ def save_trained(
     processor: Any,
     folder: str | Path,
     facts: Mapping[str, Any],
-    whole: bool = False,
     *,
+    merge: bool = False,
     precision: str = "float32",
     state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the trained weights, the processor and `training.json` (`facts`) into `folder`, byte
     for byte the same.
 
-    Adapters are written alone, or merged into their base with `whole`, as servers need them; whole
+    Adapters are written alone, or with `merge` into their base, as servers need them; whole
     weights have the type `precision`. `state` gives the gathered weights where processes hold parts
     of them. `facts["base"]` is the value of the parameter that names the base.
     """
     folder, kept = Path(folder), dict(facts)
     folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(model, "peft_config"):
-        config, weights, place = adapters.of(model, state)
-        if whole:
-            base = _adapted(place, processor, config, weights, precision="float32", place=folder)
-            _save_whole(base.merge_and_unload(), folder, precision)
-        else:
-            adapters.save(model, folder, base=kept["base"], state=state)
-            kept["base_weights"] = weights_hash(place) if Path(place).is_dir() else ""
-    else:
-        _save_whole(model, folder, precision, state)
-    processor.tokenizer.backend_tokenizer.no_padding()  # else the last batch's would be written
+    # else what the last batch set would be written
+    processor.tokenizer.backend_tokenizer.no_padding()
     processor.tokenizer.backend_tokenizer.no_truncation()
     processor.save_pretrained(str(folder))
-    text = json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False)
-    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
+    if hasattr(model, "peft_config"):
+        adapters.save(model, folder, base=kept["base"], state=state)
+        place = model.get_base_model().name_or_path
+        kept["base_weights"] = weights_hash(place) if Path(place).is_dir() else ""
+    else:
+        _save_whole(model, folder, precision, state)
+    _write_facts(folder, kept)
+    if merge and is_adapter(folder):
+        whole, _ = open_trained(folder, precision=precision, merge=True)
+        for file in (adapters.CONFIG, adapters.WEIGHTS):
+            (folder / file).unlink()
+        _save_whole(whole, folder, precision)
+        _write_facts(folder, facts)
 
 
 def open_trained(
@@ -200,15 +207,14 @@ def open_trained(
     from vislib.media.vision import choose_device
 
     where, processor = choose_device(device), open_processor(folder)
-    if not (Path(folder) / adapters.CONFIG).is_file():
+    if not is_adapter(folder):
         model = _weights(str(folder), precision=precision)
-        fit_tower(model, processor)
     else:
-        config, weights = adapters.read(Path(folder))
         with _base_of(Path(folder)) as base:
-            kind = "float32" if merge else precision
-            model = _adapted(base, processor, config, weights, precision=kind, place=folder)
-        model = model.merge_and_unload().to(getattr(torch, precision)) if merge else model
+            model = _weights(base, precision="float32" if merge else precision)
+        model = adapters.load(model, Path(folder))
+        if merge:
+            model = model.merge_and_unload().to(getattr(torch, precision))
     return model.eval().to(where), processor
 
 
@@ -216,14 +222,18 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     """What `training.json` says of a trained model; nothing for a model that was not trained
     here.
     """
-    file = Path(folder) / FACTS
-    try:
-        facts: dict[str, Any] = (
-            json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        )
-    except ValueError as error:
-        raise InputError(f"{file}: not readable ({error}); train the model again") from error
+    file, facts = Path(folder) / FACTS, dict[str, Any]()
+    if file.is_file():
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file}: not readable ({error}); train the model again") from error
     return facts
+
+
+def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    text = json.dumps(dict(facts), indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -233,13 +243,11 @@ def weights_hash(folder: str | Path) -> str:
     if not Path(folder).is_dir():
         raise InputError(f"model is {str(folder)!r}, which is no folder")
     digest = hashlib.sha256()
-    for path in sorted(
-        path for path in Path(folder).iterdir() if path.is_file() and path.name not in _NOT_WEIGHED
-    ):
-        with path.open("rb") as file:
-            digest.update(
-                f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
-            )
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file() and path.name not in _NOT_WEIGHED:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name}\0{content}\0".encode())
     digest.update(str(read_facts(folder).get("base_weights", "")).encode())
     return digest.hexdigest()[:16]
 
@@ -250,7 +258,7 @@ def _weights(place: str, *, precision: str, attention: str = "sdpa") -> Any:
     """
     from vislib.media.vision import quiet_transformers
 
-    if (Path(place) / adapters.CONFIG).is_file():
+    if is_adapter(place):
         return open_trained(place, precision=precision, merge=True)[0]
     with quiet_transformers(place, "model", "AutoModelForImageTextToText") as (
         transformers,
@@ -270,20 +278,6 @@ def _weights(place: str, *, precision: str, attention: str = "sdpa") -> Any:
                 " kind"
             )
     return model
-
-
-def _adapted(
-    base: str,
-    processor: Any,
-    config: Any,
-    weights: Mapping[str, Any],
-    *,
-    precision: str,
-    place: object,
-) -> Any:
-    model = _weights(base, precision=precision)
-    fit_tower(model, processor)
-    return adapters.apply(model, config, weights, place=place)
 
 
 def _save_whole(

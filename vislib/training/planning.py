@@ -164,9 +164,7 @@ def _encoder(settings: Settings) -> "Encoder":
     from vislib.training.labels import Encoder
     from vislib.training.models import open_processor
 
-    processor = open_processor(
-        settings.model, image_size=settings.image_size, image_splitting=settings.image_splitting
-    )
+    processor = open_processor(settings.model, image_splitting=settings.image_splitting)
     return Encoder(processor, max_length=settings.max_length)
 
 

@@ -26,7 +26,6 @@ class Settings:
     lora_rank: int
     lora_alpha: int
     lora_dropout: float
-    image_size: int  # px of the side that the processor makes, 0: its own
     image_splitting: bool
     max_length: int  # tokens of a row, image tokens included
     epochs: float
@@ -34,7 +33,6 @@ class Settings:
     max_supervised_tokens: int = 0  # the step that reaches them is the last, 0: no cap
     batch_size: int  # rows of one optimiser step, over all processes
     device_batch_size: int  # rows of one forward pass on one device
-    packing: bool  # rows of one forward pass in one sequence
     learning_rate: float
     warmup: float  # share of the steps
     weight_decay: float
@@ -54,7 +52,7 @@ class Settings:
     rows: str = ""  # Parquet file of the rows to learn from (`planning.ROWS`)
     checkpoints: str = ""  # folder
     output: str = ""  # folder that the trained model is saved to
-    whole: bool = False  # save whole weights, adapters merged in, as servers need them
+    merge: bool = False  # save whole weights, adapters merged in, as servers need them
 
     @classmethod
     def of(cls, params: Any, **given: Any) -> "Settings":

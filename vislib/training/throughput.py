@@ -1,5 +1,4 @@
-"""How fast a training is, and how much memory it needs: tokens and samples per second, and model
-FLOPs utilisation.
+"""How busy a training keeps its GPUs: model FLOPs utilisation (MFU).
 
 MFU = FLOP/s that the training needs / dense bfloat16 peak of the devices, in bfloat16 training on
 devices of `PEAKS`. What a token of the mix needs is counted on the passes of one whole step, by
@@ -16,8 +15,6 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from vislib.training.settings import Settings
-
 PEAKS: tuple[
     tuple[str, float], ...
 ] = (  # FLOP/s, bfloat16, dense, by a pattern of CUDA's device name
@@ -30,7 +27,6 @@ PEAKS: tuple[
     (r"\bL40S\b", 362.05e12),  # NVIDIA L40S datasheet
     (r"\bRTX 4090$", 165.2e12),  # NVIDIA Ada architecture whitepaper, with float32 accumulation
 )
-_MARGIN = 1.1  # allocator, libraries, communication
 
 
 def peak_flops(device: str, precision: str) -> float | None:
@@ -69,36 +65,3 @@ class FlopMeter:
         repeated = FlopCounterMode(display=False)
         FlopMeter._again.append(repeated)
         return nullcontext(), repeated
-
-
-def size(parameter: Any) -> int:
-    """Numbers in a parameter, also where ZeRO-3 has dealt it out."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def memory_needed(
-    model: Any, settings: Settings, *, processes: int, tokens: int, supervised: int
-) -> int:
-    """Bytes that one process needs at least: weights, gradients, Adam's moments, activations of a
-    pass.
-
-    A pass holds `tokens`, `supervised` ones among them; `processes` share what the strategy shares
-    out. Float32 weights have bfloat16 copies in bfloat16 training, and bfloat16 weights that learn
-    have float32 ones, under ZeRO. Activations after Korthikanti et al. 2022: 34 x tokens x width
-    bytes a layer in bfloat16, or 2 of these where they are computed again; logits and their
-    gradients for supervised tokens. Vision's are not counted; a tenth is added.
-    """
-    every = [(size(p), p.element_size(), p.requires_grad) for p in model.parameters()]
-    copies = 2 * (settings.precision == "bfloat16")
-    weights = sum(n * (width + copies * (width == 4)) for n, width, _ in every)
-    gradients = sum(n * width for n, width, learns in every if learns)
-    moments = sum(n * (8 if width == 4 else 12) for n, width, learns in every if learns)
-    shares = {"ddp": (1, 1), "zero2": (1, processes)}.get(settings.strategy, (processes, processes))
-    text, width = model.config.get_text_config(), 4 - copies
-    layers = (
-        text.num_hidden_layers + 17
-        if settings.gradient_checkpointing
-        else 17 * text.num_hidden_layers
-    )
-    activations = width * (tokens * text.hidden_size * layers + supervised * 2 * text.vocab_size)
-    return int(_MARGIN * (weights / shares[0] + (gradients + moments) / shares[1] + activations))

@@ -30,7 +30,6 @@ from vislib.runs import tables
 from vislib.runs.errors import InputError
 from vislib.training.batches import collate, dummy_row, plan_batches
 from vislib.training.labels import IGNORED, Encoded, Encoder, RowError
-from vislib.training.packing import prove_packing
 from vislib.training.settings import Settings
 from vislib.training.throughput import FlopMeter
 
@@ -234,7 +233,6 @@ class AnswerTrainer(Trainer):
         join = partial(
             collate,
             processor=encoder.processor,
-            packing=self.settings.packing,
             dummy=dummy_row(encoder),
         )
         loader: DataLoader[Any] = DataLoader(
@@ -248,15 +246,6 @@ class AnswerTrainer(Trainer):
         loader.set_epoch = self.share.set_epoch  # the Trainer calls it
         return loader
 
-    def _prepare_for_training(self, *given: Any) -> Any:
-        """Packing is proven on the model as processes share it: ZeRO-3 cannot run it before, FSDP
-        not hold it whole.
-        """
-        prepared = super()._prepare_for_training(*given)  # type: ignore[no-untyped-call]
-        if self.settings.packing:
-            prove_packing(self.model_wrapped, self.rows.encoder.processor)
-        return prepared
-
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -265,7 +254,8 @@ class AnswerTrainer(Trainer):
             :, 1:
         ]  # each token is told by the one before it
         supervised = targets != IGNORED
-        logits = model(**inputs, logits_to_keep=supervised).logits
+        # keys and values are for generation: kept here, they would only take memory
+        logits = model(**inputs, logits_to_keep=supervised, use_cache=False).logits
         targets = targets[supervised]
         if logits.shape[:-1] != targets.shape:
             raise InputError(

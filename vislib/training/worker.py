@@ -13,12 +13,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -30,7 +27,7 @@ from vislib.training.children import child_main, emit
 from vislib.training.labels import Encoder
 from vislib.training.models import open_model, save_trained
 from vislib.training.settings import DONE, FACTS, Settings
-from vislib.training.throughput import FlopMeter, memory_needed, peak_flops
+from vislib.training.throughput import FlopMeter, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint, passes, unpack
 
 _FSDP = {
@@ -56,14 +53,12 @@ def main(file: Path) -> None:
             unpack(Path(settings.rows))
     model, processor = open_model(settings.model, settings=settings)
     rows = Rows(Path(settings.rows), Encoder(processor, max_length=settings.max_length))
-    _require_memory(model, settings, args, rows)
     meter = Meter(rows, settings, args)
     trainer = AnswerTrainer(model, args, rows, settings, on_step=meter.step, stop=stop)
     trainer.counter = meter.counter
     args.max_steps = trainer.share.steps_to_learn()
-    with _without_cache(model):
-        meter.begin(trainer.share.steps, args.max_steps, resumed)
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    meter.begin(trainer.share.steps, args.max_steps, resumed)
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.stopped:
         raise InputError(
             f"stopped after step {trainer.state.global_step}; the same command goes on from there"
@@ -73,26 +68,6 @@ def main(file: Path) -> None:
     if trainer.is_world_process_zero():
         meter.end(trainer.share)
     trainer.accelerator.wait_for_everyone()
-
-
-@contextmanager
-def _without_cache(model: Any) -> Iterator[None]:
-    """No keys and values are kept meanwhile: training never uses them, and a model that does cannot
-    pack rows.
-    """
-    configs = [
-        config
-        for config in (model.config, model.config.get_text_config())
-        if hasattr(config, "use_cache")
-    ]
-    before = [config.use_cache for config in configs]
-    for config in configs:
-        config.use_cache = False
-    try:
-        yield
-    finally:
-        for config, value in zip(configs, before, strict=True):
-            config.use_cache = value
 
 
 def _arguments(settings: Settings) -> TrainingArguments:
@@ -135,29 +110,6 @@ def _sharing(strategy: str) -> dict[str, Any]:
     )
 
 
-def _require_memory(model: Any, settings: Settings, args: TrainingArguments, rows: Rows) -> None:
-    """Raise InputError if what the training needs at least is more than there is."""
-    longest = rows.counts["n_tokens"].argmax()
-    tokens, supervised = (
-        settings.device_batch_size * int(rows.counts[f"n_{n}"][longest])
-        for n in ("tokens", "supervised")
-    )
-    needed = memory_needed(
-        model, settings, processes=args.world_size, tokens=tokens, supervised=supervised
-    )
-    if args.device.type == "cuda":
-        free, where = torch.cuda.mem_get_info()[0], torch.cuda.get_device_name()
-    else:
-        held = sum(p.numel() * p.element_size() for p in model.parameters())
-        free, where = psutil.virtual_memory().available + held, "this machine's memory"
-        needed *= max(1, settings.processes)
-    if needed > free:
-        raise InputError(
-            f"too little memory: {needed / 2**30:.1f} GiB or more, {where} has {free / 2**30:.1f};"
-            f" {MEND}"
-        )
-
-
 def _save(
     trainer: AnswerTrainer, processor: Any, settings: Settings, facts: dict[str, Any]
 ) -> None:
@@ -177,7 +129,7 @@ def _save(
             processor,
             settings.output,
             facts,
-            settings.whole,
+            merge=settings.merge,
             precision=settings.precision,
             state=state,
         )
