@@ -2,6 +2,7 @@
 real sockets.
 """
 
+import asyncio
 import os
 import socket
 import ssl
@@ -9,7 +10,6 @@ import subprocess
 import threading
 from ipaddress import ip_network
 
-import httpcore2
 import pytest
 
 from tests.test_fetching import allowing, fetch
@@ -140,15 +140,15 @@ def names(monkeypatch):
 def dialled(monkeypatch):
     """Addresses that connections go to; public ones are not reached from here."""
     seen: list[str] = []
-    connect = httpcore2.AnyIOBackend.connect_tcp
+    connect = asyncio.open_connection
 
-    async def connect_tcp(self, host, port, *args, **kwargs):
+    async def open_connection(host, port, **kwargs):
         seen.append(host)
         if is_public(host):
-            raise httpcore2.ConnectError("far away")
-        return await connect(self, host, port, *args, **kwargs)
+            raise OSError("far away")
+        return await connect(host, port, **kwargs)
 
-    monkeypatch.setattr(httpcore2.AnyIOBackend, "connect_tcp", connect_tcp)
+    monkeypatch.setattr(asyncio, "open_connection", open_connection)
     return seen
 
 

@@ -1,6 +1,6 @@
 """Image links over HTTP(S), each fetched once for all runs and within bounds (OBELICS, section 3).
 
-`links` knows what came and what failed, `fetcher` asks for the rest, `hosts` keeps each host's
-pace, `addresses` lets connections go to the public network alone, `lenient` takes replies as
-browsers do, `replies` says what they mean.
+`links` knows what came and what failed, `fetcher` asks for the rest, `hosts` is each host's rate
+limiter and circuit breaker, `addresses` lets connections go to the public network alone,
+`connections` reads replies as browsers do, `replies` says what they mean.
 """

@@ -8,15 +8,16 @@ to verify the name.
 
 import asyncio
 import socket
-from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+import ssl
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Collection
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 import httpcore2
+from ada_url import URL
 
-from vislib.fetching.lenient import LenientStream
-from vislib.media.pixels import ImageError
+from vislib.media.pixels import ImageError, Reason
 
 # What IANA's special-purpose address registries (of 2025-10-09) do not call globally reachable. As
 # facts of our own, because Python's `is_global` differs between patch releases (gh-113171).
@@ -26,18 +27,21 @@ _NOT_REACHABLE = """
 ::/127 ::ffff:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:db8::/32 2002::/16
 3fff::/20 5f00::/16 fc00::/7 fe80::/10
 """
+# What they call reachable within those ranges.
 _BUT_REACHABLE = """
 192.0.0.9/32 192.0.0.10/32 2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:3::/32 2001:4:112::/48
 2001:20::/28 2001:30::/28
-"""  # and are ranges within those
+"""
+# Without a registered special purpose: multicast, and a cloud's own services at a public address.
 _OTHERS = """
 224.0.0.0/4 168.63.129.16/32
-"""  # no registered special purpose: multicast, and a cloud's own services at a public address
+"""
 _CLOSED = [ip_network(range_) for range_ in (_NOT_REACHABLE + _OTHERS).split()]
 _OPEN = [ip_network(range_) for range_ in _BUT_REACHABLE.split()]
 _UNICAST = ip_network("2000::/3")  # all that is assigned of IPv6
 _NAT64 = ip_network("64:ff9b::/96")
 _TRIED = 3  # addresses of one name
+_BUFFER = 256 * 1024  # bytes that a connection holds unread; no line of a reply's head is longer
 
 
 def is_public(address: str) -> bool:
@@ -48,72 +52,60 @@ def is_public(address: str) -> bool:
     """
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
-        if inner := _translated(ip):
+        inner = ip_address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped
+        if inner:
             return is_public(str(inner))
         if ip not in _UNICAST:
             return False
     return any(ip in range_ for range_ in _OPEN) or not any(ip in range_ for range_ in _CLOSED)
 
 
-def _translated(ip: IPv6Address) -> IPv4Address | None:
-    return IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped
-
-
-class PublicNetwork(httpcore2.AsyncNetworkBackend):
+class PublicNetwork:
     """Opens connections to public addresses, and for the `allowed` `host:port` to any."""
 
-    def __init__(self, allowed: Collection[str], *, resolvers: int) -> None:
+    def __init__(self, allowed: Collection[str]) -> None:
         self._allowed = {entry.lower().replace("[", "").replace("]", "") for entry in allowed}
-        self._inner = httpcore2.AnyIOBackend()
-        self._resolvers = ThreadPoolExecutor(
-            resolvers, "resolve"
-        )  # the loop's own are few: names would queue
+        self._tls = httpcore2.default_ssl_context()
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the first address that takes it, each given its share of `timeout` seconds.
+    async def connect(self, url: URL, seconds: float) -> tuple[StreamReader, StreamWriter]:
+        """Connect to the first address of `url` that takes it, each given its share of `seconds`.
 
-        Raises ImageError `not_public` if any address of `host` is not, `no_address` if there is
-        none.
+        Raises ImageError: `not_public` if any address is not, `no_address` if there is none,
+        `bad_certificate` or `unreachable`.
         """
-        addresses = await self._resolve(host, port)
+        host, secure = url.hostname.strip("[]"), url.protocol == "https:"
+        port = int(url.port or (443 if secure else 80))
+        addresses = await _resolve(host, port)
         private = [address for address in addresses if not is_public(address)]
         if private and f"{host}:{port}" not in self._allowed:
             raise ImageError("not_public", f"{host}:{port} is {private[0]}, not a public address")
-        for address in (tried := addresses[:_TRIED]):
+        # The certificate is for the name that the link has, not for the address that was found.
+        tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": host} if secure else {}
+        failure = ImageError("no_address", host)
+        for address in addresses[:_TRIED]:
             try:
-                share = timeout and timeout / len(tried)
-                stream = await self._inner.connect_tcp(
-                    address, port, share, local_address, socket_options
+                async with asyncio.timeout(seconds / min(len(addresses), _TRIED)):
+                    return await asyncio.open_connection(address, port, limit=_BUFFER, **tls)
+            except OSError as error:  # an SSLError and a TimeoutError too
+                reason: Reason = (
+                    "bad_certificate" if isinstance(error, ssl.SSLError) else "unreachable"
                 )
-                return LenientStream(stream)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                if address == tried[-1]:
-                    raise
-        raise ImageError("no_address", host)
+                failure = ImageError(reason, f"{type(error).__name__}: {error}"[:200])
+        raise failure
 
-    async def _resolve(self, host: str, port: int) -> list[str]:
-        """All addresses of a name, in the system's order of preference."""
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(self._resolvers, _lookup, host, port)
-        except socket.gaierror as error:
-            if error.errno == socket.EAI_AGAIN:  # the resolver's fault, not the name's
-                raise httpcore2.ConnectError(f"{host}: {error.strerror}") from error
-            raise ImageError("no_address", f"{host}: {error.strerror}") from error
-        except (ValueError, OverflowError) as error:  # a label too long, a port too high
-            raise ImageError("bad_url", f"{host}:{port}: {error}") from error
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
-    def close(self) -> None:
-        """Resolve no more names."""
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
+async def _resolve(host: str, port: int) -> list[str]:
+    """All addresses of a name, in the system's order of preference."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.run_in_executor(None, _lookup, host, port)
+    except socket.gaierror as error:
+        # "Try again" is the resolver's fault, not the name's.
+        reason: Reason = "unreachable" if error.errno == socket.EAI_AGAIN else "no_address"
+        raise ImageError(reason, f"{host}: {error.strerror}") from error
+    except (ValueError, OverflowError) as error:  # a label too long, a port too high
+        raise ImageError("bad_url", f"{host}:{port}: {error}") from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _lookup(host: str, port: int) -> list[Any]:

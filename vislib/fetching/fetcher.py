@@ -1,41 +1,31 @@
 """Fetching image links over HTTP(S): each once, within bounds, as fast as its host bears (OBELICS,
 section 3).
 
-Hosts take turns and wait apart, so that a slow one delays its own links alone. What comes is stored
-and journalled at once, so that a run goes on where it was ended. Nothing but public addresses is
-asked, unless `allow_hosts` names it.
+Each host has workers of its own, which go through its links one after another and wait for its pace
+apart from all others: a slow host delays its own links alone. What comes is stored and journalled
+at once, so that a run goes on where it was ended. Nothing but public addresses is asked, unless
+`allow_hosts` names it.
 """
 
 import asyncio
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractAsyncContextManager, closing, suppress
+from contextlib import closing, suppress
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count
-from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import httpcore2
-import httpx2
 from ada_url import URL
 
 from vislib.fetching.addresses import PublicNetwork
+from vislib.fetching.connections import Client
 from vislib.fetching.hosts import Host, Link, is_limit
 from vislib.fetching.links import TRANSIENT, Links
-from vislib.fetching.replies import (
-    NETWORK_ERRORS,
-    Body,
-    address_of,
-    failure_of,
-    redirect,
-    retry_after,
-)
+from vislib.fetching.replies import address_of, read_body, redirect, retry_after
 from vislib.fetching.urls import tidied
 from vislib.media.pixels import ImageError
 from vislib.runs.errors import InputError
@@ -48,11 +38,10 @@ if TYPE_CHECKING:
 
 _REDIRECTS, _CONNECT_S = 5, 10.0
 _BACKOFF_S = 0.5  # before the first retry; doubles
-_SILENT_HOSTS = (
-    50  # so many cannot be reached, and none was: the fault is nearer, unless one in flight answers
-)
+_HOSTS = 2000  # worked on at once: those that are to be left alone for a while delay no other
+_SILENT_HOSTS = 50  # that cannot be reached, while none was: the fault is nearer
 _UNREACHED = ("unreachable", "no_address", "host_failed")
-_IDLE = 16  # connections kept open; each request looks at all of them
+_OURS = ("bad_url", "not_public")  # failures that no host has said
 
 
 class Fetcher:
@@ -66,28 +55,25 @@ class Fetcher:
         self.params, self.links, self._waiting = params, links, waiting
         self.stop, self.counts = threading.Event(), Counter[str]()
         self.hosts: dict[str, Host] = {}
-        self._line: list[tuple[float, int, Host]] = []  # a heap: when, ticket, who
-        self._tickets = count()
-        self._listed = waiting.execute(
-            "SELECT host, count(*) FROM waiting GROUP BY host ORDER BY 2 DESC, 1"
+        # Failures by host, held back until one is reached: without a network they say nothing.
+        self._unreached: dict[str, list[tuple[str, ImageError]]] = {}
+        self._reached, self._asking = reached, 0
+        self._slots, self._places = (
+            asyncio.Semaphore(params.max_in_flight),
+            asyncio.Semaphore(_HOSTS),
         )
-        self._unreached: dict[
-            str, list[tuple[str, ImageError]]
-        ] = {}  # by host, until one is reached
-        self._reached, self._asking = reached, 0  # requests in flight
-        self._network = PublicNetwork(params.allow_hosts, resolvers=params.max_in_flight)
-        self._ending, self._woken = False, asyncio.Event()
-        self._headers = [
-            (b"User-Agent", params.user_agent.encode()),
-            (b"Accept", b"image/*,*/*;q=0.5"),
-            (b"Accept-Encoding", b"identity"),
-        ]
+        self._ending = asyncio.Event()
+        headers = {"User-Agent": params.user_agent, "Accept": "image/*,*/*;q=0.5"}
+        headers["Accept-Encoding"] = "identity"
+        self._client = Client(PublicNetwork(params.allow_hosts), headers)
 
     def run(self, show: Callable[[], None]) -> None:
         """Fetch until done, or told to stop and what was in flight is journalled; calls `show` now
         and then.
         """
         loop = asyncio.new_event_loop()
+        # The loop's own resolvers are few: names would queue.
+        loop.set_default_executor(ThreadPoolExecutor(self.params.max_in_flight, "resolve"))
         task = loop.create_task(self._all())
         with ThreadPoolExecutor(1, "fetch") as thread:
             future = thread.submit(loop.run_until_complete, task)
@@ -96,207 +82,144 @@ class Fetcher:
                     wait([future], 0.2)
                     show()
                     if self.stop.is_set():
-                        loop.call_soon_threadsafe(self._end)
+                        loop.call_soon_threadsafe(self._ending.set)
             finally:
                 loop.call_soon_threadsafe(task.cancel)  # nothing to a task that is done
                 wait([future])
-                self._network.close()
                 loop.close()
         try:
             future.result()
-        except ExceptionGroup as group:  # a full disk, say
-            error: Exception = group
-            while isinstance(error, ExceptionGroup):
-                error = error.exceptions[0]
-            raise error from None
+        except ExceptionGroup as group:  # a full disk, say, met by several workers
+            raise group.exceptions[0] from None
 
     # -- in the loop's thread
-    def _end(self) -> None:
-        self._ending = True
-        self._woken.set()
-
     async def _all(self) -> None:
-        most = self.params.max_in_flight
-        self._pool = httpcore2.AsyncConnectionPool(
-            httpcore2.default_ssl_context(),
-            max_connections=most,
-            max_keepalive_connections=min(most, _IDLE),
-            keepalive_expiry=5.0,
-            network_backend=self._network,
+        listed = self._waiting.execute(
+            "SELECT host, count(*) FROM waiting GROUP BY host ORDER BY 2 DESC, 1"
         )
-        async with self._pool, asyncio.TaskGroup() as group:
-            while not self._ending:
-                while turn := self._next_turn():
-                    group.create_task(self._work(turn))
-                if not self._asking and (not self._line or self._in_vain()):
+        async with asyncio.TaskGroup() as self._group:
+            for name, count in listed:
+                await self._places.acquire()
+                if self._ending.is_set() or (self._in_vain() and not self._asking):
                     break
-                await self._change()
-        if self._unreached and not self._ending:
+                host = self._host(name)
+                host.listed, host.fresh, host.n_fresh = True, self._urls(name), count
+                self._staff(host)
+        self._client.close()
+        # Unless it was ended early: then nobody knows yet.
+        if self._unreached and not self._ending.is_set():
             raise self._no_network()
 
-    async def _work(self, turn: tuple[Host, Link] | None) -> None:
-        """Make one request after the other, on connections that are warm, while there is one to
-        make.
-        """
-        while turn:
-            await self._attempt(*turn)
-            turn = self._next_turn()
-            if (
-                self._asking < self.params.max_in_flight
-            ):  # there is room, and may be more to ask for
-                self._woken.set()
+    def _urls(self, host: str) -> Iterator[str]:
+        query = "SELECT url FROM waiting WHERE host = ? ORDER BY tried, rowid"
+        return (url for (url,) in self._waiting.execute(query, (host,)))
 
-    def _next_turn(self) -> tuple[Host, Link] | None:
-        """The next request, counted as made, if one may go now."""
-        full = self._asking >= self.params.max_in_flight
-        if self._ending or full or self._in_vain() or not (host := self._next_host()):
-            return None
-        host.asking, self._asking = host.asking + 1, self._asking + 1
-        link = host.take(self.params.timeout_s)
-        self._queue(host)
-        return host, link
+    def _host(self, name: str) -> Host:
+        if name not in self.hosts:
+            self.hosts[name] = Host(name)
+        return self.hosts[name]
 
-    def _next_host(self) -> Host | None:
-        """A host that may be asked now: one that waited for it, or the next that was not begun
-        with.
-        """
-        while True:
-            while self._line and self._line[0][0] <= monotonic():
-                at, _, host = heappop(self._line)
-                if at != host.queued:
-                    continue  # it was given another turn
-                host.queued = inf
-                if host.fault and not host.asking:
-                    self._give_up(host)
-                elif host.ready_at() <= monotonic():
-                    return host
-                else:
-                    self._queue(host)
-            if not (listed := self._listed.fetchone()):
-                return None
-            host, count = self._host(listed[0]), listed[1]
-            urls = self._waiting.execute(
-                "SELECT url FROM waiting WHERE host = ? ORDER BY tried, rowid", listed[:1]
-            )
-            host.fresh, host.n_fresh = (url for (url,) in urls), count
-            self._queue(host)
+    def _staff(self, host: Host) -> None:
+        """See that enough workers go through a host's links."""
+        places = 1 if host.fault else self.params.max_per_host
+        while host.workers < min(places, host.waiting + host.asking):
+            host.workers += 1
+            self._group.create_task(self._work(host))
 
-    def _queue(self, host: Host) -> None:
-        """Give a host its turn, unless it has an earlier one. What waits here holds nothing that
-        others need.
-        """
-        at = max(host.ready_at(), monotonic())
-        if at < host.queued:
-            host.queued = at
-            heappush(self._line, (at, next(self._tickets), host))
-
-    async def _change(self) -> None:
-        """Wait until a request has ended, the next host's turn has come, or the run is to end."""
-        soonest = (
-            self._line[0][0] if self._line and self._asking < self.params.max_in_flight else None
-        )
-        self._woken.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(
-                None if soonest is None else max(soonest - monotonic(), 0.0)
-            ):
-                await self._woken.wait()
+    async def _work(self, host: Host) -> None:
+        while host.waiting and not self._ending.is_set():
+            if host.fault:
+                if host.asking:
+                    break  # an answer to what is in flight may show that it is there
+                self._give_up(host)
+            elif self._in_vain() and not self._asking:
+                break
+            elif (pause := 0.1 if self._in_vain() else host.pause()) > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), pause)
+            else:
+                async with self._slots:
+                    # Others may have asked, or been told to wait, meanwhile.
+                    if host.waiting and not host.fault and host.pause() <= 0:
+                        await self._attempt(host, host.take(self.params.timeout_s))
+                self._staff(host)
+        host.workers -= 1
+        if host.listed and not host.workers:
+            host.listed = False
+            self._places.release()
 
     async def _attempt(self, host: Host, link: Link) -> None:
         """One request, and what follows from it."""
         self.counts["retries"] += link.last is not None and not link.redirects
+        host.asking, self._asking = host.asking + 1, self._asking + 1
+        began, link.hold = monotonic(), 0.0
         try:
             address = link.address or address_of(link.url)
-            began = monotonic()
             link.address = await self._ask(host, link, address)
-            link.left -= monotonic() - began
-        except ImageError as error:
-            self._settle_failure(host, link, error)
+        except TimeoutError:
+            self._failed(host, link, ImageError("timed_out", "no whole answer within timeout_s"))
+        except (OSError, ImageError) as error:
+            failure = ImageError("disconnected", f"{type(error).__name__}: {error}"[:200])
+            self._failed(host, link, error if isinstance(error, ImageError) else failure)
         else:
+            link.left -= monotonic() - began
             if link.address:
                 self._move(link, link.address)
             else:
                 self.counts["fetched"] += 1
         finally:
             host.asking, self._asking = host.asking - 1, self._asking - 1
-            self._queue(host)
-
-    def _move(self, link: Link, address: URL) -> None:
-        """Let a link go on where a reply led to."""
-        link.redirects += 1
-        if link.redirects > _REDIRECTS:
-            error = ImageError(
-                "too_many_redirects", f"more than {_REDIRECTS}, the last to {address.href}"[:200]
-            )
-            return self._fail(link.url, error)
-        host = self._host(address.host)
-        host.first.append(link)
-        self._queue(host)
-        return None
-
-    def _settle_failure(self, host: Host, link: Link, error: ImageError) -> None:
-        """Ask for a link later where another attempt may help, else journal why it failed."""
-        if error.reason not in TRANSIENT or link.failures > self.params.retries:
-            return self._fail(link.url, error)
-        due = monotonic() + _BACKOFF_S * 2 ** max(link.failures - 1, 0)
-        own = self._host(_host_name(link.url))
-        again = Link(link.url, self.params.timeout_s, failures=link.failures, last=error, due=due)
-        (own.first if link.told_when else own.again).append(again)
-        self._queue(own)
-        return None
 
     async def _ask(self, host: Host, link: Link, address: URL) -> URL | None:
         """One request: where it leads on to, or nothing when the bytes are stored."""
         self.counts["requests"] += 1
-        hold = 0.0
-        try:
-            async with asyncio.timeout(link.left), self._reply(address, link.left) as reply:
-                self._reach()
-                headers = httpx2.Headers(reply.headers, encoding="utf-8")
-                hold = retry_after(headers.get("retry-after", ""))
-                location = redirect(reply.status, headers, address)
-                link.robots += headers.get_list("x-robots-tag")
-                self.links.respect(link.robots)
-                if location:
-                    host.answered()
-                    return location
-                body = Body(headers, self.params.max_bytes)
-                async for chunk in reply.aiter_stream():
-                    self.counts["bytes"] += len(chunk)
-                    body.take(chunk)
-            data = body.whole()
-        except (ImageError, *NETWORK_ERRORS) as error:
-            failure = failure_of(error)
-            self._judge(host, link, failure, hold)
-            raise failure from error
-        host.answered()
-        self.links.keep(link.url, data, link.robots)
-        return None
-
-    def _reply(
-        self, address: URL, seconds: float
-    ) -> AbstractAsyncContextManager[httpcore2.Response]:
-        scheme, port = address.protocol[:-1].encode(), int(address.port) if address.port else None
-        where = httpcore2.URL(
-            scheme=scheme,
-            host=address.hostname.strip("[]").encode(),
-            port=port,
-            target=(address.pathname + address.search).encode(),
-        )
-        head = [(b"Host", address.host.encode()), *self._headers]
-        timeouts = {"timeout": {"connect": min(_CONNECT_S, seconds / 2)}}
-        return self._pool.stream("GET", where, headers=head, extensions=timeouts)
-
-    def _judge(self, host: Host, link: Link, failure: ImageError, hold: float) -> None:
-        """What a failure says of its host, and whether it counts as an attempt of its link."""
-        if failure.reason in (*TRANSIENT, "no_address"):
-            host.failed(failure, hold, first=not link.last)
-            link.failures += not is_limit(failure, hold)
-            link.told_when = hold > 0 and not link.last
-        elif failure.reason not in ("bad_url", "not_public"):  # which no host has said
-            host.answered()
-        if failure.reason not in (*_UNREACHED, "bad_url", "not_public"):
+        connect_s = min(_CONNECT_S, link.left / 2)
+        async with asyncio.timeout(link.left), self._client.get(address, connect_s) as reply:
             self._reach()
+            link.hold = retry_after(reply)
+            location = redirect(reply, address)
+            link.robots += reply.values("x-robots-tag")
+            self.links.respect(link.robots)
+            if not location:
+                try:
+                    data = await read_body(reply, self.params.max_bytes)
+                finally:
+                    self.counts["bytes"] += reply.received
+        host.answered()
+        if not location:
+            self.links.keep(link.url, data, link.robots)
+        return location
+
+    def _move(self, link: Link, address: URL) -> None:
+        """Let a link go on where a reply led to, at that host's pace."""
+        link.redirects += 1
+        if link.redirects > _REDIRECTS:
+            detail = f"more than {_REDIRECTS}, the last to {address.href}"
+            self._fail(link.url, ImageError("too_many_redirects", detail[:200]))
+            return
+        host = self._host(address.host)
+        host.first.append(link)
+        self._staff(host)
+
+    def _failed(self, host: Host, link: Link, failure: ImageError) -> None:
+        """What a failure says of its host, and whether its link is asked for again."""
+        passing = failure.reason in TRANSIENT
+        if failure.reason not in (*_UNREACHED, *_OURS):
+            self._reach()
+        if passing or failure.reason == "no_address":
+            host.failed(link, failure)
+            link.failures += not is_limit(failure, link.hold)
+        elif failure.reason not in _OURS:
+            host.answered()
+        if not passing or link.failures > self.params.retries:
+            self._fail(link.url, failure)
+            return
+        due = monotonic() + _BACKOFF_S * 2 ** max(link.failures - 1, 0)
+        again = Link(link.url, self.params.timeout_s, failures=link.failures, last=failure, due=due)
+        # From where it was led to, a link goes back to its own address: it may lead elsewhere now.
+        own = self._host(_host_name(link.url))
+        (own.first if link.hold and not link.last else own.again).append(again)
+        self._staff(own)
 
     def _give_up(self, host: Host) -> None:
         """Settle what is left of a host: links that were not asked stay due, and the next run
@@ -312,14 +235,9 @@ class Fetcher:
         host.first.clear()
         host.again.clear()
 
-    def _host(self, name: str) -> Host:
-        if name not in self.hosts:
-            self.hosts[name] = Host(name, self.params.max_per_host)
-        return self.hosts[name]
-
     def _in_vain(self) -> bool:
-        """Whether so many hosts could not be reached that the fault is nearer, unless one in flight
-        answers.
+        """Whether so many hosts could not be reached that the fault is nearer, unless a request in
+        flight is answered.
         """
         return len(self._unreached) >= _SILENT_HOSTS
 
@@ -328,15 +246,11 @@ class Fetcher:
         self._journal(_host_name(url), url, error)
 
     def _journal(self, host: str, url: str, error: ImageError) -> None:
-        """Journal a failure of a link, or of a host. While nobody was reached, it says nothing: it
-        is held back.
-        """
+        """Journal a failure of a link, or (no link) of a host, or hold it back."""
         if error.reason in _UNREACHED and not self._reached:
             self._unreached.setdefault(host, []).append((url, error))
-        elif url:
-            self.links.fail(url, error)
         else:
-            self.links.fail_host(host, error)
+            self.links.fail(url or host, error, of_host=not url)
 
     def _reach(self) -> None:
         self._reached, held = True, self._unreached
@@ -371,33 +285,26 @@ def fetch_all(run: "Run", links: Links, shards: Sequence[Path]) -> int:
             if links.due(url, p.retry_days):
                 row = _host_name(url), url, links.tried(url)
                 waiting.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?)", row)
-        waiting.execute("CREATE INDEX hosts ON waiting (host)")
+        waiting.execute("CREATE INDEX hosts ON waiting (host, tried)")
         ((asked,),) = waiting.execute("SELECT count(*) FROM waiting")
         fetcher = Fetcher(p, links, waiting, reached=known > 0)
         with run.progress(asked, "link") as progress, interrupts(fetcher.stop):
             try:
                 fetcher.run(partial(_show, progress, fetcher.counts))
             finally:
-                run.metrics |= {
-                    "links_asked": asked,
-                    "hosts_asked": len(fetcher.hosts),
-                    **fetcher.counts,
-                }
+                hosts = len(fetcher.hosts)
+                run.metrics |= {"links_asked": asked, "hosts_asked": hosts, **fetcher.counts}
     return int(asked)
 
 
 def _host_name(url: str) -> str:
-    try:
+    with suppress(ImageError):
         return address_of(url).host
-    except ImageError:
-        return ""
+    return ""
 
 
 def _show(progress: Progress, counts: Counter[str]) -> None:
-    done, megabytes = counts["fetched"] + counts["failed"], counts["bytes"] / 1e6
-    progress.update(
-        done - progress.done,
-        failed=counts["failed"],
-        MB=f"{megabytes:.1f}",
-        requests=counts["requests"],
-    )
+    done, failed = counts["fetched"] + counts["failed"], counts["failed"]
+    megabytes = f"{counts['bytes'] / 1e6:.1f}"
+    n = done - progress.done
+    progress.update(n, failed=failed, MB=megabytes, requests=counts["requests"])

@@ -1,5 +1,4 @@
-"""One host among many: what is to be asked of it, the pace that it bears, and when to leave it
-alone.
+"""One host among many: what is to be asked of it, its rate limiter and its circuit breaker.
 
 An answer about one link, a failure too, says nothing about the next link: it slows the pace for a
 while. Only silence (nobody there, no answer in time) is of the host, and counts once a link.
@@ -18,10 +17,8 @@ from vislib.media.pixels import ImageError, Reason
 _SILENT = ("unreachable", "timed_out", "no_address")
 _STRIKES = 16  # links in a row that found no host, after which its other links are not asked
 _NO_NAME_STRIKES = 8  # of those for a name that is not there
-_FIRST_S, _SLOWEST_S = (
-    0.05,
-    2.0,
-)  # between two requests to a host that refuses some for their number
+_FIRST_S = 0.05  # between two requests to a host that refuses some for their number, at first
+_SLOWEST_S = 2.0  # and at most
 _IN_A_ROW = 4  # links that failed, after which the next one waits a little
 _REST_S, _LONG_REST_S = 0.5, 30.0  # the longest waits: after failures, after "too many requests"
 _PATIENCE_S = 60.0  # of nothing but "too many requests": limits are mostly by the minute
@@ -39,39 +36,41 @@ class Link:
     robots: list[str] = field(default_factory=list)  # X-Robots-Tag headers met
     failures: int = 0  # attempts that count
     last: ImageError | None = None  # why the last attempt failed
-    told_when: bool = False  # the first attempt was answered with a time to come back
-    due: float = 0.0  # when the next may be made
+    hold: float = 0.0  # seconds that the last reply asks to wait
+    due: float = 0.0  # when the next attempt may be made
 
 
 class Host:
     """One host in this run: its links, its requests in flight, its pace."""
 
-    def __init__(self, name: str, places: int) -> None:
-        self.name, self.places, self.asking = name, places, 0
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.fresh: Iterator[str] = iter(())  # links that were not asked yet, so many:
         self.n_fresh = 0
-        self.first, self.again = deque[Link](), deque[Link]()  # on their way, or told when; failed
-        self.queued = inf  # when its turn comes in the fetcher's line
-        self._next_at, self._interval, self._held_until = 0.0, 0.0, 0.0
+        self.first = deque[Link]()  # links on their way, or told when to come back
+        self.again = deque[Link]()  # links that failed
+        self.workers = self.asking = 0  # that work through the links; that wait for an answer
+        self.listed = False  # it takes a place among the hosts that are worked on at once
+        self.fault: ImageError | None = None  # why what was not asked yet shall not be
+        self._next_at = self._interval = self._held_until = 0.0
         self._refused = self._strikes = 0  # in a row
         self._since = inf  # when it began to answer nothing but "too many requests"
-        self.fault: ImageError | None = None  # why what was not asked yet shall not be
 
-    def ready_at(self) -> float:
-        """When it may be asked next, or given up; infinite while that depends on a request in
-        flight.
-        """
-        if self.asking and (self.asking >= self.places or self.fault):
-            return inf
-        if self.fault and (self.first or self.n_fresh or self.again):
-            return 0.0
-        if self.first or self.n_fresh:
-            return self._next_at
-        return max(self._next_at, self.again[0].due) if self.again else inf
+    @property
+    def waiting(self) -> int:
+        """Number of links that are to be asked."""
+        return len(self.first) + self.n_fresh + len(self.again)
+
+    def pause(self) -> float:
+        """Seconds until it may be asked for its next link."""
+        at = self._next_at
+        if not self.first and not self.n_fresh and self.again:
+            at = max(at, self.again[0].due)
+        return at - monotonic()
 
     def take(self, timeout_s: float) -> Link:
         """The link that is asked next: on its way or told when first, then not asked before, then
-        failed.
+        failed, so that bad links delay no good one.
         """
         self._next_at = max(monotonic(), self._next_at) + self._interval
         if self.first:
@@ -89,28 +88,24 @@ class Host:
         self._refused = self._strikes = 0
         self._interval = self._interval * 0.7 if self._interval > _FIRST_S / 10 else 0.0
 
-    def failed(self, failure: ImageError, hold: float, *, first: bool) -> None:
-        """A request failed for what may pass, and was the link's `first` to; `hold`: seconds the
-        host asks for.
-        """
-        now, limited = monotonic(), is_limit(failure, hold)
+    def failed(self, link: Link, failure: ImageError) -> None:
+        """A request for `link` failed for what may pass."""
+        now, limited, first = monotonic(), is_limit(failure, link.hold), link.last is None
         if failure.reason not in _SILENT:
             self._strikes = 0
-        elif first:
+        elif first:  # further attempts at one link tell nothing new of the host
             self._strikes += _NO_NAME_STRIKES if failure.reason == "no_address" else 1
         self._since = min(self._since, now) if limited else inf
         self.fault = None
         if self._strikes >= _STRIKES:
             reason: Reason = "no_address" if failure.reason == "no_address" else "host_failed"
-            self.fault = ImageError(
-                reason, f"not asked, links in a row found no host, the last: {failure}"
-            )
+            why = f"links in a row found no host, the last: {failure}"
+            self.fault = ImageError(reason, f"not asked, {why}")
         elif now - self._since >= _PATIENCE_S and self._refused >= _TRIES:
-            self.fault = ImageError(
-                "host_failed", f"not asked, for {_PATIENCE_S:.0f} s nothing but {failure}"
-            )
+            why = f"for {_PATIENCE_S:.0f} s nothing but {failure}"
+            self.fault = ImageError("host_failed", f"not asked, {why}")
         if first or limited:
-            self._slow(now, hold, limited)
+            self._slow(now, link.hold, limited)
 
     def _slow(self, now: float, hold: float, limited: bool) -> None:
         """Wait, the longer the more failed in a row; what was in flight together counts as one."""

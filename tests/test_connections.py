@@ -1,10 +1,12 @@
-"""`vislib.fetching.lenient`: what browsers, curl and urllib read of a server is read here too."""
+"""`vislib.fetching.connections`: what browsers, curl and urllib read is read here too."""
+
+import asyncio
 
 import pytest
 
 from tests.test_fetching import allowing, fetch, impatient  # noqa: F401
 from tests.web_server import answer, png, web_server
-from vislib.fetching.lenient import strict_head
+from vislib.fetching.connections import read_head
 
 BODY = png(5)
 LENGTH = f"Content-Length: {len(BODY)}\r\n".encode()
@@ -118,9 +120,22 @@ def test_redirects_and_opting_out_are_read_from_lax_heads_too(tmp_path, monkeypa
     assert list(found.values()) == ["ok", "ok", "ok", "opted_out"]
 
 
-def test_a_strict_head_is_kept_as_it_is():
+def test_a_head_is_read_as_it_is():
     head = (
         b"HTTP/1.1 404 Not Found\r\nA: b\r\nSet-Cookie: x\r\nset-cookie: y\r\nContent-Length:"
         b" 3\r\n\r\n"
     )
-    assert strict_head(head) == (head.replace(b" Not Found", b""), 404, False)
+
+    async def read():
+        reader = asyncio.StreamReader()
+        reader.feed_data(head + b"abc")
+        return await read_head(reader)
+
+    reply = asyncio.run(read())
+    assert (reply.status, reply.length, reply.persistent) == (404, 3, True)
+    assert reply.fields == [
+        ("a", "b"),
+        ("set-cookie", "x"),
+        ("set-cookie", "y"),
+        ("content-length", "3"),
+    ]
