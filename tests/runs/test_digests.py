@@ -1,5 +1,6 @@
 """A file is hashed once while it stays the same, and again whenever it may have changed."""
 
+import hashlib
 import os
 import shutil
 import time
@@ -9,7 +10,11 @@ import pytest
 
 from vislib.runs import digests
 from vislib.runs.digests import content_hash, file_hashes, folder_facts
-from vislib.runs.keys import expand, sha256
+from vislib.runs.keys import expand
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture

@@ -11,93 +11,154 @@ from vislib.runs.params import Parameter
 
 
 def book(file: Path, *cells: tuple[str, str, list[str]]) -> Path:
-    file.write_text(
-        json.dumps(
-            {
-                "cells": [
-                    {
-                        "cell_type": kind,
-                        "source": source,
-                        "metadata": {"tags": tags},
-                        "outputs": [source],
-                        "execution_count": 3,
-                    }
-                    for kind, source, tags in cells
-                ]
-            }
-        )
-    )
+    """A notebook of `(kind, source, tags)`."""
+    made = [
+        {
+            "cell_type": kind,
+            "source": source,
+            "metadata": {"tags": tags},
+            "outputs": [source],
+            "execution_count": 3,
+        }
+        for kind, source, tags in cells
+    ]
+    file.write_text(json.dumps({"cells": made}))
     return file
 
 
-def test_outputs_and_the_parameters_cell_are_not_in_the_notebooks_hash(tmp_path):
-    one = keys.notebook_hash(
-        book(tmp_path / "a.ipynb", ("code", "x = 1", []), ("code", "n: int = 1", ["parameters"]))
-    )
-    other = json.loads((tmp_path / "a.ipynb").read_text())
-    other["cells"][0] |= {"outputs": ["new"], "execution_count": 9}
-    other["cells"][1]["source"] = "n: int = 2"
-    (tmp_path / "b.ipynb").write_text(json.dumps(other))
-    assert keys.notebook_hash(tmp_path / "b.ipynb") == one
-    other["cells"][0]["source"] = "x = 2"
-    (tmp_path / "b.ipynb").write_text(json.dumps(other))
-    assert keys.notebook_hash(tmp_path / "b.ipynb") != one
+def parameter(name, *flags, default=""):
+    return Parameter(name=name, type="str", default=default, help="", flags=frozenset(flags))
 
 
-def test_code_is_followed_through_imports_at_any_depth_with_its_templates(tmp_path, monkeypatch):
-    library = tmp_path / "vislib"
-    for name, text in {
-        "__init__.py": "",
-        "one.py": "def f():\n    from vislib.deep import inner\n",
-        "two.py": "",
-        "deep/__init__.py": "",
-        "deep/inner.py": "import json",
-        "deep/words.txt": "template",
-        "deep/more/__init__.py": "",
-        "deep/more/other.txt": "of a package that nobody imports",
-        "stray.txt": "beside the code",
-    }.items():
-        (library / name).parent.mkdir(parents=True, exist_ok=True)
-        (library / name).write_text(text)
-    monkeypatch.setattr(keys, "ROOT", tmp_path)
-    notebook = book(
-        tmp_path / "a.ipynb",
-        ("code", "%matplotlib inline\nfrom vislib import one", []),
-        ("markdown", "import vislib.two", []),
-    )
-    names = {str(p.relative_to(library)) for p in keys.code_files(notebook)}
-    assert names == {
-        "__init__.py",
-        "one.py",
-        "deep/__init__.py",
-        "deep/inner.py",
-        "deep/words.txt",
-        "stray.txt",
-    }
-    before = keys.code_hash(notebook)
-    (library / "two.py").write_text("changed = 1")
-    assert keys.code_hash(notebook) == before
-    (library / "deep/words.txt").write_text("another template")
-    assert keys.code_hash(notebook) != before
+SCHEMA = {
+    "a": parameter("a", default=1),
+    "table": parameter("table", "input"),
+    "workers": parameter("workers", "throughput"),
+    "run_dir": parameter("run_dir"),
+}
+VALUES = {"a": 1, "table": "x", "workers": 1, "run_dir": "runs/x"}
+CELLS = {
+    "prose": ("markdown", "# A title", []),
+    "imports": ("code", "import math\nfrom vislib import letters, sizes", []),
+    "parameters": ("code", "a: int = 1", ["parameters"]),
+    "look": ("code", "%matplotlib inline\nsize = 3\nsizes", []),
+    "work": ("code", "def rule(x): return letters, x + a\nrun.map(rule)", ["work"]),
+    "last": ("code", "run.finish()", []),
+}
 
 
-def parameter(name, *flags):
-    return Parameter(name=name, type="str", default="", help="", flags=frozenset(flags))
+def differs(tmp_path, schema=SCHEMA, inputs=None, name="02_a.ipynb", values=VALUES, **edits):
+    """What changes say of an edit of CELLS, of values or of inputs."""
+    before = book(tmp_path / name, *CELLS.values())
+    old = keys.stage_hashes(before, SCHEMA, VALUES, {"table:x": "1"})
+    after = book(tmp_path / name, *(CELLS | edits).values())
+    new = keys.stage_hashes(after, schema, values, inputs or {"table:x": "1"})
+    found = keys.changes(old, new, schema)
+    assert (keys.key_of(old) == keys.key_of(new)) is (not found) or schema is not SCHEMA
+    return [(change.kind, change.text) for change in found]
 
 
-def test_throughput_and_run_dir_are_not_keyed_but_inputs_are(tmp_path):
-    notebook = book(tmp_path / "a.ipynb", ("code", "x = 1", []))
-    schema = {
-        n: parameter(n, *f) for n, f in {"a": [], "workers": ["throughput"], "run_dir": []}.items()
-    }
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"prose": ("markdown", "# Another", [])},
+        {"more": ("markdown", "at the end", [])},
+        {
+            "parameters": (
+                "code",
+                "a: int = 2  # another default, which the set overrides",
+                ["parameters"],
+            )
+        },
+        {"look": ("code", "size = 4", [])},
+        {"imports": ("code", "from vislib import sizes\nfrom vislib import letters  # why", [])},
+        {
+            "work": (
+                "code",
+                "# why\ndef rule(x):\n    'Say it.'\n    return letters, x + a\nrun.map(rule)",
+                ["work"],
+            )
+        },
+        {"values": VALUES | {"workers": 8, "run_dir": "runs/y"}},
+    ],
+)
+def test_what_changes_no_data_is_no_change(tmp_path, edit):
+    assert differs(tmp_path, **edit) == []
 
-    def key(values, hashes):
-        return keys.stage_key(notebook, schema, values, hashes)[0]
 
-    base = key({"a": 1, "workers": 1, "run_dir": "runs/x"}, {"i": "1"})
-    assert key({"a": 1, "workers": 8, "run_dir": "runs/y"}, {"i": "1"}) == base
-    assert key({"a": 2, "workers": 1, "run_dir": "runs/x"}, {"i": "1"}) != base
-    assert key({"a": 1, "workers": 1, "run_dir": "runs/x"}, {"i": "2"}) != base
+@pytest.mark.parametrize(
+    ("edit", "kind", "text"),
+    [
+        (
+            {"work": ("code", "def rule(x): return letters, x - a\nrun.map(rule)", ["work"])},
+            "code",
+            "notebook cell 5",
+        ),
+        ({"work": ("code", "run.map(sizes, a)", ["work"])}, "code", "notebook cell 5"),
+        ({"values": VALUES | {"a": 2}}, "parameter", "parameter a 1 → 2"),
+        ({"inputs": {"table:x": "2"}}, "input", "input x"),
+    ],
+)
+def test_what_changes_data_is_named(tmp_path, edit, kind, text):
+    assert (kind, text) in differs(tmp_path, **edit)
+
+
+def test_what_only_looks_use_is_not_reached(tmp_path):
+    def code(*cells):
+        return keys.stage_hashes(book(tmp_path / "02_a.ipynb", *cells), SCHEMA, VALUES, {})["code"]
+
+    reached = code(*CELLS.values())
+    assert "vislib/letters.py" in reached
+    assert "vislib/sizes.py" not in reached
+    assert reached["vislib/letters.py"] != reached.get("vislib/sizes.py")
+    untagged = code(*(cell for cell in CELLS.values() if cell[2] != ["work"]))
+    assert "vislib/sizes.py" in untagged
+
+
+def test_all_code_of_a_figure_counts(tmp_path):
+    look = ("code", "size = 4\nsizes", [])
+    assert differs(tmp_path, name="21_a.ipynb", look=look) == [("code", "notebook cell 4")]
+    assert differs(tmp_path, name="21_a.ipynb", prose=("markdown", "another", [])) == []
+
+
+def test_a_new_parameter_at_its_default_is_no_change(tmp_path):
+    schema = SCHEMA | {"new": parameter("new", default="old way")}
+    assert differs(tmp_path, schema, values=VALUES | {"new": "old way"}) == []
+    found = differs(tmp_path, schema, values=VALUES | {"new": "another"})
+    assert found == [("parameter", 'parameter new "old way" → "another"')]
+    gone = {name: one for name, one in SCHEMA.items() if name != "a"}
+    kept = {name: value for name, value in VALUES.items() if name != "a"}
+    assert differs(tmp_path, gone, values=kept) == []
+
+
+def test_a_stage_that_asks_depends_on_what_decides_what_is_sent(tmp_path):
+    schema = SCHEMA | {"engine": parameter("engine")}
+    notebook = book(tmp_path / "06_a.ipynb", *CELLS.values())
+    asking = keys.stage_hashes(notebook, schema, VALUES | {"engine": ""}, {})["code"]
+    assert asking.keys() >= {"vislib/engines/billing.py", "vislib.engines"}
+    assert "vislib/engines/limits.py" not in asking
+
+
+def test_a_work_cell_that_leans_on_a_look_cell_is_refused(tmp_path):
+    def hashes(look, work="run.map(rule, a)"):
+        cells = CELLS | {"look": ("code", look, []), "work": ("code", work, ["work"])}
+        return keys.stage_hashes(book(tmp_path / "02_a.ipynb", *cells.values()), SCHEMA, VALUES, {})
+
+    with pytest.raises(
+        InputError, match=r"cell 5 is tagged `work` and uses rule, which cell 4 makes"
+    ):
+        hashes("def rule(x): return x")
+    with pytest.raises(InputError, match=r"cell 5 .* uses a, which cell 4 makes"):
+        hashes("a = 3", "def deep():\n    return a")
+    assert hashes("rule = 1", "rule = 2\nrule")  # its own
+    assert hashes("x = y = 1", "[y for y in (1, 2)]\ndef f(x): return x")
+    assert hashes("x = (")
+
+
+def test_a_key_of_whole_files_says_so_once(tmp_path):
+    now = keys.stage_hashes(book(tmp_path / "02_a.ipynb", *CELLS.values()), SCHEMA, VALUES, {})
+    old = {"notebook": "ab12", "code": "cd34", "parameters": VALUES, "inputs": {}}
+    assert keys.changes(old, now, SCHEMA) == [keys.Change("code", keys.OLD_HOUSE)]
 
 
 def test_tables_of_this_run_of_another_run_and_outside_files(tmp_path):

@@ -70,7 +70,7 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
     assert project.run("--dry-run", "--force").stdout.count("would run\n") == 2
     project.parameters("80_first.yaml", "n: 5\n")
     plan = project.run("--dry-run")
-    assert "80_first               would run\n" in plan.stdout
+    assert "80_first               would run: parameter n 4 → 5\n" in plan.stdout
     assert "81_second              would run if 80_first changes its data" in plan.stdout
     status = project.run("--status")
     assert status.stdout.count("ok ") == 2

@@ -19,7 +19,7 @@ from typing import Any
 
 from vislib.runs.disk import explain, is_full
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT
+from vislib.runs.keys import ROOT, key_of
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock, end_group
 from vislib.runs.record import summary
 from vislib.runs.redaction import redact, write_redacted
@@ -55,9 +55,7 @@ class _RedactingFiles:
         return path
 
 
-def execute(
-    stage: Stage, key: str, facts: dict[str, Any], *, tell: Callable[[str], None]
-) -> dict[str, Any]:
+def execute(stage: Stage, facts: dict[str, Any], *, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run `stage` in a kernel of its own, then promote it. Returns its record; raises StageFailed
     or KeyboardInterrupt.
 
@@ -65,7 +63,7 @@ def execute(
     """
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     try:
-        stage.open_partial(key, facts)
+        stage.open_partial(key_of(facts["hashes"]), facts, tell)
         with _followed(stage.partial / "log.txt", tell):
             book = _run_notebook(stage)
         record = read_record(stage.partial)

@@ -1,129 +1,174 @@
 """The key of a stage: equal keys, equal data. It holds what can change the data, and nothing else.
 
-Notebook source without outputs and without its parameters cell, the resolved parameters (without
-`run_dir` and those marked [throughput]), content hashes of the inputs, and the `vislib` modules
-that the notebook reaches by import.
+The cells that make data, the pure code that they reach (`code`), the resolved parameters (without
+`run_dir` and those marked [throughput]), and the content of the inputs. Each part has a digest of
+its own in the record, so that a plan can say what has changed.
 """
 
-import ast
-import hashlib
+import builtins
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+import symtable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from vislib.runs.code import ENGINES, code_reached, imports_of, short, source_digest
+from vislib.runs.code import ROOT as ROOT
 from vislib.runs.errors import InputError
 from vislib.runs.params import Schema
 
-ROOT = Path(__file__).resolve().parents[2]
 _TABLE = re.compile(
     r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./-]+)$"
 )
+_MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
+Hashes = dict[str, Any]
 
 
-def sha256(data: bytes) -> str:
-    """Hex SHA-256 of `data`."""
-    return hashlib.sha256(data).hexdigest()
+class Change(NamedTuple):
+    """One difference between the key of a record and today's: what kind, and in words."""
+
+    kind: str  # parameter, input or code
+    text: str
 
 
-def notebook_hash(notebook: Path) -> str:
-    """Hash of a notebook's cells (type and source), without outputs, metadata and the parameters
-    cell.
-    """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    kept = [
-        (cell["cell_type"], "".join(cell["source"]))
-        for cell in cells
-        if not {"parameters", "injected-parameters"} & set(cell.get("metadata", {}).get("tags", []))
-    ]
-    return sha256(json.dumps(kept).encode())
-
-
-def code_files(notebook: Path) -> list[Path]:
-    """Files of `vislib` that the notebook's code cells reach by import, templates and texts beside
-    them included.
-    """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    plain = (re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE) for source in sources)
-    waiting = [path for source in plain for path in _imports(source)]
-    reached: set[Path] = set()
-    while waiting:
-        path = waiting.pop()
-        if path not in reached:
-            reached.add(path)
-            waiting += _imports(path.read_text(encoding="utf-8"))
-    packages = [path.parent for path in reached if path.name == "__init__.py"]
-    return sorted(reached.union(*(_package_data(package) for package in packages)))
-
-
-def _package_data(package: Path) -> set[Path]:
-    """Files of a package that are not code (templates, texts, styles), without those of its
-    subpackages.
-    """
-    files = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
-    files = {
-        p for p in files if not any(part.startswith(".") for part in p.relative_to(package).parts)
+def stage_hashes(
+    notebook: Path, schema: Schema, values: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Hashes:
+    """Digests of all that can change a stage's data, by cell, module, parameter and input."""
+    cells, imports = _data_cells(notebook)
+    # The engine is chosen by a parameter: no import of the notebook leads to its code.
+    imports += ENGINES if "engine" in schema else ()
+    return {
+        "cells": {str(number): source_digest(source) for number, source in cells},
+        "code": code_reached(imports, looks=_is_figure(notebook)),
+        "parameters": {
+            name: value
+            for name, value in values.items()
+            if name != "run_dir" and "throughput" not in schema[name].flags
+        },
+        "inputs": dict(sorted(inputs.items())),
     }
-    inner = [init.parent for init in package.rglob("__init__.py") if init.parent != package]
-    return {p for p in files if not any(p.is_relative_to(folder) for folder in inner)}
 
 
-def _imports(source: str) -> list[Path]:
-    """Module files of `vislib` that a source imports at any depth, with the packages they stand
-    in.
+def key_of(hashes: Hashes) -> str:
+    """One digest of all; where cells stand among prose and looks is left out."""
+    said = {**hashes, "cells": list(hashes.get("cells", {}).values())}
+    return short(json.dumps(said, sort_keys=True, ensure_ascii=False))
+
+
+def _is_figure(notebook: Path) -> bool:
+    """Figures begin at 20; all of their code shows in the result."""
+    return notebook.name[:2] >= "20"
+
+
+def _data_cells(notebook: Path) -> tuple[list[tuple[int, str]], list[str]]:
+    """Number and source of the cells that make data, and the dotted names that they import.
+
+    These are the cells tagged `work`; all code cells where none is, and in figures.
     """
-    files = []
-    for name in _imported(source):
-        steps = name.split(".")
-        for depth in range(1, len(steps) + 1):
-            folder = ROOT.joinpath(*steps[:depth])
-            files += [p for p in (folder.with_suffix(".py"), folder / "__init__.py") if p.is_file()]
-    return files
+    cells, work = dict[int, str](), dict[int, str]()
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"], 1):
+        tags = set(cell.get("metadata", {}).get("tags", []))
+        if cell["cell_type"] == "code" and not tags & {"parameters", "injected-parameters"}:
+            cells[number] = "".join(cell["source"])
+            if "work" in tags:
+                work[number] = cells[number]
+    if not work or _is_figure(notebook):
+        return list(cells.items()), [d for c in cells.values() for _, d in imports_of(c)]
+    used = _check_work(notebook, cells, work)
+    imports = [d for c in cells.values() for name, d in imports_of(c) if name in used]
+    return list(work.items()), imports + [d for c in work.values() for _, d in imports_of(c)]
 
 
-@lru_cache(maxsize=1024)  # the stages of a set reach the same modules
-def _imported(source: str) -> list[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return sorted(name for name in names if name.split(".")[0] == "vislib")
+def _check_work(notebook: Path, cells: Mapping[int, str], work: Mapping[int, str]) -> set[str]:
+    """The names that `work` cells use. Raises InputError for one that only a look cell makes."""
+    names = {number: _names(source) for number, source in cells.items()}
+    made_by_work = {name for number in work for name in names[number][1]}
+    for number in work:
+        for look in cells.keys() - work.keys():
+            # `run` itself is the ground that every cell stands on
+            foreign = (names[number][0] & names[look][1]) - made_by_work - {"run"}
+            if foreign:
+                raise InputError(
+                    f"{notebook}: cell {number} is tagged `work` and uses {min(foreign)}, which"
+                    f" cell {look} makes without that tag, so that an edit there would go unseen;"
+                    f" tag cell {look} `work`, or make {min(foreign)} in a cell that is"
+                )
+    return {name for number in work for name in names[number][0]}
 
 
-def code_hash(notebook: Path) -> str:
-    """Hash over the names and contents of `code_files`."""
-    lines = (
-        f"{path.relative_to(ROOT)} {sha256(path.read_bytes())}" for path in code_files(notebook)
-    )
-    return sha256("\n".join(lines).encode())
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """Names that a cell takes from its surroundings, and those that it assigns (not imports)."""
+    used, made = set[str](), set[str]()
+    with suppress(SyntaxError):  # the kernel will say so
+        waiting = [symtable.symtable(_MAGIC.sub("", source), "cell", "exec")]
+        while waiting:
+            table = waiting.pop()
+            top = table.get_type() == "module"
+            for symbol in table.get_symbols():
+                if symbol.is_referenced() and (top or symbol.is_global()):
+                    used.add(symbol.get_name())
+                if top and symbol.is_assigned() and not symbol.is_imported():
+                    made.add(symbol.get_name())
+            waiting += table.get_children()
+    return used - set(dir(builtins)), made
 
 
-def stage_key(
-    notebook: Path, schema: Schema, values: Mapping[str, Any], input_hashes: Mapping[str, str]
-) -> tuple[str, dict[str, Any]]:
-    """The key of one stage and the hashes in it."""
-    kept = {
-        name: value
-        for name, value in values.items()
-        if name != "run_dir" and "throughput" not in schema[name].flags
-    }
-    hashes = {
-        "notebook": notebook_hash(notebook),
-        "code": code_hash(notebook),
-        "parameters": kept,
-        "inputs": dict(sorted(input_hashes.items())),
-    }
-    return sha256(json.dumps(hashes, sort_keys=True, ensure_ascii=False).encode()), hashes
+def changes(before: Hashes, now: Hashes, schema: Schema) -> list[Change]:
+    """What differs between the hashes of a record and today's.
+
+    A parameter that the record does not know counts as code while it stands at its default.
+    """
+    old, new = before.get("parameters", {}), now.get("parameters", {})
+    found = []
+    for name, value in new.items():
+        was = old.get(name, schema[name].default)
+        if was != value:
+            found.append(Change("parameter", f"parameter {name} {_brief(was)} → {_brief(value)}"))
+    for name, digest in now.get("inputs", {}).items():
+        parameter, _, entry = name.partition(":")
+        if parameter in old and before.get("inputs", {}).get(name) != digest:
+            found.append(Change("input", f"input {entry}"))
+    return found + [Change("code", text) for text in _code_changes(before, now)]
+
+
+def only_code(found: Sequence[Change]) -> bool:
+    """Whether a result differs by its code alone, so that its owner may accept it."""
+    return all(change.kind == "code" for change in found)
+
+
+def in_words(found: Sequence[Change]) -> str:
+    """The first changes, as a plan says them."""
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return ", ".join(change.text for change in found[:3]) + more
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _code_changes(before: Hashes, now: Hashes) -> Iterator[str]:
+    if isinstance(before.get("code"), str):
+        yield OLD_HOUSE
+        return
+    cells, new = before.get("cells", {}), now.get("cells", {})
+    if list(cells.values()) != list(new.values()):
+        numbers = [number for number, digest in new.items() if digest not in cells.values()]
+        yield f"notebook cell {', '.join(numbers)}" if numbers else "order of notebook cells"
+    code, reached = before.get("code", {}), now.get("code", {})
+    for name in sorted(code.keys() | reached.keys()):
+        if code.get(name) != reached.get(name):
+            yield f"files of {name[:-2]}" if name.endswith("/*") else f"code of {name}"
+
+
+OLD_HOUSE = "a key of an earlier vislib, which held whole files"
 
 
 # ---- inputs
-# -------------------------------------------------------------------------------------------------
 
 
 def table_reference(value: str) -> tuple[str, str, str] | None:

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vislib.runs.keys import ROOT, sha256
+from vislib.runs.code import short
+from vislib.runs.keys import ROOT
 
 _DIFF = 65_536  # characters kept
 
@@ -48,7 +49,7 @@ def git_state() -> dict[str, Any]:
         "commit": commit,
         "dirty": bool(changed),
         "changed": changed,
-        "diff_sha256": sha256(diff),
+        "diff_sha256": short(diff),
         "diff": shown,
     }
 

@@ -11,23 +11,34 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from vislib.runs.digests import nothing_written
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT, expand, input_path, input_values
+from vislib.runs.keys import OLD_HOUSE, ROOT
 from vislib.runs.locking import FORCE_VARIABLE, FolderLock
-from vislib.runs.provenance import pinned_versions
-from vislib.runs.record import Run, summary
+from vislib.runs.plan import (
+    Options,
+    Plan,
+    asks,
+    estimate,
+    matches,
+    meet_servers,
+    plan_all,
+    plan_one,
+    refuse_costly,
+)
+from vislib.runs.provenance import pinned_versions, relative_to_root
+from vislib.runs.record import summary
 from vislib.runs.redaction import redact
 from vislib.runs.sets import STAND_INS, SetFile, check_inputs, read_set, refuse_mixture, who_answers
 from vislib.runs.stage import read_record, settle_runs_folder
 from vislib.runs.terminal import any_terminal, reader_has_gone
 
-_RUNS = "would run"
+_OLD_HOUSE = (
+    "note: keys of earlier versions held whole files; now they hold the cells that make data and"
+    " the pure code that these reach. What was made before is made again once, or kept by --accept"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,13 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         entries = read_set(_set_folder(options.set))
         stages = _select(entries, options.only, options.start)
+        for name in options.accept + options.redo:
+            _select(stages, name, "")
         if options.status:
             return _print_status(stages)
         check_inputs(entries, stages)
         if not options.only:
             refuse_mixture(entries)
         with nothing_written() if options.dry_run else nullcontext():
-            return _run(stages, force=options.force, dry_run=options.dry_run)
+            asked = Options(force=options.force, accept=options.accept, redo=options.redo)
+            return _run(stages, asked, dry_run=options.dry_run)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true", help="run the selected stages even if nothing has changed"
     )
+    for name, what in (("accept", "keep what other code has made"), ("redo", "make it again")):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="NAME", help=f"{what}, of this stage"
+        )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run, and run nothing"
     )
@@ -101,93 +119,42 @@ def _set_folder(name: str) -> Path:
 def _select(entries: list[SetFile], only: str, start: str) -> list[SetFile]:
     names = [entry.stage.name for entry in entries]
     for wanted in filter(None, (only, start)):
-        if not any(_matches(name, wanted) for name in names):
+        if not any(matches(name, wanted) for name in names):
             raise InputError(f"no stage {wanted!r} in this set; its stages are {', '.join(names)}")
     if only:
-        return [entry for entry in entries if _matches(entry.stage.name, only)]
-    first = next((n for n, name in enumerate(names) if start and _matches(name, start)), 0)
+        return [entry for entry in entries if matches(entry.stage.name, only)]
+    first = next((n for n, name in enumerate(names) if start and matches(name, start)), 0)
     return entries[first:]
 
 
-def _matches(name: str, wanted: str) -> bool:
-    """`07`, `07_qa_generation` and `10_finetuning.leaky` name a stage; `10_finetuning` names all
-    its variants.
-    """
-    return name == wanted or name.split("_")[0] == wanted or name.split(".")[0] == wanted
-
-
-def _run(entries: list[SetFile], *, force: bool, dry_run: bool) -> int:
+def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
     for entry in entries:
         if omitted := [name for name in entry.omitted if name not in STAND_INS]:
             print(f"{entry.file.name}: takes the notebook's defaults for {', '.join(omitted)}")
     if answering := who_answers(entries):
         print(f"answers: {answering}")
-    _meet_servers(entries, force=force)
+    plans = plan_all(entries, options)
+    for note in meet_servers(plans):
+        print(note)
+    if any(OLD_HOUSE in plan.verdict for plan in plans):
+        print(_OLD_HOUSE)
+    if dry_run:
+        for plan in plans:
+            _print_plan(plan)
+        return 0
+    refuse_costly(plans)
     lock = FolderLock(entries[0].stage.run / ".lock")
-    if not dry_run:
-        lock.acquire()
+    lock.acquire()
     try:
-        if force:
+        if options.force:
             os.environ[FORCE_VARIABLE] = "1"  # kernels ask failures again
-        changed: set[str] = set()
-        for entry in entries:
-            if dry_run:
-                _print_plan(entry, changed, force=force)
-            elif not _run_stage(entry, force=force):
-                return 1
+        if not all(_run_stage(entry, options) for entry in entries):
+            return 1
     finally:
         os.environ.pop(FORCE_VARIABLE, None)
         lock.release()
-    if not dry_run:
-        _print_results(entries[0].stage.run)
+    _print_results(entries[0].stage.run)
     return 0
-
-
-def _meet_servers(entries: list[SetFile], *, force: bool) -> None:
-    """Raise InputError, with the file's name, for what an asking stage lacks: before earlier stages
-    are paid.
-
-    Settings, the key, and a server that answers. A stage that would not run, or has all answers,
-    needs no server.
-    """
-    engines = {entry.stage.name: engine for entry in entries if (engine := _engine(entry))}
-    changed: set[str] = set()
-    for entry in entries if engines else ():
-        try:
-            verdict = _verdict(entry, changed, force=force)
-        except InputError:  # an input is missing: its own turn says so
-            verdict = _RUNS
-        engine = engines.get(entry.stage.name)
-        if (
-            verdict == "unchanged"
-            or not engine
-            or not engine.places
-            or entry.stage.values["replay"]
-        ):
-            continue
-        try:
-            seen = import_module("vislib.engines.identity").look_at_all(engine.places, engine.model)
-        except InputError as error:
-            if verdict == _RUNS and _estimate(entry).startswith("nothing to ask"):
-                continue
-            raise InputError(f"{entry.file}: {error}") from error
-        for one in seen:
-            if note := one.note or (
-                one.unreachable and f"{one.url}: no connection ({one.unreachable})"
-            ):
-                print(f"{entry.file.name}: note: {note}")
-
-
-def _engine(entry: SetFile) -> Any:
-    """The engine of a stage that asks a model, nothing opened yet; None for others."""
-    if entry.stage.values.get("engine", "extractive") == "extractive":
-        return None
-    try:
-        return import_module("vislib.engines.asking").check_parameters(
-            SimpleNamespace(**entry.stage.values)
-        )
-    except InputError as error:
-        raise InputError(f"{entry.file}: {error}") from error
 
 
 def _print_results(run: Path) -> None:
@@ -205,21 +172,22 @@ def _print_results(run: Path) -> None:
     for what, found in shown.items():
         if found:
             one = found[0] if len(found) == 1 else Path(run, "*", found[0].name)
-            print(f"{what:<10} {_shown(one)}")
+            print(f"{what:<10} {relative_to_root(one)}")
 
 
-def _run_stage(entry: SetFile, *, force: bool) -> bool:
+def _run_stage(entry: SetFile, options: Options) -> bool:
     """Skip or run one stage and print its line; whether it is ok."""
     stage = entry.stage
     stage.finish_promotion()
-    try:
-        key, facts = stage.key(str(entry.file))
-    except InputError as error:
-        stage.fail(str(error))
-        print(f"{stage.name:<22} FAILED\nerror: {error}", flush=True)
+    plan = plan_one(entry, options)
+    if plan.lacking:
+        stage.fail(str(plan.lacking))
+        print(f"{stage.name:<22} FAILED\nerror: {plan.lacking}", flush=True)
         return False
-    record = read_record(stage.folder)
-    if not force and stage.is_current(key):
+    if plan.accepted:
+        stage.accept(plan.accepted, plan.facts)
+    if not plan.runs:
+        record = read_record(stage.folder)
         print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")
         return True
     from vislib.runs.execution import StageFailed, execute, interrupt_on_termination
@@ -227,11 +195,11 @@ def _run_stage(entry: SetFile, *, force: bool) -> bool:
     interrupt_on_termination()
     line = _Line(stage.name)
     try:
-        record = execute(stage, key, facts, tell=line.tell)
+        record = execute(stage, plan.facts, tell=line.tell)
     except StageFailed as error:
         said = str(error).removeprefix(f"{stage.notebook}: ")
         reason = redact(f"FAILED\nerror: {stage.name}: {said}")
-        line.end(f"{reason}\n       log and notebook: {_shown(stage.partial)}")
+        line.end(f"{reason}\n       log and notebook: {relative_to_root(stage.partial)}")
         return False
     line.end(f"ok         {summary(record)}")
     return True
@@ -255,57 +223,18 @@ class _Line:
         print(f"{self._name if self._broken else ''}{text}", flush=True)
 
 
-def _verdict(entry: SetFile, changed: set[str], *, force: bool) -> str:
-    """Whether a stage would run, in the light of those before it that would (`changed`, to which it
-    is added).
-    """
-    stage = entry.stage
-    upstream = [
-        v for _, v in input_values(stage.schema, stage.values) if v.split("/")[0] in changed
-    ]
-    if upstream and (force or not read_record(stage.folder)):
-        verdict = _RUNS
-    elif upstream:
-        verdict = (
-            f"would run if {', '.join(sorted({v.split('/')[0] for v in upstream}))} changes its"
-            " data"
-        )
-    else:
-        verdict = (
-            "unchanged" if not force and stage.is_current(stage.key(str(entry.file))[0]) else _RUNS
-        )
-    if verdict != "unchanged":
-        changed.add(stage.name)
-    return verdict
-
-
-def _print_plan(entry: SetFile, changed: set[str], *, force: bool) -> None:
-    verdict = _verdict(entry, changed, force=force)
-    print(f"{entry.stage.name:<22} {verdict}")
-    if verdict != "unchanged" and entry.stage.values.get("engine", "extractive") != "extractive":
-        print(f"{'':<22}   {_estimate(entry)}", flush=True)
-
-
-def _estimate(entry: SetFile) -> str:
-    """What a stage that asks a model would ask, as far as its inputs are there already."""
-    stage = entry.stage
-    lacking = [
-        value
-        for _, value in input_values(stage.schema, stage.values)
-        if not _exists(value, stage.run)
-    ]
-    if lacking:
-        return f"no estimate before {', '.join(lacking)} is there"
-    from vislib.engines.asking import preview
-
-    run = Run(stage, {}, [])
-    plan = import_module(f"vislib.{stage.notebook[3:]}").Plan.of(run)
-    return preview(run, plan.requests)
-
-
-def _exists(value: str, run: Path) -> bool:
-    path = input_path(value, run)
-    return path.is_dir() or bool(expand(path))
+def _print_plan(plan: Plan) -> None:
+    if plan.lacking:
+        raise plan.lacking
+    accepted = f" (accepted: {plan.accepted.name})" if plan.accepted else ""
+    print(f"{plan.entry.stage.name:<22} {plan.verdict}{accepted}")
+    below = [plan.attempt] if plan.runs else []
+    if plan.stop:
+        below.append(f"the run would stop: {plan.stop}; give --accept or --redo with its name")
+    if plan.runs and asks(plan.entry):
+        below.append(estimate(plan.entry))
+    for text in filter(None, below):
+        print(f"{'':<22}   {text}", flush=True)
 
 
 def _print_status(entries: list[SetFile]) -> int:
@@ -331,7 +260,3 @@ def _version_warning(record: dict[str, object]) -> str:
         if other
         else ""
     )
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -5,11 +5,14 @@ whatever ends the work early leaves the truth behind. Promotion renames it to `<
 folder before stays beside it.
 """
 
+import calendar
 import csv
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +21,27 @@ from typing import Any
 from vislib.runs.digests import FileFacts, content_hash, file_hashes, folder_facts
 from vislib.runs.disk import free_reserve, reserve
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT, expand, input_path, input_values, require_exists, stage_key
+from vislib.runs.keys import (
+    ROOT,
+    Change,
+    changes,
+    expand,
+    in_words,
+    input_path,
+    input_values,
+    key_of,
+    only_code,
+    require_exists,
+    stage_hashes,
+)
 from vislib.runs.params import Schema, read_schema
 from vislib.runs.redaction import write_redacted
 
 RUNS_VARIABLE = "VISLIB_RUNS"
 CONTENT_ADDRESSED = "files"  # folder under data/ whose files are named by their content's hash
 _UNFINISHED = "unfinished: it is still at work, or was ended before its last cell"
+_TIME = "%Y%m%dT%H%M%S"
+_WORK = ("scratch", "shards")  # folders of `.partial` that promotion leaves out
 Record = dict[str, Any]
 
 
@@ -111,22 +128,31 @@ class Stage:
             found[f"{name}:{entry}"] = path
         return found
 
-    def key(self, place: str) -> tuple[str, Record]:
-        """The stage's key and the hashes in it, with the facts of all input files."""
+    def facts(self, place: str) -> Record:
+        """The hashes of the stage's key, and size and hash of every input file."""
         facts = {
             name: folder_facts(path, expand(path)) for name, path in self.input_files(place).items()
         }
-        hashes = {name: content_hash(found) for name, found in facts.items()}
-        key, parts = stage_key(self.notebook_file(self.notebook), self.schema, self.values, hashes)
-        return key, {"hashes": parts, "inputs": facts}
+        contents = {name: content_hash(found) for name, found in facts.items()}
+        notebook = self.notebook_file(self.notebook)
+        hashes = stage_hashes(notebook, self.schema, self.values, contents)
+        return {"hashes": hashes, "inputs": facts}
 
-    def open_partial(self, key: str, facts: Record) -> Record:
-        """Make `.partial` ready: one of the same key is resumed, any other cleared. Returns its
-        record.
+    def changes(self, record: Record, facts: Record) -> list[Change]:
+        """What differs between the key that a record was made under and today's."""
+        return changes(record.get("hashes", {}), facts["hashes"], self.schema)
+
+    def open_partial(self, key: str, facts: Record, tell: Callable[[str], None] = print) -> Record:
+        """Make `.partial` ready and return its record.
+
+        An attempt of the same key is continued; the work of any other is set aside, and told.
         """
         before = read_record(self.partial)
-        if before.get("key") != key and self.partial.exists():
-            shutil.rmtree(self.partial)
+        if before.get("key") != key and self.changes(before, facts):
+            if fate := self.fate_of_attempt(facts):
+                tell(f"{fate} ({self.set_aside().relative_to(self.run)})")
+            shutil.rmtree(self.partial, ignore_errors=True)
+            before = {}
         for name in ("data", "figures", "scratch"):
             (self.partial / name).mkdir(parents=True, exist_ok=True)
         record = {
@@ -137,36 +163,65 @@ class Stage:
             "key": key,
             **facts,
             "inputs": {name: _sum(files) for name, files in facts["inputs"].items()},
+            # what earlier attempts at the same work took, and whose code was accepted
+            "earlier_seconds": before.get("earlier_seconds", 0) + _worked(self.partial, before),
+            "accepted": before.get("accepted", []),
         }
         write_record(self.partial, record)  # first: whatever follows may be ended by a full disk
         reserve(self.partial)
         _write_inputs(self.partial / "inputs.csv", facts["inputs"])
         return record
 
-    def is_current(self, key: str) -> bool:
-        """Whether the folder holds an `ok` result of this key whose files are those that the record
-        names.
-        """
-        record = read_record(self.folder)
-        return record.get("status") == "ok" and record.get("key") == key and self._is_intact(record)
+    def fate_of_attempt(self, facts: Record) -> str:
+        """What becomes of an unfinished attempt, '' if it holds no finished part or checkpoint."""
+        work = (path for name in _WORK for path in (self.partial / name).rglob("*"))
+        if not any(path.is_file() and path.name != "kernel.log" for path in work):
+            return ""
+        found = self.changes(read_record(self.partial), facts)
+        if not found:
+            return "its unfinished work is continued"
+        mend = f"; `--accept {self.name}` goes on with it" if only_code(found) else ""
+        return f"its unfinished work is kept aside, made before {in_words(found)}{mend}"
 
-    def _is_intact(self, record: Record) -> bool:
-        written = {
-            self.folder / name: fact
-            for name, fact in record.get("files", {}).items()
-            if "files" not in fact
-        }
+    def set_aside(self) -> Path:
+        """Move an unfinished attempt to `<run>/aside`, where no glob over stages meets it."""
+        aside = self.run / "aside" / f"{self.name}.{time.strftime(_TIME)}"
+        aside.parent.mkdir(exist_ok=True)
+        return self.partial.rename(aside)
+
+    def aside(self) -> Path | None:
+        """The attempt that was set aside last."""
+        pattern = re.compile(re.escape(self.name) + r"\.\d{8}T\d{6}")
+        found = (p for p in (self.run / "aside").glob("*") if pattern.fullmatch(p.name))
+        return max(found, default=None)
+
+    def accept(self, folder: Path, facts: Record) -> None:
+        """Let what other code made in `folder` count as made by today's; its record says so."""
+        if folder.parent.name == "aside":
+            if self.partial.exists():
+                self.set_aside()
+            folder.rename(self.partial)
+            folder = self.partial
+        record = read_record(folder)
+        texts = [change.text for change in self.changes(record, facts)]
+        note = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "made_with_other": texts}
+        accepted = [*record.get("accepted", []), note]
+        hashes = facts["hashes"]
+        write_record(
+            folder, record | {"key": key_of(hashes), "hashes": hashes, "accepted": accepted}
+        )
+
+    def is_intact(self, record: Record) -> bool:
+        """Whether the result's files are those that its record names."""
+        facts = record.get("files", {})
+        written = {self.folder / name: f for name, f in facts.items() if "files" not in f}
         if not all(path.is_file() for path in written):
             return False
         if file_hashes(list(written)) != [fact["sha256"] for fact in written.values()]:
             return False
-        stored = {
-            name: fact["files"] for name, fact in record.get("files", {}).items() if "files" in fact
-        }
-        return all(
-            sum(1 for _ in (self.folder / name).glob("*/*")) == count
-            for name, count in stored.items()
-        )
+        # files that are named by their content are only counted
+        stored = {self.folder / name: f["files"] for name, f in facts.items() if "files" in f}
+        return all(sum(1 for _ in folder.glob("*/*")) == n for folder, n in stored.items())
 
     def fail(self, reason: str) -> None:
         """Record in `.partial` how an attempt ended, as far as the disk allows; the last good
@@ -187,7 +242,7 @@ class Stage:
     def promote(self) -> None:
         """`.partial` becomes the stage's folder; the folder before becomes `.previous`."""
         free_reserve(self.partial)
-        for name in ("scratch", "shards"):
+        for name in _WORK:
             shutil.rmtree(self.partial / name, ignore_errors=True)
         previous = self.run / f"{self.name}.previous"
         if self.folder.exists():
@@ -199,6 +254,14 @@ class Stage:
         """Complete a promotion that was cut short between its two renames."""
         if not self.folder.exists() and read_record(self.partial).get("status") == "ok":
             self.promote()
+
+
+def _worked(partial: Path, record: Record) -> float:
+    """Seconds from an attempt's start to its last sign of life; a killed one has left no more."""
+    with suppress(OSError, KeyError, ValueError):
+        started = calendar.timegm(time.strptime(record["started_at"], "%Y-%m-%dT%H:%M:%SZ"))
+        return float(max(0, round((partial / "log.txt").stat().st_mtime - started)))
+    return 0.0
 
 
 def _sum(files: Mapping[str, FileFacts]) -> Record:

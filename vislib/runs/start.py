@@ -11,7 +11,7 @@ from typing import Any
 
 from vislib.runs.disk import explain, is_full
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT
+from vislib.runs.keys import ROOT, key_of
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
 from vislib.runs.params import read_schema, resolve
 from vislib.runs.progress import interactive
@@ -47,8 +47,8 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
     locks = _take_locks(stage.run)
     try:
-        key, facts = stage.key(notebook)
-        record = stage.open_partial(key, facts)
+        facts = stage.facts(notebook)
+        record = stage.open_partial(key_of(facts["hashes"]), facts)
         record |= {
             "seed": stage.values.get("seed"),
             "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
