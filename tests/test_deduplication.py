@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vislib.merging.deduplication import find_duplicates
+from vislib.merging.deduplication import Unique, unique
 
 F, M = "free_form", "multiple_choice"
 
@@ -16,14 +16,27 @@ def at_degrees(*degrees: float) -> np.ndarray:
     return np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], np.float32)
 
 
+def found(
+    vectors: np.ndarray, types: list[str], ids: list[str], *, threshold: float, minimum: int
+) -> Unique:
+    pairs = zip(ids, types, strict=True)
+    rows = [{"question_id": name, "question_type": kind} for name, kind in pairs]
+    result = unique(rows, vectors, threshold=threshold, minimum=minimum)
+    dropped = [row for row, _, _ in result.dropped]
+    assert result.kept == [row for row in rows if row not in dropped]
+    return result
+
+
+def dropped_ids(result: Unique) -> list[str]:
+    return [row["question_id"] for row, _, _ in result.dropped]
+
+
 def selection(
     degrees: list[float], types: list[str], minimum: int, threshold: float = 0.9
 ) -> tuple[list[int], int]:
     ids = [f"q{n}" for n in range(len(degrees))]
-    found, stuck = find_duplicates(
-        at_degrees(*degrees), types, ids, threshold=threshold, minimum=minimum
-    )
-    return [duplicate.question for duplicate in found], stuck
+    result = found(at_degrees(*degrees), types, ids, threshold=threshold, minimum=minimum)
+    return [ids.index(name) for name in dropped_ids(result)], result.stuck
 
 
 def test_the_closest_pair_loses_the_question_nearer_to_the_others() -> None:
@@ -36,19 +49,16 @@ def test_the_closest_pair_loses_the_question_nearer_to_the_others() -> None:
 
 
 def test_the_pair_is_told_with_its_similarity() -> None:
-    found, _ = find_duplicates(
-        at_degrees(0, 10, 90), [F, F, F], ["b", "a", "c"], threshold=0.9, minimum=1
-    )
-    assert [(d.question, d.other, d.similarity) for d in found] == [
-        (1, 0, 0.9848)
-    ]  # 10 degrees lies nearer to 90
+    result = found(at_degrees(0, 10, 90), [F, F, F], ["b", "a", "c"], threshold=0.9, minimum=1)
+    ((lost, kept, similarity),) = result.dropped
+    assert (lost["question_id"], kept["question_id"]) == ("a", "b")  # 10 degrees: nearer to 90
+    assert similarity == 0.9848
 
 
-def test_equal_means_drop_the_larger_id() -> None:
-    found, _ = find_duplicates(at_degrees(0, 5), [F, F], ["a", "b"], threshold=0.9, minimum=1)
-    assert [d.question for d in found] == [1]
-    found, _ = find_duplicates(at_degrees(0, 5), [F, F], ["b", "a"], threshold=0.9, minimum=1)
-    assert [d.question for d in found] == [0]
+@pytest.mark.parametrize("ids", [["a", "b"], ["b", "a"]])
+def test_equal_means_drop_the_larger_id(ids: list[str]) -> None:
+    result = found(at_degrees(0, 5), [F, F], ids, threshold=0.9, minimum=1)
+    assert dropped_ids(result) == ["b"]
 
 
 def test_a_type_at_its_minimum_is_spared() -> None:
@@ -65,8 +75,8 @@ def test_a_pair_of_which_neither_may_go_stays_and_is_counted() -> None:
 def test_equal_questions_reach_a_threshold_of_one() -> None:
     vector = np.random.default_rng(0).normal(size=384)
     twice = np.array([vector / np.linalg.norm(vector)] * 2, np.float32)
-    found, _ = find_duplicates(twice, [F, M], ["a", "b"], threshold=1.0, minimum=0)
-    assert [d.similarity for d in found] == [1.0]
+    result = found(twice, [F, M], ["a", "b"], threshold=1.0, minimum=0)
+    assert [similarity for _, _, similarity in result.dropped] == [1.0]
 
 
 def by_brute_force(
@@ -111,11 +121,8 @@ def test_the_selection_agrees_with_brute_force(seed: int) -> None:
     )
     single = vectors.astype(np.float32).astype(float)
     similarity = np.round(single @ single.T, 4).tolist()
-    found, stuck = find_duplicates(
-        vectors.astype(np.float32), types, ids, threshold=threshold, minimum=minimum
-    )
-    assert ([d.question for d in found], stuck) == by_brute_force(
-        similarity, types, ids, threshold, minimum
-    )
-    left = Counter(types) - Counter(types[d.question] for d in found)
+    result = found(vectors.astype(np.float32), types, ids, threshold=threshold, minimum=minimum)
+    dropped = [ids.index(name) for name in dropped_ids(result)]
+    assert (dropped, result.stuck) == by_brute_force(similarity, types, ids, threshold, minimum)
+    left = Counter(row["question_type"] for row in result.kept)
     assert all(left[name] >= min(minimum, types.count(name)) for name in (F, M))

@@ -15,10 +15,11 @@ from vislib.merging.conversations import (
     CONFIGURATIONS,
     Round,
     caption_prompt,
-    configured,
+    configurations,
     conversation,
+    instructions,
     question_prompt,
-    shuffled_rounds,
+    shuffled,
 )
 from vislib.prompts import load
 from vislib.runs import InputError, tables
@@ -48,37 +49,34 @@ def test_multiple_choice_asks_with_four_lettered_lines() -> None:
 
 
 def test_only_contextual_kinds_ask_for_context_and_share_the_instruction() -> None:
-    given: dict[str, Any] = {
-        "instructions": ["Look.", "Describe.", "Tell."],
-        "request": "And the context.",
-        "seed": 3,
-    }
+    request = load("caption_context_request").text
     for sample_id in ("a", "b", "c", "d"):
-        plain = caption_prompt(sample_id, "non_contextual", **given)
-        assert caption_prompt(sample_id, "contextual", **given) == f"{plain} And the context."
-        assert caption_prompt(sample_id, "fused", **given) == plain
-    assert len({caption_prompt(str(n), "fused", **given) for n in range(40)}) == 3
+        plain = caption_prompt(sample_id, "non_contextual", seed=3)
+        assert caption_prompt(sample_id, "contextual", seed=3) == f"{plain} {request}"
+        assert caption_prompt(sample_id, "fused", seed=3) == plain
+    drawn = {caption_prompt(str(n), "fused", seed=3) for n in range(200)}
+    assert drawn == set(instructions())
 
 
 def test_our_instructions_are_many_and_distinct() -> None:
-    lines = load("caption_instructions").text.splitlines()
+    lines = instructions()
     assert len(set(lines)) == len(lines) >= 12
     assert all(line.strip() == line and line for line in lines)
     assert len(load("caption_context_request").text.splitlines()) == 1
 
 
+def order(sample_id: str, rows: list[dict[str, Any]], seed: int) -> list[str]:
+    return [r.id for r in shuffled(sample_id, "contextual", "A bay.", rows, seed=seed)]
+
+
 def test_rounds_are_shuffled_by_seed_and_keep_their_order_when_one_leaves() -> None:
-    orders = Counter(
-        tuple(r.id for r in shuffled_rounds(ROUNDS, str(n), "contextual", seed=0))
-        for n in range(600)
-    )
+    rows = [QUESTION | {"question_id": "f1"}, CHOICE | {"question_id": "m1"}]
+    orders = Counter(tuple(order(str(n), rows, 0)) for n in range(600))
     assert len(orders) == 6
     assert min(orders.values()) > 60
-    order = shuffled_rounds(ROUNDS, "x", "contextual", seed=1)
-    assert shuffled_rounds(ROUNDS[::-1], "x", "contextual", seed=1) == order
-    assert shuffled_rounds(ROUNDS[:2], "x", "contextual", seed=1) == [
-        r for r in order if r.id != "m1"
-    ]
+    drawn = order("x", rows, 1)
+    assert order("x", rows[::-1], 1) == drawn
+    assert order("x", rows[:1], 1) == [name for name in drawn if name != "m1"]
 
 
 def test_the_image_stands_once_and_strays_are_neutralised() -> None:
@@ -92,7 +90,7 @@ def test_the_image_stands_once_and_strays_are_neutralised() -> None:
 def test_every_configuration_holds_its_sources_in_the_shuffled_order() -> None:
     found = {
         (name, suffix): [r.source for r in rounds]
-        for name, suffix, rounds in configured(ROUNDS[::-1])
+        for name, suffix, rounds in configurations(ROUNDS[::-1])
     }
     assert found == {
         ("captions", ""): ["caption"],

@@ -120,10 +120,13 @@ def render_multiple_choice(rounds: Iterable[Round]) -> str:
     """Write rounds of four options each in the canonical multiple-choice format; `answer` is a
     letter.
     """
-    return "\n\n".join(
-        f"<Human> {r.question}\n<Options>\n{_quoted(r.options)}\n<Assistant> {r.answer}"
-        for r in rounds
-    )
+    rounds_as_text = []
+    for entry in rounds:
+        options = "\n".join(f'"{line}"' for line in lettered(entry.options))
+        rounds_as_text.append(
+            f"<Human> {entry.question}\n<Options>\n{options}\n<Assistant> {entry.answer}"
+        )
+    return "\n\n".join(rounds_as_text)
 
 
 def parse_free_form(text: str) -> Parsed:
@@ -142,8 +145,9 @@ def parse_multiple_choice(text: str) -> Parsed:
     return Parsed(_first_rounds(blocks), outside)
 
 
-def _quoted(options: Sequence[str]) -> str:
-    return "\n".join(f'"{letter}. {text}"' for letter, text in zip(LETTERS, options, strict=True))
+def lettered(options: Sequence[str]) -> list[str]:
+    """The options as lines `A. ...` to `D. ...`."""
+    return [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
 
 
 def _blocks(text: str, expected: tuple[str, ...]) -> tuple[list[Block], str]:
@@ -351,6 +355,5 @@ def as_text(row: Mapping[str, Any]) -> str:
     """One row of `questions` as a reader sees it: question, options, answer, and the reason if it
     was dropped.
     """
-    options = [f"{letter}. {text}" for letter, text in zip("ABCD", row["options"], strict=False)]
     reason = [f"({row['reason']})"] if row["reason"] else []
-    return "\n".join([row["question"], *options, f"→ {row['answer']}", *reason])
+    return "\n".join([row["question"], *lettered(row["options"]), f"→ {row['answer']}", *reason])

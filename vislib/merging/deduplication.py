@@ -7,64 +7,52 @@ type stands above the minimum.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_DECIMALS = (
-    4  # far above the noise of floating point (1e-7): equal texts are at 1, and ties are ties
-)
+Question = Mapping[str, Any]  # a row of the contract's `questions`
 
 
-@dataclass(frozen=True)
-class Duplicate:
-    """A question (by position) that is dropped for its `similarity` to another, which stood when it
-    was dropped.
+class Unique(NamedTuple):
+    """What `unique` makes of the questions of one sample."""
+
+    kept: list[Question]  # in the order given
+    dropped: list[tuple[Question, Question, float]]  # each with the one it resembles, and how much
+    stuck: int  # similar pairs of which neither may go
+
+
+def unique(
+    questions: Sequence[Question], vectors: NDArray[np.float32], *, threshold: float, minimum: int
+) -> Unique:
+    """Drop questions of one sample and kind that say what another says.
+
+    `vectors` are unit vectors, one per question: shape (n, dimension). Among equal similarities the
+    pair with the smallest ids comes first; among equal means the larger id is dropped.
     """
-
-    question: int
-    other: int
-    similarity: float
-
-
-def find_duplicates(
-    vectors: NDArray[np.float32],
-    types: Sequence[str],
-    ids: Sequence[str],
-    *,
-    threshold: float,
-    minimum: int,
-) -> tuple[list[Duplicate], int]:
-    """Which questions of one sample to drop, in order, and how many pairs stay because neither may
-    go.
-
-    `vectors` are unit vectors, shape (n, dimension); `types` and `ids` have n entries. Among equal
-    similarities the pair with the smallest ids comes first; among equal means the larger id is
-    dropped.
-    """
-    order = sorted(range(len(ids)), key=lambda i: ids[i])
-    ranked = np.asarray(vectors, np.float64)[order]
-    similarity = np.round(ranked @ ranked.T, _DECIMALS)
-    pairs = np.where(np.triu(np.ones(similarity.shape, bool), 1), similarity, -np.inf)
+    order = sorted(range(len(questions)), key=lambda i: questions[i]["question_id"])
+    rows, sorted_vectors = [questions[i] for i in order], vectors[order].astype(np.float64)
+    # Four decimals are far above the noise of floating point: equal texts are at 1, ties are ties.
+    similarity = np.round(sorted_vectors @ sorted_vectors.T, 4)
+    pairs = np.where(np.tri(len(rows), dtype=bool), -np.inf, similarity)
     np.fill_diagonal(similarity, 0)
-    standing = np.ones(len(ids), bool)
-    counts = Counter(types)
-    dropped: list[Duplicate] = []
-    stuck = 0
-    while pairs.size and pairs.max() >= threshold:
-        pair = [int(i) for i in np.unravel_index(pairs.argmax(), pairs.shape)]
-        free = [i for i in pair if counts[types[order[i]]] > minimum]
+    standing = np.ones(len(rows), bool)
+    left = Counter(row["question_type"] for row in rows)
+    dropped, stuck = [], 0
+    while pairs.max(initial=-np.inf) >= threshold:
+        pair = np.unravel_index(pairs.argmax(), pairs.shape)
+        pairs[pair] = -np.inf
+        free = [i for i in pair if left[rows[i]["question_type"]] > minimum]
         if not free:
             stuck += 1
-            pairs[pair[0], pair[1]] = -np.inf
             continue
-        means = np.round(similarity[:, standing].sum(axis=1) / (standing.sum() - 1), _DECIMALS)
+        means = np.round(similarity[:, standing].sum(axis=1) / (standing.sum() - 1), 4)
         loser = max(free, key=lambda i: (means[i], i))
-        winner = pair[0] + pair[1] - loser
-        dropped.append(Duplicate(order[loser], order[winner], float(similarity[loser, winner])))
-        counts[types[order[loser]]] -= 1
+        winner = sum(pair) - loser
+        dropped.append((rows[loser], rows[winner], float(similarity[loser, winner])))
+        left[rows[loser]["question_type"]] -= 1
         standing[loser] = False
         pairs[loser, :] = pairs[:, loser] = -np.inf
-    return dropped, stuck
+    return Unique([questions[i] for i in sorted(np.array(order)[standing])], dropped, stuck)

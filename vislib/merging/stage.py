@@ -3,7 +3,7 @@ memory.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
@@ -15,18 +15,8 @@ from vislib.merging.candidates import (
     assign_splits,
     candidates,
 )
-from vislib.merging.conversations import (
-    CAPTION,
-    CONFIGURATIONS,
-    Round,
-    caption_prompt,
-    configured,
-    conversation,
-    question_prompt,
-    shuffled_rounds,
-)
-from vislib.merging.deduplication import find_duplicates
-from vislib.prompts import load
+from vislib.merging.conversations import CONFIGURATIONS, configurations, conversation, shuffled
+from vislib.merging.deduplication import Question, unique
 from vislib.runs import Run, choose, tables
 from vislib.runs.tables import Output, Row
 
@@ -91,10 +81,6 @@ class _Merger:
     output: Output
     embeddings: Embeddings | None
     kinds: Sequence[str]
-    instructions: list[str] = field(
-        default_factory=lambda: load("caption_instructions").text.splitlines()
-    )
-    request: str = field(default_factory=lambda: load("caption_context_request").text)
 
     def __post_init__(self) -> None:
         self.names = [CAPTION_ALONE] if self.embeddings is None else list(CONFIGURATIONS)
@@ -125,23 +111,11 @@ class _Merger:
             self._write(candidate, kind, split)
 
     def _write(self, candidate: Candidate, kind: str, split: str) -> None:
-        sample, image, seed = candidate.sample, candidate.image, self.run.seed
+        sample, image = candidate.sample, candidate.image
         assert image is not None
-        prompt = caption_prompt(
-            sample["sample_id"],
-            kind,
-            instructions=self.instructions,
-            request=self.request,
-            seed=seed,
-        )
-        rounds = [Round(CAPTION, CAPTION, prompt, candidate.captions[kind]["caption"])]
-        for row in self._unique(candidate.usable(kind)):
-            rounds.append(
-                Round(row["question_id"], row["question_type"], question_prompt(row), row["answer"])
-            )
-        for name, suffix, chosen in configured(
-            shuffled_rounds(rounds, sample["sample_id"], kind, seed=seed)
-        ):
+        kept, caption = self._unique(candidate.usable(kind)), candidate.captions[kind]["caption"]
+        rounds = shuffled(sample["sample_id"], kind, caption, kept, seed=self.run.seed)
+        for name, suffix, chosen in configurations(rounds):
             if name not in self.names:
                 continue
             turns, strays = conversation(chosen)
@@ -160,25 +134,22 @@ class _Merger:
                 }
             )
 
-    def _unique(self, questions: list[Row]) -> list[Row]:
+    def _unique(self, questions: list[Row]) -> list[Question]:
         """The questions that stay; the others are dropped with the question that they resemble."""
         if self.embeddings is None:
             return []
-        ids = [row["question_id"] for row in questions]
-        duplicates, stuck = find_duplicates(
+        found = unique(
+            questions,
             self.embeddings.of([row["question"] for row in questions]),
-            [row["question_type"] for row in questions],
-            ids,
             threshold=self.run.params.similarity_threshold,
             minimum=self.run.params.min_per_type,
         )
-        for found in duplicates:
-            detail = f"{found.similarity:.4f} to {ids[found.other]}"
-            self.output.drop("question", ids[found.question], "similar_question", detail)
-        self.output.note("similar_pairs_kept_at_minimum", stuck)
-        dropped = {found.question for found in duplicates}
-        self.output.keep("question", len(ids) - len(dropped))
-        return [row for position, row in enumerate(questions) if position not in dropped]
+        for row, other, similarity in found.dropped:
+            detail = f"{similarity:.4f} to {other['question_id']}"
+            self.output.drop("question", row["question_id"], "similar_question", detail)
+        self.output.note("similar_pairs_kept_at_minimum", found.stuck)
+        self.output.keep("question", len(found.kept))
+        return found.kept
 
 
 def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
