@@ -13,13 +13,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
 from vislib.runs.redaction import SECRET_NAME, redact
+from vislib.runs.yaml_files import read_value
 
 _LINE = re.compile(
     r"^(?P<name>\w+): (?P<type>int|float|str|bool|list|dict) = (?P<value>[^=#]*?)\s*(?:#"
@@ -34,6 +36,8 @@ _TYPES: dict[str, type] = {
     "list": list,
     "dict": dict,
 }
+# Parameters that notebooks once took: a set that still names one is told what to write now.
+GONE: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +65,8 @@ class Parameter:
             raise InputError(
                 f"{place}: {self.name} is {value!r} ({type(value).__name__}); {self._allowed()}"
             )
-        if isinstance(value, int | float) and not (
-            self.low <= value <= self.high
-        ):  # also refuses nan
+        # so written that nan, which compares with nothing, is refused too
+        if isinstance(value, int | float) and not (self.low <= value <= self.high):
             raise InputError(f"{place}: {self.name} is {value!r}; {self._allowed()}")
         items = value if isinstance(value, list) else [value]
         if self.choices and any(item not in self.choices for item in items):
@@ -72,6 +75,24 @@ class Parameter:
             raise InputError(
                 f"{place}: {self.name} is {value!r}; every entry must be a text (a path or a table)"
             )
+
+    def read(self, text: str, place: str) -> Any:
+        """The value in a cell of a table. This parameter's type decides how the cell is read, so
+        that `1e-5`, `TRUE` and `0123` mean what a spreadsheet means by them.
+        """
+        value: Any = text
+        if self.type in ("int", "float"):
+            # what is no number stays a text, and the check below says what would be one
+            with suppress(ValueError):
+                value = _TYPES[self.type](text)
+        elif self.type == "bool":
+            value = {"true": True, "false": False}.get(text.lower(), text)
+        elif self.type != "str":
+            value = read_value(text, f"{place}: {self.name}")
+        elif text in ("''", '""'):  # an empty cell is the shared value, an empty text is quoted
+            value = ""
+        self.check(value, place)
+        return value
 
     def from_environment(self, value: Any) -> Any:
         """What an empty `value` stands for: that of the [env NAME] variable, if it is set."""
@@ -161,15 +182,27 @@ def check_name(name: str, value: Any, place: str) -> None:
         raise InputError(f"{place}: {name} would hold a secret; set it in the environment instead")
 
 
+def refuse_unknown(name: str, allowed: Iterable[str], place: str) -> None:
+    """Refuse a name that is not `allowed`; of one that is gone, say what became of it."""
+    if name not in allowed:
+        if name in GONE:
+            raise InputError(f"{place}: {name} is no parameter any more: {GONE[name]}")
+        raise InputError(f"{place}: unknown parameter {name!r}; allowed: {', '.join(allowed)}")
+
+
+def check_values(schema: Schema, given: Mapping[str, Any], place: str) -> None:
+    """Refuse unknown names, secrets and values that do not fit."""
+    for name, value in given.items():
+        check_name(name, value, place)
+        refuse_unknown(name, schema, place)
+        schema[name].check(value, place)
+
+
 def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, Any]:
     """All parameters: what is `given`, else the defaults; unknown names and bad values are
     InputErrors.
     """
-    for name, value in given.items():
-        check_name(name, value, place)
-        if name not in schema:
-            raise InputError(f"{place}: unknown parameter {name!r}; allowed: {', '.join(schema)}")
-        schema[name].check(value, place)
+    check_values(schema, given, place)
     values = {}
     for name, parameter in schema.items():
         value = given.get(name, parameter.default)
@@ -178,7 +211,6 @@ def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, A
             raise InputError(
                 f"{place}: {name} holds a secret of the environment ({shown[:200]}); leave it out"
             )
-        values[name] = (
-            float(value) if parameter.type == "float" else value
-        )  # 0 and 0.0 must give one key
+        # 0 and 0.0 must give one key
+        values[name] = float(value) if parameter.type == "float" else value
     return values

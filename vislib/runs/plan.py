@@ -70,7 +70,7 @@ def plan_one(entry: SetFile, options: Options, before: Sequence[str] = ()) -> Pl
     """The plan of a stage after others (`before`) that would run and may change its inputs."""
     stage, record = entry.stage, read_record(entry.stage.folder)
     try:
-        facts = stage.facts(str(entry.file))
+        facts = stage.facts(entry.place)
     except InputError as error:  # an input is missing, which a stage before it may make
         lacking = None if before else error
         return Plan(entry=entry, verdict="would run: not made yet", facts={}, lacking=lacking)
@@ -164,7 +164,7 @@ def engine_of(entry: SetFile) -> Any:
             SimpleNamespace(**entry.stage.values)
         )
     except InputError as error:
-        raise InputError(f"{entry.file}: {error}") from error
+        raise InputError(f"{entry.place}: {error}") from error
 
 
 def estimate(entry: SetFile) -> str:
@@ -197,7 +197,7 @@ def meet_servers(plans: Sequence[Plan]) -> list[str]:
     notes = []
     engines = [(plan, engine) for plan in plans if (engine := engine_of(plan.entry))]
     for plan, engine in engines:
-        file, values = plan.entry.file, plan.entry.stage.values
+        place, values = plan.entry.place, plan.entry.stage.values
         if not plan.runs or not engine.places or values["replay"]:
             continue
         try:
@@ -205,9 +205,9 @@ def meet_servers(plans: Sequence[Plan]) -> list[str]:
         except InputError as error:
             if estimate(plan.entry).startswith("nothing to ask"):
                 continue
-            raise InputError(f"{file}: {error}") from error
+            raise InputError(f"{place}: {error}") from error
         for one in seen:
             lost = one.unreachable and f"{one.url}: no connection ({one.unreachable})"
             if note := one.note or lost:
-                notes.append(f"{file.name}: note: {note}")
+                notes.append(f"{place}: note: {note}")
     return notes

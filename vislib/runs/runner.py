@@ -31,7 +31,7 @@ from vislib.runs.plan import (
 from vislib.runs.provenance import pinned_versions, relative_to_root
 from vislib.runs.record import summary
 from vislib.runs.redaction import redact
-from vislib.runs.sets import STAND_INS, SetFile, check_inputs, read_set, refuse_mixture, who_answers
+from vislib.runs.sets import SetFile, check_inputs, read_set, refuse_mixture, who_answers
 from vislib.runs.stage import read_record, settle_runs_folder
 from vislib.runs.terminal import any_terminal, reader_has_gone
 
@@ -128,9 +128,6 @@ def _select(entries: list[SetFile], only: str, start: str) -> list[SetFile]:
 
 
 def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
-    for entry in entries:
-        if omitted := [name for name in entry.omitted if name not in STAND_INS]:
-            print(f"{entry.file.name}: takes the notebook's defaults for {', '.join(omitted)}")
     if answering := who_answers(entries):
         print(f"answers: {answering}")
     plans = plan_all(entries, options)

@@ -1,40 +1,76 @@
-"""A parameter set: any folder of `NN_name[.variant].yaml`, one per notebook run, checked before any
-starts.
+"""A parameter set: any folder of `NN_name[.variant].yaml` and `NN_name.csv`, each of which asks for
+runs of one notebook; all are checked before any starts.
+
+A file says what somebody decided; what it leaves out is the notebook's default. In a table each row
+is a variant over the values of the YAML file of the same name. `engine.yaml` says once who answers
+all stages that ask.
 """
 
+import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vislib.runs.contract import SCHEMAS
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, input_path, input_values, require_exists, table_reference
-from vislib.runs.params import resolve
+from vislib.runs.params import Schema, check_values, read_schema, refuse_unknown, resolve
 from vislib.runs.stage import Stage
 from vislib.runs.yaml_files import read_parameters
 
-# Parameters whose default stands in for a model, so that the sample needs none, and that default.
-STAND_INS = {"engine": "extractive", "tagger": "measured", "embedding_model": "colour-gradient"}
-_NO_MODEL = " (no model)"
+ENGINE_FILE = "engine.yaml"
+# What answers where no model does, by the parameter that names it. The sample is made by these.
+STAND_INS = {
+    "engine": ("extractive", "recorded"),
+    "tagger": ("measured",),
+    "embedding_model": ("colour-gradient",),
+}
 _ALSO = {"engine": "`engine: openai` with model and base_url"}
+_OF_THE_NAME = ("run_dir", "variant")  # said by the names of folder, file and row
+_VARIANT = re.compile(r"[\w.-]+")  # what an input `STAGE.VARIANT/TABLE` can name
+_RUNNERS_OWN = ("partial", "previous", "")  # ends of the names of the runner's own folders
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetFile:
-    """One file of a set, its stage, and the parameters that it left to the notebook's defaults."""
+    """One run of a notebook that a set asks for by a file, or by a row of a table; its stage, and
+    the parameters that were left to engine.yaml and the notebook's defaults.
+    """
 
-    file: Path
+    place: str  # what messages call it
     stage: Stage
     omitted: tuple[str, ...]
 
 
 def read_set(folder: Path) -> list[SetFile]:
-    """The stages of a set in order of file name. Any fault of any file is an InputError before
-    anything runs.
+    """The stages of a set in order of file name, the rows of a table as they stand. Any fault of
+    any file is an InputError before anything runs.
 
     Inputs are checked by `check_inputs`, since those of a later stage may come after an earlier one
     has run.
     """
+    schemas = {file: _schema_of(file) for file in _stage_files(folder)}
+    shared = _read_engine(folder / ENGINE_FILE, list(schemas.values()))
+    entries: dict[str, SetFile] = {}
+    for file, schema in schemas.items():
+        variant = file.stem.partition(".")[2]
+        if file.suffix == ".csv":
+            written = _read_table(file, schema)
+        elif file.with_suffix(".csv") in schemas:
+            continue  # what the rows of a table share is no variant of its own
+        else:
+            written = {variant: read_parameters(file)}
+        for name, given in written.items():
+            entry = _entry(file, schema, name, given, shared)
+            if twin := entries.get(entry.stage.name):
+                raise InputError(f"{entry.place}: {twin.place} is this variant already; keep one")
+            entries[entry.stage.name] = entry
+    return list(entries.values())
+
+
+def _stage_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         known = ", ".join(
             sorted(p.name for p in (ROOT / "params").iterdir() if any(p.glob("[0-9]*.yaml")))
@@ -42,66 +78,146 @@ def read_set(folder: Path) -> list[SetFile]:
         raise InputError(
             f"{folder}: no such folder of parameter files; sets of this project in params/: {known}"
         )
-    files = sorted(folder.glob("[0-9][0-9]_*.yaml"))
-    for stray in sorted(
-        {p for p in folder.iterdir() if p.suffix.lower() in (".yaml", ".yml")} - set(files)
-    ):
-        raise InputError(
-            f"{stray}: is not named NN_name.yaml or NN_name.variant.yaml; rename it or move it away"
-        )
+    files = [*folder.glob("[0-9][0-9]_*.yaml"), *folder.glob("[0-9][0-9]_*.csv")]
+    files = [file for file in files if file.suffix == ".yaml" or "." not in file.stem]
+    # a file that is not read would be taken for one that is
+    for stray in sorted(set(folder.iterdir()) - {*files, folder / ENGINE_FILE}):
+        if stray.suffix.lower() in (".yaml", ".yml", ".csv"):
+            raise InputError(
+                f"{stray}: is named neither NN_name.yaml, NN_name.variant.yaml nor NN_name.csv (a"
+                " table of variants); rename it or move it away"
+            )
     if not files:
         raise InputError(
             f"{folder}: holds no NN_name.yaml; each file must be named after a notebook"
         )
-    return [_read_file(file, folder) for file in files]
+    return sorted(files)
 
 
-def _read_file(file: Path, folder: Path) -> SetFile:
-    notebook, dot, variant = file.name.removesuffix(".yaml").partition(".")
-    if dot and (not variant or variant.split(".")[-1] in ("partial", "previous", "")):
-        raise InputError(
-            f"{file}: {variant!r} cannot name a variant; partial and previous are the runner's own"
-            " folders"
-        )
-    source = Stage.notebook_file(notebook)
+def _schema_of(file: Path) -> Schema:
+    source = Stage.notebook_file(file.name.split(".")[0])
     if not source.exists():
         known = ", ".join(sorted(p.stem for p in source.parent.glob("*.ipynb")))
-        raise InputError(f"{file}: no notebook {notebook}.ipynb; there are {known}")
+        raise InputError(f"{file}: no notebook {source.name}; there are {known}")
+    return read_schema(source)
+
+
+def _read_engine(file: Path, schemas: Sequence[Schema]) -> dict[str, Any]:
+    """Who answers all stages that ask: each takes from it what it knows, and its own file wins."""
+    if not file.exists():
+        return {}
     given = read_parameters(file)
-    stage = Stage.of(notebook, {})
-    omitted = tuple(
-        name for name in stage.schema if name not in given and name not in ("run_dir", "variant")
-    )
-    given.setdefault("variant", variant)
-    given.setdefault("run_dir", f"runs/{folder.resolve().name}")
-    values = resolve(stage.schema, given, str(file))
+    asking = [schema for schema in schemas if "engine" in schema]
+    known = {name for schema in asking for name in schema}.difference(_OF_THE_NAME)
+    for name in given:
+        refuse_unknown(name, sorted(known), f"{file} (for the stages of this set that ask)")
+    for schema in asking:
+        check_values(schema, {n: v for n, v in given.items() if n in schema}, str(file))
+    return given
+
+
+def _read_table(file: Path, schema: Schema) -> dict[str, dict[str, Any]]:
+    """What each variant of a table says, by its name: the values of the shared file and, over them,
+    those of its own cells.
+    """
+    columns, *rows = _cells(file)
+    allowed = [name for name in schema if name not in _OF_THE_NAME]
+    for column in columns[1:]:
+        refuse_unknown(column, allowed, f"{file}: first row")
+    shared_file = file.with_suffix(".yaml")
+    shared = read_parameters(shared_file) if shared_file.exists() else {}
+    # checked here, so that the message names this file and not the first row that takes from it
+    check_values(schema, shared, str(shared_file))
+    found: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, start=2):  # as a spreadsheet numbers them
+        if not any(row):
+            continue
+        place = f"{file}: row {number} ({row[0]})"
+        if len(row) != len(columns):
+            raise InputError(
+                f"{place}: {len(row)} cells for {len(columns)} columns; a cell that holds a comma,"
+                " such as a list, stands in double quotes"
+            )
+        if row[0] in found:
+            raise InputError(f"{place}: the table has a variant {row[0]!r} already; rename one")
+        cells = zip(columns[1:], row[1:], strict=True)
+        # an empty cell leaves the shared value
+        found[row[0]] = shared | {c: schema[c].read(text, place) for c, text in cells if text}
+    if not found:
+        raise InputError(f"{file}: has no row; write one for each variant, or delete the file")
+    return found
+
+
+def _cells(file: Path) -> list[list[str]]:
+    """The rows of a table; the first holds the names of its columns, each once."""
+    try:
+        # spreadsheets put a byte order mark before the first column, which utf-8-sig takes away
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(stream, strict=True)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: is no table of comma-separated values ({error})") from error
+    columns = rows[0] if rows else []
+    if columns[:1] != ["variant"]:
+        raise InputError(
+            f"{file}: its first column must be `variant`, with commas between columns; it has"
+            f" {', '.join(columns) or 'none'}"
+        )
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(f"{file}: column {column!r} is there twice; keep one")
+    return rows
+
+
+def _entry(
+    file: Path, schema: Schema, variant: str, given: dict[str, Any], shared: dict[str, Any]
+) -> SetFile:
+    table, folder = file.suffix == ".csv", file.resolve().parent.name
+    named = table or "." in file.stem
+    if named and (not _VARIANT.fullmatch(variant) or variant.split(".")[-1] in _RUNNERS_OWN):
+        raise InputError(
+            f"{file}: {variant!r} cannot name a variant: letters, digits, _, - and . can, but"
+            " partial and previous are the runner's own folders"
+        )
+    place = f"{file}: row {variant}" if table else str(file)
+    values = {"variant": variant, "run_dir": f"runs/{folder}"}
+    if "engine" in schema and shared:
+        values |= {name: value for name, value in shared.items() if name in schema}
+        place += f" with {ENGINE_FILE}"  # a value that is refused later may be of either
+    values = resolve(schema, values | given, place)
     if values["variant"] != variant:
         raise InputError(
-            f"{file}: variant is {values['variant']!r}, but the file's name says {variant!r}"
+            f"{place}: variant is {values['variant']!r}, but the name says {variant!r}"
         )
-    if Path(values["run_dir"]).name != folder.resolve().name:
+    if Path(values["run_dir"]).name != folder:
         raise InputError(
-            f"{file}: run_dir is {values['run_dir']!r}; its last part must be"
-            f" {folder.resolve().name!r}"
+            f"{place}: run_dir is {values['run_dir']!r}; its last part must be {folder!r}"
         )
-    return SetFile(file=file, stage=Stage.of(notebook, values), omitted=omitted)
+    stage = Stage(notebook=file.name.split(".")[0], schema=schema, values=values)
+    omitted = tuple(name for name in schema if name not in given)
+    return SetFile(place=place, stage=stage, omitted=omitted)
+
+
+def _asking(stages: Sequence[SetFile]) -> list[tuple[SetFile, str, str]]:
+    """Each parameter that names a model or what stands in for one, with its value."""
+    # 08's embedding_model has a model for its default
+    return [
+        (entry, name, entry.stage.values[name])
+        for entry in stages
+        for name in STAND_INS
+        if name in entry.stage.values
+        and (name != "embedding_model" or entry.stage.notebook == "04_selection")
+    ]
 
 
 def who_answers(stages: Sequence[SetFile]) -> str:
     """Which model, or stand-in for one, each stage of a set asks; empty if none does."""
     found = []
-    for entry in stages:
-        for name in (n for n in STAND_INS if n in entry.stage.values and _is_ours(entry, n)):
-            value = entry.stage.values[name]
-            model = (
-                f" {entry.stage.values['model']}"
-                if name == "engine" and value != STAND_INS[name]
-                else ""
-            )
-            found.append(
-                f"{entry.stage.name}"
-                f" {value or 'none'}{model}{_NO_MODEL * (value == STAND_INS[name])}"
-            )
+    for entry, name, value in _asking(stages):
+        if value in STAND_INS[name]:
+            value += " (no model)"
+        elif name == "engine":
+            value += f" {entry.stage.values['model']}"
+        found.append(f"{entry.stage.name} {value or 'none'}")
     return " · ".join(found)
 
 
@@ -109,24 +225,19 @@ def refuse_mixture(stages: Sequence[SetFile]) -> None:
     """A set whose one stage asks a model must say in each other's own file that a stand-in answers
     there.
     """
-    asking = [(e, n) for e in stages for n in STAND_INS if n in e.stage.values and _is_ours(e, n)]
-    modelled = [e for e, name in asking if e.stage.values[name] not in ("", STAND_INS[name])]
-    unnamed = [(e, n) for e, n in asking if e.stage.values[n] == STAND_INS[n] and n in e.omitted]
+    asking = _asking(stages)
+    modelled = [entry for entry, name, value in asking if value not in ("", *STAND_INS[name])]
+    unnamed = [
+        f"{entry.place}: `{name}: {value}`, or a model's {_ALSO.get(name, 'name')}"
+        for entry, name, value in asking
+        if value in STAND_INS[name] and name in entry.omitted
+    ]
     if modelled and unnamed:
-        lines = "; ".join(
-            f"{e.file}: `{n}: {STAND_INS[n]}`, or a model's {_ALSO.get(n, 'name')}"
-            for e, n in unnamed
-        )
         raise InputError(
-            f"{modelled[0].file} asks a model, while other stages are left to stand-ins that none"
-            f" has chosen: data of both would be mixed. Write the line that is meant: {lines}"
+            f"{modelled[0].place} asks a model, while other stages are left to stand-ins that none"
+            " of their files has chosen: data of both would be mixed. Write the line that is meant:"
+            f" {'; '.join(unnamed)}"
         )
-
-
-def _is_ours(entry: SetFile, name: str) -> bool:
-    return (
-        name != "embedding_model" or entry.stage.notebook == "04_selection"
-    )  # 08's default is a model
 
 
 def check_inputs(stages: Sequence[SetFile], chosen: Sequence[SetFile]) -> None:
@@ -150,14 +261,14 @@ def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
         reference = table_reference(value)
         if reference and not reference[0] and reference[1] in made:
             table, tables = reference[2], list(SCHEMAS.get(made[reference[1]], {}))
-            if (
-                "conversations" in tables
-            ):  # 08 writes <kind>/<configuration>, of the kinds that 06 writes
+            # 08 writes <kind>/<configuration>, of the kinds that 06 writes
+            if "conversations" in tables:
                 table, tables = table.split("/")[0], ["dropped", *(kinds or [table.split("/")[0]])]
-            tables += ["model"] if "arms" in tables else []  # the folder of what was trained
+            if "arms" in tables:
+                tables.append("model")  # the folder of what was trained
             if table not in tables:
                 raise InputError(
-                    f"{entry.file}: {name} is {value!r}; {reference[1]} makes {', '.join(tables)}"
+                    f"{entry.place}: {name} is {value!r}; {reference[1]} makes {', '.join(tables)}"
                 )
         else:
-            require_exists(input_path(value, entry.stage.run), str(entry.file), name, value)
+            require_exists(input_path(value, entry.stage.run), entry.place, name, value)

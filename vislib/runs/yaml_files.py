@@ -42,14 +42,28 @@ def read_parameters(file: Path) -> dict[str, Any]:
                 f"{file}: {key} is given twice (again in line {key_node.start_mark.line + 1});"
                 " keep one"
             )
-        try:
-            _refuse_traps(value_node, f"{file}: {key}")
-            given[key] = yaml.safe_load(yaml.serialize(value_node))
-        except (yaml.YAMLError, RecursionError) as error:
-            raise InputError(
-                f"{file}: {key} has no plain value ({type(error).__name__}); write it out"
-            ) from error
+        given[key] = _plain(value_node, f"{file}: {key}")
     return given
+
+
+def read_value(text: str, place: str) -> Any:
+    """One value in flow syntax, as `[a, b]` in a cell of a table; traps are refused here too."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: {text!r} is no YAML value such as [a, b]") from error
+    return _plain(node, place) if node else None
+
+
+def _plain(node: yaml.Node, place: str) -> Any:
+    try:
+        _refuse_traps(node, place)
+        # through text, since a node alone is not constructed by the safe loader's public side
+        return yaml.safe_load(yaml.serialize(node))
+    except (yaml.YAMLError, RecursionError) as error:  # a tag, or an anchor that holds itself
+        raise InputError(
+            f"{place} has no plain value ({type(error).__name__}); write it out"
+        ) from error
 
 
 class _Dumper(yaml.SafeDumper):
