@@ -5,9 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
-from vislib.runs.yaml_files import write_parameters
+from vislib.runs.yaml_files import read_parameters, write_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,8 +21,8 @@ def variation(folder: Path, *, only: str = "", **changes: dict) -> Path:
         if file.stem.startswith(tuple(only.split() or [""])) and (
             "." not in file.stem or not only or "." in only
         ):
-            values = yaml.safe_load(file.read_text()) | {"run_dir": f"runs/{folder.name}"}
-            write_parameters(folder / file.name, values | changes.get(file.stem, {}))
+            values = read_parameters(file) | changes.get(file.stem, {})
+            write_parameters(folder / file.name, values)
     return folder
 
 

@@ -14,7 +14,6 @@ from papermill.inspection import inspect_notebook
 from tests.sets import five_documents, result_bytes, run_set
 from vislib.runs import sets, tables
 from vislib.runs.params import parameters_source, read_schema
-from vislib.runs.sets import STAND_INS
 from vislib.runs.yaml_files import read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,45 +138,38 @@ def test_papermill_reads_the_parameters_as_we_do(notebook):
 
 
 @every_set
-def test_sets_name_and_explain_every_parameter(folder):
-    files = sorted(folder.glob("[0-9]*.yaml"))
+def test_sets_name_what_was_decided_and_why(folder):
+    files = sorted(folder.glob("*.yaml"))
     assert files
     for file in files:
-        schema = read_schema(ROOT / "notebooks" / f"{file.name.split('.')[0]}.ipynb")
-        given = read_parameters(file)
-        left = STAND_INS.keys() & schema.keys() - given.keys() if folder.name == "sample" else set()
-        assert list(given) == [name for name in schema if name not in left], file.name
-        assert given == yaml.safe_load(file.read_text())
-        assert given["run_dir"] == f"runs/{folder.name}"
-        commented = [line for line in file.read_text().splitlines() if "#" in line]
-        assert len(commented) >= len(given), f"{file.name}: every key carries a comment"
+        given, lines = read_parameters(file), file.read_text().splitlines()
+        assert given == (yaml.safe_load(file.read_text()) or {})
+        assert not given.keys() & {"run_dir", "variant"}, f"{file.name}: names say these"
+        assert lines[0].startswith("# "), f"{file.name}: its first line says what it makes"
+        for name in given:
+            assert any(re.match(rf"{name}:.*# \w", line) for line in lines), f"{file}: {name}: why?"
     assert (folder / "README.md").exists()
 
 
-def test_the_defaults_are_the_sample_sets_values():
-    files = {file.stem: file for file in (ROOT / "params/sample").glob("*.yaml")}
+def test_the_sample_set_is_the_defaults():
+    entries = {entry.stage.name: entry for entry in sets.read_set(ROOT / "params/sample")}
+    assert set(entries) == {*SAMPLE, FUSED}
     for name in SAMPLE:
-        schema = read_schema(ROOT / "notebooks" / f"{name}.ipynb")
-        defaults = {n: p.default for n, p in schema.items()}
-        given = read_parameters(files[name])
-        assert defaults == {n: v for n, v in defaults.items() if n in STAND_INS} | given, (
-            name
-        )  # see the runner's check
-    assert set(files) == {*SAMPLE, FUSED}
+        assert set(entries[name].omitted) == set(entries[name].stage.schema), name
+        assert entries[name].stage.schema["run_dir"].default == "runs/sample"
 
 
 def test_the_defaults_of_models_and_their_figures_are_the_values_of_the_tiny_ones():
     """But for where tables come from, what is named after the arm, and what changes speed alone."""
-    files = {file.stem: file for file in (ROOT / "params/sample-models").glob("*.yaml")}
+    stages = {e.stage.name: e.stage for e in sets.read_set(ROOT / "params/sample-models")}
     for name in MODELS:
-        schema = read_schema(ROOT / "notebooks" / f"{name}.ipynb")
-        given = read_parameters(files[f"{name}.leaky_mix" if name == "10_finetuning" else name])
-        own = {n for n, p in schema.items() if p.flags & {"input", "throughput"}}
+        stage = stages[f"{name}.leaky_mix" if name == "10_finetuning" else name]
+        own = {n for n, p in stage.schema.items() if p.flags & {"input", "throughput"}}
         own |= {"run_dir", "variant", "model_name", "arm", "models", "reference"}
-        assert {n: p.default for n, p in schema.items() if n not in own} == {
-            n: value for n, value in given.items() if n not in own
+        assert {n: p.default for n, p in stage.schema.items() if n not in own} == {
+            n: value for n, value in stage.values.items() if n not in own
         }, name
-    assert {name.partition(".")[0] for name in files} == MODELS
+    assert {stage.notebook for stage in stages.values()} == MODELS
 
 
 def test_the_paper_set_holds_the_papers_values():

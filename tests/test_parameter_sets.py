@@ -6,7 +6,6 @@ import pytest
 
 from tests.test_notebooks import ROOT, SETS
 from vislib.runs import sets
-from vislib.runs.yaml_files import read_parameters
 
 OUTSIDE = {  # what the sets need that no stage makes
     "viscon-100k": {"llava_v1_5_mix665k.json", "the-cauldron", "sharegpt4v-7b-pretrained"},
@@ -109,13 +108,19 @@ def test_the_paper_set_trains_every_arm_as_the_paper_does():
     assert "llama-3-8b" in evaluation["judge"].lower()
 
 
-def test_the_million_is_captioned_by_models_that_earlier_sets_trained():
+def values_of(name: str) -> dict[str, dict]:
+    """Values of every stage of a set, by the stage's name."""
+    return {e.stage.name: e.stage.values for e in sets.read_set(ROOT / "params" / name)}
+
+
+def test_the_million_is_captioned_by_models_that_earlier_sets_trained(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     for name, earlier, prompt in (
         ("viscon-1m", "viscon-100k", "contextual"),
         ("densefusion-1m", "densefusion-4v-100k", "fused"),
     ):
-        asked = read_parameters(ROOT / f"params/{name}/06_captioning.yaml")
-        trained = read_parameters(ROOT / f"params/{earlier}/11_captioner.yaml")
+        asked = values_of(name)["06_captioning"]
+        trained = values_of(earlier)["11_captioner"]
         assert (asked["model"], asked["base_url"]) == (f"../{earlier}/11_captioner/model", "")
         assert asked["kinds"] == [trained["kind"]] == [prompt]
         assert (asked[f"{prompt}_prompt"], trained["prompt"]) == (
@@ -128,13 +133,7 @@ def test_the_fusion_sets_hold_the_papers_values():
     """DenseFusion-1M: selection, captions by the strong model, then by the engine over the whole
     selection.
     """
-    first, second = (
-        {
-            file.stem: read_parameters(file)
-            for file in (ROOT / f"params/densefusion-{name}").glob("*.yaml")
-        }
-        for name in ("4v-100k", "1m")
-    )
+    first, second = values_of("densefusion-4v-100k"), values_of("densefusion-1m")
     chosen = {
         name: first["04_selection"][name] for name in ("min_side", "clusters", "epsilon", "top_k")
     }
@@ -162,3 +161,10 @@ def test_the_fusion_sets_hold_the_papers_values():
         "10_finetuning.2-pretrain",
         "10_finetuning.1-prealign",
     ]
+
+
+def test_the_sets_are_short():
+    """A set says what somebody decided; what every run had stands in its params.yaml."""
+    files = [p for p in (ROOT / "params").rglob("*") if p.suffix in (".yaml", ".csv")]
+    assert len(files) > 60
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 1_000

@@ -5,14 +5,13 @@ is there.
 import shutil
 
 import pytest
-import yaml
 
 from tests.openai_server import KEY, MODEL, openai_server
 from tests.sets import ROOT
 from tests.test_estimate import inputs_of_06
 from vislib.runs import InputError, sets
 from vislib.runs.runner import main
-from vislib.runs.yaml_files import write_parameters
+from vislib.runs.yaml_files import read_parameters, write_parameters
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +23,9 @@ def _environment(monkeypatch, tmp_path):
 
 @pytest.fixture
 def mine(tmp_path):
-    """A copy of the sample, as the README says."""
+    """A copy of the sample."""
     folder = tmp_path / "mine"
-    shutil.copytree(ROOT / "params/sample", folder)
-    for file in folder.glob("*.yaml"):
-        lines = file.read_text().splitlines(keepends=True)
-        file.write_text("".join(line for line in lines if not line.startswith("run_dir")))
-    return folder
+    return shutil.copytree(ROOT / "params/sample", folder)
 
 
 @pytest.fixture
@@ -42,7 +37,7 @@ def made(mine, tmp_path):
 
 
 def set_to(file, **values):
-    given = yaml.safe_load(file.read_text())
+    given = read_parameters(file)
     file.unlink()
     write_parameters(file, given | values)
 
@@ -77,7 +72,7 @@ def test_a_set_that_mixes_a_model_with_stand_ins_must_name_them(mine, capsys):
 
 def test_a_set_of_stand_ins_alone_is_one(mine, capsys):
     assert main([str(mine), "--dry-run"]) == 0
-    assert "takes the notebook's defaults for engine" not in capsys.readouterr().out
+    assert "07_qa_generation extractive (no model)" in capsys.readouterr().out
 
 
 def test_the_sets_of_this_project_mix_nothing():

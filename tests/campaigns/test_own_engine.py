@@ -17,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.sets import ROOT, result_bytes, variation
 from vislib.runs import tables
-from vislib.runs.yaml_files import write_parameters
+from vislib.runs.yaml_files import read_parameters, write_parameters
 from vislib.training import tiny
 
 pytestmark = pytest.mark.campaign
@@ -46,7 +45,7 @@ def runs(tmp_path_factory) -> Path:
 
 def asking(folder: Path) -> Path:
     """A set whose one stage asks that captioner, by the table of the run that it is of."""
-    values = yaml.safe_load((ROOT / "params/sample/06_captioning.yaml").read_text()) | {
+    values = read_parameters(ROOT / "params/sample/06_captioning.yaml") | {
         "samples": "../five/02_filtering/samples",
         "images": "../five/03_images/images",
         "engine": "openai",
@@ -66,7 +65,7 @@ def asking(folder: Path) -> Path:
 
 def training(folder: Path) -> Path:
     """A set whose one stage trains a tiny captioner on the five documents' captions."""
-    values = yaml.safe_load((ROOT / "params/sample-models/11_captioner.yaml").read_text()) | {
+    values = read_parameters(ROOT / "params/sample-models/11_captioner.yaml") | {
         "samples": "../five/02_filtering/samples",
         "images": "../five/03_images/images",
         "test_fraction": 0.5,
