@@ -185,8 +185,9 @@ def _entry(
         place += f" with {ENGINE_FILE}"  # a value that is refused later may be of either
     values = resolve(schema, values | given, place)
     if values["variant"] != variant:
+        who = "first cell" if table else "file's name"
         raise InputError(
-            f"{place}: variant is {values['variant']!r}, but the name says {variant!r}"
+            f"{place}: variant is {values['variant']!r}, but the {who} says {variant!r}"
         )
     if Path(values["run_dir"]).name != folder:
         raise InputError(
