@@ -380,6 +380,6 @@ def test_plain_papermill_ends_finished_and_runs_again_under_the_runner(project):
         check=False,
     )
     assert typo.returncode != 0
-    assert "unknown parameter m" in typo.stderr
+    assert "unknown parameter 'm'" in typo.stderr
     assert " ok " in project.run().stdout
     assert project.record("80_first")["status"] == "ok"

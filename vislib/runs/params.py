@@ -37,7 +37,10 @@ _TYPES: dict[str, type] = {
     "dict": dict,
 }
 # Parameters that notebooks once took: a set that still names one is told what to write now.
-GONE: dict[str, str] = {}
+GONE = {
+    "packing": "a row of a batch is one sample, as with `packing: false`; delete it",
+    "image_size": "images have the processor's own size, as with `image_size: 0`; delete it",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from vislib.runs.disk import explain, is_full
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, key_of
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
-from vislib.runs.params import read_schema, resolve
+from vislib.runs.params import read_schema, refuse_unknown, resolve
 from vislib.runs.progress import interactive
 from vislib.runs.provenance import all_versions, git_state, hardware
 from vislib.runs.record import Run
@@ -114,10 +114,9 @@ def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping
         and name not in hidden
         and not name.startswith("_")
     ]
-    if unknown and not interactive():
-        raise InputError(
-            f"{notebook}: unknown parameter {', '.join(unknown)}; allowed: {', '.join(schema)}"
-        )
+    if not interactive():
+        for name in unknown:
+            refuse_unknown(name, schema, notebook)
 
 
 def _take_locks(run: Path) -> list[FolderLock]:
