@@ -1,4 +1,4 @@
-"""`vislib.training.children` and `launch`: children that say what they do and never outlive their
+"""`vislib.runs.children` and `launch`: children that say what they do and never outlive their
 stage.
 """
 
@@ -18,15 +18,15 @@ import yaml
 
 from tests.training_rows import SETTINGS, a_run
 from vislib.runs import InputError
+from vislib.runs.children import run_child
 from vislib.training import launch
-from vislib.training.children import run_child
 from vislib.training.launch import launch_command, train
 from vislib.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = """
 import os, signal, subprocess, sys, time
-from vislib.training.children import child_main, emit
+from vislib.runs.children import child_main, emit
 def work():
     {work}
 child_main(work)
@@ -34,7 +34,7 @@ child_main(work)
 PARENT = """
 import sys
 from pathlib import Path
-from vislib.training.children import run_child
+from vislib.runs.children import run_child
 folder = Path(sys.argv[1])
 run_child([sys.executable, str(folder / "child.py")], log=folder / "log.txt", lock=folder / "lock",
           on_event=lambda event: print(event, flush=True))
@@ -214,6 +214,13 @@ def test_one_process_per_gpu_and_every_machine_in_one_group(tmp_path, monkeypatc
         ("0", {"device": "auto", "machines": 2, "main_address": "node"}, "set host:port"),
         ("", {"strategy": "zero3"}, "set ddp"),
         ("0", {"device": "auto", "strategy": "zero2"}, "pip install deepspeed"),
+        ("", {"report_to": "wandb"}, "report_to is 'wandb', which needs the package wandb: pip"),
+        ("", {"quantization": "4bit"}, "cannot be quantized; set method to lora"),
+        (
+            "",
+            {"quantization": "4bit", "method": "lora"},
+            "quantization is '4bit', which needs the package bitsandbytes: pip install",
+        ),
         (
             "0",
             {"device": "auto", "attention": "flash_attention_2"},

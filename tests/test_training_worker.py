@@ -13,15 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
 from tests.training_rows import SETTINGS, a_run, plan
 from vislib.media.pixels import read_image
 from vislib.runs import InputError
+from vislib.runs.children import run_child
 from vislib.training import tiny, worker
+from vislib.training.batches import collate
 from vislib.training.chat import model_inputs, prompt_text
-from vislib.training.children import run_child
+from vislib.training.labels import Encoder
 from vislib.training.launch import launch_command, train
 from vislib.training.models import open_trained
 from vislib.training.settings import Settings
@@ -192,6 +195,41 @@ def test_arms_can_end_at_equal_supervised_tokens(ground, tmp_path):
                 settings, max_supervised_tokens=100000, checkpoints=str(tmp_path / "checkpoints")
             )
         )
+
+
+def test_held_out_rows_are_evaluated_the_best_weights_kept_and_all_of_it_reported(ground, tmp_path):
+    plan(tmp_path, ground / "tiny-llava", pictured=5)
+    given = {"held_out": str(tmp_path / "rows.parquet"), "eval_steps": 2, "batch_size": 2}
+    given |= {"report_to": "tensorboard", "reports": str(tmp_path / "tensorboard")}
+    kept = {}
+    for best in (False, True):
+        # so fast that the loss of rows which are not learnt from soon rises
+        given |= {"learning_rate": 0.05, "load_best": best}
+        settings = settings_of(ground, tmp_path / str(best), **LORA | given)
+        weights, log = trained(settings)
+        metrics = json.loads((Path(settings.checkpoints) / "done.json").read_text())["metrics"]
+        kept[best] = weights, metrics
+        assert len(log) == 12
+    assert kept[False][1]["eval_step"] == 12
+    assert kept[True][1]["eval_step"] < 12
+    assert kept[True][1]["eval_loss"] < kept[False][1]["eval_loss"]
+    assert not same(kept[True][0], kept[False][0])
+    assert held_out_loss(settings) == pytest.approx(kept[True][1]["eval_loss"], rel=1e-3)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"train/loss", "eval/loss"} <= set(events.Tags()["scalars"])
+
+
+def held_out_loss(settings: Settings) -> float:
+    """The mean over all supervised tokens, of the saved model itself, a row at a time."""
+    model, processor = open_trained(settings.output)
+    encoder, loss, tokens = Encoder(processor, max_length=512), 0.0, 0
+    for row in pq.read_table(settings.held_out).to_pylist():
+        batch = collate([encoder.encode(row)], processor=processor, dummy=None)
+        learnt = int((batch["labels"] != -100).sum())
+        with torch.inference_mode():
+            loss += model(**batch).loss.item() * learnt
+        tokens += learnt
+    return loss / tokens
 
 
 # ---- stopping and going on

@@ -162,7 +162,7 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
             args,
             rows,
             settings,
-            on_step=lambda row: seen.append(seen[-1] + row["tokens"]),
+            on_log=lambda row: seen.append(seen[-1] + row.get("tokens", 0)),
             stop=Event(),
         )
         trainer.counter = counter

@@ -15,6 +15,7 @@ from vislib.captioner.rows import Captions, Example, Split, swapped
 from vislib.captioner.scores import score_systems
 from vislib.engines import Request
 from vislib.engines.extractive import Extractive
+from vislib.engines.thoughts import without_thoughts
 from vislib.runs import Run, choose, tables
 from vislib.runs.tables import Output, Row
 from vislib.training import planning
@@ -157,7 +158,7 @@ def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when
     )
     answers = [answer_to(run.journal(JOURNAL), key, question) for question in asked]
     run.metrics[f"failed_{when}"] = answers.count(None)
-    return [answer or "" for answer in answers]
+    return [without_thoughts(answer or "")[0] for answer in answers]
 
 
 def _request(example: Example, kind: str) -> Request:

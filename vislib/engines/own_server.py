@@ -23,11 +23,11 @@ from typing import Any
 
 from vislib.engines import Answered, Request
 from vislib.engines.openai_chat import OpenAIChat
+from vislib.runs.children import end_process
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, table_reference
 from vislib.runs.locking import share
 from vislib.runs.redaction import redact
-from vislib.training.children import end_process
 
 LOG = "server.log"  # beside the stage's log
 _HOST = "127.0.0.1"
@@ -104,7 +104,7 @@ class OwnModel(OpenAIChat):
             _end(process)
 
     def _begin(self, command: list[str]) -> "subprocess.Popen[str]":
-        """The server under the guard of `training.children`, in a process group of its own, holding
+        """The server under the guard of `runs.children`, in a process group of its own, holding
         the run's lock.
         """
         environment = {
@@ -114,7 +114,7 @@ class OwnModel(OpenAIChat):
         try:
             with (self._place / LOG).open("w", encoding="utf-8") as log:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "vislib.training.children", *command],
+                    [sys.executable, "-m", "vislib.runs.children", *command],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,
                     stdout=log,

@@ -24,8 +24,8 @@ from vislib.evaluation.answers import Arm
 from vislib.evaluation.logs import JUDGED, UNLOGGED, read_log, reported
 from vislib.evaluation.questions import LOCAL, write_task_file
 from vislib.runs import InputError, short_hash
+from vislib.runs.children import child_main, run_child
 from vislib.runs.tables import Output, Row
-from vislib.training.children import child_main, run_child
 from vislib.training.generation import model_key
 
 if TYPE_CHECKING:

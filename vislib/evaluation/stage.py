@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vislib.engines.thoughts import without_thoughts
 from vislib.evaluation.answers import Arm, answer_row, choice_row, open_arms
 from vislib.evaluation.lmms import lmms_rows
 from vislib.evaluation.questions import LOCAL, MULTIPLE_CHOICE, Item, load_items, write_task
@@ -98,6 +99,7 @@ def local_rows(run: "Run", arms: list[Arm], items: list[Item], output: Output) -
                 output.drop("answer", f"{arm.name}/{item.id}", reason or "no_answer", detail)
                 continue
             output.keep("answer")
+            said = without_thoughts(said)[0]
             row = (
                 choice_row(item.id, said, item.answer, item.options, question_type=item.type)
                 if item.type == MULTIPLE_CHOICE

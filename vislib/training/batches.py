@@ -50,17 +50,18 @@ def plan_batches(
     whole = len(rows) // batch * batch
     unit = max(size for size in range(1, max(1, batch // _STRATA) + 1) if batch % size == 0)
     strips = max(1, batch // unit // _PER_STRIP)
-    order = partial(
-        _alike, lengths=np.array(lengths, int), pixels=np.array(pixels, int), strips=strips
-    )
+    seen = np.array(pixels, int)
+    alike = partial(_alike, lengths=np.array(lengths, int), pixels=seen, strips=strips)
     steps: list[list[int]] = []
     for mega in _cut(rows[:whole], batch * _MEGABATCH):
-        units, count = _cut(order(mega), unit), len(mega) // batch
-        strata = _cut(units, count)
+        count = len(mega) // batch
+        strata = _cut(_cut(alike(mega), unit), count)
         for stratum in strata:
             chance.shuffle(stratum)
-        steps += [[row for stratum in strata for row in stratum[number]] for number in range(count)]
-    return steps + [order(last) for last in _cut(rows[whole:], batch)]
+        for number in range(count):
+            steps.append([row for stratum in strata for row in stratum[number]])
+    # what is left over is less than a step: like rows side by side, as in any other
+    return steps + [alike(last) for last in _cut(rows[whole:], batch)]
 
 
 def _alike(rows: list[int], *, lengths: Any, pixels: Any, strips: int) -> list[int]:
@@ -86,17 +87,36 @@ def collate(
 
     `dummy` (`dummy_row`) joins a batch that has no image, as its last row.
     """
-    rows = [*encoded, dummy] if dummy and not any(row.pixels for row in encoded) else list(encoded)
+    rows = list(encoded)
+    if dummy and not any(row.pixels for row in encoded):
+        rows.append(dummy)
     filler = processor.tokenizer.pad_token_id or 0  # masked
-    batch = {
+    texts = {
         "input_ids": _padded((row.input_ids for row in rows), filler),
         "labels": _padded((row.labels for row in rows), IGNORED),
         "attention_mask": _padded(([1] * len(row.input_ids) for row in rows), 0),
     }
+    return texts | stacked_pixels(rows)
+
+
+def stacked_pixels(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """The processor's tensors of all images, one behind the other along the first dimension, padded
+    with zeros to the largest: no image there.
+    """
+    batch = {}
     for name in PIXELS:
         if tensors := [row.pixels[name] for row in rows if name in row.pixels]:
-            batch[name] = _stacked(tensors)
+            sizes = [max(of_all) for of_all in zip(*(t.shape[1:] for t in tensors), strict=True)]
+            batch[name] = torch.cat([_grown(tensor, sizes) for tensor in tensors])
     return batch
+
+
+def _grown(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    sides: list[int] = []
+    # torch counts the sides of `pad` from the last dimension on
+    for size, largest in zip(tensor.shape[:0:-1], sizes[::-1], strict=True):
+        sides += [0, largest - size]
+    return pad(tensor, sides)
 
 
 def dummy_row(encoder: Encoder) -> Encoded:
@@ -106,35 +126,12 @@ def dummy_row(encoder: Encoder) -> Encoded:
     Else data parallel training waits for gradients that never come, and ZeRO-3 for weights that
     nobody gathers.
     """
-    batch = model_inputs(
-        encoder.processor, encoder.processor.image_token, [Image.new("RGB", (28, 28), "white")]
-    )
-    ids, pixels = (
-        batch["input_ids"][0].tolist(),
-        {name: batch[name] for name in PIXELS if name in batch},
-    )
+    image, token = Image.new("RGB", (28, 28), "white"), encoder.processor.image_token
+    batch = model_inputs(encoder.processor, token, [image])
+    ids = batch["input_ids"][0].tolist()
+    pixels = {name: batch[name] for name in PIXELS if name in batch}
     return Encoded(ids, [IGNORED] * len(ids), pixels, ids.count(encoder.processor.image_token_id))
 
 
 def _padded(rows: Iterable[Sequence[int]], filler: int) -> torch.Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
-
-
-def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One behind the other along the first dimension, the others padded with zeros to the largest:
-    no image there.
-    """
-    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    return torch.cat(
-        [
-            pad(
-                t,
-                [
-                    side
-                    for size, most in zip(t.shape[:0:-1], largest[::-1], strict=True)
-                    for side in (0, most - size)
-                ],
-            )
-            for t in tensors
-        ]
-    )

@@ -13,12 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vislib.engines.thoughts import without_thoughts
-from vislib.media.pixels import ImageError, read_image
+from vislib.runs.children import child_main, emit, run_child
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.seeding import short_hash
-from vislib.training.children import child_main, emit, run_child
 
 if TYPE_CHECKING:
     from vislib.runs import Run
@@ -43,9 +41,8 @@ class Question:
     @property
     def value(self) -> str:
         """The human turn, as conversations have it."""
-        return (
-            self.text if self.image_path is None or _MARK in self.text else f"{_MARK}\n{self.text}"
-        )
+        placed = self.image_path is None or _MARK in self.text
+        return self.text if placed else f"{_MARK}\n{self.text}"
 
 
 def model_key(place: str, *, precision: str = "float32") -> str:
@@ -58,25 +55,28 @@ def model_key(place: str, *, precision: str = "float32") -> str:
         return f"{weights_hash(place)}/{precision}"
     from vislib.media.vision import load_config
 
+    name, _, revision = place.partition("@")
     commit = getattr(load_config(place, parameter="model"), "_commit_hash", None)
-    return f"{place.partition('@')[0]}@{commit or place.partition('@')[2]}/{precision}"
+    return f"{name}@{commit or revision}/{precision}"
 
 
 def question_key(model: str, question: Question) -> str:
     """The journal's key of an answer: of `model_key`, question, image bytes and the most tokens of
     the answer.
     """
-    path = Path(question.image_path) if question.image_path is not None else None
-    image = "" if path is None else short_hash(path.read_bytes()) if path.is_file() else "missing"
+    image = ""
+    if question.image_path is not None:
+        path = Path(question.image_path)
+        image = short_hash(path.read_bytes()) if path.is_file() else "missing"
     return short_hash("greedy", model, question.value, image, str(question.max_tokens))
 
 
 def answer_to(journal: Journal, model: str, question: Question) -> str | None:
-    """The answer that `answers_of_models` journalled, or None if it failed (`failure_of` says
-    why).
+    """The text that `answers_of_models` journalled, a model's thoughts included, or None if it
+    failed (`failure_of` says why).
     """
     body = journal.get(question_key(model, question))
-    return None if body is None else without_thoughts(str(body["text"]))[0]
+    return None if body is None else str(body["text"])
 
 
 def failure_of(journal: Journal, model: str, question: Question) -> tuple[str, str]:
@@ -102,66 +102,60 @@ def answers_of_models(
     recorded as failed and asked again by the next run. Raises InputError if a model cannot be
     opened or run; answers so far are kept.
     """
-    journal, names = (
-        run.journal(JOURNAL),
-        [model_key(model, precision=precision) for model in models],
-    )
+    journal = run.journal(JOURNAL)
+    names = [model_key(model, precision=precision) for model in models]
+    how = {"device": device, "precision": precision, "batch_size": batch_size}
     lines: list[dict[str, Any]] = []
     lacking = set[str]()
     for model, name in zip(models, names, strict=True):
-        keyed = ((question_key(name, question), question) for question in questions)
-        new = {
-            key: question for key, question in keyed if key not in lacking and not journal.has(key)
-        }
-        if new:
-            lines += [
-                {"model": model, "device": device, "precision": precision, "batch_size": batch_size}
-            ]
-            lines += [{"key": key, **asdict(question)} for key, question in new.items()]
-            lacking |= new.keys()
+        lines.append({"model": model, **how})
+        for question in questions:
+            key = question_key(name, question)
+            # two models of the same weights, or two questions of the same words, are asked once
+            if key not in lacking and not journal.has(key):
+                lacking.add(key)
+                lines.append({"key": key, **asdict(question)})
     if not lacking:
         return names
     file, failed = run.scratch / "questions.jsonl", set[str]()
-    file.write_text(
-        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-    )
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    file.write_text(text, encoding="utf-8")
     with run.progress(len(lacking), progress) as shown:
 
         def hear(event: dict[str, Any]) -> None:
-            if event["event"] == "answer":
+            kind = event["event"]
+            if kind == "answer":
                 journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
-            elif event["event"] == "failure":
+            elif kind == "failure":
                 journal.fail(event["key"], event["reason"], event["detail"])
                 failed.add(event["key"])
-            shown.update(event["event"] in {"answer", "failure"}, failed=len(failed))
+            shown.update(kind in {"answer", "failure"}, failed=len(failed))
 
-        command = [sys.executable, "-m", __name__, str(file)]
         run_child(
-            command, log=run.folder / "log.txt", lock=run.stage.run / ".workers.lock", on_event=hear
+            [sys.executable, "-m", __name__, str(file)],
+            log=run.folder / "log.txt",
+            lock=run.stage.run / ".workers.lock",
+            on_event=hear,
         )
     return names
 
 
 # ---- in the child
-# -------------------------------------------------------------------------------------------
 
 
 def encode(processor: Any, question: Question) -> "Encoded":
-    """The question as the model sees it; raises RowError or ImageError."""
+    """The question as the model sees it; raises RowError."""
     from vislib.training.chat import RowError, model_inputs, prompt_text
-    from vislib.training.labels import PIXELS, Encoded
+    from vislib.training.labels import PIXELS, Encoded, open_image
 
-    images = [] if question.image_path is None else [read_image(question.image_path)]
-    if question.value.count(_MARK) != len(images):
-        raise RowError(
-            "image_count",
-            f"{question.value.count(_MARK)} {_MARK} in the text, {len(images)} images",
-        )
-    batch = model_inputs(
-        processor, prompt_text(processor, [{"from": "human", "value": question.value}]), images
-    )
-    ids = batch["input_ids"][0].tolist()
-    return Encoded(ids, [], {name: batch[name] for name in PIXELS if name in batch})
+    images = [] if question.image_path is None else [open_image(question.image_path)]
+    marks = question.value.count(_MARK)
+    if marks != len(images):
+        raise RowError("image_count", f"{marks} {_MARK} in the text, {len(images)} images")
+    text = prompt_text(processor, [{"from": "human", "value": question.value}])
+    batch = model_inputs(processor, text, images)
+    pixels = {name: batch[name] for name in PIXELS if name in batch}
+    return Encoded(batch["input_ids"][0].tolist(), [], pixels)
 
 
 def generate(
@@ -173,34 +167,26 @@ def generate(
     import torch
     from transformers import GenerationConfig
 
-    from vislib.training.batches import collate
+    from vislib.training.batches import stacked_pixels
 
-    batch = collate(rows, processor=processor, dummy=None)
-    ids = [torch.tensor(row.input_ids) for row in rows]
-    padded: dict[str, Any] = {
-        "input_ids": ids,
-        "attention_mask": [torch.ones_like(row) for row in ids],
-    }
-    for name, values in padded.items():
-        filler = processor.tokenizer.pad_token_id if name == "input_ids" else 0
-        padded[name] = torch.nn.utils.rnn.pad_sequence(
-            values, batch_first=True, padding_value=filler, padding_side="left"
-        )
-    pixels = {name: value for name, value in batch.items() if name not in {*padded, "labels"}}
+    tokenizer, ends = processor.tokenizer, end_tokens(model, processor)
+    prompts = {"input_ids": [row.input_ids for row in rows]}
+    batch = dict(tokenizer.pad(prompts, padding_side="left", return_tensors="pt"))
+    batch |= stacked_pixels(rows)
     moved = {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in (padded | pixels).items()
+        for name, value in batch.items()
     }
-    ends = end_tokens(model, processor)
     bare = getattr(model, "get_base_model", lambda: model)()
-    bare.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # alone: a checkpoint's own may sample
+    # a configuration of its own: a checkpoint's may sample
+    bare.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=max(limits),
         eos_token_id=ends,
-        pad_token_id=processor.tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.inference_mode():
-        made = model.generate(**moved)[:, padded["input_ids"].shape[1] :].tolist()
+        made = model.generate(**moved)[:, batch["input_ids"].shape[1] :].tolist()
     return [_ended(answer[:limit], ends) for answer, limit in zip(made, limits, strict=True)]
 
 
@@ -210,9 +196,8 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
     """
     from vislib.training.chat import Chat
 
-    text, ((start, end),) = Chat(processor).render(
-        [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    )
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    text, ((start, end),) = Chat(processor).render(turns)
     taught = processor.tokenizer(text[start:end], add_special_tokens=False)["input_ids"][-1]
     own = model.generation_config.eos_token_id
     ids = {*(own if isinstance(own, list) else [own]), processor.tokenizer.eos_token_id, taught}
@@ -220,9 +205,10 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
 
 
 def _ended(answer: list[int], ends: Sequence[int]) -> list[int]:
-    return answer[
-        : next((place for place, token in enumerate(answer) if token in ends), len(answer))
-    ]
+    for place, token in enumerate(answer):
+        if token in ends:
+            return answer[:place]
+    return answer
 
 
 def answer_all(
@@ -233,6 +219,7 @@ def answer_all(
 
     room = getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
     waiting: list[tuple[str, Encoded, int]] = []
+    # questions of like length waste little on padding
     for key, question in sorted(
         asked, key=lambda a: (a[1].image_path is None, a[1].max_tokens, len(a[1].text))
     ):
@@ -244,15 +231,8 @@ def answer_all(
                 )
         except RowError as error:
             emit("failure", key=key, reason=error.reason, detail=error.detail)
-        except ImageError as error:
-            emit("failure", key=key, reason=f"image_{error.reason}", detail=error.detail)
-        except OSError as error:
-            reason = "image_missing" if isinstance(error, FileNotFoundError) else "image_unreadable"
-            emit(
-                "failure", key=key, reason=reason, detail=f"{question.image_path}: {error.strerror}"
-            )
-        else:
-            waiting.append((key, row, question.max_tokens))
+            continue
+        waiting.append((key, row, question.max_tokens))
         if len(waiting) == batch_size:
             _answer(model, processor, waiting)
             waiting = []
@@ -265,8 +245,8 @@ def _answer(model: Any, processor: Any, waiting: "Sequence[tuple[str, Encoded, i
     for key, ids in zip(keys, generate(model, processor, rows, limits), strict=True):
         text = processor.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        ).strip()
-        emit("answer", key=key, text=text, tokens=len(ids))
+        )
+        emit("answer", key=key, text=text.strip(), tokens=len(ids))
 
 
 def main(file: Path) -> None:
@@ -276,19 +256,22 @@ def main(file: Path) -> None:
     from vislib.training.models import open_trained
 
     asked: list[tuple[dict[str, Any], list[tuple[str, Question]]]] = []
+    # split by hand: str.splitlines also cuts at characters that questions may hold
     for line in map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1]):
         if "model" in line:
             asked.append((line, []))
-        else:
-            asked[-1][1].append((line.pop("key"), Question(**line)))
-    if bad := [question for _, rows in asked for _, question in rows if question.max_tokens < 1]:
-        raise InputError(
-            f"question {bad[0].id}: max_tokens is {bad[0].max_tokens}; it must be 1 or more"
-        )
+            continue
+        key, question = line.pop("key"), Question(**line)
+        if question.max_tokens < 1:
+            raise InputError(
+                f"question {question.id}: max_tokens is {question.max_tokens}; it must be 1 or more"
+            )
+        asked[-1][1].append((key, question))
     for head, rows in asked:
-        opened = open_trained(
-            head["model"], device=head["device"], precision=head["precision"], merge=True
-        )
+        if not rows:  # all its answers are there
+            continue
+        device, precision = head["device"], head["precision"]
+        opened = open_trained(head["model"], device=device, precision=precision, merge=True)
         answer_all(*opened, rows, batch_size=head["batch_size"])
         del opened  # before the next one takes its place
 

@@ -140,7 +140,7 @@ class Encoder:
         turns = row["conversations"]
         _check(turns, len(row["images"]) if images is None else len(images))
         whole, before = self._labelled(
-            turns, [_read(path) for path in row["images"]] if images is None else images
+            turns, [open_image(path) for path in row["images"]] if images is None else images
         )
         if before > self.max_length:
             raise RowError(
@@ -251,7 +251,7 @@ def _check(turns: Turns, n_images: int) -> None:
         raise RowError("image_count", f"{marks} {MARK} in the questions, {n_images} images")
 
 
-def _read(path: str) -> Image.Image:
+def open_image(path: str) -> Image.Image:
     try:
         return read_image(path)
     except ImageError as error:

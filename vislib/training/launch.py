@@ -12,29 +12,33 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vislib.runs.children import Event, run_child
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
 from vislib.runs.progress import Progress
 from vislib.runs.provenance import hardware
 from vislib.runs.record import Run
-from vislib.training.children import Event, run_child
 from vislib.training.settings import DONE, FACTS, SETTINGS, Settings
 
-if TYPE_CHECKING:
-    # what the processes run: its code is part of a stage's key
-    from vislib.training import worker  # noqa: F401
+Watch = Callable[[Event], None]  # gets every event of the training, as the worker tells it
 
 
-def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def train(
+    run: Run,
+    settings: Settings,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    watch: Watch = lambda event: None,
+) -> dict[str, Any]:
     """Train as `settings` say, in one process per GPU, going on from the last whole checkpoint;
-    shows loss and rate.
+    shows loss and rate, and gives every event to `watch`.
 
     Returns steps, and the rows, rounds, tokens, image_tokens and supervised_tokens that were learnt
     from in them; and `log`: a row of the table `steps` for each. Rates, memory and MFU go into the
@@ -49,7 +53,7 @@ def train(run: Run, settings: Settings, facts: Mapping[str, Any] | None = None) 
         facts = {"base": run.params.model, "method": settings.method} if facts is None else facts
         (folder / FACTS).write_text(json.dumps(dict(facts)), encoding="utf-8")
         settings.write(folder / SETTINGS)
-        with _Live(run) as live:
+        with _Live(run, watch) as live:
             run_child(
                 launch_command(settings, folder),
                 log=run.folder / "log.txt",
@@ -69,22 +73,36 @@ def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
 
     Raises InputError for what this machine lacks. Does not wake CUDA.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = (
-        [str(number) for number in range(len(hardware()["gpus"]))]
-        if visible is None
-        else visible.split(",")
-    )
-    gpus = (
-        []
-        if settings.device == "cpu"
-        else [name for name in gpus if name.strip() not in ("", "-1")]
-    )
+    gpus = _gpus(settings.device)
+    processes = settings.processes or max(1, len(gpus))
+    _check_machines(settings, gpus, processes)
+    _check_packages(settings)
+    environment = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
+    }
+    if not gpus:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    if settings.strategy == "fsdp":  # so that accelerate can gather weights in main memory
+        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+    return replace(settings, device="cuda" if gpus else "cpu", processes=processes), environment
+
+
+def _gpus(device: str) -> list[str]:
+    """The names by which CUDA knows the GPUs that may be used."""
+    if device == "cpu":
+        return []
+    # nvidia-smi counts them in place of torch, which would wake CUDA in this process
+    every = ",".join(str(number) for number in range(len(hardware()["gpus"])))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", every)
+    return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+
+
+def _check_machines(settings: Settings, gpus: list[str], processes: int) -> None:
     if settings.device == "cuda" and not gpus:
         raise InputError(
             "device is 'cuda', but nvidia-smi lists no GPU here; set device to auto or cpu"
         )
-    processes = settings.processes or max(1, len(gpus))
     if gpus and processes > len(gpus):
         raise InputError(
             f"processes is {processes}, but this machine has {len(gpus)} GPUs; set 0: one for each"
@@ -99,25 +117,32 @@ def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
             f"strategy is {settings.strategy!r}, which shares weights out among GPUs; set ddp"
             " without any"
         )
-    if settings.strategy.startswith("zero") and find_spec("deepspeed") is None:
-        raise InputError(
-            f"strategy is {settings.strategy!r}, which needs the package deepspeed: pip install"
-            " deepspeed"
-        )
     if settings.attention == "flash_attention_2" and not (
         gpus and settings.precision == "bfloat16"
     ):
         raise InputError(
             "attention is 'flash_attention_2', which needs a GPU and precision bfloat16; set sdpa"
         )
-    environment = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
-    }
-    environment |= {} if gpus else {"ACCELERATE_USE_CPU": "true"}
-    if settings.strategy == "fsdp":  # so that accelerate can gather weights in main memory
-        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
-    return replace(settings, device="cuda" if gpus else "cpu", processes=processes), environment
+
+
+def _check_packages(settings: Settings) -> None:
+    """What options need that are packages of their own."""
+    quantized = settings.quantization != "none"
+    if quantized and (settings.method == "full" or settings.strategy != "ddp"):
+        raise InputError(
+            f"quantization is {settings.quantization!r}, but weights that learn, or that processes"
+            " share out, cannot be quantized; set method to lora and strategy to ddp, or"
+            " quantization to none"
+        )
+    needed = {"report_to": settings.report_to if settings.report_to != "none" else ""}
+    needed["strategy"] = "deepspeed" if settings.strategy.startswith("zero") else ""
+    needed["quantization"] = "bitsandbytes" if quantized else ""
+    for name, package in needed.items():
+        if package and find_spec(package) is None:
+            raise InputError(
+                f"{name} is {getattr(settings, name)!r}, which needs the package {package}:"
+                f" pip install {package}"
+            )
 
 
 def launch_command(settings: Settings, folder: Path) -> list[str]:
@@ -149,16 +174,16 @@ def launch_command(settings: Settings, folder: Path) -> list[str]:
 class _Live:
     """What a notebook shows while processes train."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.shown = run, ExitStack()
+    def __init__(self, run: Run, watch: Watch) -> None:
+        self.run, self.watch, self.shown = run, watch, ExitStack()
         self.progress: Progress | None = None
 
     def event(self, event: Event) -> None:
+        self.watch(event)
         if event["event"] == "begin":
-            left = event["steps"] - event["done"]
-            self.progress = self.shown.enter_context(
-                self.run.progress(left, "steps" + " left" * bool(event["done"]))
-            )
+            unit = "steps left" if event["done"] else "steps"
+            progress = self.run.progress(event["steps"] - event["done"], unit)
+            self.progress = self.shown.enter_context(progress)
         elif event["event"] == "step" and self.progress is not None:
             shown = {"loss": f"{event['loss']:.3f}", "memory": f"{event['memory_gib']:.1f} GiB"}
             self.progress.update(1, **shown, **{"tokens/s": round(event["tokens_per_second"])})
@@ -186,11 +211,9 @@ def join(run: Path, rank: int) -> None:
                 joined[file] = begun
                 settings, environment = placed(replace(Settings.read(file), machine_rank=rank))
                 print(f"joining {file.parent.parent.parent.name}", flush=True)
-                command, environment = (
-                    launch_command(settings, file.parent),
-                    {**os.environ, **environment},
-                )
-                subprocess.run(command, cwd=ROOT, env=environment, check=False)
+                command = launch_command(settings, file.parent)
+                # a training that fails is the first machine's to report
+                subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False)
         time.sleep(2)
 
 

@@ -126,6 +126,7 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
         str(place),
         precision="float32" if updated else settings.precision,
         attention=settings.attention,
+        quantization=settings.quantization,
     )
     model.name_or_path = str(place)  # of an adapter that was merged, its base's until now
     # FSDP cuts at the layers that these name; CLIP also names those of a text tower it lacks here
@@ -252,25 +253,30 @@ def weights_hash(folder: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _weights(place: str, *, precision: str, attention: str = "sdpa") -> Any:
+def _weights(
+    place: str, *, precision: str, attention: str = "sdpa", quantization: str = "none"
+) -> Any:
     """The model at `place`; one that is an adapter is merged into its base. Raises InputError for
     another kind.
     """
     from vislib.media.vision import quiet_transformers
 
     if is_adapter(place):
+        if quantization != "none":
+            raise InputError(
+                f"model is {place!r}, an adapter, and quantization {quantization!r}; train its"
+                " base with merge set to true first, or set quantization to none"
+            )
         return open_trained(place, precision=precision, merge=True)[0]
-    with quiet_transformers(place, "model", "AutoModelForImageTextToText") as (
-        transformers,
-        path,
-        revision,
-    ):
+    auto = "AutoModelForImageTextToText"
+    with quiet_transformers(place, "model", auto) as (transformers, path, revision):
         model, loading = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
             revision=revision or None,
             dtype=precision,
             attn_implementation=attention,
             output_loading_info=True,
+            **_quantized(quantization, precision),
         )
         if missing := sorted(loading["missing_keys"]):  # else chance would fill them
             raise ValueError(
@@ -278,6 +284,26 @@ def _weights(place: str, *, precision: str, attention: str = "sdpa") -> Any:
                 " kind"
             )
     return model
+
+
+def _quantized(quantization: str, precision: str) -> dict[str, Any]:
+    """Options of `from_pretrained` for QLoRA: NF4 with quantized scales, as in its paper (Dettmers
+    et al. 2023), or 8 bits.
+    """
+    if quantization == "none":
+        return {}
+    from accelerate import PartialState
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=quantization == "4bit",
+        load_in_8bit=quantization == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision,
+    )
+    # quantized weights cannot be moved later: each process loads them where it trains
+    return {"quantization_config": config, "device_map": {"": PartialState().device}}
 
 
 def _save_whole(

@@ -16,8 +16,8 @@ DONE, FACTS, SETTINGS = "done.json", "facts.json", "settings.json"  # files besi
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One training. Names of parameters are those of the notebooks; the last five are set by the
-    stage.
+    """One training. Names of parameters are those of the notebooks; those from `model` on are
+    set by the stage, but for `merge`.
     """
 
     method: str  # full, lora, dora
@@ -48,9 +48,16 @@ class Settings:
     checkpoint_steps: int  # steps between checkpoints
     device: str  # auto, cpu, cuda
     seed: int
+    quantization: str = "none"  # of frozen weights under adapters: none, 4bit, 8bit
+    eval_steps: int = 0  # steps between evaluations of the held-out rows, 0: none
+    load_best: bool = False  # keep the weights of the lowest evaluation loss
+    report_to: str = "none"  # none, tensorboard, wandb, trackio
     model: str = ""  # folder or hub id[@revision] that the weights come from
     rows: str = ""  # Parquet file of the rows to learn from (`planning.ROWS`)
+    held_out: str = ""  # the same of those to evaluate, if any
     checkpoints: str = ""  # folder
+    reports: str = ""  # folder of TensorBoard's files
+    run_name: str = ""  # of the training, where it is reported to a service
     output: str = ""  # folder that the trained model is saved to
     merge: bool = False  # save whole weights, adapters merged in, as servers need them
 

@@ -35,7 +35,7 @@ from vislib.training.throughput import FlopMeter
 
 COLUMNS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
 _CHUNK = 1024  # supervised tokens whose float32 logits are there at a time
-_MARK = "complete"  # file that is written last into a checkpoint
+_MARK = "complete"  # file that is written last into a checkpoint; names the best one, if any
 _PER_BATCH, _UNPACKED = 2000, ".arrow"  # rows
 
 
@@ -50,10 +50,12 @@ class Rows(Dataset[Encoded]):
     def __init__(self, file: Path, encoder: Encoder) -> None:
         self.table = pa.ipc.open_file(pa.memory_map(str(file.with_suffix(_UNPACKED)))).read_all()
         self.encoder = encoder
+        turns, images = (
+            pc.list_value_length(self.table.column(name)).to_numpy()
+            for name in ("conversations", "images")
+        )
         self.counts = {name: self.table.column(name).to_numpy() for name in COLUMNS}
-        turns = pc.list_value_length(self.table.column("conversations")).to_numpy()
-        self.counts["n_rounds"] = turns // 2  # of a question and its answer
-        self.counts["n_images"] = pc.list_value_length(self.table.column("images")).to_numpy()
+        self.counts |= {"n_rounds": turns // 2, "n_images": images}  # a question and its answer
 
     def __getitem__(self, number: int) -> Encoded:
         row = self.table.slice(number, 1).to_pylist()[0]
@@ -178,26 +180,25 @@ def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint in `folder`; all others are removed."""
-    complete: list[Path] = []
-    for found in sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
-    ):
-        complete += [found] if (found / _MARK).exists() else []
-        if found not in complete:
-            shutil.rmtree(found)
-    for old in complete[:-1]:
-        (old / _MARK).unlink()  # first: what is half removed must not count
-        shutil.rmtree(old)
+    """The last complete checkpoint in `folder`; it and the best one stay, others are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
+    complete = [path for path in found if (path / _MARK).exists()]
+    kept = set[Path]()
+    if complete:
+        kept = {complete[-1], folder / (complete[-1] / _MARK).read_text(encoding="utf-8")}
+    for old in found:
+        if old not in kept:
+            (old / _MARK).unlink(missing_ok=True)  # first: what is half removed must not count
+            shutil.rmtree(old)
     return complete[-1] if complete else None
 
 
 class AnswerTrainer(Trainer):
-    """Trains on answers. `on_step` gets the log row of each optimiser step; `stop` ends it after
-    the one under way.
+    """Trains on answers. `on_log` gets each row of the log; `stop` ends it after the step under
+    way, and `stopped` tells whether it did.
 
-    `stopped` tells whether it did. `counter` counts the FLOPs of this process in the first step of
-    this start.
+    `counter` counts the FLOPs of this process in the first step of this start. `held_out`: rows
+    that are evaluated as `args` say.
     """
 
     counter: FlopMeter | None = None
@@ -209,38 +210,30 @@ class AnswerTrainer(Trainer):
         rows: Rows,
         settings: Settings,
         *,
-        on_step: Callable[[dict[str, Any]], None],
+        on_log: Callable[[dict[str, Any]], None],
         stop: Event,
+        held_out: Rows | None = None,
     ) -> None:
-        super().__init__(model=model, args=args)
-        self.model_accepts_loss_kwargs = (
-            True  # so that tokens of a step are counted, whatever the model says
-        )
-        self.rows, self.settings, self.on_step, self.stop, self.stopped = (
-            rows,
-            settings,
-            on_step,
-            stop,
-            False,
-        )
+        self.join = partial(collate, processor=rows.encoder.processor)
+        # held-out rows all have an image: they are conversations of stage 08
+        evaluated = partial(self.join, dummy=None)
+        super().__init__(model=model, args=args, eval_dataset=held_out, data_collator=evaluated)
+        # so that tokens of a step are counted, whatever the model says
+        self.model_accepts_loss_kwargs = True
+        self.rows, self.settings, self.held_out = rows, settings, held_out
+        self.on_log, self.stop, self.stopped = on_log, stop, False
         self.share = Share(rows, settings, process=args.process_index, processes=args.world_size)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Our passes: each process has its own share already, so that accelerate must not deal them
         out again.
         """
-        encoder = self.rows.encoder
-        join = partial(
-            collate,
-            processor=encoder.processor,
-            dummy=dummy_row(encoder),
-        )
         loader: DataLoader[Any] = DataLoader(
             self.rows,
             batch_sampler=self.share,
-            collate_fn=join,
+            collate_fn=partial(self.join, dummy=dummy_row(self.rows.encoder)),
             num_workers=self.settings.loader_workers,
-            pin_memory=self.args.device.type == "cuda",
+            pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator().manual_seed(self.settings.seed),
         )
         loader.set_epoch = self.share.set_epoch  # the Trainer calls it
@@ -250,9 +243,8 @@ class AnswerTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The summed loss of one pass, as a share of the whole step's supervised tokens."""
-        targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[
-            :, 1:
-        ]  # each token is told by the one before it
+        # each token is told by the one before it
+        targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[:, 1:]
         supervised = targets != IGNORED
         # keys and values are for generation: kept here, they would only take memory
         logits = model(**inputs, logits_to_keep=supervised, use_cache=False).logits
@@ -262,15 +254,24 @@ class AnswerTrainer(Trainer):
                 f"{type(self.model).__name__} makes all logits whatever is asked: it cannot be"
                 " trained"
             )
-        loss = (
-            summed_loss(logits, targets) / num_items_in_batch * self.accelerator.num_processes
-        )  # gradients are means
+        loss = summed_loss(logits, targets) / num_items_in_batch
+        loss *= self.accelerator.num_processes  # gradients are means over processes
         return (loss, None) if return_outputs else loss
 
     def training_step(self, *given: Any, **named: Any) -> Any:
         """One pass, forward and backward."""
         with self.counter.counting() if self.counter else nullcontext():
             return super().training_step(*given, **named)
+
+    def prediction_step(self, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
+        """The loss of held-out rows, as a share of what so many rows have in supervised tokens: the
+        Trainer's mean over rows is then the mean over tokens.
+        """
+        assert self.held_out is not None
+        usual = len(inputs["labels"]) * self.held_out.counts["n_supervised"].mean()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=usual)
+        return loss / self.accelerator.num_processes, None, None
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Counted elsewhere (`throughput`), as they run."""
@@ -280,25 +281,26 @@ class AnswerTrainer(Trainer):
         """After each optimiser step: its row of the log, the end of a training that diverged, and
         the stop.
         """
-        if "loss" not in logs:  # the Trainer's summary
+        if "loss" not in logs:  # an evaluation, or the Trainer's summary
+            super().log(logs)
+            self.on_log(self.state.log_history[-1])
             return
-        step = self.state.global_step - 1
-        rows = self.share.of_step(step)
+        done = self.state.global_step
+        rows = self.share.of_step(done - 1)
         if not math.isfinite(logs["loss"] + logs.get("grad_norm", 0)):
+            names = ", ".join(self.rows.table.column("id").take(rows).to_pylist())
             raise InputError(
-                f"step {step + 1}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}:"
-                " lower learning_rate, or look at its rows"
-                f" {', '.join(self.rows.table.column('id').take(rows).to_pylist())}"
+                f"step {done}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}:"
+                f" lower learning_rate, or look at its rows {names}"
             )
-        sums = {
-            name: int(self.rows.counts[f"n_{name}"][rows].sum())
-            for name in ("tokens", "supervised")
-        }
-        logs |= {"tokens": sums["tokens"], "supervised_tokens": sums["supervised"]}
+        logs["tokens"] = int(self.rows.counts["n_tokens"][rows].sum())
+        logs["supervised_tokens"] = int(self.rows.counts["n_supervised"][rows].sum())
         super().log(logs)
         self.counter = None  # counting slows the passes down: the first step is not timed
-        self.on_step(self.state.log_history[-1])
-        if self._asked_to_stop() and self.state.global_step < self.state.max_steps:
+        self.on_log(self.state.log_history[-1])
+        if done >= self.state.max_steps:  # what is compared with the best is the whole training
+            self.control.should_evaluate = self.held_out is not None
+        elif self._asked_to_stop():
             self.stopped = self.control.should_save = self.control.should_training_stop = True
 
     def _asked_to_stop(self) -> bool:
@@ -318,11 +320,16 @@ class AnswerTrainer(Trainer):
         """A checkpoint that counts only when all of it is there; the one before it goes. None after
         the last step.
         """
-        if self.state.global_step >= self.state.max_steps:
+        state = self.state
+        if state.global_step >= state.max_steps:
+            if state.best_global_step == state.global_step:
+                state.best_model_checkpoint = None  # the best is what stands in memory
             return
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
-            (folder / f"checkpoint-{self.state.global_step}" / _MARK).touch()
+            best = Path(state.best_model_checkpoint or "").name
+            mark = folder / f"checkpoint-{state.global_step}" / _MARK
+            mark.write_text(best, encoding="utf-8")
             last_checkpoint(folder)

@@ -20,10 +20,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from vislib.runs.children import child_main, emit
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
 from vislib.runs.provenance import peak_memory_mib
-from vislib.training.children import child_main, emit
 from vislib.training.labels import Encoder
 from vislib.training.models import open_model, save_trained
 from vislib.training.settings import DONE, FACTS, Settings
@@ -39,6 +39,7 @@ MEND = (
     "lower device_batch_size (batch_size stays), set gradient_checkpointing to true, or share the"
     " weights out with strategy zero3 or fsdp"
 )
+_LOGGED = ("step", "loss", "learning_rate", "tokens", "supervised_tokens")
 
 
 def main(file: Path) -> None:
@@ -47,36 +48,52 @@ def main(file: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     args, folder = _arguments(settings), Path(settings.checkpoints)
+    files = [Path(name) for name in (settings.rows, settings.held_out) if name]
     with args.main_process_first(local=False):
         resumed = last_checkpoint(folder)
         if args.process_index == 0:
-            unpack(Path(settings.rows))
+            for rows in files:
+                unpack(rows)
     model, processor = open_model(settings.model, settings=settings)
-    rows = Rows(Path(settings.rows), Encoder(processor, max_length=settings.max_length))
-    meter = Meter(rows, settings, args)
-    trainer = AnswerTrainer(model, args, rows, settings, on_step=meter.step, stop=stop)
+    encoder = Encoder(processor, max_length=settings.max_length)
+    learnt, *held_out = [Rows(rows, encoder) for rows in files]
+    meter = Meter(learnt, settings, args)
+    trainer = AnswerTrainer(
+        model,
+        args,
+        learnt,
+        settings,
+        on_log=meter.hear,
+        stop=stop,
+        held_out=next(iter(held_out), None),
+    )
     trainer.counter = meter.counter
     args.max_steps = trainer.share.steps_to_learn()
-    meter.begin(trainer.share.steps, args.max_steps, resumed)
+    meter.begin(trainer.share, args.max_steps, resumed)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.stopped:
         raise InputError(
             f"stopped after step {trainer.state.global_step}; the same command goes on from there"
         )
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    _save(trainer, processor, settings, meter.totals(trainer.share) | facts)
+    _save(trainer, processor, settings, meter.totals() | facts)
     if trainer.is_world_process_zero():
-        meter.end(trainer.share)
+        meter.end()
     trainer.accelerator.wait_for_everyone()
 
 
 def _arguments(settings: Settings) -> TrainingArguments:
     cuda, processes = settings.device == "cuda", int(os.environ.get("WORLD_SIZE", "1"))
+    # the only way to tell the Trainer's TensorBoard where to write
+    os.environ["TENSORBOARD_LOGGING_DIR"] = settings.reports
+    # the best of the evaluated weights must have been saved when they were evaluated
+    every = settings.eval_steps if settings.load_best else settings.checkpoint_steps
     return TrainingArguments(
         output_dir=settings.checkpoints,
         seed=settings.seed,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.device_batch_size,
+        per_device_eval_batch_size=settings.device_batch_size,
         gradient_accumulation_steps=passes(settings.batch_size, settings, processes),
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
@@ -87,12 +104,20 @@ def _arguments(settings: Settings) -> TrainingArguments:
         bf16=settings.precision == "bfloat16",
         use_cpu=not cuda,
         ddp_find_unused_parameters=False,
+        dataloader_num_workers=settings.loader_workers,
+        dataloader_pin_memory=cuda,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=settings.checkpoint_steps,
+        save_steps=every,
+        eval_strategy="steps" if settings.eval_steps else "no",
+        eval_steps=settings.eval_steps or None,
+        load_best_model_at_end=settings.load_best,
+        metric_for_best_model="loss",
+        greater_is_better=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=settings.report_to,
+        run_name=settings.run_name or None,
         **_sharing(settings.strategy),
     )
 
@@ -103,11 +128,9 @@ def _sharing(strategy: str) -> dict[str, Any]:
     """
     if strategy == "fsdp":
         return {"fsdp": True, "fsdp_config": dict(_FSDP)}
-    return (
-        {"deepspeed": str(ROOT / f"params/recipes/deepspeed-{strategy}.json")}
-        if strategy != "ddp"
-        else {}
-    )
+    if strategy == "ddp":
+        return {}
+    return {"deepspeed": str(ROOT / f"params/recipes/deepspeed-{strategy}.json")}
 
 
 def _save(
@@ -116,23 +139,19 @@ def _save(
     """Save what was trained, gathered from all processes where each holds a part."""
     sharded = settings.strategy in ("zero3", "fsdp")
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
-    if trainer.is_world_process_zero():
-        shutil.rmtree(settings.output, ignore_errors=True)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if settings.strategy == "zero3":
-            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # else opening a base would deal it out
-            model._weight_conversions = (
-                None  # transformers 5.23 keeps renamings here that loading did not make
-            )
-        save_trained(
-            model,
-            processor,
-            settings.output,
-            facts,
-            merge=settings.merge,
-            precision=settings.precision,
-            state=state,
-        )
+    if not trainer.is_world_process_zero():
+        return
+    shutil.rmtree(settings.output, ignore_errors=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if settings.strategy == "zero3":
+        # else opening a base would deal it out
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+        # transformers 5.23 keeps renamings here that loading did not make
+        model._weight_conversions = None
+    merge, precision = settings.merge, settings.precision
+    save_trained(
+        model, processor, settings.output, facts, merge=merge, precision=precision, state=state
+    )
 
 
 class Meter:
@@ -140,92 +159,100 @@ class Meter:
     up.
     """
 
+    share: Share
+
     def __init__(self, rows: Rows, settings: Settings, args: TrainingArguments) -> None:
         self.rows, self.settings, self.args = rows, settings, args
         device = torch.cuda.get_device_name() if args.device.type == "cuda" else ""
         self.peak = peak_flops(device, settings.precision)
         self.counter = FlopMeter() if self.peak else None
-        self.steps, self.log = 1, list[dict[str, Any]]()
+        self.log, self.evaluated = list[dict[str, Any]](), list[dict[str, Any]]()
         self.ended: list[float] = []  # s, of the steps of this start
 
-    def begin(self, steps: int, total: int, resumed: Path | None) -> None:
-        """Tell what there is to do: `steps` of an epoch, `total` of the training."""
+    def begin(self, share: Share, total: int, resumed: Path | None) -> None:
+        """Tell what there is to do: `total` steps but those before the checkpoint `resumed`."""
+        self.share = share
         if resumed:
             state = json.loads((resumed / "trainer_state.json").read_text(encoding="utf-8"))
-            self.log = [_row(entry, steps) for entry in state["log_history"]]
-        self.steps = steps
+            for entry in state["log_history"]:
+                self._keep(entry)
         self._tell("begin", done=len(self.log), steps=total)
 
-    def step(self, entry: dict[str, Any]) -> None:
-        """Count one optimiser step."""
-        self.log.append(_row(entry, self.steps))
+    def hear(self, entry: dict[str, Any]) -> None:
+        """Keep a row of the Trainer's log, and tell of it."""
+        self._keep(entry)
+        if "eval_loss" in entry:
+            self._tell("evaluation", **self.evaluated[-1])
+        if "loss" not in entry:
+            return
         self.ended.append(time.perf_counter())
-        tokens = sum(row["tokens"] for row in self.log[len(self.log) - len(self.ended) + 1 :])
-        rate = tokens / (self.ended[-1] - self.ended[0]) if len(self.ended) > 1 else 0.0
-        self._tell("step", loss=entry["loss"], tokens_per_second=rate, memory_gib=self._memory())
+        first = len(self.log) - len(self.ended) + 1
+        tokens = sum(row["tokens"] for row in self.log[first:])
+        seconds = self.ended[-1] - self.ended[0]
+        rate = tokens / seconds if seconds else 0.0
+        told = {"step": entry["step"], "loss": entry["loss"]}
+        self._tell("step", **told, tokens_per_second=rate, memory_gib=self._memory())
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        if "eval_loss" in entry:
+            self.evaluated.append({"step": entry["step"], "eval_loss": entry["eval_loss"]})
+        if "loss" in entry:
+            row = {name: entry[name] for name in _LOGGED}
+            # the Trainer's own epoch depends on the number of processes
+            row |= {"epoch": entry["step"] / self.share.steps}
+            self.log.append(row | {"gradient_norm": entry.get("grad_norm")})
 
     def _tell(self, event: str, **values: Any) -> None:
         if self.args.process_index == 0:
             emit(event, **values)
 
     def _memory(self) -> float:
-        return (
-            torch.cuda.max_memory_reserved() / 2**30
-            if self.args.device.type == "cuda"
-            else peak_memory_mib() / 1024
-        )
+        if self.args.device.type == "cuda":
+            return torch.cuda.max_memory_reserved() / 2**30
+        return peak_memory_mib() / 1024
 
-    def totals(self, share: Share) -> dict[str, int]:
+    def _sum(self, name: str, steps: range) -> int:
+        """Of a number of the rows, over all that were learnt from in `steps`, from 0."""
+        return sum(int(self.rows.counts[name][self.share.of_step(n)].sum()) for n in steps)
+
+    def totals(self) -> dict[str, int]:
         """What was learnt from in all steps: rows, rounds, tokens, image_tokens, supervised_tokens;
         and steps.
         """
-        sums = Counter(steps=len(self.log))
-        for number, row in enumerate(self.log):
-            rows = share.of_step(number)
-            sums.update(rows=len(rows))
+        steps, sums = range(len(self.log)), Counter[str]()
+        for row in self.log:
             sums.update({name: row[name] for name in ("tokens", "supervised_tokens")})
-            sums.update(
-                {
-                    name: int(self.rows.counts[f"n_{name}"][rows].sum())
-                    for name in ("image_tokens", "rounds")
-                }
-            )
-        return dict(sums)
+        sums["rows"] = sum(len(self.share.of_step(n)) for n in steps)
+        for name in ("image_tokens", "rounds"):
+            sums[name] = self._sum(f"n_{name}", steps)
+        return {"steps": len(self.log), **sums}
 
-    def end(self, share: Share) -> None:
+    def end(self) -> None:
         """Leave totals, metrics and log for the stage; the checkpoints are of no more use."""
         folder = Path(self.settings.checkpoints)
-        found = {"totals": self.totals(share), "metrics": self._metrics(share), "log": self.log}
+        found = {"totals": self.totals(), "metrics": self._metrics(), "log": self.log}
         (folder / "done.tmp").write_text(json.dumps(found), encoding="utf-8")
         os.replace(folder / "done.tmp", folder / DONE)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
 
-    def _metrics(self, share: Share) -> dict[str, float]:
-        metrics = {"peak_memory_gib": round(self._memory(), 2)}
-        if len(self.ended) < 2:
-            return metrics
-        first = len(self.log) - len(self.ended) + 1
-        rows = [row for number in range(first, len(self.log)) for row in share.of_step(number)]
-        seconds = self.ended[-1] - self.ended[0]
-        rate = self.rows.counts["n_tokens"][rows].sum() / seconds
-        metrics |= {"tokens_per_second": rate, "samples_per_second": len(rows) / seconds}
-        if self.peak and self.counter:
-            # The counted step is a fair sample of the rest; each process did its share of it.
-            tokens = self.rows.counts["n_tokens"][share.of_step(first - 1)].sum()
-            metrics["mfu"] = self.counter.flops / tokens * rate / self.peak
+    def _metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = {"peak_memory_gib": round(self._memory(), 2)}
+        if self.evaluated:
+            best = min(self.evaluated, key=lambda row: row["eval_loss"])
+            kept = best if self.settings.load_best else self.evaluated[-1]
+            metrics |= {"eval_loss": kept["eval_loss"], "eval_step": kept["step"]}
+        if len(self.ended) > 1:
+            first = len(self.log) - len(self.ended) + 1
+            timed, seconds = range(first, len(self.log)), self.ended[-1] - self.ended[0]
+            rate = self._sum("n_tokens", timed) / seconds
+            rows = sum(len(self.share.of_step(n)) for n in timed)
+            metrics |= {"tokens_per_second": rate, "samples_per_second": rows / seconds}
+            if self.peak and self.counter:
+                # The counted step is a fair sample of the rest; each process did its share of it.
+                tokens = self._sum("n_tokens", range(first - 1, first))
+                metrics["mfu"] = self.counter.flops / tokens * rate / self.peak
         return {name: float(f"{value:.4g}") for name, value in metrics.items()}
-
-
-def _row(entry: dict[str, Any], steps: int) -> dict[str, Any]:
-    """A row of the table `steps` from the Trainer's own; its epoch depends on the number of
-    processes.
-    """
-    kept = {
-        name: entry[name]
-        for name in ("step", "loss", "learning_rate", "tokens", "supervised_tokens")
-    }
-    return {**kept, "epoch": entry["step"] / steps, "gradient_norm": entry.get("grad_norm")}
 
 
 if __name__ == "__main__":

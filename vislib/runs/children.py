@@ -32,9 +32,7 @@ Event = dict[str, Any]
 _START = '{"event":'
 _TAIL = 8  # lines of a failed child's output that its error message shows
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
-_FROM_LOADER = re.compile(
-    r"\ACaught .*InputError: ", re.DOTALL
-)  # a loader's worker sends its traceback along
+_FROM_LOADER = re.compile(r"\ACaught .*InputError: ", re.DOTALL)  # a traceback comes before it
 _KILLED = "; it was killed: was memory short?"
 
 
@@ -75,11 +73,13 @@ def run_child(
     if stop.is_set():
         raise InputError("interrupted; the same command goes on where it stopped")
     if process.returncode:
+        if errors:
+            raise InputError(redact(errors[0]))
         ended = f"{Path(command[0]).name} ended with {process.returncode}: " + " | ".join(tail)
-        killed = _KILLED * (process.returncode == 128 + signal.SIGKILL or "SIGKILL" in ended)
-        raise InputError(
-            redact(errors[0]) if errors else f"{ended}{killed}; all it said is in {log.name}"
-        )
+        # the kernel's OOM killer leaves no word but its signal, seen by us or by the launcher
+        if process.returncode == 128 + signal.SIGKILL or "SIGKILL" in ended:
+            ended += _KILLED
+        raise InputError(f"{ended}; all it said is in {log.name}")
 
 
 def _start(
@@ -122,14 +122,12 @@ class _Watch(threading.Thread):
         while self.process.poll() is None:
             if self.stop.is_set() and not told:
                 told = True
-                for pid in self.pids or [
-                    -self.process.pid
-                ]:  # the launcher between would give them 30 s only
+                # straight to them: the launcher between would give them 30 s only
+                for pid in self.pids or [-self.process.pid]:
                     _send(pid, signal.SIGTERM)
             time.sleep(0.1)
-        _send(
-            -self.process.pid, signal.SIGKILL
-        )  # what the command left running would hold its output open
+        # what the command left running would hold its output open
+        _send(-self.process.pid, signal.SIGKILL)
 
 
 def end_process(process: "subprocess.Popen[str]") -> None:
@@ -153,7 +151,6 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 # ---- in the child
-# -------------------------------------------------------------------------------------------
 
 
 def emit(event: str, **values: Any) -> None:
@@ -193,9 +190,8 @@ def main(command: Sequence[str]) -> int:
     gone.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, lambda *_: None
-        )  # meant for the command; an ignored signal would be inherited by it
+        # meant for the command, which would inherit a signal that is ignored, but not a handler
+        signal.signal(number, lambda *_: None)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
 
     def watch() -> None:
