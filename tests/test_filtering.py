@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -228,7 +229,19 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         given = {"documents": str(tmp_path / "in/documents"), "run_dir": "runs/demo", **parameters}
         run = start_run("02_filtering", given)
         try:
-            filtering.filter_documents(run)
+            names = ("tokenizer", "max_tokens", "context_tokens", "images_per_page", "min_side")
+            rule = partial(filtering.filter_pages, **{n: getattr(run.params, n) for n in names})
+            workers = run.params.workers
+            run.map(
+                rule,
+                run.table("documents"),
+                unit="document",
+                id="doc_id",
+                batch=500,
+                workers=workers,
+            )
+            run.account("image", taken=filtering.IMAGES, kept="SELECT sample_id FROM samples")
+            filtering.check_left(run)
             run.finish()
         finally:
             run.close()

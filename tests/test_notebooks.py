@@ -61,6 +61,9 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
+BOOTSTRAP = source(cells(ROOT / "notebooks/20_pipeline.ipynb", "code")[0])
+
+
 def is_parameters(cell: dict) -> bool:
     return "parameters" in cell["metadata"].get("tags", [])
 
@@ -94,9 +97,7 @@ def test_form(notebook):
     ]
     assert max(lines) <= 12
     assert sum(lines) <= 100
-    first = json.loads((ROOT / "notebooks/01_documents.ipynb").read_text())
-    bootstrap = next(c for c in first["cells"] if c["cell_type"] == "code")
-    assert source(code[0]).split("\n\n")[:2] == source(bootstrap).split("\n\n")[:2]
+    assert not re.search(r"sys\.path|find_spec", source(code[0])) or source(code[0]) == BOOTSTRAP
 
 
 @every_notebook
@@ -110,6 +111,8 @@ def test_the_story_is_prose_and_the_work_is_the_librarys(notebook):
             cell
         )
     for cell in cells(notebook, "code"):
+        if "work" in cell["metadata"].get("tags", []):
+            continue  # where a researcher puts a rule of their own
         tree = ast.parse(re.sub(r"^%.*$", "", source(cell), flags=re.M))
         for node in ast.walk(tree):
             assert not isinstance(

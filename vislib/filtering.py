@@ -12,10 +12,8 @@ with what is kept of a page, not with what it is made of.
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from vislib import prompts
@@ -27,179 +25,151 @@ from vislib.media.tokenization import (
     sentences,
     tokens_beyond,
 )
-from vislib.runs import InputError, Run, short_hash, tables
+from vislib.runs import Drop, InputError, Note, Run, To, short_hash, tables
+from vislib.runs.tables import Row
+from vislib.runs.verbs import Said
 from vislib.sizes import stated_size
 
 IMAGE, OTHER = "<image>", "<another-image>"
-_COLUMNS = ["doc_id", "images", "texts", "metadata", "general_metadata"]
 ABOVE_CAP = "above_cap"  # the reason; its detail is the number of tokens, or "over" so many
+# every image position of the pages that stay, by the id that its sample has
+IMAGES = """
+SELECT left(sha256(doc_id || chr(0) || (position - 1)), 16)
+FROM (SELECT doc_id, unnest(images) AS url, unnest(range(1, len(images) + 1)) AS position
+      FROM documents)
+WHERE url IS NOT NULL
+"""
 Count = Callable[[Iterable[str]], list[int]]
-_tokenizer = cache(load_tokenizer)
+_tokenizer = cache(load_tokenizer)  # once in each process
 
 
-def filter_documents(run: Run) -> None:
-    """Stage 02: count, filter and write documents and samples, one shard of documents at a time.
+def filter_pages(
+    pages: Sequence[Row],
+    *,
+    tokenizer: str,
+    max_tokens: int,
+    context_tokens: int = 0,
+    images_per_page: int = 0,
+    min_side: int = 0,
+) -> Iterator[Said]:
+    """The pages of at most `max_tokens` tokens, and a sample for each of their usable images.
 
-    Raises InputError if the context is to be shorter than its placeholder, or if no sample is left.
+    Raises InputError if the context is to be shorter than its placeholder.
     """
-    parameters = run.params
-    least = count_tokens(_tokenizer(parameters.tokenizer), [IMAGE])[0]
-    if 0 < parameters.context_tokens < least:
+    count = partial(count_tokens, _tokenizer(tokenizer))
+    least, one, two = count([IMAGE, f"\n\n{OTHER}", f"\n\n{OTHER}" * 2])
+    if 0 < context_tokens < least:
         raise InputError(
-            f"context_tokens = {parameters.context_tokens}: {IMAGE} alone takes {least}; 0 keeps"
-            " the page"
+            f"context_tokens = {context_tokens}: {IMAGE} alone takes {least}; 0 keeps the page"
         )
-    names = ("tokenizer", "max_tokens", "context_tokens", "images_per_page", "min_side")
-    options = {name: getattr(parameters, name) for name in names}
-    run.map_shards(
-        partial(filter_part, **options),
-        tables.parts(run.table("documents")),
-        workers=parameters.workers,
+    lengths = page_lengths(pages, tokenizer, max_tokens)
+    for page, (n_tokens, exact) in zip(pages, lengths, strict=True):
+        if n_tokens > max_tokens:
+            yield Drop(ABOVE_CAP, str(n_tokens) if exact else f"over {n_tokens}")
+            continue
+        try:
+            samples = list(page_samples(page))
+        except Exception as error:  # of a table that 01 did not make: costs its page, not the stage
+            yield Drop("unexpected", f"{type(error).__name__}: {error}"[:300])
+            continue
+        yield To("documents", page | {"n_tokens": n_tokens})
+        usable: list[Row] = []
+        for sample in samples:
+            if fault := sample_fault(sample, min_side):
+                yield Drop(*fault, id=sample["sample_id"], unit="image")
+            elif 0 < images_per_page <= len(usable):
+                reason, detail = "above_images_per_page", str(len(samples))
+                yield Drop(reason, detail, id=sample["sample_id"], unit="image")
+            else:
+                usable.append(sample)
+        texts, n_reserved = neutral(page["texts"])
+        yield Note("reserved_words_rewritten", n_reserved)
+        # so many placeholders of other images fit under the cap; the image's own takes one
+        others = max(0, (max_tokens - n_tokens) // max(1, two - one) - 1)
+        for sample, length in with_contexts(usable, texts, others, context_tokens, count):
+            yield To("samples", sample | {"n_context_tokens": length})
+
+
+def page_lengths(pages: Iterable[Row], tokenizer: str, most: int) -> list[tuple[int, bool]]:
+    """Tokens of each page, and whether that is all of them: beyond `most` nobody counts on."""
+    texts = [page_text(page) for page in pages]
+    counter = _tokenizer(tokenizer)
+    beyond = [tokens_beyond(counter, text, most) for text in texts]
+    short = (text for text, tokens in zip(texts, beyond, strict=True) if not tokens)
+    counted = iter(count_tokens(counter, short))
+    return [(tokens, False) if tokens else (next(counted), True) for tokens in beyond]
+
+
+def sample_fault(sample: Mapping[str, Any], min_side: int) -> tuple[str, str] | None:
+    """Why an image is not worth asking for, with a detail; None if it is."""
+    width, height = sample["width"], sample["height"]
+    if fault := url_fault(sample["image_url"]):
+        return fault, sample["image_url"][:200]
+    if 0 < min(width, height) < min_side:  # an unknown size is 0: only the file can tell
+        return "too_small", f"{width}x{height}"
+    return None
+
+
+def neutral(texts: Iterable[str | None]) -> tuple[list[str | None], int]:
+    """Texts with the reserved words rewritten, and how many there were."""
+    found = [(None, 0) if text is None else prompts.neutralise(text) for text in texts]
+    return [text for text, _ in found], sum(n for _, n in found)
+
+
+def with_contexts(
+    samples: Sequence[Row], texts: list[str | None], others: int, limit: int, count: Count
+) -> Iterator[tuple[Row, int]]:
+    """Samples with their `context`, and its tokens; see `surroundings` and `nearest`."""
+    around_image = surroundings(texts, others)
+    written = (
+        sample | {"context": nearest(*around_image(sample["image_index"]), limit, count)}
+        for sample in samples
     )
-    counts = run.counts()
-    pages, images = counts.get("document", {}), counts.get("image", {})
-    if not pages.get("kept"):
+    for batch in batched_by_length(written, lambda sample: len(sample["context"])):
+        yield from zip(batch, count(sample["context"] for sample in batch), strict=True)
+
+
+def check_left(run: Run) -> None:
+    """Raise InputError, with what to change, if no page or no sample is left; add the share."""
+    pages, images = run.counts()["document"], run.counts().get("image", {})
+    if not pages["kept"]:
         dropped = tables.read_rows(run.data / "dropped")
         tokens = [int(row["detail"].split()[-1]) for row in dropped if row["reason"] == ABOVE_CAP]
-        broken = pages.get("taken", 0) - len(tokens)
+        broken = pages["taken"] - len(tokens)
         raise InputError(
             f"no document is left: all {len(tokens)} have more than max_tokens ="
-            f" {parameters.max_tokens} tokens, the shortest {min(tokens, default=0)}; raise"
+            f" {run.params.max_tokens} tokens, the shortest {min(tokens, default=0)}; raise"
             " max_tokens" + (f"; {broken} more are not what 01 writes" if broken else "")
         )
-    if not images.get("kept"):
-        dropped = (
-            row
-            for row in tables.read_rows(run.data / "dropped")
-            if row["reason"] in images.get("dropped", {})
-        )
+    if not any(map(tables.count_rows, tables.parts(run.data / "samples"))):
+        reasons = images.get("dropped", {})
+        rows = (row for row in tables.read_rows(run.data / "dropped") if row["reason"] in reasons)
         raise InputError(
-            f"no sample is left: {_no_sample(pages['kept'], images, next(dropped, None))}"
+            f"no sample is left: {_no_sample(pages['kept'], reasons, next(rows, None))}"
         )
     run.metrics["share_within_cap"] = round(pages["kept"] / pages["taken"], 4)
 
 
-def _no_sample(documents: int, images: Mapping[str, Any], dropped: Mapping[str, Any] | None) -> str:
-    """Why no image of the documents within the cap can be asked for, by the first that was
-    `dropped`.
-    """
+def _no_sample(n_pages: int, reasons: Mapping[str, int], dropped: Mapping[str, Any] | None) -> str:
+    """Why no image of the pages within the cap can be asked for, by the first that was dropped."""
     if dropped is None:
         return (
-            f"the {documents} documents within max_tokens hold no image; raise max_tokens or choose"
+            f"the {n_pages} documents within max_tokens hold no image; raise max_tokens or choose"
             " other pages"
         )
     reason, detail = dropped["reason"], dropped["detail"]
     mend = (
         "lower min_side"
         if reason == "too_small"
-        else (
-            "the column images must hold addresses such as https://host/folder/name.jpg; 03 then"
-            " takes host/folder/name.jpg or folder/name.jpg from images_root, if that names a"
-            " folder, and nothing from the web"
-        )
+        else "the column images must hold addresses such as https://host/folder/name.jpg; 03 then"
+        " takes host/folder/name.jpg or folder/name.jpg from images_root, if that names a folder,"
+        " and nothing from the web"
     )
-    counted = ", ".join(f"{count} {name}" for name, count in sorted(images["dropped"].items()))
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(reasons.items()))
     return (
-        f"of {images['taken']} images none can be used ({counted}), the first is {reason}:"
+        f"of {sum(reasons.values())} images none can be used ({counted}), the first is {reason}:"
         f" {detail!r}; {mend}"
     )
-
-
-def filter_part(
-    part: Path,
-    output: tables.Output,
-    *,
-    tokenizer: str,
-    max_tokens: int,
-    context_tokens: int,
-    images_per_page: int,
-    min_side: int,
-) -> None:
-    """Filter one part of the documents table into `output`."""
-    counter = _tokenizer(tokenizer)
-    count = partial(count_tokens, counter)
-    one, two = count([f"\n\n{OTHER}", f"\n\n{OTHER}" * 2])
-    unit = max(1, two - one)  # tokens of one more placeholder
-    for rows in tables.read_batches(part, _COLUMNS):
-        for row, (n_tokens, exact) in zip(
-            rows, _page_lengths(rows, counter, max_tokens), strict=True
-        ):
-            output.take("document")
-            if n_tokens > max_tokens:
-                detail = str(n_tokens) if exact else f"over {n_tokens}"
-                output.drop("document", row["doc_id"], ABOVE_CAP, detail)
-                continue
-            try:
-                samples = list(page_samples(row))
-            except (
-                Exception
-            ) as error:  # of a table that 01 did not make: costs its page, not the stage
-                output.drop(
-                    "document",
-                    row["doc_id"],
-                    "unexpected",
-                    f"{type(error).__name__}: {error}"[:300],
-                )
-                continue
-            output.keep("document")
-            output.write("documents", row | {"n_tokens": n_tokens})
-            samples = _usable(samples, output, images_per_page, min_side)
-            others = max(0, (max_tokens - n_tokens) // unit - 1)  # the image's own takes one
-            contexts = _contexts(
-                _neutral(row["texts"], output), samples, others, context_tokens, count
-            )
-            for batch in batched_by_length(contexts, lambda sample: len(sample["context"])):
-                for sample, length in zip(batch, count(s["context"] for s in batch), strict=True):
-                    output.keep("image")
-                    output.write("samples", sample | {"n_context_tokens": length})
-
-
-def _page_lengths(rows: list[tables.Row], tokenizer: Any, most: int) -> list[tuple[int, bool]]:
-    """Tokens of each page, and whether that is all of them: beyond `most` nobody counts to the
-    end.
-    """
-    texts = list(map(page_text, rows))
-    beyond = [tokens_beyond(tokenizer, text, most) for text in texts]
-    short = (text for text, tokens in zip(texts, beyond, strict=True) if not tokens)
-    counted = iter(count_tokens(tokenizer, short))
-    return [(tokens, False) if tokens else (next(counted), True) for tokens in beyond]
-
-
-def _usable(
-    samples: list[dict[str, Any]], output: tables.Output, images_per_page: int, min_side: int
-) -> list[dict[str, Any]]:
-    """The samples worth asking for; the others are dropped with their reason."""
-    usable: list[dict[str, Any]] = []
-    for sample in samples:
-        output.take("image")
-        width, height = sample["width"], sample["height"]
-        if fault := url_fault(sample["image_url"]):
-            output.drop("image", sample["sample_id"], fault, sample["image_url"][:200])
-        elif 0 < min(width, height) < min_side:  # an unknown size is 0: only the file can tell
-            output.drop("image", sample["sample_id"], "too_small", f"{width}x{height}")
-        elif 0 < images_per_page <= len(usable):
-            output.drop("image", sample["sample_id"], "above_images_per_page", str(len(samples)))
-        else:
-            usable.append(sample)
-    return usable
-
-
-def _neutral(texts: Iterable[str | None], output: tables.Output) -> list[str | None]:
-    neutral: list[str | None] = []
-    for text in texts:
-        kept, replaced = (None, 0) if text is None else prompts.neutralise(text)
-        output.note("reserved_words_rewritten", replaced)
-        neutral.append(kept)
-    return neutral
-
-
-def _contexts(
-    texts: list[str | None], samples: list[dict[str, Any]], others: int, limit: int, count: Count
-) -> Iterator[dict[str, Any]]:
-    around_image = surroundings(texts, others)
-    for sample in samples:
-        before, after = around_image(sample["image_index"])
-        yield sample | {"context": nearest(before, after, limit, count)}
 
 
 def page_text(row: Mapping[str, Any]) -> str:
@@ -279,36 +249,19 @@ def nearest(before: str, after: str, limit: int, count: Count) -> str:
     """
     if not limit:
         return before + IMAGE + after
-    left, right = sentences(before)[::-1], sentences(after)
-    sides = enumerate((left, right))
-    order = sorted(
-        (d, side)
-        for side, spans in sides
-        for d in [0, *accumulate(map(len, spans[:-1]))][: len(spans)]
-    )
-
-    def window(n_left: int, n_right: int) -> str:
-        return "".join([*left[:n_left][::-1], IMAGE, *right[:n_right]]).strip()
-
-    def fits(n_left: int, n_right: int) -> bool:
-        return count([window(n_left, n_right)])[0] <= limit
-
-    def split(k: int) -> tuple[int, int]:
-        n_right = sum(side for _, side in order[:k])
-        return k - n_right, n_right
-
-    n_left, n_right = split(_largest(len(order), lambda k: fits(*split(k))))
-    n_left += _largest(len(left) - n_left, lambda k: fits(n_left + k, n_right))
-    n_right += _largest(len(right) - n_right, lambda k: fits(n_left, n_right + k))
-    return window(n_left, n_right)
+    sides = sentences(before)[::-1], sentences(after)
+    distance = [0, 0]  # in characters, of each side's next sentence
+    kept: tuple[list[str], list[str]] = [], []
+    open_sides = [0, 1]
+    while open_sides := [side for side in open_sides if len(kept[side]) < len(sides[side])]:
+        side = min(open_sides, key=lambda side: (distance[side], side))
+        kept[side].append(sides[side][len(kept[side])])
+        distance[side] += len(kept[side][-1])
+        if count([_window(*kept)])[0] > limit:
+            kept[side].pop()
+            open_sides.remove(side)
+    return _window(*kept)
 
 
-def _largest(n: int, fits: Callable[[int], bool]) -> int:
-    """The largest k in 0..n that fits, 0 being known to fit: by doubling, then bisection, so that
-    tests stay short.
-    """
-    high = 1
-    while high < n and fits(high):
-        high *= 2
-    low = high // 2
-    return low + bisect_left(range(low + 1, min(high, n) + 1), True, key=lambda k: not fits(k))
+def _window(left: Sequence[str], right: Sequence[str]) -> str:
+    return "".join([*left[::-1], IMAGE, *right]).strip()

@@ -6,5 +6,6 @@ from vislib.runs.errors import InputError
 from vislib.runs.record import Run
 from vislib.runs.seeding import choose, seeded, short_hash
 from vislib.runs.start import start_run
+from vislib.runs.verbs import Drop, Note, To
 
-__all__ = ["InputError", "Run", "choose", "seeded", "short_hash", "start_run"]
+__all__ = ["Drop", "InputError", "Note", "Run", "To", "choose", "seeded", "short_hash", "start_run"]

@@ -13,6 +13,7 @@ from shutil import rmtree
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from vislib.runs import sql
 from vislib.runs.contract import DROPPED, SCHEMAS
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
@@ -22,10 +23,20 @@ from vislib.runs.progress import Progress
 from vislib.runs.provenance import peak_memory_mib, relative_to_root
 from vislib.runs.shards import ShardFunction, map_shards
 from vislib.runs.stage import Stage, output_facts, write_record
-from vislib.runs.tables import ROWS_PER_PART, Output, count_rows
+from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, parts
+from vislib.runs.verbs import (
+    PARTS_PER_VERB,
+    Mapped,
+    RowFunction,
+    code_digest,
+    map_parts,
+    settings_digest,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vislib.engines.rows import Build, Check
 
 
 class Run:
@@ -44,6 +55,10 @@ class Run:
         self._counts: dict[
             str, Counter[str]
         ] = {}  # by what made them: a cell run twice counts once
+        self._goes_on: dict[
+            str, str
+        ] = {}  # a verb, and the one whose rows of the same unit it took
+        self._made_by: dict[Path, tuple[str, str]] = {}  # verb and unit of a scratch table
         self._usage: Counter[str] = Counter(
             {"tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "usd": 0}
         )
@@ -114,6 +129,116 @@ class Run:
         )
         self._count(name, counts)
 
+    # -- verbs
+    def place(self, table: Path | str) -> Path:
+        """Where a table lies: a path, or an [input] value such as `02_filtering/samples`."""
+        return table if isinstance(table, Path) else input_path(table, self.stage.run)
+
+    def map(
+        self,
+        function: RowFunction,
+        table: Path | str,
+        *,
+        unit: str,
+        id: str | Sequence[str],
+        batch: int = 1,
+        workers: int = 1,
+    ) -> None:
+        """Give the rows of `table`, `batch` at a time, to a function that yields To, Drop and Note.
+
+        `unit` is what a row is (document, image, ...), and `id` the column or columns that name it.
+        A part that an earlier attempt made is taken as it is, if neither its input nor the function
+        has changed.
+        """
+        name = getattr(getattr(function, "func", function), "__name__", "map")
+        source, columns = self.place(table), (id,) if isinstance(id, str) else tuple(id)
+        if name in self._counts:  # the cell was run again
+            rmtree(self.folder / "shards" / name, ignore_errors=True)
+        self._map(name, function, source, self.schemas, unit, columns, batch, workers)
+        before, its_unit = self._made_by.get(source, ("", ""))
+        if before and its_unit == unit:
+            self._goes_on[name] = before
+
+    def _map(
+        self,
+        name: str,
+        function: RowFunction,
+        source: Path,
+        schemas: Mapping[str, Any],
+        unit: str,
+        id: tuple[str, ...],
+        batch: int = 1,
+        workers: int = 1,
+    ) -> None:
+        verbs = list(self._counts)
+        order = verbs.index(name) if name in verbs else len(verbs)
+        mapped = Mapped(
+            function=function,
+            unit=unit,
+            id=id,
+            batch=batch,
+            folder=self.data,
+            schemas=schemas,
+            marks=self.folder / "shards" / name,
+            first_dropped=order * PARTS_PER_VERB,
+            code=f"{code_digest(function)} {settings_digest(function)}",
+        )
+        counts = map_parts(
+            mapped, parts(source), workers=workers, lock=self.stage.run / ".workers.lock"
+        )
+        self._count(name, counts)
+
+    def sql(
+        self,
+        text: str,
+        *,
+        into: str,
+        one_per: str = "",
+        rows_per_part: int = ROWS_PER_PART,
+        **tables: Path | str,
+    ) -> Path:
+        """What a query selects from `tables`, as ordered parts in scratch; see `vislib.runs.sql`.
+
+        `one_per` names the column (`sample_id`, or `sample.sample_id` of a whole row) of which no
+        value may be lost or doubled.
+        """
+        return sql.query(
+            text,
+            self.scratch / into,
+            {name: self.place(table) for name, table in tables.items()},
+            scratch=self.scratch,
+            one_per=one_per,
+            rows_per_part=rows_per_part,
+        )
+
+    def ask(
+        self,
+        build: "Build",
+        table: Path | str,
+        *,
+        into: str,
+        unit: str,
+        id: str | Sequence[str],
+        check: "Check | None" = None,
+    ) -> Path:
+        """Ask the engine of the parameters what `build` makes of each row; answers beside the rows.
+
+        `build(row)` is a Request or a Drop. The table in scratch has the rows of all requests, with
+        a column `answer`; a failed answer says so in its status. When `check(request, text)` finds
+        fault with too many answers, asking stops (`max_drop_rate`).
+        """
+        from vislib.engines.rows import ask_rows
+
+        source, answers = self.place(table), self.scratch / into
+        columns = (id,) if isinstance(id, str) else tuple(id)
+        beside, schema = ask_rows(self, build, source, answers, check)
+        name = f"answers in {into}"
+        for old in (answers, self.folder / "shards" / name):  # the journal may hold more by now
+            rmtree(old, ignore_errors=True)
+        self._map(name, beside, source, {str(answers): schema}, unit, columns)
+        self._made_by[answers] = (name, unit)
+        return answers
+
     def _count(self, name: str, counts: Counter[str]) -> None:
         self._counts[name] = counts
         self.metrics |= {
@@ -146,8 +271,12 @@ class Run:
     # -- the end
     def _all_counts(self) -> Counter[str]:
         total: Counter[str] = Counter()
-        for counts in self._counts.values():
-            total.update(counts)
+        for name, counts in self._counts.items():
+            # of verbs on the same unit, the first one takes it and the last one keeps it
+            again = {"taken": name in self._goes_on, "kept": name in self._goes_on.values()}
+            for what, n in counts.items():
+                if not again.get(what.split("/")[1]):
+                    total[what] += n
         return total
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -164,12 +293,21 @@ class Run:
                 entry[what] = n
         return units
 
-    def account(self) -> "pd.DataFrame":
+    def account(
+        self, unit: str = "", *, taken: str = "", kept: str = "", **given: Path | str
+    ) -> "pd.DataFrame":
         """Every unit's inputs: how many were taken, how many kept, and how many dropped for which
         reason.
+
+        For a `unit` that is no row of a map (images of a page, questions of a sample), `taken` and
+        `kept` are queries that give its ids, over this stage's tables and those `given`; without
+        `kept` it is what `dropped` does not hold. Raises InputError for an id that is lost, doubled
+        or invented.
         """
         import pandas as pd
 
+        if unit:
+            self._count(f"account of {unit}", self._account(unit, taken, kept, given))
         rows = []
         for unit, entry in self.counts().items():
             rows.append({"unit": unit, "what": "taken", "count": entry["taken"]})
@@ -179,6 +317,46 @@ class Run:
                 for r, n in entry["dropped"].items()
             ]
         return pd.DataFrame(rows, columns=["unit", "what", "count"])
+
+    def _account(
+        self, unit: str, taken: str, kept: str, given: Mapping[str, Path | str]
+    ) -> Counter[str]:
+        own = {path.name: path for path in self.data.iterdir() if any(path.glob("*.parquet"))}
+        tables = own | {name: self.place(table) for name, table in given.items()}
+        kept = kept or f"SELECT id FROM ({taken}) t(id) WHERE id NOT IN (SELECT id FROM dropped)"
+        faults = sql.select(
+            f"""
+            WITH taken AS (SELECT id, count(*) AS n FROM ({taken}) t(id) GROUP BY id),
+            kept AS (SELECT id, count(*) AS n FROM ({kept}) t(id) GROUP BY id),
+            set_aside AS (SELECT id, count(*) AS n FROM dropped SEMI JOIN taken USING (id)
+                          GROUP BY id)
+            SELECT id, coalesce(taken.n, 0), coalesce(kept.n, 0), coalesce(set_aside.n, 0)
+            FROM taken FULL JOIN kept USING (id) FULL JOIN set_aside USING (id)
+            WHERE coalesce(taken.n, 0) <> 1
+               OR coalesce(kept.n, 0) + coalesce(set_aside.n, 0) <> 1
+            ORDER BY id LIMIT 1
+            """,
+            tables,
+            self.scratch,
+        )
+        for id, n_taken, n_kept, n_dropped in faults:
+            raise InputError(
+                f"{self.stage.name}: {unit} {id} is taken {n_taken} times, kept {n_kept} times and"
+                f" dropped {n_dropped} times; each that is taken is kept or dropped, once"
+            )
+        reasons = sql.select(
+            f"""
+            SELECT '{unit}/dropped/' || reason, count(*) FROM dropped
+            SEMI JOIN ({taken}) t(id) USING (id) GROUP BY ALL
+            UNION ALL SELECT '{unit}/taken', count(*) FROM ({taken})
+            """,
+            tables,
+            self.scratch,
+        )
+        counts = Counter(dict(reasons))
+        said = {name: n for name, n in self._all_counts().items() if f"{unit}/dropped/" in name}
+        counts[f"{unit}/kept"] = 2 * counts[f"{unit}/taken"] - counts.total()
+        return counts - Counter(said)  # what functions dropped of it is counted already
 
     def finish(self) -> None:
         """Check that accounts close, hash the outputs, write the record; promote unless the runner

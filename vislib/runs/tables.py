@@ -271,9 +271,10 @@ class Output:
         *,
         part: int = 0,
         rows_per_part: int = 0,
+        first_part: Mapping[str, int] | None = None,
     ) -> None:
         self.folder, self.schemas = folder, {**schemas, "dropped": DROPPED}
-        self._layout = {"part": part, "rows_per_part": rows_per_part}
+        self._part, self._rows_per_part, self._first = part, rows_per_part, first_part or {}
         self._writers: dict[str, TableWriter] = {}
         self.counts: Counter[str] = Counter()
 
@@ -287,7 +288,11 @@ class Output:
                 )
             folder = self.folder / (path or table)
             self._writers[name] = TableWriter(
-                folder, self.schemas[table], stem=stem, **self._layout
+                folder,
+                self.schemas[table],
+                stem=stem,
+                part=self._part + self._first.get(table, 0),
+                rows_per_part=self._rows_per_part,
             )
         return self._writers[name]
 
@@ -317,7 +322,7 @@ class Output:
     def close(self) -> None:
         """Complete all parts; tables without a row are written empty."""
         for table in self.schemas:
-            if not any(re.match(rf"{table}/", name) for name in self._writers) and self._is_plain(
+            if not any(name.startswith(f"{table}/") for name in self._writers) and self._is_plain(
                 table
             ):
                 self.writer(table)

@@ -1,0 +1,66 @@
+"""`run.ask` from the side of the engines: a request made of each row, answers beside the rows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from vislib.engines import Engine, Request, answer_of, open_engine
+from vislib.engines.asking import ask_all
+from vislib.runs.tables import open_part, parts, read_rows
+from vislib.runs.verbs import Drop, RowFunction, Said, To
+
+if TYPE_CHECKING:
+    from vislib.runs import Run
+
+Build = Callable[[Mapping[str, Any]], Request | Drop]
+Check = Callable[[Request, str], tuple[str, str]]  # the check that a text fails, and what it found
+
+ANSWER = pa.struct(
+    [
+        ("text", pa.string()),
+        ("status", pa.string()),  # ok or failed
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("model", pa.string()),
+        ("prompt_sha", pa.string()),
+        ("request_sha", pa.string()),
+        ("tokens_in", pa.int64()),
+        ("tokens_out", pa.int64()),
+    ]
+)
+
+
+def requests_of(build: Build, table: Path) -> Iterator[Request]:
+    """The request of every row that has one, in order."""
+    for part in parts(table):
+        for row in read_rows(part):
+            if isinstance(request := build(row), Request):
+                yield request
+
+
+def ask_rows(
+    run: "Run", build: Build, table: Path, into: Path, check: Check | None
+) -> tuple[RowFunction, pa.Schema]:
+    """Ask what the journal lacks. A function that writes answers beside rows, and their columns."""
+    engine = open_engine(run)
+    ask_all(run, engine, partial(requests_of, build, table), check)
+    with open_part(parts(table)[0]) as file:
+        schema = file.schema_arrow.append(pa.field("answer", ANSWER))
+    journal = run.journal(engine.journal)
+    return partial(_beside, build=build, engine=engine, journal=journal, into=str(into)), schema
+
+
+def _beside(
+    rows: Sequence[Mapping[str, Any]], *, build: Build, engine: Engine, journal: Any, into: str
+) -> Iterator[Said]:
+    for row in rows:
+        request = build(row)
+        if isinstance(request, Drop):
+            yield request
+            continue
+        answer = answer_of(journal, engine, request)
+        values = {name: getattr(answer, name, "") for name in ANSWER.names}
+        yield To(into, {**row, "answer": values | {"prompt_sha": request.prompt_sha}})

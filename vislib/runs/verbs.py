@@ -1,0 +1,247 @@
+"""What a notebook says of rows: `To` a table, `Drop` with a reason, `Note` a number; and how a
+function that says so is run over the parts of a table.
+
+Part k of the output comes from part k of the input alone, so the number of workers never changes a
+byte. A part that is done leaves a mark with the hash of its input, the function's code and its
+settings; while these hold, a later attempt takes it as done. Every row of the input goes on or is
+dropped, by its id: what comes to nothing is an error, never silence.
+"""
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pyarrow as pa
+
+from vislib.runs.errors import InputError
+from vislib.runs.locking import share
+from vislib.runs.progress import Progress
+from vislib.runs.tables import Output, Row, count_rows, read_batches
+
+PARTS_PER_VERB = 100_000  # `dropped` is written by every verb of a stage, each from such a number
+
+
+@dataclass(frozen=True)
+class To:
+    """A row of a table of this stage (`path` and `stem` of its file, where a table has several)."""
+
+    table: str
+    row: Mapping[str, Any]
+    path: str = ""
+    stem: str = "part"
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A unit that is set aside. Without `id` and `unit` it is the row that is being looked at."""
+
+    reason: str
+    detail: str = ""
+    id: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """`n` more of a number that the record keeps under `metrics`."""
+
+    name: str
+    n: float = 1
+
+
+Said = To | Drop | Note
+RowFunction = Callable[[Sequence[Row]], Iterable[Said]]
+
+
+def row_id(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The id of a row: its one column, or several joined by `/`."""
+    return "/".join(str(row[column]) for column in columns)
+
+
+class Rows(list[Row]):
+    """A batch of rows that knows which one is being looked at."""
+
+    current: Row | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in super().__iter__():
+            self.current = row
+            yield row
+        self.current = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """One `run.map`: the function, how rows are named, and where its output goes."""
+
+    function: RowFunction
+    unit: str
+    id: tuple[str, ...]
+    batch: int
+    folder: Path
+    schemas: Mapping[str, pa.Schema]
+    marks: Path
+    first_dropped: int  # number of its first part of `dropped`
+    code: str  # hash of the function and its settings
+
+    def part(self, index: int, source: Path) -> Counter[str]:
+        """Map one part, or take it as done."""
+        mark = self.marks / f"{index:05d}.json"
+        given = {"input": sha256(source.read_bytes()).hexdigest(), "code": self.code}
+        if mark.exists():
+            before = json.loads(mark.read_text(encoding="utf-8"))
+            if {name: before.get(name) for name in given} == given:
+                return Counter(before["counts"])
+        first = {"dropped": self.first_dropped}
+        with Output(self.folder, self.schemas, part=index, first_part=first) as output:
+            for rows in read_batches(source):
+                for start in range(0, len(rows), self.batch):
+                    self._write(Rows(rows[start : start + self.batch]), output)
+        mark.with_suffix(".tmp").write_text(
+            json.dumps(given | {"counts": output.counts}, sort_keys=True), encoding="utf-8"
+        )
+        os.replace(mark.with_suffix(".tmp"), mark)
+        return output.counts
+
+    def _write(self, rows: Rows, output: Output) -> None:
+        went_on: set[str] = set()
+        dropped: set[str] = set()
+        name = _name(self.function)
+        try:
+            for said in self.function(rows):
+                if isinstance(said, To):
+                    output.writer(said.table, path=said.path, stem=said.stem).write(said.row)
+                    if said.row.keys() >= set(self.id):
+                        went_on.add(row_id(said.row, self.id))
+                elif isinstance(said, Drop):
+                    unit, id = said.unit or self.unit, said.id or self._current(rows, said)
+                    output.drop(unit, id, said.reason, said.detail)
+                    if unit == self.unit:
+                        if id in dropped:
+                            raise InputError(f"{name} drops {unit} {id} twice")
+                        dropped.add(id)
+                elif isinstance(said, Note):
+                    output.note(said.name, said.n)
+                else:
+                    raise InputError(
+                        f"{name} yields {said!r:.80}, a {type(said).__name__}; yield To(table,"
+                        " row), Drop(reason) or Note(name)"
+                    )
+        except Exception as error:
+            if rows.current is not None:
+                error.add_note(f"{name}: at {self.unit} {row_id(rows.current, self.id)}")
+            raise
+        for id in (row_id(row, self.id) for row in list.__iter__(rows)):
+            output.take(self.unit)
+            if (id in went_on) == (id in dropped):
+                fault = "goes on and is dropped" if id in dropped else "comes to nothing"
+                raise InputError(
+                    f"{name}: {self.unit} {id} {fault}; yield a row To a table, with its"
+                    f" {', '.join(self.id)}, or a Drop"
+                )
+            if id in went_on:
+                output.keep(self.unit)
+
+    def _current(self, rows: Rows, said: Drop) -> str:
+        if rows.current is None or said.unit:
+            raise InputError(
+                f"{_name(self.function)}: {said} names no id, and it is not said while going over"
+                " the rows; give it the id of what it drops"
+            )
+        return row_id(rows.current, self.id)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(getattr(function, "func", function), "__name__", function))
+
+
+def code_digest(function: Any) -> str:
+    """Hash of a function's own source."""
+    import inspect
+
+    return sha256(inspect.getsource(getattr(function, "func", function)).encode()).hexdigest()
+
+
+def settings_digest(function: Any) -> str:
+    """Hash of the plain settings that a `functools.partial` gives its function."""
+    given = getattr(function, "keywords", {})
+    return sha256(json.dumps(given, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> str:
+    return str(value) if isinstance(value, Path | frozenset | set) else type(value).__qualname__
+
+
+def map_parts(
+    mapped: Mapped, sources: Sequence[Path], *, workers: int, lock: Path | None
+) -> Counter[str]:
+    """Map every part, several at once if there are `workers`; the sum of their counts.
+
+    Workers hold `lock` (shared) and end with their parent.
+    """
+    mapped.marks.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    sizes = {source: count_rows(source) for source in sources}
+    with Progress(sum(sizes.values()), mapped.unit) as progress:
+        if workers == 1 or len(sources) == 1:
+            for index, source in enumerate(sources):
+                counts.update(mapped.part(index, source))
+                progress.update(sizes[source])
+            return counts
+        start = partial(_start_worker, os.getpid(), lock)
+        work = _pickled(mapped)
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start) as pool:
+            under_way = {
+                pool.submit(_part, work, index, source): source
+                for index, source in enumerate(sources)
+            }
+            try:
+                for future in as_completed(under_way):
+                    counts.update(future.result())
+                    progress.update(sizes[under_way[future]])
+            except BaseException:
+                # the parts under way end, the others do not begin
+                pool.shutdown(cancel_futures=True)
+                raise
+    return counts
+
+
+def _pickled(mapped: Mapped) -> bytes:
+    """A function of a notebook travels by value, with what it reads of the notebook."""
+    try:
+        work: bytes = cloudpickle.dumps(mapped)
+    except Exception as error:
+        raise InputError(
+            f"{_name(mapped.function)} cannot go to other processes ({error}); let it read"
+            " parameters and imports alone, or set workers to 1"
+        ) from error
+    return work
+
+
+def _part(work: bytes, index: int, source: Path) -> Counter[str]:
+    mapped: Mapped = cloudpickle.loads(work)
+    return mapped.part(index, source)
+
+
+def _start_worker(parent: int, lock: Path | None) -> None:
+    """Hold the folder's lock for as long as this worker lives, and end when the kernel is gone."""
+    if lock is not None:
+        share(lock)  # kept open: the lock ends with the process
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
