@@ -1,4 +1,4 @@
-"""The verbs of a notebook: rows go on or are dropped, parts are made once, accounts close by ids."""
+"""The verbs of a notebook: rows go on or are dropped, parts are made once, accounts close."""
 
 import json
 from functools import partial
@@ -87,7 +87,7 @@ def test_an_error_names_the_row_at_which_it_came(run):
 
 def test_a_function_of_a_notebook_works_in_several_processes(run):
     """As it stands in a cell: no module holds it, and it reads a name beside it."""
-    cell = {"To": To, "Drop": Drop, "first": 3}
+    cell = {"__name__": "__main__", "To": To, "Drop": Drop, "first": 3}
     exec(
         "def rule(pages):\n    for page in pages:\n        number = int(page['doc_id'][1:])\n"
         "        yield To('documents', page | {'n_tokens': number}) if number >= first else"
@@ -96,7 +96,7 @@ def test_a_function_of_a_notebook_works_in_several_processes(run):
     )
     mapped(run, cell["rule"], workers=2)
     assert [row["doc_id"] for row in rows(run, "documents")] == ["d3", "d4"]
-    lock_holder = {"run": run}
+    lock_holder = {"__name__": "__main__", "run": run}
     exec("def rule(pages):\n    run.folder\n    yield from ()\n", lock_holder)
     with pytest.raises(InputError, match="cannot go to other processes"):
         mapped(run, lock_holder["rule"], workers=2)

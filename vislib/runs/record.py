@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from vislib.runs import sql
+from vislib.runs.code import code_digest
 from vislib.runs.contract import DROPPED, SCHEMAS
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
@@ -28,9 +29,7 @@ from vislib.runs.verbs import (
     PARTS_PER_VERB,
     Mapped,
     RowFunction,
-    code_digest,
     map_parts,
-    settings_digest,
 )
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ class Run:
             schemas=schemas,
             marks=self.folder / "shards" / name,
             first_dropped=order * PARTS_PER_VERB,
-            code=f"{code_digest(function)} {settings_digest(function)}",
+            code=code_digest(function),
         )
         counts = map_parts(
             mapped, parts(source), workers=workers, lock=self.stage.run / ".workers.lock"

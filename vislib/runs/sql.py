@@ -9,6 +9,7 @@ which it is written. To sort the text itself, DuckDB would hold all of it in mem
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -84,7 +85,7 @@ def query(
         except duckdb.Error as error:
             raise InputError(f"{into.name}: DuckDB refuses the query ({error})") from error
     references = pq.ParquetFile(work / "references.parquet")
-    sources = _sources(references, tables, work)
+    sources = _sources(references, tables, work, rows_per_part)
     rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     seen: set[Any] = set()
@@ -124,13 +125,19 @@ class _Source:
 
     def __init__(self, files: Sequence[Path], places: Numbers | None = None) -> None:
         self.files, self._places = files, places
-        self._groups: list[tuple[Path, int]] = []
+        self._groups: list[tuple[Path, int | None]] = []  # what is read at once; None: a whole file
         sizes = [0]
         for file in files:
             with open_part(file) as opened:
-                for group in range(opened.num_row_groups):
-                    self._groups.append((file, group))
-                    sizes.append(opened.metadata.row_group(group).num_rows)
+                facts = opened.metadata
+                groups = [facts.row_group(group) for group in range(facts.num_row_groups)]
+                # a file of ours holds 2,000 rows; to open it for each of its groups takes longer
+                if places is not None or sum(g.total_byte_size for g in groups) < _HELD_BYTES // 4:
+                    self._groups.append((file, None))
+                    sizes.append(facts.num_rows)
+                    continue
+                self._groups += [(file, group) for group in range(len(groups))]
+                sizes += [group.num_rows for group in groups]
         self.starts = np.cumsum(sizes)  # numbers of the first row of each group, and of all rows
         self._held: OrderedDict[int, pa.Table] = OrderedDict()
 
@@ -159,7 +166,8 @@ class _Source:
         if number not in self._held:
             file, group = self._groups[number]
             with open_part(file) as opened:
-                self._held[number] = plain(opened.read_row_group(group))
+                rows = opened.read() if group is None else opened.read_row_group(group)
+            self._held[number] = plain(rows)
             while len(self._held) > 1 and sum(g.nbytes for g in self._held.values()) > _HELD_BYTES:
                 self._held.popitem(last=False)
         self._held.move_to_end(number)
@@ -182,28 +190,40 @@ class _Source:
         bucket_of = np.full(self.starts[-1], -1)
         bucket_of[order] = np.arange(len(order)) * buckets // len(order)
         folder.mkdir()
-        writers: dict[int, pq.ParquetWriter] = {}
-        moved: dict[int, list[Numbers]] = {}
-        for group, start in enumerate(self.starts[:-1]):
-            rows = self.group(group)
-            theirs = bucket_of[start : start + len(rows)]
-            for bucket in np.unique(theirs[theirs >= 0]).tolist():
-                here = np.flatnonzero(theirs == bucket)
-                if bucket not in writers:
-                    file = folder / f"part-{bucket:05d}.parquet"
-                    writers[bucket] = pq.ParquetWriter(file, rows.schema, compression="zstd")
-                writers[bucket].write_table(rows.take(pa.array(here)))
-                moved.setdefault(bucket, []).append(start + here)
-        for writer in writers.values():
-            writer.close()
+        moved: list[list[Numbers]] = [[] for _ in range(buckets)]
+        with ExitStack() as writers:
+            writer = [
+                writers.enter_context(
+                    pq.ParquetWriter(folder / f"part-{bucket:05d}.parquet", self.schema())
+                )
+                for bucket in range(buckets)
+            ]
+            for rows, first in self._together():
+                theirs = bucket_of[first : first + len(rows)]
+                for bucket in np.unique(theirs[theirs >= 0]).tolist():
+                    here = np.flatnonzero(theirs == bucket)
+                    writer[bucket].write_table(rows.take(pa.array(here)))
+                    moved[bucket].append(first + here)
         places = np.full(self.starts[-1], -1)
-        now = np.concatenate([numbers for bucket in sorted(moved) for numbers in moved[bucket]])
+        now = np.concatenate([numbers for bucket in moved for numbers in bucket])
         places[now] = np.arange(len(now))
         return _Source(parts(folder), places)
 
+    def _together(self) -> Iterator[tuple[pa.Table, int]]:
+        """All rows, as many at once as may be held, each time with the number of the first."""
+        held: list[pa.Table] = []
+        first = 0
+        for group in range(len(self._groups)):
+            held.append(self.group(group))
+            if sum(rows.nbytes for rows in held) > _HELD_BYTES or group + 1 == len(self._groups):
+                rows = pa.concat_tables(held)
+                yield rows, first
+                first += len(rows)
+                held = []
+
 
 def _sources(
-    references: pq.ParquetFile, tables: Mapping[str, Path], work: Path
+    references: pq.ParquetFile, tables: Mapping[str, Path], work: Path, rows_per_part: int
 ) -> dict[str, _Source]:
     """The source of each column that holds references, its rows in order where that pays."""
     names = list(tables)
@@ -212,7 +232,7 @@ def _sources(
     reads: dict[int, int] = {}
     orders: dict[int, list[Numbers]] = {}
     n_parts = 0
-    for batch in references.iter_batches(ROWS_PER_PART):
+    for batch in references.iter_batches(rows_per_part):
         n_parts += 1
         for name in batch.schema.names:
             if not len(values := _references(batch.column(name))):

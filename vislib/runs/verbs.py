@@ -166,23 +166,6 @@ def _name(function: Any) -> str:
     return str(getattr(getattr(function, "func", function), "__name__", function))
 
 
-def code_digest(function: Any) -> str:
-    """Hash of a function's own source."""
-    import inspect
-
-    return sha256(inspect.getsource(getattr(function, "func", function)).encode()).hexdigest()
-
-
-def settings_digest(function: Any) -> str:
-    """Hash of the plain settings that a `functools.partial` gives its function."""
-    given = getattr(function, "keywords", {})
-    return sha256(json.dumps(given, sort_keys=True, default=_plain).encode()).hexdigest()
-
-
-def _plain(value: Any) -> str:
-    return str(value) if isinstance(value, Path | frozenset | set) else type(value).__qualname__
-
-
 def map_parts(
     mapped: Mapped, sources: Sequence[Path], *, workers: int, lock: Path | None
 ) -> Counter[str]:
