@@ -16,7 +16,7 @@ from vislib.media import pixels
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import IMAGES, SAMPLES
 from vislib.selection import vectors
-from vislib.selection.features import ClipFamily, ColourGradient
+from vislib.selection.vectors import ClipFamily, ColourGradient
 
 Pictures = dict[str, bytes]
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from vislib.selection import clusters
-from vislib.selection.clusters import by_cluster, cluster, semantic_duplicates
-from vislib.selection.hashes import near_duplicates
+from vislib.selection.clusters import by_cluster, cluster, near_duplicates, semantic_duplicates
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -1,19 +1,85 @@
-"""The stage function of 04: which images represent the others (DenseFusion-1M, Perceptual Fusion,
+"""The steps of stage 04: which images represent the others (DenseFusion-1M, Perceptual Fusion,
 selection).
+
+One table of distinct images goes through all of them: a step marks who goes and why, and nothing is
+taken out, so that each sample can be told in the end. The table holds about 250 bytes an image.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import duckdb
 import numpy as np
+import pandas as pd
 
 from vislib.runs import InputError, Run, seeded, tables
 from vislib.runs.contract import SAMPLES
 from vislib.runs.tables import Output
-from vislib.selection.candidates import NO_IMAGE, Candidates
-from vislib.selection.clusters import PER_CLUSTER, by_cluster, cluster, semantic_duplicates
-from vislib.selection.features import Vectors, load_encoder
-from vislib.selection.hashes import near_duplicates
-from vislib.selection.vectors import embed_images
+from vislib.selection.clusters import (
+    PER_CLUSTER,
+    Ints,
+    by_cluster,
+    cluster,
+    near_duplicates,
+    semantic_duplicates,
+)
+from vislib.selection.vectors import Vectors, embed_images, load_encoder
+
+# One row per distinct file, in order of id, with what the steps fill in. The sample that stands for
+# it is one with an alt text, if there is any, then the one of the smallest id.
+DISTINCT = """
+    SELECT image_id,
+           substr(min((coalesce(alt_text, '') = '')::INT || sample_id), 2) AS sample_id,
+           min(path) AS path,
+           ('0x' || min(perceptual_hash))::UBIGINT AS hash,
+           min(width * height) AS pixels,
+           min(least(width, height)) AS edge,
+           min(width || ' x ' || height) AS size,
+           '' AS reason, '' AS detail, 0::FLOAT AS apart,
+           -1::BIGINT AS cluster, -1::BIGINT AS rank, 0::FLOAT AS distance
+    FROM samples JOIN images USING (image_url)
+    WHERE status = 'ok'
+    GROUP BY image_id
+    ORDER BY image_id
+"""
+# What becomes of each sample, in the order of its table.
+FATES = """
+    SELECT chosen.image_id, cluster, rank, distance,
+           CASE WHEN chosen.image_id IS NULL THEN 'image_failed'
+                WHEN chosen.sample_id <> sample.sample_id THEN 'exact_duplicate'
+                ELSE chosen.reason END AS reason,
+           CASE WHEN chosen.image_id IS NULL THEN coalesce(images.reason, 'not_in_ledger')
+                WHEN chosen.sample_id <> sample.sample_id THEN chosen.sample_id
+                ELSE chosen.detail END AS detail
+    FROM (SELECT *, row_number() OVER () AS row FROM samples) AS sample
+    LEFT JOIN images USING (image_url)
+    LEFT JOIN chosen ON images.image_id = chosen.image_id AND status = 'ok'
+    ORDER BY row
+"""
+_SAMPLE = ["sample_id", "image_url", "alt_text"]
+_LEDGER = [
+    "image_url",
+    "image_id",
+    "status",
+    "reason",
+    "path",
+    "width",
+    "height",
+    "perceptual_hash",
+]
+
+
+def connect(run: Run) -> duckdb.DuckDBPyConnection:
+    """A database whose tables `samples` and `images` are those of the run's inputs.
+
+    Raises InputError for one that lacks a column.
+    """
+    database = duckdb.connect()
+    for name, columns in (("samples", _SAMPLE), ("images", _LEDGER)):
+        next(tables.read_rows(run.table(name), columns), None)  # names the file that lacks one
+        files = [str(part) for part in tables.parts(run.table(name))]
+        database.read_parquet(files).select(*columns).create_view(name)
+    return database
 
 
 def select_images(run: Run) -> None:
@@ -23,147 +89,185 @@ def select_images(run: Run) -> None:
     In order: distinct, chosen by `limit`, large enough, unlike by perceptual hash, embedded, unlike
     within their cluster, among the `top_k` of it. Raises InputError when a step leaves none.
     """
-    images = Candidates.of(run)
-    _count(
-        run,
-        images,
-        "images_distinct",
-        "no sample has a usable image; data/dropped of 03_images says why",
-    )
-    _choose(run, images)
-    _drop_small(run, images)
-    _drop_near_duplicates(run, images)
-    vectors = _embed(run, images)
-    _cluster(run, images, vectors)
-    with run.output() as output:
-        _write_images(images, vectors, output)
-        _write_samples(run, images, output)
+    p = run.params
+    images = distinct_images(run)
+    choose_images(run, images)
+    drop_small(run, images)
+    drop_near_duplicates(images, p.hash_distance)
+    count_left(run, images, "after_hash")
+    vectors = embed_left(run, images)
+    cluster_images(images, vectors, p.clusters, seeded(run.seed) % 2**32)
+    with run.progress(len(vectors), "images compared") as progress:
+        drop_semantic_duplicates(images, vectors, p.epsilon, progress.update)
+    # Clusters are numbered from 0, and none is empty.
+    run.metrics["clusters"] = int(images["cluster"].max()) + 1
+    count_left(run, images, "after_semantic")
+    drop_below(images, p.top_k)
+    count_left(run, images, "selected")
+    write_tables(run, images, vectors)
 
 
-def _count(run: Run, images: Candidates, step: str, mend: str = "") -> None:
-    run.metrics[step] = len(images.left)
-    if not run.metrics[step]:
+def count_left(run: Run, images: pd.DataFrame, step: str, mend: str = "") -> None:
+    """Count the images left after a step; raises InputError, saying what to `mend`, if none is."""
+    run.metrics[f"images_{step}"] = len(left(images))
+    if not len(left(images)):
         raise InputError(f"04_selection: no image is left: {mend}")
 
 
-def _choose(run: Run, images: Candidates) -> None:
+def left(images: pd.DataFrame) -> Ints:
+    """Places of the images that have not gone, in order of id."""
+    return np.flatnonzero(images["reason"] == "")
+
+
+def drop(images: pd.DataFrame, places: Ints, reason: str, detail: Any = "", apart: Any = 0) -> None:
+    """Let the images at `places` go; `apart`: how little they resemble the image in `detail`."""
+    images.loc[places, "reason"] = reason
+    images.loc[places, "detail"] = detail
+    images.loc[places, "apart"] = apart
+
+
+def drop_alike(images: pd.DataFrame, places: Ints, reason: str, other: Ints, apart: Any) -> None:
+    """Let those of `places` go that resemble the image at the place in `other` (-1: none does)."""
+    went = other >= 0
+    kept = images["image_id"].to_numpy()[other[went]]
+    drop(images, places[went], reason, kept, apart[went])
+
+
+def distinct_images(run: Run) -> pd.DataFrame:
+    """The distinct usable images of the samples, in order of id: a row each, with what the steps
+    fill in.
+
+    `reason` says why an image went ("": it is left), `detail` more of it; `cluster` (-1: none),
+    `rank` and `distance` are those of the contract.
+    """
+    with connect(run) as database:
+        images = database.execute(DISTINCT).df()
+    mend = "no sample has a usable image; data/dropped of 03_images says why"
+    count_left(run, images, "distinct", mend)
+    return images
+
+
+def choose_images(run: Run, images: pd.DataFrame) -> None:
+    """Keep `limit` images (0: all), chosen by the hash of seed and id."""
     if run.params.limit:
-        chance = np.array(
-            [seeded(run.seed, images.name(image)) for image in images.left], np.uint64
-        )
-        images.drop(np.argsort(chance, stable=True)[run.params.limit :], "beyond_limit")
-    _count(run, images, "images_after_limit")
+        chance = [seeded(run.seed, image) for image in images["image_id"]]
+        order = np.argsort(np.array(chance, np.uint64), stable=True)
+        drop(images, order[run.params.limit :], "beyond_limit")
+    count_left(run, images, "after_limit")
 
 
-def _drop_small(run: Run, images: Candidates) -> None:
-    least, short = run.params.min_side, images.sides.min(axis=1)
-    largest = short[images.left].max()
-    images.drop(images.left[short[images.left] < least], "too_small")
-    _count(
-        run,
-        images,
-        "images_after_size",
-        f"the largest short edge is {largest} px, min_side {least}; lower it",
-    )
+def drop_small(run: Run, images: pd.DataFrame) -> None:
+    """Let images go whose shorter edge is below `min_side` px."""
+    least = run.params.min_side
+    there = images.loc[left(images)]
+    small = there[there["edge"] < least]
+    drop(images, small.index.to_numpy(), "too_small", small["size"])
+    mend = f"the largest short edge is {there['edge'].max()} px, min_side {least}; lower it"
+    count_left(run, images, "after_size", mend)
 
 
-def _drop_near_duplicates(run: Run, images: Candidates) -> None:
-    left = images.left
-    left = left[
-        np.argsort(-images.sides[left].prod(axis=1), stable=True)
-    ]  # of two alike the larger stays
-    kept = near_duplicates(images.hashes[left], run.params.hash_distance)
-    bits = np.bitwise_count(images.hashes[left] ^ images.hashes[left[kept]])
-    images.drop_duplicates(
-        left, "near_duplicate", np.where(kept < 0, -1, left[kept]), bits.astype(np.float32)
-    )
-    _count(run, images, "images_after_hash")
+def drop_near_duplicates(images: pd.DataFrame, distance: int) -> None:
+    """Let images go whose perceptual hash is within `distance` bits of one that stays."""
+    # Of two alike the larger stays.
+    there = images.loc[left(images)].sort_values("pixels", ascending=False, kind="stable")
+    places, hashes = there.index.to_numpy(), there["hash"].to_numpy()
+    kept = near_duplicates(hashes, distance)
+    bits = np.bitwise_count(hashes ^ hashes[kept])
+    other = np.where(kept < 0, -1, places[kept])
+    drop_alike(images, places, "near_duplicate", other, bits.astype(np.float32))
 
 
-def _embed(run: Run, images: Candidates) -> Vectors:
-    """Vectors of the images left, in order of id; those that give none are dropped."""
-    p, left, root = run.params, images.left, run.table("images").parent
+def embed_left(run: Run, images: pd.DataFrame) -> Vectors:
+    """Unit vectors of the images left, in order of id; those that give none are dropped."""
+    p, places, root = run.params, left(images), run.table("images").parent
     encoder = load_encoder(p.embedding_model, device=p.device)
-    with run.progress(len(left), "images embedded") as progress:
+    some = images.loc[places]
+    with run.progress(len(some), "images embedded") as progress:
         vectors, failures = embed_images(
-            [images.name(image) for image in left],
-            [f"{root}/{path}" for path in images.paths.take(left).to_pylist()],
+            some["image_id"].tolist(),
+            [f"{root}/{path}" for path in some["path"]],
             encoder=encoder,
             folder=run.scratch,
             batch_size=p.batch_size,
             workers=p.workers,
             on_done=progress.update,
         )
-    images.drop(left[list(failures)], "embedding_failed")
-    images.failures = {int(left[place]): reason for place, reason in failures.items()}
+    drop(images, places[list(failures)], "embedding_failed", list(failures.values()))
     run.metrics["embedding_model"] = encoder.name
-    reason = next(iter(failures.values()), "")
-    _count(
-        run,
-        images,
-        "images_embedded",
-        f"{p.embedding_model} failed on all, first with {reason!r}; take another",
-    )
+    first = next(iter(failures.values()), "")
+    mend = f"{p.embedding_model} failed on all, first with {first!r}; take another"
+    count_left(run, images, "embedded", mend)
     return vectors
 
 
-def _cluster(run: Run, images: Candidates, vectors: Vectors) -> None:
-    """Cluster, rank and distance of the images left; duplicates and those beyond `top_k` go."""
-    p, left = run.params, images.left
-    labels, distances = cluster(
-        vectors, p.clusters or -(-len(left) // PER_CLUSTER), seeded(run.seed) % 2**32
-    )
-    images.cluster[left], images.distance[left] = labels, distances
-    below = []
-    with run.progress(len(left), "images compared") as progress:
-        for members in by_cluster(labels, distances):
-            kept, apart = semantic_duplicates(vectors, members, p.epsilon)
-            images.drop_duplicates(
-                left[members], "semantic_duplicate", np.where(kept < 0, -1, left[kept]), apart
-            )
-            ranked = left[members[kept < 0]]
-            images.rank[ranked] = np.arange(len(ranked))
-            below.append(ranked[p.top_k or len(ranked) :])
-            progress.update(len(members))
-    run.metrics["clusters"] = len(below)
-    _count(run, images, "images_after_semantic")
-    images.drop(np.concatenate(below), "below_top_k")
-    _count(run, images, "images_selected")
+def cluster_images(images: pd.DataFrame, vectors: Vectors, k: int, seed: int) -> None:
+    """Give the images left their `cluster`, of `k` (0: one per 280), and `distance` to its
+    centre.
+    """
+    # The paper's 14 M images in 50,000 clusters are as many in each.
+    places = left(images)
+    labels, distances = cluster(vectors, k or -(-len(places) // PER_CLUSTER), seed)
+    images.loc[places, "cluster"] = labels
+    images.loc[places, "distance"] = distances
 
 
-def _place(images: Candidates, image: int) -> dict[str, Any]:
-    return {
-        "image_id": images.name(image),
-        "cluster": int(images.cluster[image]),
-        "distance": float(images.distance[image]),
-    }
+def drop_semantic_duplicates(
+    images: pd.DataFrame,
+    vectors: Vectors,
+    epsilon: float,
+    on_done: Callable[[int], object] = lambda n: None,
+) -> None:
+    """Let images go whose cosine to one that stays in their cluster is above 1 - `epsilon`, and
+    rank the others from the centre.
+    """
+    places = left(images)
+    kept, rank = np.full((2, len(places)), -1)
+    apart = np.zeros(len(places), np.float32)
+    found = images.loc[places]
+    for members in by_cluster(found["cluster"].to_numpy(), found["distance"].to_numpy()):
+        kept[members], apart[members] = semantic_duplicates(vectors, members, epsilon)
+        stay = members[kept[members] < 0]
+        rank[stay] = np.arange(len(stay))
+        on_done(len(members))
+    images.loc[places, "rank"] = rank
+    drop_alike(images, places, "semantic_duplicate", np.where(kept < 0, -1, places[kept]), apart)
 
 
-def _write_images(images: Candidates, vectors: Vectors, output: Output) -> None:
-    """The tables of images, in order of id."""
-    for row, image in enumerate(np.flatnonzero(images.cluster >= 0).tolist()):
-        output.write("embeddings", _place(images, image) | {"vector": vectors[row]})
-    for image in np.flatnonzero(images.other >= 0).tolist():
-        pair = {"image_id": images.name(image), "kept_id": images.name(images.other[image])}
-        why = {"reason": images.reason[image], "distance": float(images.apart[image])}
-        output.write("duplicates", pair | why)
+def drop_below(images: pd.DataFrame, top_k: int) -> None:
+    """Let images go that are not among the `top_k` of their cluster (0: all are)."""
+    # Ranks are of those that stay: what went as a duplicate takes no place.
+    ranked = images.loc[left(images)]
+    below = ranked[ranked["rank"] >= (top_k or len(images))]
+    where = "cluster " + below["cluster"].astype(str) + ", rank " + below["rank"].astype(str)
+    drop(images, below.index.to_numpy(), "below_top_k", where)
 
 
-def _write_samples(run: Run, images: Candidates, output: Output) -> None:
-    """Each sample of the input, in its order, is used or dropped."""
-    for row, sample in enumerate(tables.read_rows(run.table("samples"), SAMPLES.names)):
-        output.take("sample")
-        image = int(images.image[row])
-        if image == NO_IMAGE:
-            reason, detail = "image_failed", images.fault[row].as_py()
-        elif images.sample[image] != row:
-            reason, detail = "exact_duplicate", images.sample_ids[images.sample[image]].decode()
-        else:
-            reason, detail = images.reason[image], images.detail(image)
-        if reason:
-            output.drop("sample", sample["sample_id"], reason, detail)
-        else:
-            output.keep("sample")
-            output.write(
-                "samples", sample | _place(images, image) | {"rank": int(images.rank[image])}
-            )
+def write_tables(run: Run, images: pd.DataFrame, vectors: Vectors) -> None:
+    """Write what was found of images, in order of id, and of samples, in the order of the input."""
+    with run.output() as output:
+        embedded = images[images["cluster"] >= 0][["image_id", "cluster", "distance"]]
+        for row, vector in zip(embedded.itertuples(index=False), vectors, strict=True):
+            output.write("embeddings", row._asdict() | {"vector": vector})
+        alike = images[images["reason"].isin(["near_duplicate", "semantic_duplicate"])]
+        pairs = alike[["image_id", "detail", "reason", "apart"]]
+        pairs = pairs.rename(columns={"detail": "kept_id", "apart": "distance"})
+        for row in pairs.itertuples(index=False):
+            output.write("duplicates", row._asdict())
+        _write_samples(run, images, output)
+
+
+def _write_samples(run: Run, images: pd.DataFrame, output: Output) -> None:
+    """Each sample is used or dropped."""
+    samples = tables.read_rows(run.table("samples"), SAMPLES.names)
+    with connect(run) as database:
+        told: Any = database.register("chosen", images).sql(FATES).to_arrow_reader()
+        fates = (fate for batch in told for fate in batch.to_pylist())
+        # The rows of samples are wide: they are read beside their fates, not joined with them.
+        for sample, fate in zip(samples, fates, strict=True):
+            output.take("sample")
+            reason, detail = fate.pop("reason"), fate.pop("detail")
+            if reason:
+                output.drop("sample", sample["sample_id"], reason, detail)
+            else:
+                output.keep("sample")
+                output.write("samples", sample | fate)
