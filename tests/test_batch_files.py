@@ -22,6 +22,7 @@ from tests.engine_ground import Ground, ask, asking, chat
 from tests.openai_server import completion
 from tests.test_openai_batch import PRICES, assert_clean, batch, expected, texts
 from vislib.engines import open_engine
+from vislib.engines.batch_files import state_folder
 from vislib.engines.openai_batch import OpenAIBatch
 from vislib.runs.errors import InputError
 
@@ -82,22 +83,18 @@ def test_a_stop_while_polling_is_at_once_and_the_next_run_collects(ground, serve
     assert_clean(ground, server)
 
 
-def test_lines_that_this_run_did_not_ask_for_are_journalled_and_other_files_left_alone(
-    ground, server
-):
+def test_a_stage_collects_all_that_it_began_even_what_it_does_not_ask_any_more(ground, server):
     interrupted(ground, server, 6)
-    assert texts(ask(ground, batch(ground, server), asking(1))) == expected(1)  # its file holds 4
-    assert len(ground.journal("openai")) == 4
-    assert len(server.files) == 1
     with pytest.raises(InputError, match=r"is under way at http.*set base_url to that.*or delete"):
         ask(ground, batch(ground, base_url="http://127.0.0.1:9/v1"), asking(6))
+    assert texts(ask(ground, batch(ground, server), asking(1))) == expected(1)
     assert texts(ask(ground, batch(ground, server), asking(6))) == expected(6)
     assert_clean(ground, server)
 
 
 def test_a_batch_whose_file_is_deleted_is_given_up(ground, server):
     interrupted(ground, server, 2)
-    next((ground.folder / "openai_batch").glob("*.jsonl")).unlink()
+    next(state_folder(ground).glob("*.jsonl")).unlink()
     assert texts(ask(ground, batch(ground, server), asking(2))) == expected(2)
     assert set(server.asked.values()) == {2}
 
@@ -112,11 +109,15 @@ def test_the_live_engine_does_not_ask_what_is_under_way_in_a_batch(ground, elsew
         ask(ground, chat(base_url="http://127.0.0.1:9/v1"), asking(8)[:1] + asking(8)[2:])
 
 
-def test_two_sets_at_once_pay_once_for_what_both_ask(ground, server):
+def test_two_stages_at_once_leave_each_others_files_alone(ground, server, tmp_path):
     server.polls = 8
+    other = Ground(tmp_path / "set" / "07_qa_generation.partial", max_failure_rate=1.0)
+    other.journal = ground.journal
+    names = [state_folder(run).name for run in (ground, other)]
+    assert names == [f"{tmp_path.parent.name}.{tmp_path.name}", "set.07_qa_generation"]
     runs = [
-        threading.Thread(target=ask, args=(Ground(ground.folder), batch(ground, server), asking(n)))
-        for n in (7, 9)
+        threading.Thread(target=ask, args=(run, batch(run, server), asking(9)[part]))
+        for run, part in ((ground, slice(4)), (other, slice(4, 9)))
     ]
     for run in runs:
         run.start()
@@ -124,6 +125,7 @@ def test_two_sets_at_once_pay_once_for_what_both_ask(ground, server):
         run.join(30)
     assert texts(ask(ground, batch(ground, server), asking(9))) == expected(9)
     assert_clean(ground, server)
+    assert_clean(other, server)
 
 
 class Strict(BaseModel):
@@ -266,7 +268,7 @@ def test_an_old_failure_is_not_taken_for_the_answer_to_a_new_question(ground, el
 
 def test_open_engine_knows_it_and_refuses_what_it_cannot_do(ground, server):
     engine = batch(ground, server)
-    run = SimpleNamespace(params=engine.params, journal=ground.journal)
+    run = SimpleNamespace(params=engine.params, journal=ground.journal, folder=ground.folder)
     engine.params.engine = "openai_batch"
     assert isinstance(open_engine(run), OpenAIBatch)
     engine.params.base_url = f"{server.url} {server.url}"

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.batch_server import batch_server, plain
 from tests.engine_ground import SETTINGS, Ground, ask, asking, chat
 from tests.openai_server import KEY, completion, openai_server
-from vislib.engines.batch_files import Draft
+from vislib.engines.batch_files import Draft, state_folder
 from vislib.engines.batch_server import BatchServer
 from vislib.engines.openai_batch import OpenAIBatch
 from vislib.runs.errors import InputError
@@ -55,7 +55,8 @@ def batch(ground, server=None, **settings):
         "base_url": server.url if server else "",
         **settings,
     }
-    return OpenAIBatch(SimpleNamespace(**SETTINGS | given), ground.journal("openai"))
+    params = SimpleNamespace(**SETTINGS | given)
+    return OpenAIBatch(params, ground.journal("openai"), state_folder(ground))
 
 
 def texts(answers):
@@ -70,7 +71,7 @@ def assert_clean(ground, server):
     """Nothing is left over, here or there, and no line was run twice."""
     assert set(server.asked.values()) == {1}
     assert server.files == {}
-    assert [path.name for path in (ground.folder / "openai_batch").iterdir()] == [".lock"]
+    assert [path.name for path in state_folder(ground).iterdir()] == ["files.sqlite"]
 
 
 def test_the_journal_is_that_of_the_live_engine_at_half_the_price(ground, server, tmp_path):
@@ -138,7 +139,7 @@ STEPS = [
 ]
 # of 9 answers in files of 4, 4 and 1, the last always ends a file, and the first, fourth or fifth
 # may
-CALLS = [(Journal, "put", n) for n in (1, 2, 4, 5, 9)] + [(Draft, "add", 2), (Draft, "send", 2)]
+CALLS = [(Journal, "put", n) for n in (1, 2, 4, 5, 9)] + [(Draft, "add", 2), (Draft, "close", 2)]
 
 
 @pytest.mark.parametrize(("step", "when", "calls"), [*((*step, 2) for step in STEPS), *CALLS])

@@ -9,7 +9,7 @@ from tests import openai_server as scripted_server
 from tests.openai_server import completion, openai_server
 from tests.test_budget import Ground, _environment, asking  # noqa: F401
 from vislib import captioning, priors, prompts
-from vislib.engines import Request, breakpoints
+from vislib.engines import Request, budget
 from vislib.engines.asking import ask_all
 from vislib.engines.billing import caching_of
 from vislib.engines.openai_chat import OpenAIChat
@@ -72,7 +72,7 @@ def requests(n, head, folder):
 def at(monkeypatch, server):
     """Take the server for the provider itself."""
     monkeypatch.setattr(
-        breakpoints, "caching_of", lambda model: caching_of(model) | {"marked_at": server.url}
+        budget, "caching_of", lambda model: caching_of(model) | {"marked_at": server.url}
     )
 
 
@@ -124,7 +124,7 @@ def test_the_prompt_is_cut_where_the_samples_own_text_begins(tmp_path):
         request = replace(asking(1)[0], prompt=prompt, shared=template.shared)
         for image in ([], [{"type": "image_url", "image_url": {"url": "data:,"}}]):
             content = [{"type": "text", "text": prompt}, *image] if image else prompt
-            body = breakpoints.with_breakpoint(
+            body = budget.with_breakpoint(
                 {"model": MODEL, "messages": [{"role": "user", "content": content}]},
                 request,
                 urls=[URL],

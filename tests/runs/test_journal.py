@@ -67,16 +67,16 @@ def test_an_import_into_a_damaged_journal_says_so(damaged, tmp_path):
 
 
 def test_a_damaged_table_of_batch_files_names_itself(tmp_path):
-    files = BatchFiles(tmp_path, "http://h/v1", None)
+    files = BatchFiles(tmp_path, "http://h/v1")
     rows = [(key, "f", 0.0, "r" * 300) for key in KEYS]
     files._db.executemany("INSERT INTO lines VALUES (?, ?, ?, ?)", rows)
     files.commit()
     files._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     files._db.close()
-    table = tmp_path / "openai_batch.sqlite"
+    table = tmp_path / "files.sqlite"
     data = table.read_bytes()
     table.write_bytes(data[:24576] + b"\xa5" * (len(data) - 24576))
-    with pytest.raises(InputError, match=r"openai_batch\.sqlite: not usable.*\.recover"):
-        BatchFiles(tmp_path, "http://h/v1", None).run("SELECT * FROM lines")
-    with pytest.raises(InputError, match=r"openai_batch\.sqlite: not usable.*\.recover"):
+    with pytest.raises(InputError, match=r"files\.sqlite: not usable.*\.recover"):
+        BatchFiles(tmp_path, "http://h/v1").run("SELECT * FROM lines")
+    with pytest.raises(InputError, match=r"files\.sqlite: not usable.*\.recover"):
         batched_keys(tmp_path)

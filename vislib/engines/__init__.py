@@ -31,9 +31,8 @@ class Request:
     id: str  # sample_id
     prompt: str  # the whole user text; the image, if any, follows it
     prompt_sha: str  # of the template
-    shared: int = (
-        0  # characters that begin every prompt of the template: what a server's cache may hold
-    )
+    # characters that begin every prompt of the template: what a server's cache may hold
+    shared: int = 0
     system: str = ""
     image_id: str = ""  # "": no image is sent
     image_path: Path | None = None
@@ -41,11 +40,13 @@ class Request:
     temperature: float = 0.0  # below 0: not sent, the model's own
     max_tokens: int = 1024  # of the answer
     seed: int = 0  # 0: not sent
-    schema: Mapping[str, Any] | None = (
-        None  # JSON schema that the answer is to follow, where the server offers it
-    )
+    # JSON schema that the answer is to follow, where the server offers it
+    schema: Mapping[str, Any] | None = None
     image_size: tuple[int, int] = (0, 0)  # px of the picture before scaling, for estimates
     evidence: Mapping[str, Any] = field(default_factory=dict)  # for the extractive engine alone
+
+
+TOKENS = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +69,19 @@ class Answer:
     detail: str = ""
     request_sha: str = ""
 
+    @property
+    def used(self) -> dict[str, int]:
+        """Its tokens by name."""
+        return {name: getattr(self, name) for name in TOKENS}
 
-Answered = Generator[
-    tuple[Request, Answer], None, None
-]  # closing it ends what the engine has begun
+    def plus(self, other: "Answer") -> "Answer":
+        """This answer with the tokens of both: each attempt at a request is billed."""
+        both: dict[str, Any] = {name: n + getattr(other, name) for name, n in self.used.items()}
+        return replace(self, **both)
+
+
+# Closing it ends what the engine has begun.
+Answered = Generator[tuple[Request, Answer], None, None]
 
 
 class Engine(Protocol):
@@ -99,24 +109,27 @@ def open_engine(run: "Run") -> Engine:
     A model in a folder is served here if no `base_url` is given; else its folder is but the name of
     the server's.
     """
-    if run.params.engine == "extractive":
+    # Engines are imported when they are wanted: the runner plans without any client's second.
+    params = run.params
+    if params.engine == "extractive":
         from vislib.engines.extractive import Extractive
 
         return Extractive()
-    folder = run.inputs("model")[0] if is_local_model(run.params.model) else None
-    if run.params.engine == "openai" and folder is not None and not run.params.base_url:
+    folder = run.inputs("model")[0] if is_local_model(params.model) else None
+    if params.engine == "openai" and folder is not None and not params.base_url:
         from vislib.engines.own_server import OwnModel
 
-        return OwnModel(run.params, folder, run.folder)
-    if run.params.engine == "openai":
+        return OwnModel(params, folder, run.folder)
+    if params.engine == "openai":
         from vislib.engines.openai_chat import OpenAIChat
 
-        return OpenAIChat(run.params, folder)
-    if run.params.engine == "openai_batch":
+        return OpenAIChat(params, folder)
+    if params.engine == "openai_batch":
+        from vislib.engines.batch_files import state_folder
         from vislib.engines.openai_batch import OpenAIBatch
 
-        return OpenAIBatch(run.params, run.journal("openai"), folder)
-    raise InputError(f"engine: {run.params.engine!r} is none of extractive, openai, openai_batch")
+        return OpenAIBatch(params, run.journal("openai"), state_folder(run), folder)
+    raise InputError(f"engine: {params.engine!r} is none of extractive, openai, openai_batch")
 
 
 def request_key(engine: Engine, request: Request) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from vislib.checks import Checks
 from vislib.engines import Answer, Engine, Request, open_engine, request_key
-from vislib.engines.batch_files import batched_keys
+from vislib.engines.batch_files import batched_keys, state_folder
 from vislib.engines.completions import bad_end
 from vislib.engines.drops import Drops, Fault
 from vislib.engines.estimate import Estimate, estimate_for
@@ -71,11 +71,10 @@ def ask_all(
     ):  # whatever the others bring
         asking.check()
     if asking.in_batches:
-        folder = asking.journal.path.with_name("openai_batch")
         raise InputError(
             f"{asking.in_batches} of {missing} requests are under way in batch files and would be"
             " paid twice; run with engine openai_batch to collect them, or delete their files (in"
-            f" {folder}, or in batch_folder)"
+            f" {asking.batches}, or in batch_folder)"
         )
     if missing:
         if asking.estimate:
@@ -155,6 +154,7 @@ class _Asking:
     def __init__(self, run: "Run", engine: Engine, fault: Fault | None = None) -> None:
         self.engine, self.journal = engine, run.journal(engine.journal)
         self.allowed, self.replay = float(run.params.max_failure_rate), bool(run.params.replay)
+        self.batches = state_folder(run) if self.engine.name == "openai" else Path()
         self.paid, self._forced = hasattr(engine, "budget"), bool(os.environ.get(FORCE_VARIABLE))
         self.source = ""  # id of the server that is asked now
         self.origins = Origins(run.journal("servers"), engine) if self.paid else None
@@ -179,9 +179,8 @@ class _Asking:
     def survey(self, requests: Iterable[Request]) -> int:
         """Count what is known and what it cost; return how many requests are to be asked."""
         missing, seen = 0, set[int]()
-        elsewhere = (
-            batched_keys(self.journal.path.parent) if self.engine.name == "openai" else frozenset()
-        )
+        is_live = self.engine.name == "openai"
+        elsewhere = batched_keys(self.batches) if is_live else frozenset()
         for request in requests:
             key = request_key(self.engine, request)
             if (number := int(key, 16)) in seen:  # numbers take a third of the memory

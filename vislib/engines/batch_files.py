@@ -1,220 +1,188 @@
-"""Batch files under way: which requests stand in which file, and where it is (VisCon-100K, section
-3.2).
+"""Batch files of one stage that are under way: which requests stand in which file, and where it is.
 
-One table for all sets, `openai_batch.sqlite` beside the journal; the files lie beside it too, or in
-the folder where they wait to be answered. A key stands in one file at a time, so what is under way
-is not asked again, whichever stage or set comes. Whoever changes anything holds the lock, which
-ends with its process.
+Beside the journal, each stage of a set has a folder `openai_batch/<set>.<stage>`: its files, unless
+they wait in a `batch_folder` to be answered, and a table. The table says before each step what is
+about to be done, so a run may be killed anywhere: what is under way is taken up, never begun twice
+(VisCon-100K, section 3.2, asks 100 K times).
 """
 
 import json
-import math
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vislib.engines import Request
-from vislib.engines.batch_server import BatchServer, Refused
+from vislib.engines import Answer, Request
+from vislib.engines.completions import read_completion
+from vislib.engines.replies import read_error, status_error, told_error
 from vislib.runs.errors import InputError
-from vislib.runs.locking import FolderLock
 
+if TYPE_CHECKING:
+    from vislib.runs import Run
+
+# A line whose `name` is empty stands in no file: it is to be asked once more.
 _TABLES = """
-PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
-CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, place TEXT, batch TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS lines (
-    key TEXT PRIMARY KEY, name TEXT, usd REAL, request TEXT
-) WITHOUT ROWID;
+PRAGMA synchronous=FULL;
+CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, place TEXT, batch TEXT);
+CREATE TABLE IF NOT EXISTS lines (key TEXT PRIMARY KEY, name TEXT, usd REAL, request TEXT);
 CREATE INDEX IF NOT EXISTS lines_of_file ON lines (name);
 """
+_NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
+
+
+def state_folder(run: "Run") -> Path:
+    """Where the stage of `run` keeps what is under way; the name outlives its attempts."""
+    stage = run.folder.name.removesuffix(".partial")
+    return run.journal("openai").path.parent / "openai_batch" / f"{run.folder.parent.name}.{stage}"
 
 
 @dataclass(frozen=True)
 class BatchFile:
-    """`place` is a server's URL or a folder, `batch` the id at the server once it is known, `path`
-    the JSONL.
-    """
+    """A JSONL file at `path`: `place` is a server's URL or a folder, `batch` the server's id."""
 
     name: str
     place: str
-    batch: str
+    batch: str  # "" until the server has said it
     path: Path
 
 
 class BatchFiles:
-    """The table in `folder`, and the files at `place`, whose `server` is None if it is a folder.
-
-    Changes are made `with working()` and last once `commit` was called.
+    """The table in `folder`, and the files that go to `place`. One process uses it at a time, the
+    one that holds the stage's lock. Changes last once `commit` was called.
     """
 
-    def __init__(self, folder: Path, place: str, server: BatchServer | None) -> None:
-        self.folder, self._place, self._server = folder / "openai_batch", place, server
-        table = folder / "openai_batch.sqlite"
+    def __init__(self, folder: Path, place: str) -> None:
+        self.folder, self._place, self._table = folder, place, folder / "files.sqlite"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(table, timeout=60)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self._table, timeout=60)
             self._db.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:
-            raise _unusable(table, error) from error
-        self._table = table
+            raise _unusable(self._table, error) from error
 
-    def run(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
+    def run(self, statement: str, *values: Any) -> list[Any]:
         """Execute one statement; its rows."""
         try:
-            return self._db.execute(statement, tuple(values)).fetchall()
+            return self._db.execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:
             raise _unusable(self._table, error) from error
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Be the one that changes files; what is not committed is undone."""
-        lock = FolderLock(self.folder / ".lock")
-        lock.acquire(wait=math.inf)
-        try:
-            yield
-        finally:
-            self._db.rollback()
-            lock.release()
-
     def commit(self, *, after: Path | None = None) -> None:
-        """Let changes last; not before the disk keeps what was written to the journal at
-        `after`.
+        """Let changes last; not before the disk keeps what was written to the journal at `after`,
+        which syncs but once a second.
         """
-        if after:  # which syncs but once a second
+        if after:
             with suppress(FileNotFoundError), Path(f"{after}-wal").open("rb") as log:
                 os.fsync(log.fileno())
         self._db.commit()
 
-    def find(self, **where: str) -> list[BatchFile]:
-        """Files by `name`, `place`, or a `key` that stands in them."""
-        ((column, value),) = where.items()
-        condition = (
-            "name = (SELECT name FROM lines WHERE key = ?)" if column == "key" else f"{column} = ?"
-        )
-        rows = self.run(f"SELECT name, place, batch FROM files WHERE {condition}", (value,))
-        return [
-            BatchFile(name, place, batch, self._path(place, f"{name}.jsonl"))
+    def close(self) -> None:
+        """Undo what is not committed."""
+        self._db.close()
+
+    def all(self) -> list[BatchFile]:
+        """The files under way. One that is not there is forgotten: a kill came before it was
+        whole, or somebody deleted it to give it up.
+        """
+        rows = self.run("SELECT name, place, batch FROM files ORDER BY rowid")
+        files = [
+            BatchFile(name, place, batch, _path(self.folder, name, place))
             for name, place, batch in rows
         ]
+        for file in files:
+            if not file.path.exists():
+                self.forget(file)
+        return [file for file in files if file.path.exists()]
 
-    def write(self) -> "Draft":
-        """Begin a file."""
-        part = self._path(self._place, "vislib.part")
-        try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            return Draft(self, self._place, part, self._server)
-        except OSError as error:
-            raise InputError(
-                f"{part}: cannot be written ({error}); mend it, or batch_folder"
-            ) from error
-
-    def under_way(self, key: str) -> BatchFile | None:
-        """The file of which an answer to `key` is to come. Raises InputError if it is to come to
-        another place.
+    def line(self, key: str) -> tuple[Request, float, str] | None:
+        """The request of a line without an answer, the upper bound of its cost in USD, and the name
+        of its file.
         """
-        return next((file for file in self.find(key=key) if self._is_sound(file)), None)
+        rows = self.run("SELECT request, usd, name FROM lines WHERE key = ?", key)
+        for kept, usd, name in rows:
+            values = json.loads(kept)
+            path, size = values.pop("image_path"), tuple(values.pop("image_size"))
+            path = Path(path) if path else None
+            return Request(**values, image_path=path, image_size=size), usd, name
+        return None
 
-    def line(self, key: str, file: BatchFile) -> tuple[Request, float] | None:
-        """The request of a line that has no answer, and the upper bound of its cost in USD."""
-        query = "SELECT request, usd FROM lines WHERE key = ? AND name = ?"
-        if not (rows := self.run(query, (key, file.name))):
-            return None
-        ((kept, usd),) = rows
-        values = json.loads(kept)
-        path, size = values.pop("image_path"), tuple(values.pop("image_size"))
-        return Request(**values, image_path=Path(path) if path else None, image_size=size), usd
+    def left(self, name: str) -> dict[str, float]:
+        """The lines of a file without an answer, each with the upper bound of its cost in USD."""
+        return dict(self.run("SELECT key, usd FROM lines WHERE name = ?", name))
 
-    def left(self, file: BatchFile) -> dict[str, float]:
-        """The lines that have no answer, each with the upper bound of its cost in USD."""
-        return dict(self.run("SELECT key, usd FROM lines WHERE name = ?", (file.name,)))
+    def put_back(self, key: str) -> None:
+        """A line is to be asked once more, in another file."""
+        self.run("UPDATE lines SET name = '' WHERE key = ?", key)
 
     def drop(self, key: str) -> None:
         """A line is done with."""
-        self.run("DELETE FROM lines WHERE key = ?", (key,))
+        self.run("DELETE FROM lines WHERE key = ?", key)
 
-    def send(self, file: BatchFile, server: BatchServer) -> None:
-        """Have a batch made of a file. One that was surely not made is forgotten."""
-        upload = ""
-        try:
-            upload = server.upload(file.path)
-            self._is_sent(file, server.begin(upload, file.path))
-        except InputError as error:
-            if not upload or isinstance(error, Refused):
-                server.delete(upload)
-                self._forget(file)
-                self.commit()
-            raise
-
-    def clear(self) -> None:
-        """Clear away, here and at the server, files whose lines have all been journalled, or moved
-        to others.
-        """
-        for file in self.find(place=self._place):
-            if self._is_sound(file) and not self.left(file):
-                if self._server and file.batch:
-                    batch = self._server.retrieve(file.batch)
-                    self._server.delete(
-                        batch.input_file_id, batch.output_file_id, batch.error_file_id
-                    )
-                self._forget(file)
+    def is_sent(self, file: BatchFile, batch: str) -> None:
+        """The server has made a batch of a file."""
+        self.run("UPDATE files SET batch = ? WHERE name = ?", batch, file.name)
         self.commit()
 
-    def _is_sound(self, file: BatchFile) -> bool:
-        """Whether answers are to come of a file. If not (cut off, or deleted to give it up), it is
-        forgotten.
-        """
-        there = file.path.exists()
-        if there and file.place != self._place:
-            mend = (
-                "set base_url to that, and batch_folder to ''"
-                if "://" in file.place
-                else "set batch_folder to that"
-            )
-            raise InputError(
-                f"{file.path.name} is under way at {file.place}: {mend}, to collect it; or delete"
-                f" {file.path} to ask its requests again"
-            )
-        if there:
-            if file.batch or not self._server:
-                return True
-            if batch := self._server.begun(file.name):  # the reply was lost
-                self._is_sent(file, batch)
-                return True
-        self._forget(file)
-        return False
-
-    def _is_sent(self, file: BatchFile, batch: str) -> None:
-        self.run("UPDATE files SET batch = ? WHERE name = ?", (batch, file.name))
+    def forget(self, file: BatchFile) -> None:
+        """A file is done with, and what still stands in it."""
+        self.run("DELETE FROM lines WHERE name = ?", file.name)
+        self.run("DELETE FROM files WHERE name = ?", file.name)
         self.commit()
-
-    def _forget(self, file: BatchFile) -> None:
-        self.run("DELETE FROM lines WHERE name = ?", (file.name,))
-        self.run("DELETE FROM files WHERE name = ?", (file.name,))
         for path in (file.path, *self.folder.glob(f"{file.name}.*")):
             path.unlink(missing_ok=True)
 
-    def _path(self, place: str, name: str) -> Path:
-        return _where(self.folder, place) / name
+    def write(self) -> "Draft":
+        """Begin a file."""
+        return Draft(self, self._place)
+
+
+class Draft:
+    """The file that is being written; there is one at a time."""
+
+    def __init__(self, files: BatchFiles, place: str) -> None:
+        self._files, self._name = files, f"vislib-{uuid.uuid4().hex[:16]}"
+        self.file = BatchFile(self._name, place, "", _path(files.folder, self._name, place))
+        self._part = self.file.path.with_name("vislib.part")
+        self.lines = self.size = 0
+        try:
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = self._part.open("wb")
+        except OSError as error:
+            raise InputError(
+                f"{self._part}: cannot be written ({error}); mend it, or batch_folder"
+            ) from error
+        files.run("INSERT INTO files VALUES (?, ?, '')", self._name, place)
+
+    def add(self, key: str, line: bytes, *, request: Request, usd: float) -> None:
+        """Write the line of `key`; from now on it stands in this file."""
+        kept = json.dumps(vars(request) | {"evidence": {}}, default=str)
+        self._files.run("REPLACE INTO lines VALUES (?, ?, ?, ?)", key, self._name, usd, kept)
+        self._stream.write(line)
+        self.lines += 1
+        self.size += len(line)
+
+    def close(self) -> BatchFile:
+        """Commit the lines, then let the whole file appear: without it they count for nothing."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._files.commit()
+        self._part.replace(self.file.path)
+        return self.file
 
 
 def batched_keys(folder: Path) -> frozenset[str]:
-    """Keys of the requests in batch files that are there, by the table in `folder`; nothing is
-    written.
-    """
-    if not (table := folder / "openai_batch.sqlite").exists():
+    """Keys of the requests in files that are there, by the table in `folder`; writes nothing."""
+    if not (table := folder / "files.sqlite").exists():
         return frozenset()
     try:
         with closing(sqlite3.connect(f"{table.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            files = db.execute("SELECT name, place FROM files").fetchall()
-            places = {name: _where(folder / "openai_batch", place) for name, place in files}
-            there = {name for name, place in places.items() if (place / f"{name}.jsonl").exists()}
-            return frozenset(
-                key for key, name in db.execute("SELECT key, name FROM lines") if name in there
-            )
+            rows = db.execute("SELECT key, name, place FROM lines JOIN files USING (name)")
+            return frozenset(key for key, *file in rows if _path(folder, *file).exists())
     except sqlite3.Error as error:
         raise _unusable(table, error) from error
 
@@ -225,37 +193,46 @@ def _unusable(table: Path, error: Exception) -> InputError:
     )
 
 
-def _where(folder: Path, place: str) -> Path:
-    return folder if "://" in place else Path(place)
+def _path(folder: Path, name: str, place: str) -> Path:
+    return (folder if "://" in place else Path(place)) / f"{name}.jsonl"
 
 
-class Draft:
-    """The file that is being written; there is one at a time."""
+def read_results(path: Path, odd: list[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Number, custom_id and result of each line; nothing from a file of requests. What is no result
+    goes to `odd`.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                result = json.loads(line)
+                key, is_request = str(result["custom_id"]), "method" in result
+            except (ValueError, TypeError, KeyError, RecursionError):
+                odd.append(f"{path.name} line {number} is no result")
+                continue
+            if is_request:
+                return
+            yield number, key, result
 
-    def __init__(
-        self, files: BatchFiles, place: str, part: Path, server: BatchServer | None
-    ) -> None:
-        self._files, self._part, self._server, self.lines, self.size = files, part, server, 0, 0
-        self._stream, self._name = part.open("wb"), f"vislib-{uuid.uuid4().hex[:16]}"
-        files.run("INSERT INTO files VALUES (?, ?, '')", (self._name, place))
 
-    def add(self, key: str, line: bytes, *, request: Request, usd: float) -> None:
-        """Write the line of `key`, which leaves the file in which it stood."""
-        kept = json.dumps(vars(request) | {"evidence": {}}, default=str)
-        self._files.run("REPLACE INTO lines VALUES (?, ?, ?, ?)", (key, self._name, usd, kept))
-        self._stream.write(line)
-        self.lines, self.size = self.lines + 1, self.size + len(line)
+def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
+    """The answer in a line of the provider's results, or of `vllm run-batch`; its failures are
+    named as the live engine names them.
 
-    def send(self) -> str:
-        """Commit the lines, let the whole file appear (without it they count for nothing), have a
-        batch made of it.
-        """
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        self._files.commit()
-        (file,) = self._files.find(name=self._name)
-        self._part.replace(file.path)
-        if self._server:
-            self._files.send(file, self._server)
-        return file.name
+    Raises InputError, as that does, for what no other request would survive.
+    """
+    response, error = result.get("response"), result.get("error")
+    response = response if isinstance(response, dict) else {}
+    status, body = response.get("status_code"), response.get("body")
+    if status == 200 and body:
+        told = told_error(body, url)
+        return read_error(told, url=url, model=model)[0] if told else read_completion(body)
+    said: Any = {"message": str(error or body or "no word why")}  # vLLM's error is a text
+    for part in (error, body):
+        if isinstance(part, dict):
+            inner = part.get("error") or part
+            said = inner if isinstance(inner, dict) else said
+    if not isinstance(status, int) or status < 400:  # it never came to the model
+        reason = said["code"] if said.get("code") in _NEVER_RUN else "server_error"
+        detail = str(said.get("message") or reason)[:200]
+        return Answer(status="failed", reason=reason, detail=detail)
+    return read_error(status_error(status, said, url), url=url, model=model)[0]

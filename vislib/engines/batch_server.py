@@ -12,7 +12,6 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vislib.engines import Answer
 from vislib.engines.chat_client import api_key
 from vislib.engines.replies import RETRIED, read_error, unreachable
 from vislib.runs.errors import InputError
@@ -58,19 +57,15 @@ class BatchServer:
     def begin(self, upload: str, path: Path) -> str:
         """Make a batch of an uploaded file, named after it; the batch's id."""
         with path.open("rb") as stream:
-            names = {
-                "vislib": path.stem,
-                "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
-            }
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         settings: Any = {
             "input_file_id": upload,
             "endpoint": ENDPOINT,
             "completion_window": "24h",
-            "metadata": names,
+            "metadata": {"vislib": path.stem, "sha256": digest},
         }
-        return self._call(
-            lambda: self._client.batches.create(**settings).id, lambda: self._begun(path.stem)
-        )
+        make = self._client.batches.create
+        return self._call(lambda: make(**settings).id, lambda: self._begun(path.stem))
 
     def begun(self, name: str) -> str:
         """The id of the batch that was made of a file; if none was, its upload is deleted, and the
@@ -84,15 +79,15 @@ class BatchServer:
         """A batch as it stands; patient, for nothing is lost by waiting."""
         return self._call(lambda: self._client.batches.retrieve(batch), tries=12)
 
-    def download(self, file: str, path: Path) -> Path:
+    def download(self, file: str, path: Path) -> None:
         """Bring a file of results to `path`."""
 
-        def fetch() -> Path:
+        def fetch() -> bool:
             with self._client.files.with_streaming_response.content(file) as response:
                 response.stream_to_file(path)
-            return path
+            return True
 
-        return self._call(fetch)
+        self._call(fetch)
 
     def delete(self, *files: str | None) -> None:
         """Delete what is there of `files`; what stays expires."""
@@ -115,9 +110,8 @@ class BatchServer:
     def _begun(self, name: str) -> str:
         self.wait(self.grace_s)
         batches = self._client.batches.list(limit=100)
-        return next(
-            (batch.id for batch in batches if (batch.metadata or {}).get("vislib") == name), ""
-        )
+        named = (batch for batch in batches if (batch.metadata or {}).get("vislib") == name)
+        return next((batch.id for batch in named), "")
 
     def _call(
         self, make: Callable[[], T], find: Callable[[], T] | None = None, *, tries: int = 6
@@ -129,19 +123,16 @@ class BatchServer:
         for tried in range(tries):
             try:
                 return (find() if find and tried else None) or make()
-            except (
-                httpx2.HTTPError,
-                ValueError,
-                TypeError,
-                AttributeError,
-            ) as error:  # a body cut off, or odd
-                failure, wait = Answer(detail=str(error)), None
             except openai.OpenAIError as error:
-                failure, wait = self._failure(error)
+                said, wait = self._failure(error)
+            # a body that was cut off, or is an odd one, comes out of the client as any of these
+            except (httpx2.HTTPError, ValueError, TypeError, AttributeError) as error:
+                said, wait = str(error), None
             self.wait(max(wait or 0.0, min(self.backoff_s * 2**tried, 300.0)))
-        raise unreachable([self.url], failure.detail)
+        raise unreachable([self.url], said)
 
-    def _failure(self, error: Any) -> tuple[Answer, float | None]:
+    def _failure(self, error: Any) -> tuple[str, float | None]:
+        """What went wrong and the seconds to wait; raises Refused for what would not pass."""
         if getattr(error, "status_code", 0) in (404, 405, 501) and error.code != "model_not_found":
             raise Refused(
                 f"{error.request.method} {error.request.url}: {error.status_code}. A server without"
@@ -155,4 +146,4 @@ class BatchServer:
             raise Refused(str(final)) from error
         if failure.reason not in RETRIED:
             raise Refused(f"{error.request.method} {error.request.url}: {failure.detail}")
-        return failure, wait
+        return failure.detail, wait

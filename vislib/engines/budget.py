@@ -1,9 +1,11 @@
-"""What may be spent: a ceiling that counts what is under way and what may have been billed.
+"""What asking costs: spent, reserved for answers under way, and what may have been billed; and what
+is sent so that a provider's cache makes it cheaper (VisCon-100K, section 3.3).
 
 Providers bill per token, images included. What a request takes is known when its answer is there;
 until then its upper bound counts.
 """
 
+from collections.abc import Sequence
 from datetime import date
 from threading import Lock
 from typing import Any
@@ -13,9 +15,8 @@ from vislib.engines.billing import caching_of, rule_of, scaled_size
 from vislib.runs.errors import InputError
 
 _FRAME_TOKENS = 256  # that a server's chat template may add
-_IMAGE_TOKENS = (
-    1500  # of the first image, if no rule is known; from then on the largest input that was seen
-)
+# Of the first image, if no rule is known; from then on the largest input that was seen.
+_IMAGE_TOKENS = 1500
 
 
 class Budget:
@@ -26,27 +27,22 @@ class Budget:
     """
 
     def __init__(self, params: Any, *, share: float = 1.0) -> None:
-        ceiling, usd_in = params.max_spend_usd, params.usd_per_million_input_tokens
-        usd_cached, usd_out = (
-            params.usd_per_million_cached_tokens,
-            params.usd_per_million_output_tokens,
-        )
-        self.priced, self.prices_of = bool(usd_in + usd_out), _day(getattr(params, "prices_of", ""))
-        if ceiling and not (usd_in and usd_out):
+        self.ceiling = float(params.max_spend_usd)
+        usd_in, usd_out = params.usd_per_million_input_tokens, params.usd_per_million_output_tokens
+        if self.ceiling and not (usd_in and usd_out):
             raise InputError(
-                f"max_spend_usd is {ceiling:g}, but the prices are {usd_in:g} and {usd_out:g}; set"
-                " both usd_per_million_input_tokens and usd_per_million_output_tokens to the"
-                " model's"
+                f"max_spend_usd is {self.ceiling:g}, but the prices are {usd_in:g} and"
+                f" {usd_out:g}; set both usd_per_million_input_tokens and"
+                " usd_per_million_output_tokens to the model's"
             )
+        self.priced, self.prices_of = bool(usd_in + usd_out), _day(getattr(params, "prices_of", ""))
+        usd_cached = params.usd_per_million_cached_tokens
         usd_written = usd_in * caching_of(params.model).get("write", 1.0)
         prices = (usd_in, usd_in if usd_cached < 0 else usd_cached, usd_written, usd_out)
-        self.ceiling, self._prices = (
-            float(ceiling),
-            tuple(share * float(price) / 1e6 for price in prices),
-        )
+        self._prices = [share * float(price) / 1e6 for price in prices]
         self.spent = self.reserved = self.doubtful = 0.0
         self._lock = Lock()  # reserving and risking happen in two threads
-        self.proven = not ceiling  # whether an answer has shown what a request costs
+        self.proven = not self.ceiling  # whether an answer has shown what a request costs
         self.rule, self._image_tokens, self._dearest = rule_of(params), _IMAGE_TOKENS, 0.0
 
     def cost(
@@ -55,13 +51,10 @@ class Budget:
         """USD of so many tokens; those read from the server's cache and those written to it are
         part of `tokens_in`.
         """
-        amounts = (
-            tokens_in - tokens_cached - tokens_written,
-            tokens_cached,
-            tokens_written,
-            tokens_out,
-        )
-        return sum(amount * price for amount, price in zip(amounts, self._prices, strict=True))
+        plain = tokens_in - tokens_cached - tokens_written
+        of_in, of_cached, of_written, of_out = self._prices
+        cached = tokens_cached * of_cached + tokens_written * of_written
+        return plain * of_in + cached + tokens_out * of_out
 
     def image_tokens(self, request: Request) -> int:
         """What the request's image is billed: by the model's rule, else the largest input that was
@@ -82,15 +75,15 @@ class Budget:
     def bound(self, request: Request) -> float:
         """Upper bound of a request's cost in USD."""
         tokens = self.tokens(request)
-        return max(
-            self._dearest,
-            *(self.cost(tokens, request.max_tokens, 0, written) for written in (0, tokens)),
-        )
+        # a write to the cache may cost more than plain input, or less
+        plain = self.cost(tokens, request.max_tokens)
+        written = self.cost(tokens, request.max_tokens, 0, tokens)
+        return max(self._dearest, plain, written)
 
     def reserve(self, usd: float) -> bool:
         """Set `usd` aside, unless that could pass the ceiling."""
         with self._lock:
-            if self.ceiling and self.spent + self.reserved + self.doubtful + usd > self.ceiling:
+            if not self._allows(usd):
                 return False
             self.reserved += usd
             return True
@@ -114,7 +107,7 @@ class Budget:
         """
         with self._lock:
             self.doubtful += usd
-            return not self.ceiling or self.spent + self.reserved + self.doubtful <= self.ceiling
+            return self._allows(0.0)
 
     def exhausted(self, usd: float) -> InputError:
         """The error when `usd` more could pass the ceiling."""
@@ -124,10 +117,38 @@ class Budget:
             " far are kept"
         )
 
+    def _allows(self, usd: float) -> bool:
+        taken = self.spent + self.reserved + self.doubtful
+        return not self.ceiling or taken + usd <= self.ceiling
+
 
 def text_bytes(request: Request) -> int:
     """Bytes of the text that a request sends."""
     return len(request.system.encode()) + len(request.prompt.encode())
+
+
+def with_breakpoint(
+    body: dict[str, Any], request: Request, *, urls: Sequence[str]
+) -> dict[str, Any]:
+    """`body` with a breakpoint behind what all requests share and nowhere else; as it is for any
+    other provider.
+
+    Since gpt-5.6 OpenAI finds the beginning of a prompt again only up to a breakpoint, and charges
+    a quarter more for what is written to its cache. Left to itself it sets the breakpoint behind
+    the last message, where each of our requests differs: all is written, and nothing is ever read.
+    """
+    if [*urls] != [caching_of(body["model"]).get("marked_at")]:
+        return body
+    *before, last = body["messages"]
+    text = {"type": "text", "text": request.prompt}
+    _, *images = last["content"] if isinstance(last["content"], list) else [text]
+    head, tail = request.prompt[: request.shared], request.prompt[request.shared :]
+    texts: list[dict[str, Any]] = [{"type": "text", "text": part} for part in (head, tail) if part]
+    if head:
+        texts[0]["prompt_cache_breakpoint"] = {"mode": "explicit"}
+    message = last | {"content": [*texts, *images]}
+    options = {"prompt_cache_options": {"mode": "explicit"}}
+    return body | {"messages": [*before, message]} | options
 
 
 def _day(text: str) -> str:

@@ -20,21 +20,19 @@ from time import monotonic
 from typing import Any
 
 from vislib.engines import Answer, Answered, Request
-from vislib.engines.breakpoints import with_breakpoint
-from vislib.engines.budget import Budget
+from vislib.engines.budget import Budget, with_breakpoint
 from vislib.engines.chat_client import ChatClient, server_urls
+from vislib.engines.completions import failure
 from vislib.engines.replies import DOUBTFUL, RETRIED, Reply, refusing, unreachable
 from vislib.engines.servers import GivenUp, Server, Turns
 from vislib.runs.digests import content_hash, folder_facts
 from vislib.runs.errors import InputError
 from vislib.runs.keys import expand
 
-_USED = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
-_TRIES, _LONGER = (
-    {True: 12, False: 6},
-    {True: 2, False: 3},
-)  # refused for the rate; failed otherwise
-
+# Refused for the rate, which passes for sure; failed otherwise, which may not.
+_TRIES = {True: 12, False: 6}
+_LONGER = {True: 2, False: 3}  # times the pause before
+_LONGEST_PAUSE_S = 60.0
 _NO_WORD = {"unreachable": unreachable, "rate_limited": refusing}
 
 
@@ -48,9 +46,9 @@ class _Asked:
     bound: float  # USD
     began: float = 0.0
     tries: Counter[bool] = field(default_factory=Counter)  # refused for the rate, failed otherwise
-    used: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_USED, 0))
+    last: Answer | None = None  # with the cost of that attempt alone
+    total: Answer = field(default_factory=Answer)  # the same with the tokens of all attempts
     doubt: float = 0.0  # USD that attempts without an answer may have cost
-    last: Answer | None = None
 
 
 class OpenAIChat:
@@ -60,21 +58,17 @@ class OpenAIChat:
     """
 
     name = journal = "openai"
-    backoff_s = (
-        0.15  # before the first retry, three times as long before each further one, up to a minute
-    )
+    # before the first retry; `_LONGER` times as long before each further one
+    backoff_s = 0.15
 
     def __init__(self, params: Any, folder: Path | None = None) -> None:
         if not params.model:
             raise InputError("model is empty; name the model as the server at base_url calls it")
         self.params, self.model, self.urls = params, params.model, server_urls(params.base_url)
-        self.budget = Budget(params)
+        self.budget, self._identity = Budget(params), self.model
         folder = folder or Path(self.model).expanduser()
-        self._identity = (
-            content_hash(folder_facts(folder, expand(folder)))[:16]
-            if folder.is_dir()
-            else self.model
-        )
+        if folder.is_dir():
+            self._identity = content_hash(folder_facts(folder, expand(folder)))[:16]
         self.stop = threading.Event()
         self._halt: InputError | None = None
         self._held: Request | None = None  # by the ceiling
@@ -86,9 +80,8 @@ class OpenAIChat:
         folder's name.
         """
         revision = getattr(self.params, "model_revision", "")
-        named = (
-            {"model_revision": revision} if revision else {}
-        )  # without one, keys are as they were before it
+        # without one, keys are as they were before there were revisions
+        named = {"model_revision": revision} if revision else {}
         return {"model": self._identity, "reasoning_effort": self.params.reasoning_effort, **named}
 
     @property
@@ -121,6 +114,7 @@ class OpenAIChat:
 
     def _admitted(self, waiting: Iterator[Request]) -> Iterator[_Asked]:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
+        # one alone until it has shown what a request costs
         most = self.params.max_in_flight if self.budget.proven else 1
         while not self._ending() and self._open < min(most + self._turns.sleeping, 2 * most):
             request, self._held = self._held or next(waiting, None), None
@@ -129,8 +123,7 @@ class OpenAIChat:
             bound = self.budget.bound(request)
             if not self.budget.reserve(bound):
                 self._held = request  # until an answer under way has cost less than its bound
-                if not self._open:
-                    self._halt = self.budget.exhausted(bound)
+                self._halt = None if self._open else self.budget.exhausted(bound)
                 return
             self._open += 1
             yield _Asked(request, bound)
@@ -155,20 +148,16 @@ class OpenAIChat:
         """
         try:
             answer = task.result()
-            self.budget.settle(asked.bound, asked.last or answer)
-            unknown = (
-                answer.status == "ok" and not answer.tokens_in
-            )  # the server does not tell: the bound counts
-            return replace(answer, usd=answer.usd + asked.bound) if unknown else answer
-        except InputError as error:
-            self._halt = self._halt or error
-        except GivenUp:
-            pass
-        self.budget.settle(asked.bound, None)
-        billed = (
-            asked.last if asked.used["tokens_in"] or asked.doubt else None
-        )  # stays in the books
-        return self._summed(asked, billed) if billed else None
+        except (InputError, GivenUp) as error:
+            if isinstance(error, InputError):
+                self._halt = self._halt or error
+            self.budget.settle(asked.bound, None)
+            # what was billed stays in the books
+            return self._summed(asked) if asked.total.tokens_in or asked.doubt else None
+        self.budget.settle(asked.bound, asked.last or answer)
+        # a server that tells no tokens: the bound counts
+        unknown = answer.status == "ok" and not answer.tokens_in
+        return replace(answer, usd=answer.usd + asked.bound) if unknown else answer
 
     def _ending(self) -> bool:
         return self._halt is not None or self.stop.is_set()
@@ -182,40 +171,35 @@ class OpenAIChat:
         """Ask until there is an answer or a failure that stays."""
         request, server, wait, replies = asked.request, None, 0.0, 0
         try:
-            messages = (
-                await asyncio.to_thread(chat_messages, request)
-                if request.image_id
-                else chat_messages(request)
-            )
+            # an image takes milliseconds, in which the loop shall serve others
+            in_thread = asyncio.to_thread(chat_messages, request) if request.image_id else None
+            messages = await in_thread if in_thread else chat_messages(request)
         except (OSError, ValueError) as error:
-            return Answer(status="failed", reason="image_unreadable", detail=str(error)[:200])
-        body = with_breakpoint(
-            self._settings(request) | {"messages": messages}, request, urls=self.urls
-        )
+            return unreadable(error)
+        body = self._settings(request) | {"messages": messages}
+        body = with_breakpoint(body, request, urls=self.urls)
         tokens = self.budget.tokens(request) + request.max_tokens
         while True:
             reply, server, begun = await self._turns.send(body, tokens, after=wait, avoid=server)
-            answer, asked.began = reply.answer, asked.began or begun
-            self._replies += answer.reason not in _NO_WORD
-            if not asked.tries or answer.reason not in _NO_WORD:
+            asked.began, unheard = asked.began or begun, reply.answer.reason in _NO_WORD
+            self._replies += not unheard
+            if not asked.tries or not unheard:
                 replies = self._replies  # as it began to go unheard
-            if not self._again(asked, answer):
+            if not self._again(asked, reply.answer):
                 break
             wait = self._wait(asked, reply)
-        if (
-            answer.reason in _NO_WORD and self._replies == replies
-        ):  # and nobody else was heard meanwhile
-            raise _NO_WORD[answer.reason](self.urls, answer.detail)
-        return self._summed(asked, answer)
+        if unheard and self._replies == replies:  # and nobody else was heard meanwhile
+            raise _NO_WORD[reply.answer.reason](self.urls, reply.answer.detail)
+        return self._summed(asked)
 
     def _again(self, asked: _Asked, answer: Answer) -> bool:
         """Count an attempt; whether to try again: not for good, and what this one may have cost
         leaves room.
         """
-        used: dict[str, int] = {name: getattr(answer, name) for name in _USED}
-        asked.last = replace(answer, usd=self.budget.cost(**used))
-        asked.used = {name: n + used[name] for name, n in asked.used.items()}
-        asked.tries[refused := answer.reason == "rate_limited"] += 1
+        asked.last = replace(answer, usd=self.budget.cost(**answer.used))
+        asked.total = answer.plus(asked.total)
+        refused = answer.reason == "rate_limited"
+        asked.tries[refused] += 1
         final = answer.reason not in RETRIED or asked.tries[refused] >= _TRIES[refused]
         doubt = asked.bound if answer.reason in DOUBTFUL and not answer.tokens_in else 0.0
         asked.doubt += doubt
@@ -228,25 +212,24 @@ class OpenAIChat:
         of us.
         """
         refused = reply.answer.reason == "rate_limited"
-        longer: float = min(self.backoff_s * _LONGER[refused] ** (asked.tries[refused] - 1), 60.0)
-        return max(longer * self._jitter.uniform(0.5, 1.0), 0.0 if refused else reply.wait or 0.0)
+        longer: float = self.backoff_s * _LONGER[refused] ** (asked.tries[refused] - 1)
+        pause = min(longer, _LONGEST_PAUSE_S) * self._jitter.uniform(0.5, 1.0)
+        return max(pause, 0.0 if refused else reply.wait or 0.0)
 
-    def _summed(self, asked: _Asked, answer: Answer) -> Answer:
-        """`answer` with what all attempts took."""
-        used: dict[str, Any] = {"usd": self.budget.cost(**asked.used) + asked.doubt, **asked.used}
-        return replace(
-            answer,
-            model=answer.model or self.model,
-            seconds=round(monotonic() - asked.began, 3),
-            **used,
-        )
+    def _summed(self, asked: _Asked) -> Answer:
+        """The last answer with what all attempts took."""
+        total, seconds = asked.total, round(monotonic() - asked.began, 3)
+        usd = self.budget.cost(**total.used) + asked.doubt
+        return replace(total, model=total.model or self.model, usd=usd, seconds=seconds)
 
     def _settings(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "max_completion_tokens": request.max_tokens}
-        body |= {"temperature": request.temperature} if request.temperature >= 0 else {}
-        body |= {"seed": request.seed} if request.seed else {}
-        effort = self.params.reasoning_effort
-        body |= {"reasoning_effort": effort} if effort != "default" else {}
+        if request.temperature >= 0:
+            body["temperature"] = request.temperature
+        if request.seed:
+            body["seed"] = request.seed
+        if self.params.reasoning_effort != "default":
+            body["reasoning_effort"] = self.params.reasoning_effort
         if request.schema:
             schema = {"name": "rounds", "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -257,9 +240,8 @@ class OpenAIChat:
         """An event loop in a thread, with clients; on leaving, whatever still runs is cancelled."""
         clients = [ChatClient(url, self.params) for url in self.urls]
         servers = [Server(client, self.params, rest_s=self.backoff_s) for client in clients]
-        self._turns = Turns(
-            servers, self.params.max_in_flight, put_off=lambda: self._done.put(None)
-        )
+        most, put_off = self.params.max_in_flight, lambda: self._done.put(None)
+        self._turns = Turns(servers, most, put_off=put_off)
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai engine", daemon=True)
         thread.start()
@@ -276,8 +258,9 @@ async def _close(clients: list[ChatClient]) -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
+    closing = (client.close() for client in clients)
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+    await asyncio.gather(*closing, return_exceptions=True)
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
@@ -290,10 +273,13 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
     if request.image_id and request.image_path is not None:
         from vislib.media.pixels import encode_data_uri
 
-        uri = encode_data_uri(request.image_path, side=request.image_side)
-        content = [
-            {"type": "text", "text": request.prompt},
-            {"type": "image_url", "image_url": {"url": uri}},
-        ]
+        image = {"url": encode_data_uri(request.image_path, side=request.image_side)}
+        text = {"type": "text", "text": request.prompt}
+        content = [text, {"type": "image_url", "image_url": image}]
     system = [{"role": "system", "content": request.system}] if request.system else []
     return [*system, {"role": "user", "content": content}]
+
+
+def unreadable(error: Exception) -> Answer:
+    """The failure of a request whose image cannot be read."""
+    return failure("image_unreadable", error)
