@@ -1,5 +1,7 @@
 """What the sets of the papers say: their values, their arms, and where their inputs come from."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,23 @@ def test_the_fusion_sets_hold_the_papers_values():
         "10_finetuning.2-pretrain",
         "10_finetuning.1-prealign",
     ]
+
+
+def test_the_lines_that_the_template_leaves_to_decide_are_valid(tmp_path):
+    """Each commented line `# name: value` without its mark is one that the set takes."""
+    folder = Path(shutil.copytree(ROOT / "params/template", tmp_path / "mine"))
+    sets.refuse_mixture(sets.read_set(folder))
+    decided = []
+    for file in folder.glob("*.yaml"):
+        text, count = re.subn(r"^# (?=[a-z_]+: )", "", file.read_text(), flags=re.M)
+        file.write_text(text.replace("engine: extractive", "engine: openai"))
+        decided += [file.stem] * count
+    assert len(decided) >= 10
+    entries = {entry.stage.name: entry.stage.values for entry in sets.read_set(folder)}
+    sets.refuse_mixture(sets.read_set(folder))
+    assert entries["06_captioning"]["engine"] == entries["07_qa_generation"]["engine"] == "openai"
+    assert entries["06_captioning"]["max_spend_usd"] == 20.0
+    assert entries["06_captioning"]["model"] != entries["07_qa_generation"]["model"]
 
 
 def test_the_sets_are_short():
