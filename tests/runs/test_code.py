@@ -82,6 +82,8 @@ def test_names_of_rooms_and_modules_are_those_of_the_library():
     for name in (*code.MACHINERY, *code.ENGINES, *code.STARTS, *code.STARTS.values(), *code.LOOKS):
         assert code._modules(name)[-1][0] == name
     assert all(name.startswith(code.MACHINERY) for name in (*code.ENGINES, *code.STARTS))
+    rooms = [name for name in code.MACHINERY if name.count(".") == 1]
+    assert all(code._data_version(room) for room in rooms)
 
 
 @pytest.fixture

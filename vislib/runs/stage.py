@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from vislib.runs.redaction import write_redacted
 RUNS_VARIABLE = "VISLIB_RUNS"
 CONTENT_ADDRESSED = "files"  # folder under data/ whose files are named by their content's hash
 _UNFINISHED = "unfinished: it is still at work, or was ended before its last cell"
-_TIME = "%Y%m%dT%H%M%S"
+_TIME = "%Y%m%dT%H%M%S.%f"
 _WORK = ("scratch", "shards")  # folders of `.partial` that promotion leaves out
 Record = dict[str, Any]
 
@@ -174,8 +175,7 @@ class Stage:
 
     def fate_of_attempt(self, facts: Record) -> str:
         """What becomes of an unfinished attempt, '' if it holds no finished part or checkpoint."""
-        work = (path for name in _WORK for path in (self.partial / name).rglob("*"))
-        if not any(path.is_file() and path.name != "kernel.log" for path in work):
+        if not self.has_work():
             return ""
         found = self.changes(read_record(self.partial), facts)
         if not found:
@@ -183,27 +183,38 @@ class Stage:
         mend = f"; `--accept {self.name}` goes on with it" if only_code(found) else ""
         return f"its unfinished work is kept aside, made before {in_words(found)}{mend}"
 
+    def has_work(self) -> bool:
+        """Whether an unfinished attempt holds a finished part, a checkpoint or the like."""
+        work = (path for name in _WORK for path in (self.partial / name).rglob("*"))
+        return any(path.is_file() and path.name != "kernel.log" for path in work)
+
     def set_aside(self) -> Path:
         """Move an unfinished attempt to `<run>/aside`, where no glob over stages meets it."""
-        aside = self.run / "aside" / f"{self.name}.{time.strftime(_TIME)}"
+        aside = self.run / "aside" / f"{self.name}.{datetime.now():{_TIME}}"
         aside.parent.mkdir(exist_ok=True)
         return self.partial.rename(aside)
 
     def aside(self) -> Path | None:
         """The attempt that was set aside last."""
-        pattern = re.compile(re.escape(self.name) + r"\.\d{8}T\d{6}")
+        pattern = re.compile(re.escape(self.name) + r"\.\d{8}T\d{6}\.\d{6}")
         found = (p for p in (self.run / "aside").glob("*") if pattern.fullmatch(p.name))
         return max(found, default=None)
 
     def accept(self, folder: Path, facts: Record) -> None:
         """Let what other code made in `folder` count as made by today's; its record says so."""
         if folder.parent.name == "aside":
-            if self.partial.exists():
+            if self.has_work():
                 self.set_aside()
+            shutil.rmtree(self.partial, ignore_errors=True)
             folder.rename(self.partial)
             folder = self.partial
         record = read_record(folder)
         texts = [change.text for change in self.changes(record, facts)]
+        # a part's mark without the digest of its code holds for any code
+        for mark in folder.glob("shards/*/*.json"):
+            said = json.loads(mark.read_text(encoding="utf-8"))
+            said.pop("code", None)
+            mark.write_text(json.dumps(said), encoding="utf-8")
         note = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "made_with_other": texts}
         accepted = [*record.get("accepted", []), note]
         hashes = facts["hashes"]
