@@ -33,7 +33,6 @@ MACHINERY = (
     "vislib.fetching",
     "vislib.figures",
     "vislib.media.display",
-    "vislib.training.children",
     "vislib.training.launch",
 )
 # Pure modules within them, which decide what is sent and how a reply is read. A stage that asks

@@ -101,7 +101,8 @@ class Mapped:
         given = {"input": sha256(source.read_bytes()).hexdigest(), "code": self.code}
         if mark.exists():
             before = json.loads(mark.read_text(encoding="utf-8"))
-            if {name: before.get(name) for name in given} == given:
+            # marks of an attempt that was accepted hold no code: they stand for any
+            if {"code": self.code, **before, "counts": 0} == given | {"counts": 0}:
                 return Counter(before["counts"])
         first = {"dropped": self.first_dropped}
         with Output(self.folder, self.schemas, part=index, first_part=first) as output:
