@@ -105,10 +105,16 @@ def begin(models: list[str], **parameters) -> Run:
     return start_run("12_evaluation", given | parameters)
 
 
+def evaluate(run: Run) -> None:
+    """The work of the notebook."""
+    evaluation.answer(run)
+    evaluation.compare(run)
+
+
 def told(run: Run, model: str, answers: dict[str, str]) -> None:
     """Put a model's answers to the askable questions into the journal: by id, else by type."""
     place = str(run.stage.run / model.replace("/model", "/data/model"))
-    for item in evaluation.load_items(run)[0]:
+    for item in evaluation.load_questions(run)[0]:
         limit = (
             run.params.max_answer_tokens_choice
             if item.type == "multiple_choice"
@@ -131,14 +137,14 @@ def rows(run: Run, table: str) -> list[dict]:
 def test_answers_become_results_scores_and_comparisons(ground):
     models = [write_model(ground, name) for name in ("base", "leaky_mix")]
     run = begin(models, reference="base")
-    first = evaluation.load_items(run)[0][0].id
+    first = evaluation.load_questions(run)[0][0].id
     told(run, models[0], {"multiple_choice": "The answer is A.", "free_form": "A red square on it"})
     told(
         run,
         models[1],
         {"multiple_choice": "A", "free_form": "Red", first: "Dark blue", f"{first[:-1]}3": "C"},
     )
-    evaluation.evaluate(run)
+    evaluate(run)
     results = rows(run, "results")
     asked = [r for r in results if r["arm"] == "leaky_mix"]
     assert [r["sample_id"] for r in asked] == [
@@ -201,7 +207,7 @@ def test_answers_become_results_scores_and_comparisons(ground):
     before = contents(run)
     run.finish()
     again = begin(models, reference="base", batch_size=4)
-    evaluation.evaluate(again)  # asks nothing: there is no model
+    evaluate(again)  # asks nothing: there is no model
     assert contents(again) == before
 
 
@@ -210,7 +216,7 @@ def test_the_same_questions_are_chosen_for_every_model(ground):
     run = begin(models, max_questions=2)
     for model in models:
         told(run, model, {"multiple_choice": "A"})
-    evaluation.evaluate(run)
+    evaluate(run)
     chosen = [
         {r["sample_id"] for r in rows(run, "results") if r["arm"] == name}
         for name in ("base", "leaky_mix")
@@ -218,10 +224,10 @@ def test_the_same_questions_are_chosen_for_every_model(ground):
     assert chosen[0] == chosen[1]
     assert rows(run, "comparisons") == []  # no reference
     other = begin(models, max_questions=2, seed=1)
-    assert {item.id for item in evaluation.load_items(other)[0]} != chosen[0]
+    assert {item.id for item in evaluation.load_questions(other)[0]} != chosen[0]
     few = begin(models, max_questions=1)
-    assert {item.id for item in evaluation.load_items(few)[0]} < {
-        item.id for item in evaluation.load_items(begin(models))[0]
+    assert {item.id for item in evaluation.load_questions(few)[0]} < {
+        item.id for item in evaluation.load_questions(begin(models))[0]
     }
 
 
@@ -236,7 +242,7 @@ def test_a_real_model_answers_once_and_a_question_that_fails_is_dropped(ground):
         json.dumps({"model": "tiny-llava", "arm": "base", "seed": 3})
     )
     run = begin(models, max_answer_tokens_free=5)
-    evaluation.evaluate(run)
+    evaluate(run)
     results = rows(run, "results")
     assert [(r["arm"], r["seed"]) for r in results[::8]] == [("base", 3), ("untrained", 0)]
     assert [r["prediction"] for r in results[:8]] == [r["prediction"] for r in results[8:]]
@@ -250,7 +256,7 @@ def test_the_task_for_lmms_eval_holds_the_pixels_that_training_sees_and_no_path(
     model = write_model(ground, "base")
     run = begin([model])
     told(run, model, {"multiple_choice": "A"})
-    evaluation.evaluate(run)
+    evaluate(run)
     task = run.data / "task"
     questions = pq.read_table(task / "questions").to_pylist()
     assert [row["answer"] for row in questions] == [
@@ -293,7 +299,7 @@ def test_what_cannot_be_evaluated_is_said_with_its_mend(ground, change, message)
         (ground / "03_images/data/none").mkdir()
     given = {"models": ["10_finetuning.base/model"], **change}
     with pytest.raises(InputError, match=message) as caught:
-        evaluation.evaluate(begin(**given))
+        evaluate(begin(**given))
     assert "\n" not in str(caught.value)
 
 
@@ -303,4 +309,4 @@ def test_nothing_held_out_is_an_error(ground):
     with pytest.raises(
         InputError, match="test files hold no multiple-choice question that can be asked, 0 lack"
     ):
-        evaluation.evaluate(begin([write_model(ground, "base")]))
+        evaluate(begin([write_model(ground, "base")]))

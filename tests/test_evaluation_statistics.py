@@ -51,7 +51,8 @@ def statistics(
     table = table.assign(cluster=clusters) if clusters else table
     table = table.assign(question_type=kinds) if kinds else table
     return Statistics(
-        table, **{"resamples": 400, "confidence": 0.95, "seed": 0, "left_out": ("ours",), **options}
+        results=table,
+        **{"resamples": 400, "confidence": 0.95, "seed": 0, "left_out": ("ours",), **options},
     )
 
 

@@ -6,16 +6,14 @@ Making that environment takes minutes and gigabytes; LMMS_PYTHON names one that 
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.test_evaluation import begin, contents, ground, rows, write_inputs  # noqa: F401
-from vislib import evaluation
-from vislib.evaluation import lmms, mmbench, task_images
+from tests.test_evaluation import begin, contents, evaluate, ground, rows, write_inputs  # noqa: F401
+from vislib.evaluation import item_scores, lmms
 from vislib.runs import InputError
 from vislib.training.models import open_model, save_trained
 from vislib.training.settings import Settings
@@ -37,58 +35,6 @@ class Finder:
             for name in ("nms", "qnms"):
                 Finder.library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 sys.meta_path.insert(0, Finder())
-"""  # noqa: E501
-
-
-PIECES = (
-    *"ABCDEaX",
-    "(A)",
-    "(B)",
-    "C.",
-    "D.",
-    "B)",
-    "A:",
-    ":C",
-    "(C).",
-    "B,",
-    "D).",
-    "AB",
-    "The answer is",
-    "answer is",
-    "the correct choice is",
-    "option is",
-    "best option is B",
-    "My choice is",
-    "i pick",
-    "I choose",
-    "选",
-    "답:",
-    "red",
-    "a red cat",
-    "nan",
-    "not",
-    "and",
-    "or",
-    ".",
-    ",",
-    "!",
-    "?",
-    "'",
-    '"',
-    "\n",
-)
-OPTIONS = ("red", "A red cat", "cat", "", "nan", None, "B", "Option C")
-READ = """
-import json, sys
-import pandas
-from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
-from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
-harness, found = MMBench_Evaluator(), []
-for record in json.load(open(sys.argv[1])):
-    row = pandas.Series(record)
-    letters = sorted(harness.build_choices(row))
-    found.append(harness.prefetch_answer(row) or extract_mcq_answer(record["prediction"], choices=letters))
-print(json.dumps(found))
 """  # noqa: E501
 
 
@@ -162,7 +108,7 @@ def write_models(root: Path) -> list[str]:
 def test_the_harness_hears_the_answers_that_we_hear(python, ground):  # noqa: F811
     models = write_models(ground)
     own = begin(models, max_answer_tokens_choice=6)
-    evaluation.evaluate(own)
+    evaluate(own)
     ours = [row for row in rows(own, "results") if row["question_type"] == "multiple_choice"]
     own.finish()
     asked = {
@@ -172,7 +118,7 @@ def test_the_harness_hears_the_answers_that_we_hear(python, ground):  # noqa: F8
         "reference": "base",
     }
     run = begin(models, **asked)
-    evaluation.evaluate(run)
+    evaluate(run)
     theirs = rows(run, "results")
     assert len({row["prediction"] for row in theirs}) > len(models)
     assert theirs == ours
@@ -180,7 +126,7 @@ def test_the_harness_hears_the_answers_that_we_hear(python, ground):  # noqa: F8
     before, answers = contents(run), len(run.journal(lmms.JOURNAL))
     run.finish()
     again = begin(models, **asked)
-    evaluation.evaluate(again)
+    evaluate(again)
     assert contents(again) == before
     assert len(again.journal(lmms.JOURNAL)) == answers == len(models)
     assert not (again.scratch / "lmms").exists()  # nothing was asked
@@ -195,7 +141,7 @@ def test_a_task_that_the_harness_does_not_know_is_said(python, ground):  # noqa:
         tasks=["no_such_task"],
     )
     with pytest.raises(InputError, match="no_such_task"):
-        evaluation.evaluate(run)
+        evaluate(run)
 
 
 def test_its_logs_are_those_that_the_adapter_is_tested_on(python, tmp_path):
@@ -212,35 +158,27 @@ def test_its_logs_are_those_that_the_adapter_is_tested_on(python, tmp_path):
         cwd=tmp_path,
         capture_output=True,
     )
-    written = {path.name: path.read_text() for path in sorted(tmp_path.glob("*.json*"))}
-    assert written == {path.name: path.read_text() for path in sorted(LOGS.glob("*.json*"))}
-    for task in (
-        "ours_gqa",
-        "ours_seedbench",
-    ):  # of the even questions one picture, of the odd ones another
-        command = [python, "-P", task_images.__file__, task, "3", tmp_path / "images", tmp_path]
-        subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True)
-        (ids,) = json.loads((tmp_path / "images").read_text()).values()
-        assert list(ids) == ["0", "1", "2"][: len(ids)]
+    logs = {
+        path.stem: [json.loads(line) for line in path.read_text().split("\n") if line]
+        for path in sorted(tmp_path.glob("*.jsonl"))
+    }
+    lmms.write_items(tmp_path / "items.json", logs, limit=0)
+    asked = json.loads((tmp_path / "items.json").read_text())
+    ours = {f"ours_{task}": body for task, body in asked.items()}
+    (tmp_path / "items.json").write_text(json.dumps(ours))
+    command = [python, "-P", item_scores.__file__, "items.json", tmp_path]
+    environment |= {"OPENAI_API_KEY": "any"}
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True)
+    items = json.loads((tmp_path / "items.json").read_text())
+    scores = {task.removeprefix("ours_"): found["scores"] for task, found in items.items()}
+    (tmp_path / "item_scores.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    names = [path.name for path in sorted(LOGS.iterdir())]
+    assert {name: (tmp_path / name).read_text() for name in names} == {
+        name: (LOGS / name).read_text() for name in names
+    }
+    # of the even questions one picture, of the odd ones another
+    for task in ("ours_gqa", "ours_seedbench"):
+        ids = items[task]["pictures"]
+        assert list(ids) == [str(n) for n in range(len(logs[task[5:]]))]
         assert len(set(ids.values())) == 2
         assert ids["0"] == ids.get("2", ids["0"])
-
-
-def test_a_letter_is_read_as_the_harness_reads_it(python, tmp_path):
-    """MMBench's verdict is in no log: our reading of it against the harness's on answers of odd
-    pieces.
-    """
-    rng = random.Random(0)
-    records = []
-    for _ in range(20_000):
-        said = "".join(
-            rng.choice(PIECES) + rng.choice((" ", " ", "", "\n")) for _ in range(rng.randint(0, 7))
-        ).strip()
-        records.append({letter: rng.choice(OPTIONS) for letter in "ABCDE"} | {"prediction": said})
-    (tmp_path / "records.json").write_text(json.dumps(records))
-    done = subprocess.run(
-        [python, "-P", "-c", READ, tmp_path / "records.json"], check=True, capture_output=True
-    )
-    assert [mmbench.letter_of(record) for record in records] == json.loads(
-        done.stdout.splitlines()[-1]
-    )

@@ -2,7 +2,24 @@
 5.2).
 """
 
-from vislib.evaluation.questions import LOCAL, load_items
-from vislib.evaluation.stage import arm_sizes, evaluate, wrong_answers
+from vislib.evaluation.benchmarks import BENCHMARKS
+from vislib.evaluation.contextual import load_questions
+from vislib.evaluation.stage import (
+    answer,
+    compare,
+    local_row,
+    open_arms,
+    replies,
+    wrong_answers,
+)
 
-__all__ = ["LOCAL", "arm_sizes", "evaluate", "load_items", "wrong_answers"]
+__all__ = [
+    "BENCHMARKS",
+    "answer",
+    "compare",
+    "load_questions",
+    "local_row",
+    "open_arms",
+    "replies",
+    "wrong_answers",
+]

@@ -2,9 +2,9 @@
 one (section 5.2).
 
 It needs packages that the project must not have, so it runs in an environment of its own
-(params/recipes/lmms-eval.txt) and is asked task by task. What it logged is kept in the journal by
-weights, task and its version: a rerun asks nothing. Adapters are merged into their base first.
-Batches hold one question, because its answers change with the batch.
+(params/recipes/lmms-eval.txt) and is asked task by task. What it logged, and what a judge was paid
+for, is kept in the journal by weights, task and its version: a rerun asks nothing. Adapters are
+merged into their base first. Batches hold one question, because its answers change with the batch.
 """
 
 import json
@@ -13,19 +13,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from vislib.evaluation import task_images
-from vislib.evaluation.answers import Arm
-from vislib.evaluation.logs import JUDGED, UNLOGGED, read_log, reported
-from vislib.evaluation.questions import LOCAL, write_task_file
+from vislib.evaluation import item_scores
+from vislib.evaluation.benchmarks import CONTEXTUAL, JUDGED, UNLOGGED, items, of_task
+from vislib.evaluation.parsing import Reader, read_log
 from vislib.runs import InputError, short_hash
 from vislib.runs.children import child_main, run_child
-from vislib.runs.tables import Output, Row
+from vislib.runs.tables import Row
 from vislib.training.generation import model_key
 
 if TYPE_CHECKING:
@@ -43,66 +42,190 @@ _PROBE = (
     "import importlib.metadata as m, json, torch, torchvision; "
     "print(json.dumps({'version': m.version('lmms-eval'), 'cuda': torch.cuda.is_available()}))"
 )
-_UNKEPT = re.compile(
-    "doc_hash|input_media|submission|gpt_eval_llava_(conv|detail|complex)"
-)  # of a sample
+_IN_FOLDER = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+# Of a sample: large, or different from run to run.
+_UNKEPT = re.compile("doc_hash|input_media|submission|gpt_eval_llava_(conv|detail|complex)")
 
 
-def lmms_rows(run: "Run", arms: list[Arm], output: Output) -> Iterator[Row]:
-    """Results of all arms on all tasks of the parameters; samples without a verdict are dropped in
-    `output`.
+class Harness:
+    """lmms-eval in the environment of a run's `lmms_python`.
 
-    Raises InputError where lmms-eval cannot be run, a judged task has no judge, or a log does not
-    give the score that lmms-eval reports.
+    Raises InputError where it cannot be had, or a task of the run has no judge.
     """
-    tasks = list(dict.fromkeys(run.params.tasks))
-    if (judged := sorted(set(tasks) & set(JUDGED))) and not (
-        run.params.judge and os.environ.get(KEY)
-    ):
-        raise InputError(
-            f"tasks holds {judged[0]}, whose answers a judge scores; name it in judge and set {KEY}"
+
+    def __init__(self, run: "Run") -> None:
+        self.run, self.python = run, shutil.which(run.params.lmms_python or "") or ""
+        self.tasks = list(dict.fromkeys(run.params.tasks))
+        for task in self.tasks:
+            if task in JUDGED and not (run.params.judge and os.environ.get(KEY)):
+                raise InputError(
+                    f"tasks holds {task}, whose answers a judge scores; name it in judge and set"
+                    f" {KEY}"
+                )
+            if task in UNLOGGED:
+                raise InputError(
+                    f"tasks holds {task}, whose judge's verdicts lmms-eval does not log; name"
+                    f" {UNLOGGED[task]}"
+                )
+        facts = self._probe()
+        self.version = run.metrics["lmms_eval"] = facts["version"]
+        best = "cuda" if facts["cuda"] else "cpu"
+        self.device = best if run.params.device == "auto" else run.params.device
+
+    def _probe(self) -> dict[str, Any]:
+        """Version of lmms-eval, and whether it sees a GPU."""
+        mend = f"make its environment as {RECIPE} says, and name its bin/python in lmms_python"
+        given = self.run.params.lmms_python
+        if not self.python:
+            raise InputError(
+                f"evaluator is lmms_eval, but lmms_python is {given!r}, no program; {mend}"
+            )
+        done = subprocess.run(
+            [self.python, "-P", "-c", _PROBE],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
-    if unlogged := sorted(set(tasks) & set(UNLOGGED)):
-        other = UNLOGGED[unlogged[0]]
-        raise InputError(
-            f"tasks holds {unlogged[0]}, whose judge's verdicts lmms-eval does not log; name"
-            f" {other}"
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise InputError(
+                f"lmms_python is {given!r}, where lmms-eval cannot be had ({said}); {mend}"
+            )
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    def rows(self, place: str, task: str, read: Reader) -> Iterator[Row]:
+        """Results of the model at `place`, by `parsing.read_log`."""
+        for name, body in self._logged(place, task).items():
+            found = list(
+                read_log(name, body["log"], body["scores"], pictures=body["pictures"], read=read)
+            )
+            check(name, found, body["headline"])
+            yield from found
+
+    def _logged(self, place: str, task: str) -> dict[str, Any]:
+        """By task (a group has several) its log and scores, from the journal or asked now."""
+        journal, params = self.run.journal(JOURNAL), self.run.params
+        own = task == CONTEXTUAL
+        files = sorted((self.run.data / "task").rglob("*.*")) if own else []
+        key = short_hash(
+            "items",
+            self.version,
+            model_key(place, precision=params.precision),
+            task,
+            "" if own else str(params.limit),
+            params.judge if task in JUDGED else "",
+            *(file.read_bytes() for file in files),
         )
-    program = _probe(run.params.lmms_python)
-    run.metrics["lmms_eval"] = program["version"]
-    with run.progress(len(arms) * len(tasks), "tasks of models") as progress:
-        for arm in arms:
-            for task in tasks:
-                body, images = _logs(run, arm, task, program), _images(run, task, program)
-                for name, log in body["logs"].items():
-                    for sample in log:
-                        sample["image_id"] = images.get(name, {}).get(str(sample["doc_id"]), "")
-                    rows = list(read_log(name, log))
-                    _check(name, rows, reported(name, body.get("scores", {}).get(name, {})))
-                    for row in rows:
-                        output.take("answer")
-                        if "reason" in row:
-                            output.drop(
-                                "answer",
-                                f"{arm.name}/{row['sample_id']}",
-                                row["reason"],
-                                row["detail"],
-                            )
-                        else:
-                            output.keep("answer")
-                            yield {"model": arm.model, "arm": arm.arm, "seed": arm.seed, **row}
-                progress.update(task=task)
+        if (body := journal.get(key)) is None:
+            folder = self.run.scratch / "lmms" / key
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._harness(self._command(place, task, folder))
+            body = self._scored(folder, task)
+            journal.put(key, body)
+        found: dict[str, Any] = body
+        return found
+
+    def _command(self, place: str, task: str, folder: Path) -> list[str]:
+        params, several = self.run.params, self.run.params.processes > 1
+        whole = self._whole_model(place)
+        model, options = _model_options(whole, self.device, params.precision, several=several)
+        command = {
+            "--model": model,
+            "--model_args": options,
+            "--tasks": task,
+            "--device": self.device,
+            "--batch_size": "1",
+            "--output_path": str(folder),
+            "--verbosity": "DEBUG",  # else it ends well after an error
+            "--include_path": str(self.run.scratch / "task"),
+            "--use_cache": str(folder.with_name(f"answers-{short_hash(place)}")),
+        }
+        if params.limit and task != CONTEXTUAL:
+            command["--limit"] = str(params.limit)
+        launch = ["accelerate.commands.launch", "--num_processes", str(params.processes), "-m"]
+        start = ["-m", *(launch if several else []), "lmms_eval", "--log_samples"]
+        return [*start, *(part for option in command.items() for part in option)]
+
+    def _scored(self, folder: Path, task: str) -> dict[str, Any]:
+        """What lmms-eval left in `folder`, with its scores of single items and their pictures."""
+        logs = {
+            file.stem.partition("_samples_")[2]: _read(file)
+            for file in folder.rglob("*_samples_*.jsonl")
+        }
+        if not any(logs.values()):
+            raise InputError(f"lmms-eval ended without samples of {task}; see log.txt")
+        headline: dict[str, Any] = {}
+        for file in folder.rglob("*_results.json"):
+            headline |= json.loads(file.read_text(encoding="utf-8"))["results"]
+        asked = folder.with_suffix(".json")
+        write_items(asked, logs, limit=self.run.params.limit)
+        self._harness([item_scores.__file__, str(asked), str(self.run.scratch / "task")])
+        scored = json.loads(asked.read_text())
+        return {
+            name: scored[name] | {"log": log, "headline": headline.get(name, {})}
+            for name, log in logs.items()
+        }
+
+    def _whole_model(self, place: str) -> str:
+        """Where the whole weights of a model lie; those of adapters are merged into scratch, in a
+        process of its own.
+        """
+        if not (Path(place) / "adapter_config.json").is_file():
+            return place
+        folder = self.run.scratch / "merged" / short_hash(place)
+        if not (folder / "training.json").is_file():  # written last
+            precision = self.run.params.precision
+            self._child([sys.executable, "-m", __name__, place, str(folder), precision], {})
+        return str(folder)
+
+    def _harness(self, command: list[str]) -> None:
+        """Run Python of lmms-eval's environment in the folder of our own task, whose files lie
+        beside it; what it caches of them, or leaves there, is no result.
+        """
+        task, judge = self.run.scratch / "task", self.run.params.judge
+        shutil.copytree(self.run.data / "task", task, dirs_exist_ok=True)
+        environment = {"MODEL_VERSION": judge} if judge else {}
+        self._child(
+            [sys.executable, "-c", _IN_FOLDER, str(task), self.python, "-P", *command], environment
+        )
+
+    def _child(self, command: list[str], environment: Mapping[str, str]) -> None:
+        run_child(
+            command,
+            log=self.run.folder / "log.txt",
+            lock=self.run.stage.run / ".workers.lock",
+            on_event=lambda event: None,
+            environment=environment,
+        )
 
 
-def _check(task: str, rows: list[Row], reported: Mapping[str, float]) -> None:
-    """Same items, same score: raises InputError where the rows of a benchmark do not have the
-    harness's own mean.
+def write_items(file: Path, logs: Mapping[str, Sequence[Any]], *, limit: int) -> None:
+    """Write what `item_scores` is asked about the logs of tasks: items that have a verdict."""
+    asked = {}
+    for task, log in logs.items():
+        judged = [item for item in items(task, log) if not item.reason]
+        pairs = [(item.benchmark.metric, item.records) for item in judged]
+        asked[task] = {"items": pairs, "limit": limit}
+    file.write_text(json.dumps(asked))
+
+
+def check(task: str, rows: Sequence[Row], headline: Mapping[str, Any]) -> None:
+    """Same items, same score: raises InputError where the rows of a benchmark do not have the mean
+    that the harness reports (`headline`, by metric and filter).
     """
-    for benchmark, score in reported.items():
-        own = [row for row in rows if row["benchmark"] == benchmark]
-        if not own or any("reason" in row for row in own):
-            continue  # the harness counts what is dropped here as wrong
-        mean = fmean(row["points"] if row["points"] is not None else row["correct"] for row in own)
+    values = {name.partition(",")[0]: value for name, value in headline.items()}
+    for benchmark in of_task(task):
+        own = [row for row in rows if row["benchmark"] == benchmark.title]
+        # The harness counts what is dropped here as wrong.
+        if not own or benchmark.metric not in values or any("reason" in row for row in own):
+            continue
+        if task == CONTEXTUAL:
+            continue
+        score = values[benchmark.metric] / benchmark.scale
+        mean = fmean(row["correct"] if row["points"] is None else row["points"] for row in own)
         if not isclose(mean, score, rel_tol=1e-4, abs_tol=1e-3):  # it rounds LLaVA-Bench to 0.1 %
             raise InputError(
                 f"lmms-eval reports {score:.4f} of {task}, but its log gives {mean:.4f} over"
@@ -111,146 +234,15 @@ def _check(task: str, rows: list[Row], reported: Mapping[str, float]) -> None:
             )
 
 
-def _probe(python: str) -> dict[str, Any]:
-    """Version of lmms-eval in the environment of `python`, and whether that sees a GPU."""
-    mend = f"make its environment as {RECIPE} says, and name its bin/python in lmms_python"
-    if not python or shutil.which(python) is None:
-        raise InputError(
-            f"evaluator is lmms_eval, but lmms_python is {python!r}, no program; {mend}"
-        )
-    probe = [python, "-P", "-c", _PROBE]
-    done = subprocess.run(
-        probe, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(
-            f"lmms_python is {python!r}, where lmms-eval cannot be had ({said}); {mend}"
-        )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def _images(run: "Run", task: str, program: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By task (a group has several) and number of a question: the id of its picture. Questions of
-    one picture are no independent ones, and no log says which these are. Read once, then kept in
-    the journal.
-    """
-    if task == LOCAL:
-        return {}  # the page is known
-    journal, key = (
-        run.journal(JOURNAL),
-        short_hash("images", program["version"], task, str(run.params.limit)),
-    )
-    if (body := journal.get(key)) is None:
-        file = run.scratch / "lmms" / f"{key}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        python = shutil.which(run.params.lmms_python) or ""
-        _run_child(
-            run, [python, "-P", task_images.__file__, task, str(run.params.limit), str(file)], {}
-        )
-        journal.put(key, body := json.loads(file.read_text()))
-    found: dict[str, dict[str, str]] = body
-    return found
-
-
-def _logs(run: "Run", arm: Arm, task: str, program: Mapping[str, Any]) -> dict[str, Any]:
-    """For one model, from the journal or asked now: `logs` and `scores` by task (a group has
-    several).
-    """
-    journal, judge = run.journal(JOURNAL), run.params.judge if task in JUDGED else ""
-    own = (
-        [p.read_bytes() for p in sorted((run.data / "task").rglob("*.*"))] if task == LOCAL else []
-    )
-    limit = "" if task == LOCAL else str(run.params.limit)
-    key = short_hash(
-        program["version"],
-        model_key(arm.place, precision=run.params.precision),
-        task,
-        limit,
-        judge,
-        *own,
-    )
-    if (body := journal.get(key)) is None:
-        folder = run.scratch / "lmms" / key
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _run_child(
-            run,
-            _command(run, arm, task, program, folder),
-            {"MODEL_VERSION": judge} if judge else {},
-        )
-        body = {
-            "logs": {
-                p.stem.partition("_samples_")[2]: _read(p)
-                for p in folder.rglob("*_samples_*.jsonl")
-            }
-        }
-        if not any(body["logs"].values()):
-            raise InputError(f"lmms-eval ended without samples of {task}; see log.txt")
-        body["scores"] = {}
-        for file in folder.rglob("*_results.json"):
-            body["scores"] |= json.loads(file.read_text(encoding="utf-8"))["results"]
-        journal.put(key, body)
-    return body
-
-
 def _read(file: Path) -> list[dict[str, Any]]:
-    samples = (json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
+    lines = filter(None, file.read_text(encoding="utf-8").split("\n"))
     return [
         {key: value for key, value in sample.items() if not _UNKEPT.fullmatch(key)}
-        for sample in samples
+        for sample in map(json.loads, lines)
     ]
 
 
-def _command(
-    run: "Run", arm: Arm, task: str, program: Mapping[str, Any], folder: Path
-) -> list[str]:
-    place, tasks = _whole_model(run, arm), run.scratch / "task"
-    shutil.rmtree(tasks, ignore_errors=True)
-    shutil.copytree(run.data / "task", tasks)
-    questions = tasks / "questions" / "part-00000.parquet"
-    write_task_file(
-        tasks,
-        questions=questions,
-        max_tokens=run.params.max_answer_tokens_choice,
-        cache=tasks / "cache",
-    )
-    device = {"auto": "cuda" if program["cuda"] else "cpu"}.get(
-        run.params.device, run.params.device
-    )
-    kind, options = _model_options(place, device, run.params.precision)
-    command = [
-        shutil.which(run.params.lmms_python) or "",
-        "-P",
-        "-m",
-        "lmms_eval",
-        "--model",
-        kind,
-        "--model_args",
-        options,
-        "--tasks",
-        task,
-        "--device",
-        device,
-        "--batch_size",
-        "1",
-        "--log_samples",
-        "--output_path",
-        str(folder),
-        "--verbosity",
-        "DEBUG",  # else it ends well after an error
-        "--include_path",
-        str(tasks),
-        "--use_cache",
-        str(run.scratch / "lmms" / f"answers-{short_hash(arm.place)}"),
-    ]
-    return command + (
-        ["--limit", str(run.params.limit)] if run.params.limit and task != LOCAL else []
-    )
-
-
-def _model_options(place: str, device: str, precision: str) -> tuple[str, str]:
+def _model_options(place: str, device: str, precision: str, *, several: bool) -> tuple[str, str]:
     """The harness's class for the architecture, and how that is told of the model."""
     from vislib.media.vision import load_config
 
@@ -260,34 +252,17 @@ def _model_options(place: str, device: str, precision: str) -> tuple[str, str]:
             " local"
         )
     name, _, revision = (place, "", "") if Path(place).is_dir() else place.partition("@")
-    options = {"pretrained": name, "device_map": device, "dtype": precision}
-    options |= {"revision": revision} if revision else {}
-    options |= {"attn_implementation": "eager"} if device == "cpu" else {}
-    if any("," in value or "=" in value for value in options.values()):
+    options = {"pretrained": name, "revision": revision, "dtype": precision}
+    # Without a map, each of several processes takes the GPU of its number.
+    options["device_map"] = "" if several else device
+    options["attn_implementation"] = "eager" if device == "cpu" else ""
+    given = {option: value for option, value in options.items() if value}
+    if any("," in value or "=" in value for value in given.values()):
         raise InputError(
             f"lmms-eval reads no path with a comma or an equals sign ({place}); move the run's"
             " folder"
         )
-    return _CLASSES[kind], ",".join(f"{option}={value}" for option, value in options.items())
-
-
-def _whole_model(run: "Run", arm: Arm) -> str:
-    """Where the whole weights of a model lie; those of adapters are merged into scratch, in a
-    process of its own.
-    """
-    if not (Path(arm.place) / "adapter_config.json").is_file():
-        return arm.place
-    folder = run.scratch / "merged" / short_hash(arm.place)
-    if not (folder / "training.json").is_file():  # written last
-        _run_child(
-            run, [sys.executable, "-m", __name__, arm.place, str(folder), run.params.precision], {}
-        )
-    return str(folder)
-
-
-def _run_child(run: "Run", command: list[str], environment: Mapping[str, str]) -> None:
-    lock, log = run.stage.run / ".workers.lock", run.folder / "log.txt"
-    run_child(command, log=log, lock=lock, on_event=lambda event: None, environment=environment)
+    return _CLASSES[kind], ",".join(f"{option}={value}" for option, value in given.items())
 
 
 def _merge(place: str, folder: str, precision: str) -> None:

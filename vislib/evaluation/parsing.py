@@ -1,14 +1,26 @@
-"""Yes, no and options of answers to benchmarks (VisCon-100K, section 5.2, is silent on how they are
-read).
+"""From replies to rows of the contract's `results`: how letters, yes and no are read out of them
+(VisCon-100K, section 5.2, is silent on it).
 
-Which option an answer means is read by `vislib.letters`, as for the data. The share of answers that
-were not understood stands beside every accuracy.
+The verdict (`correct` or `points`) is the harness's own, where one asked. Our readings stand beside
+it (`lenient`, `strictly_correct`): the harness takes the first character (SEED), or guesses where
+it finds no letter (MMMU). The share of replies that were not understood stands beside every
+accuracy.
 """
 
 import re
 import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 
-from vislib.letters import LETTERS
+from vislib.engines.thoughts import without_thoughts
+from vislib.evaluation.benchmarks import Item, Sample, items, logged_reply, weights
+from vislib.letters import LETTERS, strict_letter
+from vislib.media.words import count_words
+from vislib.runs import short_hash
+from vislib.runs.tables import Row
+
+Reader = Callable[[str, Sequence[str]], str]  # (reply, options) -> the letter that it means, or ""
+_UNLISTED = [""] * 5  # options that are read for where a prompt lists none
 
 
 def strict_yes_no(answer: str) -> str:
@@ -22,10 +34,10 @@ def lenient_yes_no(answer: str) -> str:
     else "".
     """
     words: list[str] = re.findall(r"\w+", unicodedata.normalize("NFKC", answer).lower())
-    said = {word for word in words if word in ("yes", "no")}
+    said = {"yes", "no"} & set(words)
     if words and words[0] in said and words[1:2] != ["or"]:
         return words[0]
-    return next(iter(said)) if len(said) == 1 else ""
+    return said.pop() if len(said) == 1 else ""
 
 
 def options_in(prompt: str) -> list[str]:
@@ -35,6 +47,92 @@ def options_in(prompt: str) -> list[str]:
     found: list[str] = []
     for line in prompt.splitlines():
         match = re.fullmatch(r"\s*([A-Z])\.\s(.*)", line)
-        if match and match[1] in ("A", LETTERS[len(found) : len(found) + 1]):
-            found = [*(found if match[1] != "A" else []), match[2].strip()]
+        if match and match[1] == "A":  # a sentence may begin as the list does
+            found = [match[2].strip()]
+        elif match and found and match[1] == LETTERS[len(found)]:
+            found.append(match[2].strip())
     return found if len(found) > 1 else []
+
+
+def result_row(
+    name: str, reply: str, answer: str, reads: str, *, options: Sequence[str] = (), read: Reader
+) -> Row:
+    """One reply as it is read for a `letter`, for `yes_no` or, as `text`, not at all; without a
+    verdict.
+    """
+    reply = without_thoughts(reply)[0].strip()
+    row: Row = {"sample_id": name, "question_type": "", "prediction": reply, "answer": answer}
+    row |= dict.fromkeys(("correct", "parsed", "strictly_correct", "lenient", "points"))
+    row |= {"cluster": "", "words": count_words(reply)}
+    if reads == "letter":
+        strict, lenient = strict_letter(reply, LETTERS[: len(options)]), read(reply, options)
+    elif reads == "yes_no":
+        strict, lenient, answer = map(lenient_yes_no, (strict_yes_no(reply), reply, answer))
+    else:
+        return row
+    row |= {"parsed": bool(lenient), "lenient": float(lenient == answer)}
+    return row | {"strictly_correct": strict == answer}
+
+
+def read_log(
+    task: str,
+    log: Sequence[Sample],
+    scores: Sequence[float],
+    *,
+    pictures: Mapping[str, str],
+    read: Reader,
+) -> Iterator[Row]:
+    """Results without model, arm and seed, one per item of a task's log; an item without a verdict
+    has its `reason` and `detail` alone.
+
+    `scores`: the harness's own, of each item with a verdict; `pictures`: by number of a question.
+    """
+    found = items(task, log)
+    judged = [item for item in found if not item.reason]
+    verdicts = iter(zip(scores, weights(judged), strict=True))
+    shares = {0.0, 1.0, *(item.benchmark.scale for item in judged)}
+    # A further task may grade answers though its row does not say so.
+    graded = any(item.benchmark.graded for item in judged) or not shares.issuperset(scores)
+    for item in found:
+        name: Row = {"benchmark": item.benchmark.title, "sample_id": item.id}
+        if item.reason:
+            yield name | {"reason": item.reason, "detail": item.detail}
+        else:
+            row = _item_row(item, *next(verdicts), graded=graded, read=read)
+            # A description names the picture of LLaVA-Bench where nothing else does.
+            described = str(item.records[0].get("context", "")) if item.benchmark.judged else ""
+            picture = pictures.get(str(item.samples[0]["doc_id"]), "")
+            yield row | name | {"cluster": picture or (described and short_hash(described))}
+
+
+def _item_row(item: Item, score: float, weight: float, *, graded: bool, read: Reader) -> Row:
+    """One item, all its samples side by side: it is read right if all of them are."""
+    parts = [_sample_row(item, sample, read) for sample in item.samples]
+    row, right = dict(parts[0]), [bool(part["lenient"]) for part in parts]
+    row |= {name: " / ".join(part[name] for part in parts) for name in ("prediction", "answer")}
+    row["words"] = max(part["words"] for part in parts)
+    if row["parsed"] is not None:
+        row |= {name: all(part[name] for part in parts) for name in ("parsed", "strictly_correct")}
+        row["lenient"] = float(all(right))
+    if not graded:
+        row["correct"] = bool(score)
+        # Text is compared by the harness alone, strictly.
+        return row if row["parsed"] is not None else row | {"strictly_correct": bool(score)}
+    if row["parsed"] is not None:  # MME: 100 for the share that is right, 100 more for both
+        row |= {"lenient": 100 * weight * (fmean(right) + all(right)), "strictly_correct": None}
+    if item.benchmark.metric == "exact_match":
+        row["answer"] = ""  # people's answers are not logged, the target names their column
+    exact = item.records[0]["scores"][1] if item.benchmark.total == "ratio" else score
+    return row | {"points": weight * exact}
+
+
+def _sample_row(item: Item, sample: Sample, read: Reader) -> Row:
+    options, answer = options_in(sample["input"]), str(sample["target"]).strip()
+    reads, kind = item.benchmark.reads, item.kind
+    if reads == "letter":
+        kind = kind or ("multiple_choice" if options else "")
+        # An open question of MMMU may have a letter for its answer, a key of music.
+        reads = "letter" if kind not in ("", "open") and answer in tuple(LETTERS) else "text"
+    reply = logged_reply(sample)
+    row = result_row(item.id, reply, answer, reads, options=options or _UNLISTED, read=read)
+    return row | {"question_type": kind}

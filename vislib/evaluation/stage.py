@@ -1,141 +1,208 @@
-"""The stage function of 12: every model answers, then scores and comparisons are drawn from all
-answers.
+"""Stage 12: every model answers, then scores and comparisons are drawn from all answers
+(VisCon-100K, section 5.2).
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vislib.engines.thoughts import without_thoughts
-from vislib.evaluation.answers import Arm, answer_row, choice_row, open_arms
-from vislib.evaluation.lmms import lmms_rows
-from vislib.evaluation.questions import LOCAL, MULTIPLE_CHOICE, Item, load_items, write_task
+from vislib.evaluation.benchmarks import CONTEXTUAL
+from vislib.evaluation.contextual import MULTIPLE_CHOICE, PageQuestion, load_questions, write_task
+from vislib.evaluation.lmms import Harness
+from vislib.evaluation.parsing import Reader, result_row
 from vislib.evaluation.statistics import Statistics
-from vislib.runs import choose, tables
-from vislib.runs.contract import ARM_SIZES
-from vislib.runs.tables import Output, Row
+from vislib.letters import lenient_letter
+from vislib.runs import InputError, choose, tables
+from vislib.runs.tables import Row
 from vislib.training import generation
 from vislib.training.generation import Question
+from vislib.training.models import read_facts, resolve_model
 
 if TYPE_CHECKING:
     from vislib.runs import Run
 
-_COUNTED = (
-    "model",
-    "arm",
-    "seed",
-    "benchmark",
-    "sample_id",
-    "correct",
-    "parsed",
-    "strictly_correct",
-    "points",
-    "lenient",
-    "cluster",
-    "question_type",
-)
+
+@dataclass(frozen=True)
+class Arm:
+    """A model to evaluate: where it lies, and the model, arm and seed that tables and figures call
+    it by.
+    """
+
+    place: str
+    model: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For messages and logs."""
+        return f"{self.model}/{self.arm}/{self.seed}"
+
+    @property
+    def cell(self) -> Row:
+        """Its columns of the contract's tables."""
+        return {"model": self.model, "arm": self.arm, "seed": self.seed}
 
 
-def evaluate(run: "Run") -> None:
-    """Write `results`, `scores` and `comparisons`, and the local benchmark as a task of lmms-eval
-    in `task/`.
+def open_arms(run: "Run") -> list[Arm]:
+    """The models of a run's parameters; one that was not trained here is the arm `untrained` of its
+    own name.
 
-    Asks what the journals lack. Raises InputError where a model, its questions or lmms-eval cannot
-    be had.
+    Raises InputError if there is none, two are called the same, or `reference` is no arm.
+    """
+    arms: list[Arm] = []
+    for value in run.params.models:
+        place = resolve_model(value, run)
+        facts = {"model": value, "arm": "untrained", "seed": 0} | read_facts(place)
+        arms.append(Arm(place, str(facts["model"]), str(facts["arm"]), int(facts["seed"])))
+        if [arm.name for arm in arms].count(arms[-1].name) > 1:
+            raise InputError(
+                f"models holds {arms[-1].name} twice ({value}); leave one out, or train with"
+                " another seed"
+            )
+    names = sorted({arm.arm for arm in arms})
+    if not names:
+        raise InputError("models is empty; name one or more, such as 10_finetuning.leaky_mix/model")
+    if run.params.reference and run.params.reference not in names:
+        raise InputError(
+            f"reference is {run.params.reference!r}; the arms of models: {', '.join(names)}, or"
+            " empty"
+        )
+    return arms
+
+
+def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
+    """Ask every model what the journals lack, and write `results`, and the local benchmark as a
+    task of lmms-eval in `task/`.
+
+    `read` says which letter a reply to a multiple-choice question means. Raises InputError where a
+    model, its questions or lmms-eval cannot be had.
     """
     arms = open_arms(run)
-    items, refused = load_items(run)
-    refused += write_task(items, run.data / "task", max_tokens=run.params.max_answer_tokens_choice)
+    questions, refused = load_questions(run)
+    limit = run.params.max_answer_tokens_choice
+    refused += write_task(questions, run.data / "task", max_tokens=limit)
     lost = {name for name, _, _ in refused}
-    items = [item for item in items if item.id not in lost]
-    counted: dict[str, list[Any]] = {name: [] for name in _COUNTED}
+    questions = [question for question in questions if question.id not in lost]
     with run.output() as output:
-        output.take("question", len(items) + len(refused))
-        output.keep("question", len(items))
+        output.take("question", len(questions) + len(refused))
+        output.keep("question", len(questions))
         for name, reason, detail in refused:
             output.drop("question", name, reason, detail)
-        local, pages = run.params.evaluator == "local", {item.id: item.page for item in items}
-        for row in local_rows(run, arms, items, output) if local else lmms_rows(run, arms, output):
-            if row["benchmark"] == LOCAL:
-                row["cluster"] = pages[row["sample_id"]]
-            output.write("results", row)
-            for name in _COUNTED:
-                counted[name].append(row[name])
-        statistics = Statistics(
-            counted,
-            resamples=run.params.resamples,
-            confidence=run.params.confidence,
-            seed=run.seed,
-            left_out=(LOCAL,),
-        )
-        for row in statistics.scores():
-            output.write("scores", row)
-        for row in statistics.comparisons(run.params.reference):
-            output.write("comparisons", row)
+        local = run.params.evaluator == "local"
+        for row in (_asked_here if local else _asked_by_lmms)(run, arms, questions, read):
+            output.take("answer")
+            if "reason" in row:
+                name = f"{row['model']}/{row['arm']}/{row['seed']}/{row['sample_id']}"
+                output.drop("answer", name, row["reason"], row["detail"])
+            else:
+                output.keep("answer")
+                output.write("results", row)
 
 
-def local_rows(run: "Run", arms: list[Arm], items: list[Item], output: Output) -> Iterator[Row]:
-    """Results of all arms on the local benchmark, generated here; questions that failed are dropped
-    in `output`.
+def replies(
+    run: "Run", arms: list[Arm], questions: list[PageQuestion]
+) -> Iterator[tuple[Arm, PageQuestion, str | None, Row]]:
+    """What each model says to each question, generated here and journalled; without a reply why
+    (`reason`, `detail`).
     """
-    limits = {True: run.params.max_answer_tokens_choice, False: run.params.max_answer_tokens_free}
-    questions = [
-        Question(i.id, i.text, str(i.image), limits[i.type == MULTIPLE_CHOICE]) for i in items
+    params, journal = run.params, run.journal(generation.JOURNAL)
+    limits = {MULTIPLE_CHOICE: params.max_answer_tokens_choice}
+    asked = [
+        Question(q.id, q.text, str(q.image), limits.get(q.type, params.max_answer_tokens_free))
+        for q in questions
     ]
-    options = {
-        "batch_size": run.params.batch_size,
-        "device": run.params.device,
-        "precision": run.params.precision,
-    }
-    journal = run.journal(generation.JOURNAL)
     keys = generation.answers_of_models(
-        run, [arm.place for arm in arms], questions, progress="answers", **options
+        run,
+        [arm.place for arm in arms],
+        asked,
+        batch_size=params.batch_size,
+        device=params.device,
+        precision=params.precision,
+        progress="answers",
     )
     for arm, key in zip(arms, keys, strict=True):
-        for item, question in zip(items, questions, strict=True):
-            output.take("answer")
-            if (said := generation.answer_to(journal, key, question)) is None:
-                reason, detail = generation.failure_of(journal, key, question)
-                output.drop("answer", f"{arm.name}/{item.id}", reason or "no_answer", detail)
-                continue
-            output.keep("answer")
-            said = without_thoughts(said)[0]
-            row = (
-                choice_row(item.id, said, item.answer, item.options, question_type=item.type)
-                if item.type == MULTIPLE_CHOICE
-                else answer_row(item.id, said, item.answer, question_type=item.type)
-            )
-            yield {"model": arm.model, "arm": arm.arm, "seed": arm.seed, "benchmark": LOCAL, **row}
+        for question, entry in zip(questions, asked, strict=True):
+            reason, detail = generation.failure_of(journal, key, entry)
+            lost = {"reason": reason or "no_answer", "detail": detail}
+            yield arm, question, generation.answer_to(journal, key, entry), lost
 
 
-def arm_sizes(run: "Run") -> Any:
-    """What each model of the parameters learnt from, as 10 left it beside the model; NaN where it
-    is not known.
+def _asked_here(
+    run: "Run", arms: list[Arm], questions: list[PageQuestion], read: Reader
+) -> Iterator[Row]:
+    """Results of all arms on the local benchmark; questions that failed have a reason."""
+    for arm, question, reply, lost in replies(run, arms, questions):
+        if reply is None:
+            yield arm.cell | {"sample_id": question.id} | lost
+        else:
+            yield arm.cell | local_row(question, reply, read=read)
+
+
+def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_letter) -> Row:
+    """A question of the local benchmark with a reply: right as it is leniently read."""
+    reads = "letter" if question.type == MULTIPLE_CHOICE else "text"
+    options = question.options
+    row = result_row(question.id, reply, question.answer, reads, options=options, read=read)
+    row |= {"benchmark": CONTEXTUAL, "question_type": question.type, "cluster": question.page}
+    return row | ({} if row["parsed"] is None else {"correct": bool(row["lenient"])})
+
+
+def _asked_by_lmms(
+    run: "Run", arms: list[Arm], questions: list[PageQuestion], read: Reader
+) -> Iterator[Row]:
+    """Results of all arms on all tasks of the parameters; items without a verdict have a reason."""
+    harness = Harness(run)
+    asked = [question for question in questions if question.type == MULTIPLE_CHOICE]
+    with run.progress(len(arms) * len(harness.tasks), "tasks of models") as progress:
+        for arm in arms:
+            for task in harness.tasks:
+                for row in harness.rows(arm.place, task, read):
+                    if task == CONTEXTUAL and "reason" not in row:
+                        question = asked[int(row["sample_id"])]
+                        row = local_row(question, row["prediction"], read=read)
+                    yield arm.cell | row
+                progress.update(task=task)
+
+
+def compare(run: "Run") -> None:
+    """Write `scores` and `comparisons` of the `results` that were written.
+
+    The local benchmark is in no mean: the papers have none like it.
     """
     import pandas
 
-    arms = open_arms(run)
-    table = pandas.DataFrame(
-        [{"model": arm.model, "arm": arm.arm, "seed": arm.seed} for arm in arms]
+    statistics = Statistics(
+        results=pandas.read_parquet(run.data / "results"),
+        resamples=run.params.resamples,
+        confidence=run.params.confidence,
+        seed=run.seed,
+        left_out=(CONTEXTUAL,),
     )
-    rows = [row for arm in arms for row in _left_by_10(Path(arm.place).parent / "arms")]
-    left = pandas.DataFrame(rows).reindex(columns=["model", "arm", "seed", *ARM_SIZES])
-    return table.merge(left, on=["model", "arm", "seed"], how="left")
-
-
-def _left_by_10(folder: Path) -> Iterator[Row]:
-    return tables.read_rows(folder) if folder.is_dir() else iter(())
+    found = {
+        "scores": statistics.scores(),
+        "comparisons": statistics.comparisons(run.params.reference),
+    }
+    for name, rows in found.items():
+        writer = tables.TableWriter(run.data / name, run.schemas[name])
+        for row in rows:
+            writer.write(row)
+        writer.close()
 
 
 def wrong_answers(run: "Run", count: int) -> list[Row]:
     """A seeded handful of wrong answers to local questions, with `picture` and `question`, to look
     at.
     """
-    items = {item.id: item for item in load_items(run)[0]}
+    questions = {question.id: question for question in load_questions(run)[0]}
     rows = tables.read_rows(run.data / "results")
-    wrong = (row for row in rows if row["correct"] is False and row["sample_id"] in items)
-    shown = choose(
-        wrong, count, run.seed, key=lambda row: f"{row['sample_id']}/{row['model']}/{row['arm']}"
-    )
-    pairs = [(row, items[row["sample_id"]]) for row in shown]
-    return [{**row, "picture": item.image, "question": item.text} for row, item in pairs]
+    wrong = [row for row in rows if row["correct"] is False and row["sample_id"] in questions]
+    found = []
+    for row in choose(wrong, count, run.seed, key=_own_name):
+        question = questions[row["sample_id"]]
+        found.append(row | {"picture": question.image, "question": question.text})
+    return found
+
+
+def _own_name(row: Row) -> str:
+    return f"{row['sample_id']}/{row['model']}/{row['arm']}"

@@ -14,47 +14,25 @@ p is about the checkpoints at hand, the spread of the difference over seeds stan
 does the same test of two seeds of one arm (A/A).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import lcm
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vislib.runs.contract import BENCHMARK_SCORES, COMPARISONS
 from vislib.runs.seeding import seeded
 from vislib.runs.tables import Row
 
-# the one that chose the paper's mix; which of its parts the paper means is not known
+# The one that chose the paper's mix; which of its parts the paper means is not known.
 SEED_BENCHMARK = "seedbench"
 SEED_PARTS = ("image", "video")
 MME = "mme"  # in points, not in shares
 POWER = 0.8  # of the difference that a comparison can detect
 Numbers = NDArray[np.float64]
-_CELL = ["model", "arm"]
-_SCORED = (
-    "accuracy",
-    "low",
-    "high",
-    "seed_deviation",
-    "strict_accuracy",
-    "unparsed",
-    "lenient_accuracy",
-    "clusters",
-)
-_COMPARED = (
-    "b",
-    "c",
-    "difference",
-    "low",
-    "high",
-    "p",
-    "clusters",
-    "p_clustered",
-    "detectable",
-    "seed_deviation",
-    "aa_difference",
-    "aa_p",
-)
+_EQUAL = 1e-9  # means of seeds differ by less through rounding alone
 
 
 def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
@@ -72,6 +50,7 @@ def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
         return float(2 * norm.sf(total / spread)) if spread else 1.0
     steps = np.rint(np.abs(sums) / unit).astype(int)
     chances = np.ones(1)  # that the clusters which favour one side sum up to 0, 1, 2, … steps
+    # Clusters of one size are a binomial: far fewer convolutions than clusters.
     for step, clusters in zip(*np.unique(steps[steps > 0], return_counts=True), strict=True):
         alike = np.zeros(step * clusters + 1)
         alike[::step] = binom.pmf(np.arange(clusters + 1), clusters, 0.5)
@@ -94,280 +73,242 @@ def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
     return float(deviations * np.sqrt((sums**2).sum()) / n) or None
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over questions, or over benchmarks. `sums`: what each cluster adds to it; `draws`:
+    means of clusters drawn with replacement; `by_seed`: the mean of each seed; `shares`: further
+    columns of the contract's `scores`.
+    """
+
+    n: int
+    mean: float
+    sums: Numbers
+    draws: Numbers
+    by_seed: Any
+    shares: Any
+
+    @classmethod
+    def averaged(cls, parts: Sequence["Estimate"]) -> "Estimate":
+        """The mean over benchmarks, which weigh alike."""
+        import pandas
+
+        return cls(
+            n=sum(part.n for part in parts),
+            mean=float(np.mean([part.mean for part in parts])),
+            sums=np.concatenate([part.sums for part in parts]) / len(parts),
+            draws=np.mean([part.draws for part in parts], axis=0),
+            by_seed=pandas.concat([part.by_seed for part in parts], axis=1).mean(axis=1),
+            # A share that one benchmark lacks, as a judge's points lack a strict reading, has none.
+            shares=pandas.concat([p.shares for p in parts], axis=1).mean(axis=1, skipna=False),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Scores and comparisons of results (the contract's columns, by name), deterministic by `seed`.
+    """Scores and comparisons of `results` (the contract's columns), deterministic by `seed`.
 
     Without a column `cluster`, or where that is empty, a question stands for itself. `left_out`:
     benchmarks that are in no mean.
     """
 
-    def __init__(
-        self,
-        results: Mapping[str, Any],
-        *,
-        resamples: int,
-        confidence: float,
-        seed: int,
-        left_out: tuple[str, ...],
-    ) -> None:
-        import pandas
-
-        table = pandas.DataFrame(results)
-        blank = {"cluster": "", "question_type": "", "lenient": None}
-        table = table.assign(**{name: value for name, value in blank.items() if name not in table})
-        values = table["points"].astype(float).fillna(table["correct"].astype(float))
-        own = "question " + table["sample_id"].astype(str)
-        known = table["cluster"].fillna("").astype(str)
-        table = table.assign(value=values, cluster=known.where(known != "", own))[values.notna()]
-        parts = table[
-            (table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)
-        ]
-        parts = parts.assign(benchmark=SEED_BENCHMARK + "_" + parts["question_type"])
-        self.results = pandas.concat([table, parts], ignore_index=True) if len(parts) else table
-        self.resamples, self.confidence, self.seed, self.left_out = (
-            resamples,
-            confidence,
-            seed,
-            left_out,
-        )
+    results: Any
+    resamples: int
+    confidence: float
+    seed: int
+    left_out: tuple[str, ...]
 
     def scores(self) -> Iterator[Row]:
         """Rows of the contract's `scores`: each model and arm on each benchmark, then its means
         over benchmarks.
         """
-        for (model, arm), own in self.results.groupby(_CELL, sort=False):
-            rows, draws = {}, {}
-            for benchmark, cell in own.groupby("benchmark", sort=False):
-                questions = cell.groupby("sample_id", sort=False).agg(
-                    {"value": "mean", "cluster": "first"}
-                )
-                draws[benchmark] = self._draws(
-                    questions["value"], questions["cluster"], str(benchmark)
-                )
-                rows[benchmark] = self._score(cell, questions, draws[benchmark])
-            for mean, averaged in self._means(model).items():
-                rows[mean] = self._mean_score(own, averaged, rows, draws)
-            for benchmark, row in rows.items():
-                yield {"model": model, "arm": arm, "benchmark": benchmark, **row}
+        table = prepared(self.results)
+        for (model, arm), own in table.groupby(["model", "arm"], sort=False):
+            cells = own.groupby("benchmark", sort=False)
+            found = {name: self._score(cell, str(name)) for name, cell in cells}
+            means = self._means(table[table["model"] == model])
+            for name, row in self._with_means(found, means, self._score_columns):
+                names = {"model": model, "arm": arm, "benchmark": name}
+                yield _plain(BENCHMARK_SCORES, names | row)
 
     def comparisons(self, reference: str) -> Iterator[Row]:
         """Rows of the contract's `comparisons`: each arm against `reference` of its model, on the
-        questions and seeds that both have (on all seeds where they share none). b: questions that
-        the arm alone answers right; c: those that the reference alone does. `difference` is the
-        arm's minus the reference's; p_holm is p_clustered, adjusted over the arms of one benchmark.
+        questions and seeds that both have (on all seeds where they share none).
+
+        b: questions that the arm alone answers right; c: those that the reference alone does.
+        `difference` is the arm's minus the reference's; p_holm is p_clustered, adjusted over the
+        arms of one benchmark.
         """
-        for model, own in self.results.groupby("model", sort=False):
+        table = prepared(self.results)
+        for model, own in table.groupby("model", sort=False):
             rows: list[Row] = []
-            arms = list(dict.fromkeys(own["arm"]))
+            cells, arms = own.groupby("benchmark", sort=False), list(dict.fromkeys(own["arm"]))
             for arm in (name for name in arms if reference in arms and name != reference):
-                found, draws, sums = {}, {}, {}
-                for benchmark, cell in own.groupby("benchmark", sort=False):
-                    found[benchmark], draws[benchmark], sums[benchmark] = self._compare(
-                        cell, arm, reference, str(benchmark)
-                    )
-                for mean, averaged in self._means(model).items():
-                    found[mean] = self._mean_comparison(averaged, found, draws, sums)
-                names = {"model": model, "arm": arm, "reference": reference}
-                rows += [{**names, "benchmark": name, **row} for name, row in found.items()]
+                found = {name: self._compare(cell, arm, reference, name) for name, cell in cells}
+                for name, row in self._with_means(found, self._means(own), self._difference):
+                    names = {"model": model, "arm": arm, "reference": reference}
+                    rows.append(_plain(COMPARISONS, names | {"benchmark": name} | row))
             yield from _with_holm(rows)
 
-    def _draws(self, values: Any, clusters: Any, benchmark: str) -> Numbers:
-        """Means of clusters drawn with replacement: the same ones for every arm that has the same
-        questions.
-
-        NaN where there is one cluster alone, of which nothing can be drawn.
-        """
-        grouped = values.groupby(clusters, sort=False)
+    def _estimate(self, values: Any, cell: Any, name: str, by_seed: Any, shares: Any) -> Estimate:
+        """The mean of questions' values (by sample_id) on the benchmark of a name."""
+        grouped = values.groupby(_clusters(cell), sort=False)
         sums, sizes = np.asarray(grouped.sum(), np.float64), np.asarray(grouped.size())
-        if len(sums) < 2:
-            return np.full(self.resamples, np.nan)
-        rng = np.random.default_rng(seeded(self.seed, benchmark))
-        drawn = (rng.integers(len(sums), size=len(sums)) for _ in range(self.resamples))
-        return np.array([sums[places].sum() / sizes[places].sum() for places in drawn])
+        draws = np.full(self.resamples, np.nan)  # of one cluster nothing can be drawn
+        # Of the seed and the benchmark alone: arms with the same questions have the same draws.
+        rng = np.random.default_rng(seeded(self.seed, name))
+        for number in range(self.resamples if len(sums) > 1 else 0):
+            drawn = rng.integers(len(sums), size=len(sums))
+            draws[number] = sums[drawn].sum() / sizes[drawn].sum()
+        n = len(values)
+        return Estimate(n, float(values.mean()), sums / n, draws, by_seed, shares)
 
-    def _interval(self, draws: Numbers) -> dict[str, float | None]:
-        ends = np.quantile(draws, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
+    def _columns(self, found: Estimate) -> Row:
+        """What scores and differences have in common."""
+        ends = np.quantile(found.draws, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
         return {
-            name: None if np.isnan(end) else float(end)
-            for name, end in zip(("low", "high"), ends, strict=True)
+            "n": found.n,
+            "low": float(ends[0]),
+            "high": float(ends[1]),
+            "clusters": len(found.sums),
+            "seeds": len(found.by_seed),
+            "seed_deviation": found.by_seed.std(ddof=1),
         }
 
-    def _score(self, cell: Any, questions: Any, draws: Numbers) -> Row:
+    def _score_columns(self, found: Estimate) -> Row:
+        shares: Row = found.shares.to_dict()
+        return self._columns(found) | shares | {"accuracy": found.mean}
+
+    def _score(self, cell: Any, name: str) -> tuple[Estimate, Row]:
         from statsmodels.stats.proportion import proportion_confint
 
-        by_seed, clusters = cell.groupby("seed")["value"].mean(), questions["cluster"].nunique()
-        interval, n = self._interval(draws), len(questions)
-        share, alone = float(questions["value"].mean()), len(by_seed) == 1 and clusters == n
-        if cell["points"].isna().all() and (alone or share in (0, 1)):  # all alike: nothing to draw
-            right, alpha = round(share * clusters), 1 - self.confidence
+        values = cell.groupby("sample_id", sort=False)["value"].mean()
+        read = cell[["strictly_correct", "lenient", "parsed"]].mean()
+        shares = read.set_axis(["strict_accuracy", "lenient_accuracy", "unparsed"])
+        shares["unparsed"] = 1 - shares["unparsed"]
+        by_seed = cell.groupby("seed")["value"].mean()
+        found = self._estimate(values, cell, name, by_seed, shares)
+        row, clusters = self._score_columns(found), len(found.sums)
+        alone = len(by_seed) == 1 and clusters == found.n
+        # Where all questions are alike there is nothing to draw.
+        if cell["points"].isna().all() and (alone or found.mean in (0, 1)):
+            right, alpha = round(found.mean * clusters), 1 - self.confidence
             ends = proportion_confint(right, clusters, alpha=alpha, method="wilson")
-            interval = dict(zip(("low", "high"), map(float, ends), strict=True))
-        return {
-            "n": n,
-            "seeds": len(by_seed),
-            "accuracy": share,
-            **interval,
-            "seed_deviation": _deviation(by_seed),
-            "strict_accuracy": _share(cell["strictly_correct"]),
-            "unparsed": None if (parsed := _share(cell["parsed"])) is None else 1 - parsed,
-            "lenient_accuracy": _share(cell["lenient"]),
-            "clusters": clusters,
-        }
+            row |= {"low": float(ends[0]), "high": float(ends[1])}
+        return found, row
 
-    def _means(self, model: object) -> dict[str, list[str]]:
-        """The benchmarks of each mean: those of any arm of the model, but for points; a mean has
-        two or more.
-
-        SEED is in it whole, with its images alone, or not at all.
+    def _means(self, own: Any) -> dict[str, list[str]]:
+        """The benchmarks of each mean: those of any arm of a model, but for points; a mean has two
+        or more. SEED is in it whole, with its images alone, or not at all.
         """
-        own = list(dict.fromkeys(self.results.loc[self.results["model"] == model, "benchmark"]))
         image, *parts = (f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS)
-        names = [
-            name
-            for name in own
-            if not name.startswith(MME) and name not in (image, *parts, *self.left_out)
-        ]
-        means = {"mean": names}
-        if image in own:
-            means["mean_seedbench_image"] = [
-                image if name == SEED_BENCHMARK else name for name in names
-            ]
-        means["mean_without_seedbench"] = [name for name in names if name != SEED_BENCHMARK]
+        left_out = {image, *parts, *self.left_out}
+        known = dict.fromkeys(own["benchmark"])
+        names = [name for name in known if not name.startswith(MME) and name not in left_out]
+        images = [image if name == SEED_BENCHMARK else name for name in names]
+        without = [name for name in names if name != SEED_BENCHMARK]
+        means = {"mean": names, "mean_seedbench_image": images if image in known else []}
+        means["mean_without_seedbench"] = without
         return {mean: averaged for mean, averaged in means.items() if len(averaged) > 1}
 
-    def _mean_score(
-        self, own: Any, averaged: list[str], rows: Mapping[str, Row], draws: Mapping[str, Numbers]
-    ) -> Row:
-        """The mean of an arm; without a number where it lacks one of the benchmarks."""
-        held = [name for name in averaged if name in draws]
-        row: Row = dict.fromkeys(_SCORED) | {
-            "n": sum(rows[name]["n"] for name in held),
-            "seeds": own["seed"].nunique(),
-        }
-        if held != averaged:
-            return row
-        by_seed = (
-            own[own["benchmark"].isin(held)]
-            .groupby(["seed", "benchmark"])["value"]
-            .mean()
-            .groupby("seed")
-            .mean()
-        )
-        for name in ("accuracy", "strict_accuracy", "lenient_accuracy"):
-            shares = [rows[benchmark][name] for benchmark in held]
-            row[name] = None if None in shares else float(np.mean(shares))
-        row |= {
-            "clusters": sum(rows[name]["clusters"] for name in held),
-            "seed_deviation": _deviation(by_seed),
-        }
-        return row | self._interval(np.mean([draws[name] for name in held], axis=0))
+    def _with_means(
+        self,
+        found: Mapping[str, tuple[Estimate | None, Row]],
+        means: Mapping[str, list[str]],
+        describe: Callable[[Estimate], Row],
+    ) -> Iterator[tuple[str, Row]]:
+        """Rows by benchmark, then by mean; one that lacks a benchmark has no number."""
+        yield from ((name, row) for name, (_, row) in found.items())
+        for mean, names in means.items():
+            pairs = [found[name] for name in names if name in found]
+            held = [estimate for estimate, _ in pairs if estimate is not None]
+            row: Row = {"n": sum(estimate.n for estimate in held), "claim": ""}
+            if len(held) == len(names):
+                row = {"claim": pairs[0][1].get("claim")} | describe(Estimate.averaged(held))
+            yield mean, row
 
     def _compare(
-        self, cell: Any, arm: str, reference: str, benchmark: str
-    ) -> tuple[Row, Numbers, Numbers]:
-        """A row, draws of the difference, and the clusters' shares of it."""
+        self, cell: Any, arm: str, reference: str, name: str
+    ) -> tuple[Estimate | None, Row]:
         from statsmodels.stats.contingency_tables import mcnemar
 
-        ours, theirs = (
-            cell[cell["arm"] == name].pivot(index="sample_id", columns="seed", values="value")
-            for name in (arm, reference)
-        )
+        wide = cell.pivot(index="sample_id", columns=["arm", "seed"], values="value")
+        ours, theirs = (wide[one] if one in wide else wide.iloc[:, :0] for one in (arm, reference))
         shared = ours.columns.intersection(theirs.columns)
         if len(shared):
             ours, theirs = ours[shared], theirs[shared]
         gains = (ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)).dropna()
-        row: Row = dict.fromkeys(_COMPARED) | {
-            "n": len(gains),
-            "claim": _claim(len(ours.columns), len(theirs.columns)),
-        }
+        claim = _claim(len(ours.columns), len(theirs.columns))
         if gains.empty:
-            return row, np.array([]), np.array([])
-        clusters = cell.groupby("sample_id")["cluster"].first()
-        draws, pointed = self._draws(gains, clusters, benchmark), bool(cell["points"].notna().any())
-        sums = np.asarray(gains.groupby(clusters).sum(), np.float64)
-        unit = None if pointed else 1 / lcm(len(ours.columns), len(theirs.columns))
-        row |= {"difference": float(gains.mean()), **self._interval(draws), "clusters": len(sums)}
-        row |= {
-            "p_clustered": flip_test(sums, unit=unit),
-            **_same_arm(theirs, ours, clusters, pointed=pointed),
-        }
-        row["detectable"] = detectable(sums, len(gains), confidence=self.confidence)
-        row["seed_deviation"] = _deviation((ours - theirs).mean()) if len(shared) else None
+            return None, {"n": 0, "claim": claim}
+        pointed = bool(cell["points"].notna().any())
+        found = self._estimate(gains, cell, name, (ours - theirs)[shared].mean(), gains.iloc[:0])
+        # Means of seeds are multiples of this.
+        unit = None if pointed else 1 / lcm(len(ours.columns), len(theirs.columns)) / found.n
+        row = self._difference(found, unit) | {"claim": claim}
+        seeds = theirs if len(theirs.columns) > 1 else ours
+        if len(seeds.columns) > 1:  # A/A: two seeds of one arm, compared as arms are
+            same = (seeds.iloc[:, 0] - seeds.iloc[:, 1]).dropna()
+            sums = np.asarray(same.groupby(_clusters(cell)).sum(), np.float64)
+            p = flip_test(sums, unit=None if pointed else 1.0)
+            row |= {"aa_difference": float(same.mean()), "aa_p": p}
         if not pointed:
             b, c = int((gains > _EQUAL).sum()), int((gains < -_EQUAL).sum())
             row |= {"b": b, "c": c, "p": float(mcnemar([[0, b], [c, 0]], exact=True).pvalue)}
-        return row, draws, sums / len(gains)
+        return found, row
 
-    def _mean_comparison(
-        self,
-        averaged: list[str],
-        found: Mapping[str, Row],
-        draws: Mapping[str, Numbers],
-        sums: Mapping[str, Numbers],
-    ) -> Row:
-        held = [name for name in averaged if len(draws.get(name, ()))]
-        row: Row = dict.fromkeys(_COMPARED) | {
-            "n": sum(found[name]["n"] for name in held),
-            "claim": "",
+    def _difference(self, found: Estimate, unit: float | None = None) -> Row:
+        return self._columns(found) | {
+            "difference": found.mean,
+            "p_clustered": flip_test(found.sums, unit=unit),
+            "detectable": detectable(found.sums, 1, confidence=self.confidence),
         }
-        if held == averaged:
-            parts = np.concatenate([sums[name] for name in held]) / len(held)
-            row |= {
-                "difference": float(np.mean([found[name]["difference"] for name in held])),
-                "clusters": len(parts),
-            }
-            row |= self._interval(np.mean([draws[name] for name in held], axis=0))
-            row |= {"p_clustered": flip_test(parts, unit=None), "claim": found[held[0]]["claim"]}
-            row["detectable"] = detectable(parts, 1, confidence=self.confidence)
-        return row
 
 
-_EQUAL = 1e-9  # means of seeds differ by less through rounding alone
+def prepared(results: Any) -> Any:
+    """The results that count, with the `value` and `cluster` of each; SEED's parts stand as further
+    benchmarks.
+    """
+    import pandas
+
+    blank = {"cluster": "", "question_type": "", "lenient": None}
+    table = pandas.DataFrame(results)
+    table = table.assign(**{name: value for name, value in blank.items() if name not in table})
+    numbers = ["points", "correct", "strictly_correct", "parsed", "lenient"]
+    table[numbers] = table[numbers].astype(float)
+    table["value"] = table["points"].fillna(table["correct"])
+    table = table.dropna(subset="value")
+    known = table["cluster"].fillna("").astype(str)
+    table["cluster"] = known.where(known != "", "question " + table["sample_id"].astype(str))
+    seed = (table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)
+    parts = table[seed].assign(benchmark=SEED_BENCHMARK + "_" + table["question_type"])
+    return pandas.concat([table, parts], ignore_index=True)
+
+
+def _clusters(cell: Any) -> Any:
+    return cell.groupby("sample_id")["cluster"].first()
 
 
 def _claim(ours: int, theirs: int) -> str:
     """What a p of this many checkpoints of each arm is about."""
-    return (
-        "these two checkpoints" if ours == theirs == 1 else f"these {ours} and {theirs} checkpoints"
-    )
+    two = ours == theirs == 1
+    return "these two checkpoints" if two else f"these {ours} and {theirs} checkpoints"
 
 
-def _same_arm(theirs: Any, ours: Any, clusters: Any, *, pointed: bool) -> Row:
-    """The first two seeds of the reference, else of the arm, compared as arms are: what training's
-    chance makes.
-    """
-    for values in (theirs, ours):
-        if len(values.columns) > 1:
-            gains = (values.iloc[:, 0] - values.iloc[:, 1]).dropna()
-            sums = np.asarray(gains.groupby(clusters).sum(), np.float64)
-            p = flip_test(sums, unit=None if pointed else 1.0)
-            return {"aa_difference": float(gains.mean()), "aa_p": p}
-    return {}
-
-
-def _deviation(by_seed: Any) -> float | None:
-    """Standard deviation between seeds (of the sample), if there are several."""
-    return float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
-
-
-def _share(flags: Any) -> float | None:
-    held = flags.dropna()
-    return float(held.astype(float).mean()) if len(held) else None
+def _plain(schema: Any, row: Row) -> Row:
+    """A row with the columns of a table of the contract: None for what is not known."""
+    known = {name: value for name, value in row.items() if value == value}
+    return {name: known.get(name) for name in schema.names}
 
 
 def _with_holm(rows: list[Row]) -> list[Row]:
     """The rows with `p_holm`: Holm's adjustment over the arms that one benchmark tests."""
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = [{**row, "p_holm": None} for row in rows]
-    for benchmark in dict.fromkeys(row["benchmark"] for row in adjusted):
-        tested = [
-            row
-            for row in adjusted
-            if row["benchmark"] == benchmark and row["p_clustered"] is not None
-        ]
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        own = [row for row in rows if row["benchmark"] == benchmark]
+        tested = [row for row in own if row["p_clustered"] is not None]
         if tested:
             values = multipletests([row["p_clustered"] for row in tested], method="holm")[1]
             for row, value in zip(tested, values, strict=True):
                 row["p_holm"] = float(value)
-    return adjusted
+    return rows
