@@ -8,24 +8,25 @@ an order drawn by hash.
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vislib.letters import meant, plain
 from vislib.media.words import UNSPACED
 from vislib.runs.seeding import seeded
 
 LETTERS = "ABCD"
+Options = tuple[tuple[str, ...], str]  # their texts without letters, and what is wrong with them
 
 # Bounded repeats only: the time stays linear in the length of any text.
 _OPENING = "\"'“‘«‹「『`"
-_QUOTES = _OPENING + "”’»›」』"
+_QUOTE = f"[{_OPENING}”’»›」』]"
 _BETWEEN = " ,;|/，、；"  # what stands between options in one line
 _MARK = re.compile(
-    r"(?:(?P<line>^[ \t]{0,8}(?:[-*•+][ \t]{1,3})?)|(?P<after>[,;|/，、；]["
-    rf" \t]{{0,8}})|(?<=[\s{UNSPACED}]))"
+    r"(?:(?P<line>^[ \t]{0,8}(?:[-*•+][ \t]{1,3})?)|(?P<after>[,;|/，、；][ \t]{0,8})"
+    rf"|(?<=[\s{UNSPACED}]))"
     rf"(?P<open>[{_OPENING}*(\[_（【]{{0,4}})(?P<letter>[A-EＡ-Ｅ])(?P<shut>[*_\"']{{0,3}})"
-    r"(?:[.):\]．：）】、。]{1,2}|[ ][-–—](?=["
-    r" ]))[*_]{0,3}(?(line)|(?![A-Za-z]\.))(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
+    r"(?:[.):\]．：）】、。]{1,2}|[ ][-–—](?=[ ]))"
+    r"[*_]{0,3}(?(line)|(?![A-Za-z]\.))(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
     re.IGNORECASE | re.MULTILINE,
 )
 _LETTERED = re.compile(r"[(（]?(?P<letter>[A-DＡ-Ｄ])(?:[.):](?=\s|$)|[．：）、])", re.IGNORECASE)
@@ -41,7 +42,7 @@ Mark = re.Match[str]
 
 def has_words(text: str) -> bool:
     """Whether any letter or digit stands in `text`."""
-    return any(character.isalnum() for character in text)
+    return any(map(str.isalnum, text))
 
 
 def unescaped(text: str) -> str:
@@ -51,59 +52,54 @@ def unescaped(text: str) -> str:
     return _ESCAPED.sub("", text)
 
 
-def read_options(body: str) -> tuple[tuple[str, ...], str]:
-    """Read the options, one a line or all in one line, and what is wrong with them."""
+def lettered(options: Sequence[str]) -> list[str]:
+    """The options as lines `A. ...` to `D. ...`."""
+    return [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
+
+
+def read_options(body: str) -> Options:
+    """Read the options that stand in a text, one a line or all in one line."""
     body = unescaped(body).strip()
     if not has_words(body):
         return (), "missing_options"
     if body[0] + body[-1] in ("[]", "{}"):
         body = body[1:-1].strip()
     marks = _marks(body)
-    if not marks:
-        return (), "not_four_options"
     limits = [*(mark.start() for mark in marks[1:]), len(body)]
-    return check_options(
-        [_option(mark, body[mark.end() : n]) for mark, n in zip(marks, limits, strict=True)]
-    )
+    return _checked([_option(m, body[m.end() : n]) for m, n in zip(marks, limits, strict=False)])
+
+
+def read_listed(options: Sequence[str]) -> Options:
+    """Read options that stand apart; `A.` to `D.` before them go if each has its own."""
+    marks = [_LETTERED.match(option) for option in options]
+    if "".join(_letter(mark) if mark else "-" for mark in marks) == LETTERS:
+        options = [_LETTERED.sub("", option, count=1).strip() for option in options]
+    return _checked([unescaped(option) for option in options])
 
 
 def _marks(body: str) -> list[Mark]:
-    """The marks of A to D; none where they are not four, or could be others.
-
-    Initials and abbreviations look like marks. So the surest kind of mark that gives an A and a B
-    decides: at the beginning of a line, after a quote, after a comma, with a blank after it, any.
-    """
+    """The marks of A to D; none where they are not four, or could be others."""
     found = list(_MARK.finditer(body))
     if not found or _letter(found[0]) != "A":
         return []
-    case = found[0]["letter"].isupper()
-    found = [mark for mark in found if mark["letter"].isupper() == case]
-    quote = next((c for c in found[0]["open"] if c in _OPENING), "")
-    kinds: tuple[Callable[[Mark], bool], ...] = (
-        lambda mark: mark["line"] is not None,
-        lambda mark: quote != "" and quote in mark["open"],
-        lambda mark: mark["after"] is not None and mark["wide"] is not None,
-        lambda mark: mark["after"] is not None,
-        lambda mark: mark["wide"] is not None,
-        lambda mark: True,
-    )
-    for kind in kinds:
-        marks = [mark for mark in found[1:] if kind(mark)]
-        first = _in_order(marks, LETTERS[1:])
-        if first:
-            last = _in_order(marks[::-1], LETTERS[:0:-1])[::-1]
-            fifth = first[-1:] and _in_order(marks[marks.index(first[-1]) :], "E")
-            return [found[0], *first] if first == last and len(first) == 3 and not fifth else []
+    first = found[0]
+    quote = next((sign for sign in first["open"] if sign in _OPENING), "\0")
+    alike = [m for m in found[1:] if m["letter"].isupper() == first["letter"].isupper()]
+    # Initials and abbreviations look like marks. So the surest kind of mark that gives a B decides.
+    for kind in range(6):
+        marks = [mark for mark in alike if _signs(mark, quote)[kind]]
+        letters = "".join(map(_letter, marks))
+        if "B" in letters:
+            # One way alone to choose a B, a C and a D in this order, and no E after them.
+            cut = re.fullmatch("[^B]*(B)[^BC]*(C)[^CD]*(D)[^DE]*", letters)
+            return [first, *(marks[cut.start(n)] for n in (1, 2, 3))] if cut else []
     return []
 
 
-def _in_order(marks: Sequence[Mark], letters: str) -> list[Mark]:
-    """The next mark of each of the letters in turn, as far as there are any."""
-    found: list[Mark] = []
-    for mark in marks:
-        if len(found) < len(letters) and _letter(mark) == letters[len(found)]:
-            found.append(mark)
-    return found
+def _signs(mark: Mark, quote: str) -> tuple[bool, ...]:
+    """What speaks for a mark, the surest first: that it begins a line, follows a quote, ..."""
+    line, after, wide = (mark[name] is not None for name in ("line", "after", "wide"))
+    return line, quote in mark["open"], after and wide, after, wide, True
 
 
 def _letter(mark: Mark) -> str:
@@ -111,38 +107,24 @@ def _letter(mark: Mark) -> str:
 
 
 def _option(mark: Mark, text: str) -> str:
-    """The words of one option; a closing quote goes if one was opened before the letter and not
-    shut after it.
-    """
+    """The words of one option, without the quotes or stars around it."""
     text = " ".join(text.strip().partition("\n\n")[0].split()).rstrip(_BETWEEN)
     if "*" in mark["open"]:
         text = text.rstrip("*_")
-    if set(mark["open"]) & set(_QUOTES) and not set(mark["shut"]) & set(_QUOTES):
-        text = text[:-1] if text and text[-1] in _QUOTES else text
-    elif len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
-        text = text[1:-1]
+    if re.search(_QUOTE, mark["open"]) and not re.search(_QUOTE, mark["shut"]):
+        text = re.sub(rf"{_QUOTE}\Z", "", text)  # closes what was opened before the letter
+    else:
+        text = re.sub(rf"\A{_QUOTE}(.*){_QUOTE}\Z", r"\1", text)
     return text.strip(_BETWEEN)
 
 
-def check_options(options: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The options and what is wrong with them; none of them unless there are four."""
+def _checked(options: Sequence[str]) -> Options:
     if len(options) != len(LETTERS):
         return (), "not_four_options"
-    if not all(has_words(option) for option in options):
+    if not all(map(has_words, options)):
         return tuple(options), "empty_option"
-    return tuple(options), (
-        "repeated_options" if len({plain(option) for option in options}) < 4 else ""
-    )
-
-
-def without_letters(options: Sequence[str]) -> list[str]:
-    """The options without `A.` to `D.` before them, if each begins with its own letter."""
-    marks = [_LETTERED.match(option) for option in options]
-    if "".join(_letter(mark) if mark else "-" for mark in marks) != LETTERS[: len(options)]:
-        return list(options)
-    return [
-        option[mark.end() :].strip() for mark, option in zip(marks, options, strict=True) if mark
-    ]
+    distinct = len(set(map(plain, options))) == len(options)
+    return tuple(options), "" if distinct else "repeated_options"
 
 
 def read_letter(answer: str, options: Sequence[str]) -> tuple[str, str]:
@@ -168,7 +150,7 @@ def shuffle(
     None where the question or an option speaks of other options or their letters ("All of the
     above").
     """
-    if any(_OF_OTHERS.search(text) for text in (question, *options)):
+    if any(map(_OF_OTHERS.search, (question, *options))):
         return None
     order = sorted(range(len(options)), key=lambda i: seeded(seed, name, str(i)))
     return [options[i] for i in order], LETTERS[order.index(LETTERS.index(letter))]

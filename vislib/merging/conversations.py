@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from vislib.prompts import load, neutralise
-from vislib.qa_format import lettered
+from vislib.qa_options import lettered
 from vislib.runs.seeding import seeded
 
 CAPTION, FREE_FORM, MULTIPLE_CHOICE = "caption", "free_form", "multiple_choice"

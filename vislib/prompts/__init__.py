@@ -12,11 +12,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from vislib.qa_format import IDENTIFIER
 from vislib.runs.errors import InputError
 from vislib.runs.seeding import short_hash
 
 _HERE = Path(__file__).parent
+# The words that begin a part of a round, in every form that models give them; bounded repeats only:
+# the time stays linear in the length of any text.
+IDENTIFIER = re.compile(
+    r"(?P<bold>[*_]{0,3})\\?[<＜][ \t]{0,2}(?P<close>/?)[ \t]{0,2}"
+    r"(?P<name>human|assistant|option)s?"
+    r"[ _]?\d{0,2}[ \t]{0,2}[:：]?[ \t]{0,2}\\?[>＞]",
+    re.IGNORECASE,
+)
 _FIELD = re.compile(r"\{\{[ \t]{0,3}(\w+)[ \t]{0,3}\}\}")
 _RESERVED = re.compile(
     rf"{IDENTIFIER.pattern}|<[ \t]{{0,2}}/?[ \t]{{0,2}}(?:another[-_ ]?)?image[ \t]{{0,2}}/?["
