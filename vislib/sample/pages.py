@@ -5,11 +5,12 @@ image.
 import json
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 
 from vislib.runs.errors import InputError
 from vislib.sample import image_file
@@ -22,8 +23,6 @@ _NO_PICTURE = {
     "old-workshop.jpg": (640, 480),
     "visitor-map.jpg": (640, 480),
 }
-_FORMATS = {".jpg": "jpeg", ".png": "png", ".gif": "gif"}
-_ROTATED = range(5, 9)  # EXIF orientations that swap the sides
 _IMAGE = re.compile(r"!\[(?P<alt>[^\]]*)\]\((?P<src>\S+)\)(?:\{(?P<attributes>[^}]*)\})?")
 
 
@@ -46,14 +45,8 @@ def read_page(path: Path) -> dict[str, Any]:
             f"{path}: the first line must be the page's https:// address, the second `# ` and its"
             " title"
         )
-    images: list[str | None] = []
-    texts: list[str | None] = []
-    metadata: list[dict[str, Any] | None] = []
-    for block in _blocks(body):
-        entry = _image(block, address, path)
-        images.append(entry["src"] if entry else None)
-        texts.append(None if entry else block)
-        metadata.append(entry)
+    blocks = list(_blocks(body))
+    metadata = [_image(block, address, path) for block in blocks]
     general = {
         "url": address,
         "warc_filename": f"vislib/sample/pages/{path.name}",
@@ -61,10 +54,10 @@ def read_page(path: Path) -> dict[str, Any]:
         "warc_record_length": path.stat().st_size,
     }
     return {
-        "images": images,
-        "texts": texts,
-        "metadata": _json(metadata),
-        "general_metadata": _json(general),
+        "images": [entry and entry["src"] for entry in metadata],
+        "texts": [None if entry else block for block, entry in zip(blocks, metadata, strict=True)],
+        "metadata": json.dumps(metadata, ensure_ascii=False),
+        "general_metadata": json.dumps(general, ensure_ascii=False),
     }
 
 
@@ -87,25 +80,16 @@ def damaged(page: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield row | changes[page]
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _blocks(body: str) -> Iterator[str]:
     """Image lines one by one; the paragraphs between two images together, headings without their
     marks.
     """
-    paragraphs: list[str] = []
-    for block in re.split(r"\n\s*\n", body.strip()):
-        if _IMAGE.fullmatch(block.strip()):
-            if paragraphs:
-                yield "\n\n".join(paragraphs)
-            paragraphs = []
-            yield block.strip()
+    blocks = (block.strip() for block in re.split(r"\n\s*\n", body.strip()))
+    for are_images, group in groupby(blocks, key=lambda block: bool(_IMAGE.fullmatch(block))):
+        if are_images:
+            yield from group
         else:
-            paragraphs.append(re.sub(r"^#+ ", "", block.strip()))
-    if paragraphs:
-        yield "\n\n".join(paragraphs)
+            yield "\n\n".join(re.sub("^#+ ", "", block) for block in group)
 
 
 def _image(block: str, address: str, path: Path) -> dict[str, Any] | None:
@@ -117,23 +101,22 @@ def _image(block: str, address: str, path: Path) -> dict[str, Any] | None:
         return None
     src = urljoin(address, match["src"])
     file = image_file(src)
-    name = file.name
-    if name not in _NO_PICTURE and not file.is_file():
-        raise InputError(f"{path}: no picture {name!r}; put it into {file.parent}")
-    width, height = _NO_PICTURE.get(name) or _size(file)
+    if file.name not in _NO_PICTURE and not file.is_file():
+        raise InputError(f"{path}: no picture {file.name!r}; put it into {file.parent}")
+    width, height = _NO_PICTURE.get(file.name) or _size(file)
     entry: dict[str, Any] = {"document_url": address, "unformatted_src": match["src"], "src": src}
-    if not name.startswith("IMG_"):  # what a camera counts up is no name
-        entry["formatted_filename"] = re.sub(r"[-_]", " ", Path(name).stem)
+    if not file.stem.startswith("IMG_"):  # what a camera counts up is no name
+        entry["formatted_filename"] = re.sub("[-_]", " ", file.stem)
     if match["alt"]:
         entry["alt_text"] = match["alt"]
-    entry |= {"original_width": width, "original_height": height, "format": _FORMATS[file.suffix]}
+    entry["original_width"], entry["original_height"] = width, height
+    entry["format"] = file.suffix[1:].replace("jpg", "jpeg")
     for key, value in re.findall(r"(\w+)=(\S+)", match["attributes"] or ""):
-        entry[f"rendered_{key}"] = int(value) if value.isdigit() else value
+        entry[f"rendered_{key}"] = int(value) if value.isdigit() else value  # or `100%`
     return entry
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """Width and height in px as shown."""
+    """Width and height in px as shown: a camera held upright says so in EXIF alone."""
     with Image.open(file) as picture:
-        turned = picture.getexif().get(ExifTags.Base.Orientation) in _ROTATED
-        return picture.size[::-1] if turned else picture.size
+        return ImageOps.exif_transpose(picture).size
