@@ -6,14 +6,16 @@ Bounds keep a poster or a crowd near 2,000 tokens, no more than the rules that s
 a bound keeps is the best, printed in an order of its own.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 FIELDS = ("world_knowledge", "tags", "detections", "texts")
-_TAGS, _OBJECTS, _TEXTS = 40, 40, 40  # lines; an object costs about 30 tokens, a tag 3, a text 15
+_MOST = 40  # tags, objects and texts each; an object costs about 30 tokens, a tag 3, a text 15
 _KNOWLEDGE, _LABEL, _TEXT = 300, 60, 120  # characters of one
-_TITLE_WORDS, _TITLE = 15, 120  # words and characters: a longer first line is a paragraph
+# The longest first line that is no paragraph: 15 words and 120 characters. A sentence is no title.
+_TITLE = re.compile(r"(?=.{1,120}\Z)(?!.*<another-image>)\S+(?: \S+){0,14}(?<![.,;:。])")
 Found = Mapping[str, Any]  # a tag, box or text of the contract's `priors`
 
 
@@ -21,13 +23,13 @@ def as_fields(sample: Found, priors: Found) -> dict[str, str]:
     """The text of each of `FIELDS`, "" for nothing found: of a row of 02 or 04 and the row of 05 on
     its image.
     """
+    tags = sorted(priors["tags"], key=lambda tag: (-tag["score"], tag["label"]))
+    labels = dict.fromkeys(_line(tag["label"], _LABEL) for tag in tags)  # two experts may agree
     return {
         "world_knowledge": world_knowledge(sample),
-        "tags": ", ".join(_surest(priors["tags"])[:_TAGS]),
-        "detections": "\n".join(_object(box) for box in objects(priors["boxes"])),
-        "texts": "\n".join(
-            _line(text["text"], _TEXT) for text in clearest(priors["texts"], _TEXTS)
-        ),
+        "tags": ", ".join(list(labels)[:_MOST]),
+        "detections": "\n".join(map(_object, objects(priors["boxes"]))),
+        "texts": "\n".join(_line(t["text"], _TEXT) for t in clearest(priors["texts"], _MOST)),
     }
 
 
@@ -36,21 +38,15 @@ def world_knowledge(sample: Found) -> str:
     page.
 
     OBELICS has no column for titles: one is taken from the first line of the context, if the page
-    is there from its beginning (as far as the count of its blocks tells) and that line is as short
-    as titles are.
+    is there from its beginning and that line is as short as titles are.
     """
-    before = str(sample["context"] or "").partition("<image>")[0]
-    title = _line(before.split("\n", 1)[0], _TITLE + 1)
-    whole = (
-        before.count("\n\n") >= sample["image_index"] > 0
-    )  # each block before the image is followed by a blank line
-    fits = (
-        0 < len(title.split()) <= _TITLE_WORDS
-        and len(title) <= _TITLE
-        and "<another-image>" not in title
-    )
     known = [_line(sample["alt_text"] or "", _KNOWLEDGE)]
-    known += [f"page: {title}"] if whole and fits and title[-1] not in ".,;:。" else []
+    before = str(sample["context"] or "").partition("<image>")[0]
+    title = _line(before.partition("\n")[0], _TEXT + 1)
+    # A blank line follows each block: with fewer than stand before the image, the page begins
+    # earlier, and the first line is any heading.
+    if before.count("\n\n") >= sample["image_index"] > 0 and _TITLE.fullmatch(title):
+        known.append(f"page: {title}")
     return " | ".join(filter(None, known))
 
 
@@ -58,11 +54,12 @@ def objects(boxes: Sequence[Found]) -> list[Found]:
     """At most so many boxes as a prompt holds, by label and place: the best of every label before
     the second best.
     """
-    seen, ranked = Counter[str](), list[tuple[int, int, Found]]()
+    seen, turns = Counter[str](), list[tuple[int, Found]]()
     for box in sorted(boxes, key=lambda box: (-box["score"], _place(box), box["label"])):
-        ranked.append((seen[box["label"]], len(ranked), box))
         seen[box["label"]] += 1
-    kept = [box for *_, box in sorted(ranked, key=lambda entry: entry[:2])[:_OBJECTS]]
+        turns.append((seen[box["label"]], box))
+    turns.sort(key=lambda turn: turn[0])  # stable: the surest of each turn stay in front
+    kept = [box for _, box in turns[:_MOST]]
     return sorted(kept, key=lambda box: (box["label"], _place(box)))
 
 
@@ -73,24 +70,16 @@ def clearest(texts: Sequence[Found], count: int) -> list[Found]:
     kept = sorted(texts, key=lambda text: (-text["score"] * size(text), _place(text)))[:count]
     lines: list[list[Found]] = []
     for text in sorted(kept, key=lambda text: (text["y1"] + text["y2"], text["x1"])):
-        if (
-            lines and text["y1"] + text["y2"] < 2 * lines[-1][0]["y2"]
-        ):  # its middle lies beside the line's first text
-            lines[-1].append(text)
-        else:
-            lines.append([text])
+        # A text is of a line if its middle lies beside the line's first text.
+        if not lines or text["y1"] + text["y2"] >= 2 * lines[-1][0]["y2"]:
+            lines.append([])
+        lines[-1].append(text)
     return [text for line in lines for text in sorted(line, key=lambda text: text["x1"])]
 
 
 def size(text: Found) -> float:
     """The size of a text's letters, 0-1: the short side of its box, as some text runs upwards."""
     return float(min(text["x2"] - text["x1"], text["y2"] - text["y1"]))
-
-
-def _surest(tags: Sequence[Found]) -> list[str]:
-    """Labels, the surest first; one that two experts gave stands once."""
-    ranked = sorted(tags, key=lambda tag: (-tag["score"], tag["label"]))
-    return list(dict.fromkeys(_line(tag["label"], _LABEL) for tag in ranked))
 
 
 def _object(box: Found) -> str:
