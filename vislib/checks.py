@@ -10,7 +10,7 @@ the model: most rules leave them out.
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,45 +53,40 @@ def _pattern(phrases: Sequence[str], before: str = "") -> re.Pattern[str]:
 
 
 _REFUSAL = _pattern(_PHRASES["refusal"]["any"], r"(?:\A|[.!?。！？\n])[\s*_>#(-]{0,5}(?=[^\W_])")
-_LEAKS = _pattern(_PHRASES["leakage"]["any"]), _pattern(_PHRASES["leakage"]["start"], r"\A\W{0,4}")
+_LEAKS = _pattern(_PHRASES["leakage"]["any"])
+_OPENERS = _pattern(_PHRASES["leakage"]["start"], r"\A\W{0,4}")
 _BOXES = _pattern(_PHRASES["coordinates"]["any"])
 
 _TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w){{1,30}}|([^\w\s])\1{{0,29}}")
-_GRAM, _CHARACTERS = (
-    8,
-    24,
-)  # tokens that repeat together; in scripts without spaces, where a token is a character
-_FEWEST, _SHARE, _ROUNDS = (
-    24,
-    0.4,
-    3,
-)  # repeated tokens in all; as a share of the text; times in a row
+_GRAM = 8  # tokens that repeat together
+_CHARACTERS = 24  # the same in scripts without spaces, where a token is a character
+_FEWEST = 24  # repeated tokens: people repeat a line, too
+_SHARE = 0.4  # of the text that repeats
+_ROUNDS = 3  # times that a passage stands in a row
 
 _BREAK = re.compile(r"(?<=[.!?])\s+")
-_ALIKE, _FRAME, _GAP, _FRAMED = (
-    5,
-    3,
-    3,
-    30,
-)  # sentences of one frame; words of a frame, of its gap, of a sentence
+_ALIKE = 5  # sentences of one frame that are a loop
+_FRAME = 3  # words of a frame, at least
+_GAP = 3  # words that differ in it, at most
+_FRAMED = 30  # words of a sentence that is looked at: the pairs of its parts grow with it
 
 _SENTENCE = re.compile(r"[^\W\d_]{2}[.!?][\"”’»)\]]{0,3}\s+(?=\S)")
+# Ends that stop in mid-sentence in any text of a few words, and in one that has sentences.
 _OPEN_END = re.compile(
     r"[,:(\[“„«‘「『（、，：]\Z|(?<![\w'’])(?:the|a|an|and|or|its|their|our|your|my|whose|than)\Z"
 )
 _NO_END = re.compile(
     r"\b(?:is|are|was|were|has|with|of|from|into|in|on|at|by|for|to|that|which|while)\Z"
 )
-_WHOLE_END = re.compile(r"[^\w\s]\Z|(?:://|www\.|@)\S+\Z")
+_WHOLE_END = re.compile(r"[^\w\s]\Z|(?:://|www\.|@)\S+\Z")  # a sign, an address
 _LIST_ITEM = re.compile(r"\s*(?:[-*•–+>|#]|\(?\w{1,3}[.):])\s")
 
-_LEAST, _SURE, _MAYBE, _DOUBT = (
-    60,
-    0.9,
-    0.2,
-    0.02,
-)  # bytes; probabilities of the text's, page's, wanted languages
-_LONGEST, _PART = 6000, 200  # characters whose language is looked at; of a page, at a time
+_LEAST = 60  # bytes of a text whose language can be told
+_SURE = 0.9  # probability of the text's language from which it counts
+_MAYBE = 0.2  # probability from which a page may be in a language
+_DOUBT = 0.02  # probability of the wanted languages that lets a text pass
+_LONGEST = 6000  # characters whose language is looked at
+_PART = 200  # characters of a page that are looked at together
 
 
 class Checks:
@@ -118,32 +113,24 @@ class Checks:
         `fragment` may end anywhere.
         """
         said = _QUOTED.sub("“”", text.replace("’", "'"))
+        wanted = () if self.language == "page" else (self.language,)
+        rules: dict[str, Callable[[], str]] = {
+            "refusal": lambda: _found(_REFUSAL, said),
+            "repetition": lambda: repetition(text) or loop(text),
+            "truncation": lambda: "" if fragment else truncation(text),
+            "leakage": lambda: _found(_LEAKS, said) or _found(_OPENERS, said) or echo(said, prompt),
+            "coordinates": lambda: _found(_BOXES, said),
+            "language": lambda: foreign(said, page, wanted=wanted),
+        }
         for name in self.names:
-            match name:
-                case "refusal":
-                    found = _found(said, _REFUSAL)
-                case "repetition":
-                    found = repetition(text) or loop(text)
-                case "truncation":
-                    found = "" if fragment else truncation(text)
-                case "leakage":
-                    found = _found(said, *_LEAKS) or echo(said, prompt)
-                case "coordinates":
-                    found = _found(said, _BOXES)
-                case _:
-                    found = (
-                        foreign(said, page)
-                        if self.language == "page"
-                        else foreign(said, wanted=(self.language,))
-                    )
-            if found:
+            if found := rules[name]():
                 return name, found
         return "", ""
 
 
-def _found(text: str, *patterns: re.Pattern[str]) -> str:
-    matches = (pattern.search(text) for pattern in patterns)
-    return next((match.group().strip() for match in matches if match), "")
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    return match[0].strip() if match else ""
 
 
 def repetition(text: str) -> str:
@@ -152,28 +139,25 @@ def repetition(text: str) -> str:
 
     A token is a word, a sign, or a character of a script without spaces.
     """
-    tokens = [match.group() for match in _TOKEN.finditer(text.casefold())]
-    size = (
-        _CHARACTERS
-        if 2 * sum("\u0e00" <= token < "\uac00" for token in tokens) > len(tokens)
-        else _GRAM
-    )
+    tokens = [match[0] for match in _TOKEN.finditer(text.casefold())]
+    characters = sum("\u0e00" <= token < "\uac00" for token in tokens)
+    size = _CHARACTERS if 2 * characters > len(tokens) else _GRAM
     last: dict[tuple[str, ...], int] = {}
-    again = until = since = distance = (
-        0  # tokens that repeat; where they end; how long at one distance, and which
-    )
-    for at, gram in enumerate(zip(*(tokens[n:] for n in range(size)), strict=False)):
-        if (before := last.get(gram)) is not None:
-            again += at + size - max(at, until)
-            until = at + size
-            since = since + 1 if at - before == distance else 1
-            distance = at - before
-            looped = since + size - 1 + distance  # tokens of the passage in all its rounds
-            if again >= _FEWEST and (
-                again > _SHARE * len(tokens) or looped >= max(_FEWEST, _ROUNDS * distance)
-            ):
-                return " ".join(tokens[before : before + 20])
+    again = until = 0  # tokens that repeat, and where they end
+    since = distance = 0  # how long at one distance, and which
+    for at, gram in enumerate(_grams(tokens, size)):
+        before = last.get(gram)
         last[gram] = at
+        if before is None:
+            continue
+        again += at + size - max(at, until)
+        until = at + size
+        since = since + 1 if at - before == distance else 1
+        distance = at - before
+        looped = since + size - 1 + distance  # tokens of the passage in all its rounds
+        much = again > _SHARE * len(tokens) or looped >= max(_FEWEST, _ROUNDS * distance)
+        if again >= _FEWEST and much:
+            return " ".join(tokens[before : before + 20])
     return ""
 
 
@@ -187,19 +171,25 @@ def loop(text: str) -> str:
     sentences = [re.findall(r"\w+", sentence) for sentence in _BREAK.split(text.casefold())]
     alike: dict[tuple[tuple[str, ...], ...], set[int]] = defaultdict(set)
     for number, words in enumerate(sentences):
-        for gap in range(1, _GAP + 1) if len(words) <= _FRAMED else ():
-            if len(words) - gap >= max(_FRAME, 1.5 * gap):
-                for at in range(len(words) - gap + 1):
-                    if not any(word.isdigit() for word in words[at : at + gap]):
-                        alike[tuple(words[:at]), tuple(words[at + gap :])].add(number)
+        if len(words) <= _FRAMED:
+            for frame in _frames(words):
+                alike[frame].add(number)
     total = sum(map(len, sentences))
     for numbers in alike.values():
-        if (
-            len(numbers) >= _ALIKE
-            and sum(len(sentences[number]) for number in numbers) > _SHARE * total
-        ):
+        framed = sum(len(sentences[number]) for number in numbers)
+        if len(numbers) >= _ALIKE and framed > _SHARE * total:
             return " ".join(sentences[min(numbers)])
     return ""
+
+
+def _frames(words: Sequence[str]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """What stands before and after each gap of a sentence."""
+    for gap in range(1, _GAP + 1):
+        if len(words) - gap < max(_FRAME, 1.5 * gap):
+            return
+        for at in range(len(words) - gap + 1):
+            if not any(map(str.isdigit, words[at : at + gap])):
+                yield tuple(words[:at]), tuple(words[at + gap :])
 
 
 def truncation(text: str) -> str:
@@ -223,24 +213,23 @@ def echo(text: str, prompt: str) -> str:
     nothing.
     """
     lines, grams = _fixed(prompt)
-    if found := next((line for line in text.split("\n") if line.strip() in lines), ""):
-        return found.strip()
+    for line in text.split("\n"):
+        if line.strip() in lines:
+            return line.strip()
     words = re.findall(r"\w+", text.casefold())
     return " ".join(next((gram for gram in _grams(words) if gram in grams), ()))
 
 
 @cache
 def _fixed(prompt: str) -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
-    lines = frozenset(
-        line.strip() for line in prompt.split("\n") if len(line.split()) > 2 and line[0] not in '<"'
-    )
-    return lines, frozenset(
-        _grams(re.findall(r"\w+", re.sub(r"\{\{\w+\}\}", "", prompt).casefold()))
-    )
+    """Lines of a prompt that are neither its fields nor marks of the format, and its grams."""
+    lines = (line for line in prompt.split("\n") if len(line.split()) > 2 and line[0] not in '<"')
+    words = re.findall(r"\w+", re.sub(r"\{\{\w+\}\}", "", prompt).casefold())
+    return frozenset(map(str.strip, lines)), frozenset(_grams(words))
 
 
-def _grams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[n:] for n in range(_GRAM)), strict=False)
+def _grams(words: Sequence[str], size: int = _GRAM) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[n:] for n in range(size)), strict=False)
 
 
 def foreign(text: str, page: str = "", *, wanted: Collection[str] = ()) -> str:
@@ -254,17 +243,16 @@ def foreign(text: str, page: str = "", *, wanted: Collection[str] = ()) -> str:
     if len(text.encode()) < _LEAST or max(_languages(text).values()) < _SURE:
         return ""
     wanted = wanted or _of_page(page)
-    for piece in (text, text[: len(text) // 2], text[len(text) // 2 :], _letters(text, latin=True)):
-        if (
-            len(piece.encode()) >= _LEAST // 2
-            and sum(_languages(piece).get(code, 0.0) for code in wanted) > _DOUBT
-        ):
+    half = len(text) // 2
+    for piece in (text, text[:half], text[half:], _letters(text, latin=True)):
+        hope = sum(_languages(piece).get(code, 0.0) for code in wanted)
+        if len(piece.encode()) >= _LEAST // 2 and hope > _DOUBT:
             return ""
-    return max(_languages(text), key=lambda code: _languages(text)[code])
+    return max(_languages(text).items(), key=lambda item: item[1])[0]
 
 
 def _letters(text: str, *, latin: bool) -> str:
-    return " ".join("".join(c if (c < "\u0250") == latin else " " for c in text).split())
+    return " ".join(re.sub("[^\0-\u024f]" if latin else "[\0-\u024f]", " ", text).split())
 
 
 @lru_cache(maxsize=64)
