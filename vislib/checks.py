@@ -33,10 +33,10 @@ RULES = {
     "language": "it is neither in the language asked for nor, for `page`, in English",
 }
 
-_PAIRS = {'"': '"', "“": "”", "„": "“”", "«": "»", "「": "」", "『": "』", "`": "`"}
-_QUOTED = re.compile(
-    "|".join(f"{a}[^{a}{b}\n]{{0,2000}}[{b}]" for a, b in _PAIRS.items())
-    + r"|(?<!\w)['‘](?:[^'‘’\n]|(?<=\w)['’](?=\w)){1,500}['’](?!\w)"
+_QUOTED = re.compile(  # straight, curly, German, French, Japanese; code; single ones around words
+    '"[^"\n]{0,2000}"|“[^“”\n]{0,2000}”|„[^„“\n]{0,2000}“|«[^«»\n]{0,2000}»'
+    "|「[^「」\n]{0,2000}」|『[^『』\n]{0,2000}』|`[^`\n]{0,2000}`"
+    r"|(?<!\w)['‘](?:[^'‘’\n]|(?<=\w)['’](?=\w)){1,500}['’](?!\w)"
 )
 _FILE = Path(__file__).with_suffix(".toml")
 _PHRASES: dict[str, dict[str, Any]] = tomllib.loads(_FILE.read_text(encoding="utf-8"))

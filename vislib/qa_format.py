@@ -9,13 +9,13 @@ is lost: a block that begins as a round is one or has one of `REASONS`; the rest
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vislib.engines.thoughts import without_thoughts
 from vislib.prompts import IDENTIFIER
-from vislib.qa_json import json_rounds
+from vislib.qa_json import JsonRound, json_rounds
 from vislib.qa_options import has_words, lettered, read_letter, read_options, unescaped
 
 MAX_ROUNDS = 5
@@ -52,8 +52,10 @@ _TAIL = (
     r"|\[/?INST\])"
 )
 _FENCE = r"^[ \t]{0,8}```[a-z]{0,12}[ \t]{0,8}$"
-_ENDS = re.compile(_TAIL, re.IGNORECASE | re.MULTILINE)
-_ENDS_IN_FENCE = re.compile(f"{_TAIL}|{_FENCE}", re.IGNORECASE | re.MULTILINE)
+# A closing tag ends its part where it ends a line, or where the next identifier follows.
+_CLOSING = (
+    r"[*_]{{0,3}}\\?[<＜][ \t]{{0,2}}/[ \t]{{0,2}}(?:{})s?[^\n<>＞]{{0,6}}[>＞][ \t*_]{{0,9}}$"
+)
 # Line breaks that are written as two characters, before an identifier and anywhere.
 _BREAK = re.compile(rf"(?:\\r)?\\n(?=(?:\\n|\s){{0,9}}{IDENTIFIER.pattern})", re.IGNORECASE)
 _ANY_BREAK = re.compile(r"(?:\\r)?\\n")
@@ -143,49 +145,57 @@ def parse_free_form(text: str) -> Parsed:
     """Read free-form rounds; a closing remark of the model to its user is no part of the last
     answer.
     """
-    blocks, outside = _blocks(text, _FREE_FORM)
-    last = blocks[-1].round
-    before, _, remark = last.answer.rpartition("\n\n")
-    if before and _REMARK.match(remark.strip(_DECORATION)):
-        blocks[-1] = replace(blocks[-1], round=replace(last, answer=_clean(before)))
-    return _first_rounds(blocks, outside)
+    return _parsed(text, _FREE_FORM)
 
 
 def parse_multiple_choice(text: str) -> Parsed:
     """Read multiple-choice rounds; `answer` becomes one letter of A to D."""
-    return _first_rounds(*_blocks(text, _MULTIPLE_CHOICE))
+    return _parsed(text, _MULTIPLE_CHOICE)
 
 
-def _first_rounds(blocks: list[Block], outside: str) -> Parsed:
-    """Keep the first `MAX_ROUNDS` good rounds; later ones are dropped for it."""
+def _parsed(text: str, expected: tuple[str, ...]) -> Parsed:
+    # A server may send half of a surrogate pair, which no table could hold.
+    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
+    text, outside = without_thoughts(text)
+    if _BREAK.search(text):  # a text that was escaped: as a whole if no line is left
+        text = (_BREAK if "\n" in text.strip() else _ANY_BREAK).sub("\n", text)
+    label, in_json = IDENTIFIER.search(text), list(json_rounds(text))
+    if in_json and not (label and label.start() < in_json[0].start):
+        pieces = list(_json_pieces(text, in_json, expected))
+    else:
+        pieces = list(_text_pieces(text, expected))
+    outside += "".join(piece for piece in pieces if isinstance(piece, str))
+    blocks = [piece for piece in pieces if isinstance(piece, Block)]
+    if not blocks:
+        return Parsed((Block(Round(""), "no_rounds", outside),), "")
+    if expected == _FREE_FORM:
+        blocks[-1] = _without_remark(blocks[-1])
     good = [number for number, block in enumerate(blocks) if not block.reason]
     for number in good[MAX_ROUNDS:]:
         blocks[number] = replace(blocks[number], reason="beyond_five_rounds")
     return Parsed(tuple(blocks), outside)
 
 
-def _blocks(text: str, expected: tuple[str, ...]) -> tuple[list[Block], str]:
-    """One block per <Human> or JSON round, at least one, and the text outside them."""
-    # A server may send half of a surrogate pair, which no table could hold.
-    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
-    text, thoughts = without_thoughts(text)
-    if _BREAK.search(text):  # a text that was escaped: as a whole if no line is left
-        text = (_BREAK if "\n" in text.strip() else _ANY_BREAK).sub("\n", text)
-    label, rounds = IDENTIFIER.search(text), list(json_rounds(text))
-    if not rounds or (label and label.start() < rounds[0].start):
-        blocks, outside = _text_blocks(text, expected)
-        if not blocks:
-            return [Block(Round(""), "no_rounds", thoughts + outside)], ""
-        return blocks, thoughts + outside
-    blocks, last = [], 0
+def _without_remark(block: Block) -> Block:
+    answer, _, remark = block.round.answer.rpartition("\n\n")
+    if not answer or not _REMARK.match(remark.strip(_DECORATION)):
+        return block
+    return replace(block, round=replace(block.round, answer=_clean(answer)))
+
+
+def _json_pieces(
+    text: str, rounds: Iterable[JsonRound], expected: Sequence[str]
+) -> Iterator[Block | str]:
+    """A block per JSON round, and the text between them."""
+    last = 0
     for found in rounds:
-        thoughts += text[last : found.start]
+        yield text[last : found.start]
         last = found.end
         options, fault = found.options() if "option" in expected else ((), "")
         entry = Round(found.words("question"), options, found.words("answer"))
         fault = fault if found.fields else "broken_json"
-        blocks.append(_checked(entry, fault, text[found.start : last]))
-    return blocks, thoughts + text[last:]
+        yield _checked(entry, fault, text[found.start : last])
+    yield text[last:]
 
 
 def _checked(found: Round, fault: str, text: str) -> Block:
@@ -204,36 +214,39 @@ def _checked(found: Round, fault: str, text: str) -> Block:
     return Block(found, fault, text)
 
 
-def _text_blocks(text: str, expected: tuple[str, ...]) -> tuple[list[Block], str]:
-    """Cut at the identifiers, before the model's end of turn; those before the first <Human> make
-    a block of their own.
+def _text_pieces(text: str, expected: tuple[str, ...]) -> Iterator[Block | str]:
+    """A block per <Human>, and the text outside them.
+
+    Identifiers before the first <Human> make a block of their own.
     """
     stop = _STOP.search(text)
-    end = stop.start() if stop else len(text)
+    end = stop.start() if stop else len(text)  # the model's end of turn
     marks = _identifiers(text, end, expected)
-    if not marks:
-        return [], text
-    outside = [text[: marks[0].start()]]
-    fenced = re.fullmatch(_FENCE, outside[0].rstrip().rpartition("\n")[2])
-    groups: list[list[tuple[str, str, str]]] = []  # name, words after it, text as it stands
-    for mark, limit in zip(marks, [*(m.start() for m in marks[1:]), end], strict=True):
-        if mark["close"]:
-            outside.append(text[mark.start() : limit])
-            continue
-        ends = (_ENDS_IN_FENCE if fenced else _ENDS).search(text, mark.end(), limit)
-        cut = ends.start() if ends else limit
+    limits = [*(mark.start() for mark in marks), end]
+    before = text[: limits[0]]
+    ends = [_TAIL, _CLOSING.format("|".join(expected))]
+    if re.fullmatch(_FENCE, before.rstrip().rpartition("\n")[2]):
+        ends.append(_FENCE)  # what a fence opened it shuts; elsewhere an answer may hold code
+    ending = re.compile("|".join(ends), re.IGNORECASE | re.MULTILINE)
+    group: list[tuple[str, str, str]] = []  # name, words after it, text as it stands
+    yield before
+    for mark, limit in zip(marks, limits[1:], strict=True):
+        found = ending.search(text, mark.end(), limit)
+        cut = found.start() if found else limit
+        if group and _name(mark) == "human":
+            yield _read(group, expected)
+            group = []
         followed = cut == limit < end
         body = _clean(text[mark.end() : cut], bold=bool(mark["bold"]), followed=followed)
-        if _name(mark) == "human" or not groups:
-            groups.append([])
-        groups[-1].append((_name(mark), body, text[mark.start() : cut]))
-        outside.append(text[cut:limit])
-    return [_read(group, expected) for group in groups], "".join(outside) + text[end:]
+        group.append((_name(mark), body, text[mark.start() : cut]))
+        yield text[cut:limit]
+    if group:
+        yield _read(group, expected)
+    yield text[end:]
 
 
 def _name(mark: re.Match[str]) -> str:
-    """`human`, `option` or `assistant`; `/human` and so on for a closing tag."""
-    return (mark["close"] + mark["name"]).lower()
+    return mark["name"].lower()
 
 
 def _identifiers(text: str, end: int, expected: Sequence[str]) -> list[re.Match[str]]:
@@ -242,15 +255,12 @@ def _identifiers(text: str, end: int, expected: Sequence[str]) -> list[re.Match[
     Those that begin a line are. One within a line is if the round lacks it at the beginning of a
     line: some models write no line breaks.
     """
-    found = list(IDENTIFIER.finditer(text, 0, end))
     rounds: list[list[tuple[re.Match[str], bool]]] = [[]]
-    for mark, after in zip(found, [*found[1:], None], strict=False):
-        if mark["close"]:  # firm at the end of its line, or before the next identifier
-            rest = text[mark.end() : after.start() if after else end].partition("\n")[0]
-            firm = mark["name"].lower() in expected and not rest.strip(" \t*_")
-        else:
-            line = text[max(0, mark.start() - 40) : mark.start()].rpartition("\n")[2]
-            firm = _BEFORE.fullmatch(line) is not None
+    for mark in IDENTIFIER.finditer(text, 0, end):
+        if mark["close"]:
+            continue
+        line = text[max(0, mark.start() - 40) : mark.start()].rpartition("\n")[2]
+        firm = _BEFORE.fullmatch(line) is not None
         if firm and _name(mark) == "human":
             rounds.append([])
         rounds[-1].append((mark, firm))
@@ -268,7 +278,7 @@ def _clean(body: str, *, bold: bool = False, followed: bool = False) -> str:
     """
     lines = body.split("\n")
     if followed and len(lines) > 1 and _NUMBERING.fullmatch(lines[-1].strip(_DECORATION)):
-        lines.pop()
+        lines.pop()  # one number at most: more are the answer's own
     while len(lines) > 1 and _HEADING.fullmatch(lines[-1].strip(_DECORATION)):
         lines.pop()
     text = "\n".join(lines).lstrip(_COLONS + (" \t*_" if bold else " \t")).strip()
@@ -279,12 +289,11 @@ def _clean(body: str, *, bold: bool = False, followed: bool = False) -> str:
 
 
 def _read(group: Sequence[tuple[str, str, str]], expected: tuple[str, ...]) -> Block:
-    parts = {name: body for name, body, _ in group}
+    names, bodies, texts = zip(*group, strict=True)
+    parts = dict(zip(names, bodies, strict=True))
     options, fault = read_options(parts.get("option", "")) if "option" in expected else ((), "")
-    names = tuple(name for name, _, _ in group)
     if names != expected:
-        known = set(names) <= set(expected)
-        fault = _INCOMPLETE.get(names, "") if known else ""
-        fault = fault or "identifiers_unpaired"
+        known = names if set(names) <= set(expected) else ()
+        fault = _INCOMPLETE.get(known, "identifiers_unpaired")
     found = Round(parts.get("human", ""), options, parts.get("assistant", ""))
-    return _checked(found, fault, "".join(text for _, _, text in group))
+    return _checked(found, fault, "".join(texts))

@@ -13,29 +13,26 @@ from typing import Any, NamedTuple
 from vislib.qa_options import LETTERS, Options, read_listed, read_options
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _object(**properties: Any) -> dict[str, Any]:
     # What strict modes take: every property required, no others, no bounds on lengths. Four
     # options are four properties, since strict modes differ on `minItems`.
     return {
         "type": "object",
-        "properties": dict(properties),
+        "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
     }
 
 
 _STRING = {"type": "string"}
+_OPTIONS = _object(**dict.fromkeys(LETTERS, _STRING))
+_LETTER = {"type": "string", "enum": list(LETTERS)}
 _ROUNDS = {
-    "free_form": {"question": _STRING, "answer": _STRING},
-    "multiple_choice": {
-        "question": _STRING,
-        "options": _object(dict.fromkeys(LETTERS, _STRING)),
-        "answer": {"type": "string", "enum": list(LETTERS)},
-    },
+    "free_form": _object(question=_STRING, answer=_STRING),
+    "multiple_choice": _object(question=_STRING, options=_OPTIONS, answer=_LETTER),
 }
-SCHEMAS: dict[str, dict[str, Any]] = {
-    name: _object({"rounds": {"type": "array", "items": _object(properties)}})
-    for name, properties in _ROUNDS.items()
+SCHEMAS = {
+    name: _object(rounds={"type": "array", "items": items}) for name, items in _ROUNDS.items()
 }
 _MOST, _LONGEST = 100, 20_000  # objects looked at in a text; characters of one
 _QUESTION = re.compile(r"[\"'“]question[\"'”]\s{0,4}:", re.IGNORECASE)

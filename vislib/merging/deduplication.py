@@ -8,6 +8,7 @@ type stands above the minimum.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,17 +34,17 @@ def unique(
     pair with the smallest ids comes first; among equal means the larger id is dropped.
     """
     order = sorted(range(len(questions)), key=lambda i: questions[i]["question_id"])
-    rows, sorted_vectors = [questions[i] for i in order], vectors[order].astype(np.float64)
+    rows, ranked = [questions[i] for i in order], vectors[order].astype(np.float64)
     # Four decimals are far above the noise of floating point: equal texts are at 1, ties are ties.
-    similarity = np.round(sorted_vectors @ sorted_vectors.T, 4)
-    pairs = np.where(np.tri(len(rows), dtype=bool), -np.inf, similarity)
+    similarity = np.round(ranked @ ranked.T, 4)
     np.fill_diagonal(similarity, 0)
-    standing = np.ones(len(rows), bool)
+    pairs = [pair for pair in combinations(range(len(rows)), 2) if similarity[pair] >= threshold]
     left = Counter(row["question_type"] for row in rows)
+    standing = np.ones(len(rows), bool)
     dropped, stuck = [], 0
-    while pairs.max(initial=-np.inf) >= threshold:
-        pair = np.unravel_index(pairs.argmax(), pairs.shape)
-        pairs[pair] = -np.inf
+    for pair in sorted(pairs, key=lambda pair: -similarity[pair]):
+        if not standing[list(pair)].all():
+            continue
         free = [i for i in pair if left[rows[i]["question_type"]] > minimum]
         if not free:
             stuck += 1
@@ -51,8 +52,7 @@ def unique(
         means = np.round(similarity[:, standing].sum(axis=1) / (standing.sum() - 1), 4)
         loser = max(free, key=lambda i: (means[i], i))
         winner = sum(pair) - loser
-        dropped.append((rows[loser], rows[winner], float(similarity[loser, winner])))
+        dropped.append((rows[loser], rows[winner], float(similarity[pair])))
         left[rows[loser]["question_type"]] -= 1
         standing[loser] = False
-        pairs[loser, :] = pairs[:, loser] = -np.inf
     return Unique([questions[i] for i in sorted(np.array(order)[standing])], dropped, stuck)
