@@ -8,7 +8,6 @@ set per expert.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +30,13 @@ def clipped(box: Box) -> Box | None:
 
 def iou(box: Box, others: Sequence[Box]) -> NDArray[np.float64]:
     """Intersection over union of one box with each of others, all with an area."""
-    x1, y1, x2, y2 = (
-        np.array([(o.x1, o.y1, o.x2, o.y2) for o in others], dtype=float).reshape(-1, 4).T
-    )
+    corners = np.array([(o.x1, o.y1, o.x2, o.y2) for o in others], dtype=float)
+    x1, y1, x2, y2 = corners.reshape(-1, 4).T
     width = np.clip(np.minimum(box.x2, x2) - np.maximum(box.x1, x1), 0, None)
     height = np.clip(np.minimum(box.y2, y2) - np.maximum(box.y1, y1), 0, None)
     common = width * height
-    shared: NDArray[np.float64] = common / (
-        (box.x2 - box.x1) * (box.y2 - box.y1) + (x2 - x1) * (y2 - y1) - common
-    )
+    own = (box.x2 - box.x1) * (box.y2 - box.y1)
+    shared: NDArray[np.float64] = common / (own + (x2 - x1) * (y2 - y1) - common)
     return shared
 
 
@@ -51,9 +48,8 @@ def merge(found: Mapping[str, Sequence[Box]], *, overlap: float) -> list[Found]:
     order of experts and of their boxes changes nothing.
     """
     waiting: dict[str, list[Found]] = {}
-    for one in sorted(
-        ((expert, box) for expert, boxes in found.items() for box in boxes), key=_rank
-    ):
+    everyone = [(expert, box) for expert, boxes in found.items() for box in boxes]
+    for one in sorted(everyone, key=_rank):
         waiting.setdefault(_name(one), []).append(one)
     kept: list[Found] = []
     for alike in waiting.values():
@@ -75,15 +71,20 @@ def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> l
     ranked = sorted(found, key=_rank)
     if not max_boxes or len(ranked) <= max_boxes:
         return ranked
-    classes: list[list[tuple[int, Found]]] = [[] for _ in range(len(LIMITS) + 1)]
-    seen: Counter[tuple[int, str]] = Counter()
+    # A box's turn among those of its class and label orders its class; its place there orders all.
+    turns: Counter[tuple[int, str]] = Counter()
+    turned: list[tuple[int, int, Found]] = []
     for one in ranked:
-        kind, label = _size_class(one[1], size), _name(one)
-        classes[kind].append((seen[kind, label], one))
-        seen[kind, label] += 1
-    turns = zip_longest(*(sorted(entries, key=lambda entry: entry[0]) for entries in classes))
-    chosen = [entry[1] for turn in turns for entry in turn if entry]
-    return sorted(chosen[:max_boxes], key=_rank)
+        kind = _size_class(one[1], size), _name(one)
+        turned.append((turns[kind], kind[0], one))
+        turns[kind] += 1
+    places: Counter[int] = Counter()
+    placed: list[tuple[int, int, Found]] = []
+    for _, size_class, one in sorted(turned, key=lambda entry: entry[0]):
+        placed.append((places[size_class], size_class, one))
+        places[size_class] += 1
+    chosen = sorted(placed, key=lambda entry: entry[:2])[:max_boxes]
+    return sorted((one for *_, one in chosen), key=_rank)
 
 
 def _size_class(box: Box, size: tuple[int, int]) -> int:

@@ -28,13 +28,11 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
     shown += [(text, str(number), _TEXT) for number, text in enumerate(prior["texts"], 1)]
     for entry, label, colour in shown:
         x1, y1 = entry["x1"] * image.width, entry["y1"] * image.height
-        draw.rectangle(
-            (x1, y1, entry["x2"] * image.width, entry["y2"] * image.height), outline=colour, width=2
-        )
+        x2, y2 = entry["x2"] * image.width, entry["y2"] * image.height
+        draw.rectangle((x1, y1, x2, y2), outline=colour, width=2)
         width, height = draw.textlength(label, font) + 4, 15
-        x, y = (
-            (x1, y1 - height) if y1 >= height else (x1 - width, y1)
-        )  # above, or before, not on what it names
+        # Above, or before: not on what it names.
+        x, y = (x1, y1 - height) if y1 >= height else (x1 - width, y1)
         x = max(0, min(x, image.width - width))
         draw.rectangle((x, y, x + width, y + height), fill=colour)
         draw.text((x + 2, y), label, "white", font)

@@ -59,9 +59,8 @@ class Panel:
             if expert.name == "tagger":
                 tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
         for place, (image_id, image) in enumerate(seen):
-            prior = self._prior(
-                {name: findings[place] for name, findings in found.items()}, image.size
-            )
+            of_image = {name: findings[place] for name, findings in found.items()}
+            prior = self._prior(of_image, image.size)
             self.output.write("priors", {"image_id": image_id} | prior)
             self.output.keep("image")
 
@@ -76,9 +75,8 @@ class Panel:
             except ImageError as error:
                 self.output.drop("image", row["image_id"], error.reason, error.detail)
             except OSError as error:
-                self.output.drop(
-                    "image", row["image_id"], "unreadable", f"{error.strerror}: {row['path']}"
-                )
+                detail = f"{error.strerror}: {row['path']}"
+                self.output.drop("image", row["image_id"], "unreadable", detail)
             else:
                 yield row["image_id"], image
 
@@ -89,21 +87,14 @@ class Panel:
             found = expert([image for _, image in seen], tags)
         except Exception as error:  # models meet odd pictures with any exception there is
             if len(seen) > 1:
-                return [
-                    self._ask(expert, [one], [words])[0]
-                    for one, words in zip(seen, tags, strict=True)
-                ]
-            reason = (str(error).strip().splitlines() or [""])[
-                -1
-            ]  # of a traceback in the message, what it ends with
-            self.faults[expert.name] = f"{type(error).__name__}: {reason[:300]}"
+                pairs = zip(seen, tags, strict=True)
+                return [self._ask(expert, [one], [words])[0] for one, words in pairs]
+            # Of a traceback in the message, what it ends with.
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            fault = f"{type(error).__name__}: {reason[:300]}"
+            self.faults[expert.name] = fault
             self.output.take(expert.name)
-            self.output.drop(
-                expert.name,
-                f"{seen[0][0]}/{expert.name}",
-                "expert_failed",
-                self.faults[expert.name],
-            )
+            self.output.drop(expert.name, f"{seen[0][0]}/{expert.name}", "expert_failed", fault)
             return [Findings()]
         self.output.take(expert.name, len(seen))
         self.output.keep(expert.name, len(seen))
@@ -112,26 +103,18 @@ class Panel:
     def _prior(
         self, found: Mapping[str, Findings], size: tuple[int, int]
     ) -> dict[str, list[dict[str, Any]]]:
-        given = [(name, box) for name, findings in found.items() for box in findings.boxes]
-        whole = {
-            name: [c for box in findings.boxes if (c := clipped(box))]
-            for name, findings in found.items()
-        }
-        boxes = balanced(merge(whole, overlap=self._overlap), self._max_boxes, size)
-        prior = {
-            "tags": [
-                {**vars(tag), "expert": name} for name, one in found.items() for tag in one.tags
-            ],
-            "boxes": [{**vars(box), "expert": name} for name, box in boxes],
-            "texts": [
-                {**vars(text), "expert": name} for name, one in found.items() for text in one.texts
-            ],
-        }
+        whole = {name: list(filter(None, map(clipped, f.boxes))) for name, f in found.items()}
+        prior: dict[str, list[dict[str, Any]]] = {"tags": [], "boxes": [], "texts": []}
+        for name, box in balanced(merge(whole, overlap=self._overlap), self._max_boxes, size):
+            prior["boxes"].append({**vars(box), "expert": name})
+        for name, findings in found.items():
+            prior["tags"] += [{**vars(tag), "expert": name} for tag in findings.tags]
+            prior["texts"] += [{**vars(text), "expert": name} for text in findings.texts]
+            self.output.note("boxes_given", len(findings.boxes))
+            self.output.note("boxes_without_area", len(findings.boxes) - len(whole[name]))
+            for note in findings.notes:
+                self.output.note(note)
         for kind, entries in prior.items():
             self.output.note(kind, len(entries))
-        for note in (note for findings in found.values() for note in findings.notes):
-            self.output.note(note)
         self.output.note("images_with_text", bool(prior["texts"]))
-        self.output.note("boxes_without_area", len(given) - sum(map(len, whole.values())))
-        self.output.note("boxes_given", len(given))
         return prior

@@ -19,12 +19,8 @@ from vislib.runs.errors import InputError
 TAGS = Path(__file__).with_name("tags.txt")
 PROMPT = "a photo of {}"
 _BATCH = 64  # prompts embedded at a time
-_ZERO_SHOT = (
-    "clip",
-    "metaclip_2",
-    "siglip",
-    "siglip2",
-)  # model types whose image and text vectors share a space
+# Model types whose image and text vectors share a space.
+_ZERO_SHOT = ("clip", "metaclip_2", "siglip", "siglip2")
 
 
 class ModelTagger:
@@ -92,11 +88,8 @@ class _ZeroShot:
     def __init__(self, vision: VisionModel, tags: Sequence[str]) -> None:
         import torch
 
-        self.vision, self.labels, self.bias = (
-            vision,
-            tags,
-            getattr(vision.model, "logit_bias", None),
-        )
+        self.vision, self.labels = vision, tags
+        self.bias = getattr(vision.model, "logit_bias", None)  # SigLIP's alone
         prompts = [PROMPT.format(tag).lower() for tag in tags]
         parts = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
         with torch.inference_mode():
@@ -148,27 +141,23 @@ def read_tags(file: Path) -> list[str]:
         raise InputError(
             f"tag_list: {file} cannot be read ({error.strerror}); give a list, one tag a line"
         ) from error
-    tags: dict[str, tuple[str, int]] = {}
+    tags: dict[str, str] = {}
+    first: dict[str, int] = {}  # the line of each
     for number, line in enumerate(lines, 1):
+        place = f"tag_list: {file}, line {number}"
         try:
             tag = " ".join(line.decode("utf-8-sig").split())
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"tag_list: {file}, line {number}: not UTF-8 ({error.reason}); save it so"
-            ) from error
-        if (
-            tag
-            and not tag.startswith("#")
-            and tags.setdefault(tag.casefold(), (tag, number))[1] != number
-        ):
-            earlier = tags[tag.casefold()][1]
-            raise InputError(
-                f"tag_list: {file}, line {number}: {tag!r} repeats line {earlier}; take one of them"
-                " away"
-            )
+            raise InputError(f"{place}: not UTF-8 ({error.reason}); save it so") from error
+        if not tag or tag.startswith("#"):
+            continue
+        key = tag.casefold()
+        if key in tags:
+            raise InputError(f"{place}: {tag!r} repeats line {first[key]}; take one of them away")
+        tags[key], first[key] = tag, number
     if not tags:
         raise InputError(f"tag_list: {file} holds no tag; write one a line")
-    return [tag for tag, _ in tags.values()]
+    return list(tags.values())
 
 
 def check_share(parameter: str, value: float) -> None:
