@@ -23,10 +23,13 @@ from vislib.runs.errors import InputError
 from vislib.runs.redaction import SECRET_NAME, redact
 from vislib.runs.yaml_files import read_value
 
+# Papermill reads a cell line by line and drops a name whose line holds a further = or #: its -p and
+# -f would then leave that parameter as it stands. Such lines are refused here.
 _LINE = re.compile(
     r"^(?P<name>\w+): (?P<type>int|float|str|bool|list|dict) = (?P<value>[^=#]*?)\s*(?:#"
     r" (?P<help>[^=#]*))?$"
 )
+# from the end on, one at a time: a help text may hold brackets of its own before them
 _BRACKET = re.compile(r"\s*\[([^\[\]]+)\]$")
 _TYPES: dict[str, type] = {
     "int": int,
@@ -36,7 +39,8 @@ _TYPES: dict[str, type] = {
     "list": list,
     "dict": dict,
 }
-# Parameters that notebooks once took: a set that still names one is told what to write now.
+# Parameters that notebooks once took: a set that still names one is told what to write now. A name
+# that a notebook takes (again) is never looked up here.
 GONE = {
     "packing": "a row of a batch is one sample, as with `packing: false`; delete it",
     "image_size": "images have the processor's own size, as with `image_size: 0`; delete it",
@@ -62,6 +66,7 @@ class Parameter:
         """Raise InputError, naming `place`, unless `value` has this parameter's type and lies
         within its bounds.
         """
+        # an int does for a float, as 1 is written for 1.0; True is an int to Python, and none here
         expected = _TYPES[self.type]
         fits = isinstance(value, expected) or (expected is float and isinstance(value, int))
         if not fits or (isinstance(value, bool) and expected is not bool):
@@ -71,6 +76,7 @@ class Parameter:
         # so written that nan, which compares with nothing, is refused too
         if isinstance(value, int | float) and not (self.low <= value <= self.high):
             raise InputError(f"{place}: {self.name} is {value!r}; {self._allowed()}")
+        # choices and paths of a list are those of its entries
         items = value if isinstance(value, list) else [value]
         if self.choices and any(item not in self.choices for item in items):
             raise InputError(f"{place}: {self.name} is {value!r}; {self._allowed()}")
@@ -99,6 +105,7 @@ class Parameter:
 
     def from_environment(self, value: Any) -> Any:
         """What an empty `value` stands for: that of the [env NAME] variable, if it is set."""
+        # where a server is belongs to a machine, not to a set; what a file says still wins
         names = [flag.removeprefix("env ") for flag in self.flags if flag.startswith("env ")]
         return os.environ.get(names[0], value) if names else value
 
@@ -138,6 +145,7 @@ def read_schema(notebook: Path) -> Schema:
         if line.strip():
             parameter = _read_line(line, f"{notebook.name}, parameters cell, line {number}")
             schema[parameter.name] = parameter
+    # the runner says by these where the stage works
     for name in ("run_dir", "variant"):
         if name not in schema:
             raise InputError(f"{notebook}: its parameters cell lacks `{name}`")
@@ -160,6 +168,7 @@ def _read_line(line: str, place: str) -> Parameter:
             low, high = (float(bound) for bound in inside.split(".."))
         else:
             choices = tuple(inside.split("|"))
+    # a literal can be read without running the notebook, and papermill can write it back
     try:
         default = ast.literal_eval(match["value"])
     except (ValueError, SyntaxError) as error:
@@ -174,6 +183,7 @@ def _read_line(line: str, place: str) -> Parameter:
         choices=choices,
         flags=frozenset(flags),
     )
+    # a default outside its own bounds is a fault of the notebook, found before any set meets it
     check_name(parameter.name, default, place)
     parameter.check(default, place)
     return parameter
@@ -181,6 +191,7 @@ def _read_line(line: str, place: str) -> Parameter:
 
 def check_name(name: str, value: Any, place: str) -> None:
     """Refuse a text parameter whose name says that it holds a secret."""
+    # parameters are kept in params.yaml, run.json and the executed notebook
     if isinstance(value, str) and SECRET_NAME.search(name):
         raise InputError(f"{place}: {name} would hold a secret; set it in the environment instead")
 
@@ -210,6 +221,7 @@ def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, A
     for name, parameter in schema.items():
         value = given.get(name, parameter.default)
         value = value or parameter.from_environment(value)
+        # a secret may be pasted under any name, or come within an address from the environment
         if (shown := redact(str(value))) != str(value):
             raise InputError(
                 f"{place}: {name} holds a secret of the environment ({shown[:200]}); leave it out"

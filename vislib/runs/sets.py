@@ -27,6 +27,7 @@ STAND_INS = {
     "tagger": ("measured",),
     "embedding_model": ("colour-gradient",),
 }
+# A model behind an engine has a name of its own, and a place; the other two are models by name.
 _ALSO = {"engine": "`engine: openai` with model and base_url"}
 _OF_THE_NAME = ("run_dir", "variant")  # said by the names of folder, file and row
 _VARIANT = re.compile(r"[\w.-]+")  # what an input `STAGE.VARIANT/TABLE` can name
@@ -39,8 +40,10 @@ class SetFile:
     the parameters that were left to engine.yaml and the notebook's defaults.
     """
 
-    place: str  # what messages call it
+    # what messages call it: a value may come from a row, its shared file or engine.yaml
+    place: str
     stage: Stage
+    # a stand-in that stands here was not chosen, which `refuse_mixture` asks for
     omitted: tuple[str, ...]
 
 
@@ -53,6 +56,7 @@ def read_set(folder: Path) -> list[SetFile]:
     """
     schemas = {file: _schema_of(file) for file in _stage_files(folder)}
     shared = _read_engine(folder / ENGINE_FILE, list(schemas.values()))
+    # by the stage's name, since two entries of one name would write one folder
     entries: dict[str, SetFile] = {}
     for file, schema in schemas.items():
         variant = file.stem.partition(".")[2]
@@ -79,8 +83,9 @@ def _stage_files(folder: Path) -> list[Path]:
             f"{folder}: no such folder of parameter files; sets of this project in params/: {known}"
         )
     files = [*folder.glob("[0-9][0-9]_*.yaml"), *folder.glob("[0-9][0-9]_*.csv")]
+    # variants of a table are rows, so that its own name holds none
     files = [file for file in files if file.suffix == ".yaml" or "." not in file.stem]
-    # a file that is not read would be taken for one that is
+    # whatever looks like a parameter file is read or refused: a misspelt name must not be ignored
     for stray in sorted(set(folder.iterdir()) - {*files, folder / ENGINE_FILE}):
         if stray.suffix.lower() in (".yaml", ".yml", ".csv"):
             raise InputError(
@@ -107,8 +112,10 @@ def _read_engine(file: Path, schemas: Sequence[Schema]) -> dict[str, Any]:
     if not file.exists():
         return {}
     given = read_parameters(file)
+    # a stage that trains has a `model` too, which is another matter
     asking = [schema for schema in schemas if "engine" in schema]
     known = {name for schema in asking for name in schema}.difference(_OF_THE_NAME)
+    # what only some stages know is theirs alone; what none knows is a misspelt name
     for name in given:
         refuse_unknown(name, sorted(known), f"{file} (for the stages of this set that ask)")
     for schema in asking:
@@ -130,9 +137,10 @@ def _read_table(file: Path, schema: Schema) -> dict[str, dict[str, Any]]:
     check_values(schema, shared, str(shared_file))
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=2):  # as a spreadsheet numbers them
-        if not any(row):
+        if not any(row):  # spreadsheets leave empty rows behind
             continue
         place = f"{file}: row {number} ({row[0]})"
+        # a list without quotes falls apart into cells, which would shift all that follow
         if len(row) != len(columns):
             raise InputError(
                 f"{place}: {len(row)} cells for {len(columns)} columns; a cell that holds a comma,"
@@ -162,6 +170,7 @@ def _cells(file: Path) -> list[list[str]]:
             f"{file}: its first column must be `variant`, with commas between columns; it has"
             f" {', '.join(columns) or 'none'}"
         )
+    # of two columns of one name the later would win unseen
     for column in columns:
         if columns.count(column) > 1:
             raise InputError(f"{file}: column {column!r} is there twice; keep one")
@@ -171,14 +180,16 @@ def _cells(file: Path) -> list[list[str]]:
 def _entry(
     file: Path, schema: Schema, variant: str, given: dict[str, Any], shared: dict[str, Any]
 ) -> SetFile:
+    # resolved, since a set may be named by a link or as `.`
     table, folder = file.suffix == ".csv", file.resolve().parent.name
-    named = table or "." in file.stem
+    named = table or "." in file.stem  # `10_finetuning..yaml` names a variant, an empty one
     if named and (not _VARIANT.fullmatch(variant) or variant.split(".")[-1] in _RUNNERS_OWN):
         raise InputError(
             f"{file}: {variant!r} cannot name a variant: letters, digits, _, - and . can, but"
             " partial and previous are the runner's own folders"
         )
     place = f"{file}: row {variant}" if table else str(file)
+    # both may stand in the file too, where a copied params.yaml has them
     values = {"variant": variant, "run_dir": f"runs/{folder}"}
     if "engine" in schema and shared:
         values |= {name: value for name, value in shared.items() if name in schema}
@@ -189,6 +200,7 @@ def _entry(
         raise InputError(
             f"{place}: variant is {values['variant']!r}, but the {who} says {variant!r}"
         )
+    # `../SET/STAGE/TABLE` finds a run by the name of its set
     if Path(values["run_dir"]).name != folder:
         raise InputError(
             f"{place}: run_dir is {values['run_dir']!r}; its last part must be {folder!r}"
@@ -200,7 +212,7 @@ def _entry(
 
 def _asking(stages: Sequence[SetFile]) -> list[tuple[SetFile, str, str]]:
     """Each parameter that names a model or what stands in for one, with its value."""
-    # 08's embedding_model has a model for its default
+    # the embedding models of other stages than 04 are models by default: nothing stands in there
     return [
         (entry, name, entry.stage.values[name])
         for entry in stages
@@ -227,6 +239,7 @@ def refuse_mixture(stages: Sequence[SetFile]) -> None:
     there.
     """
     asking = _asking(stages)
+    # an empty text asks nobody: 05 without a tagger is a choice, and mixes nothing
     modelled = [entry for entry, name, value in asking if value not in ("", *STAND_INS[name])]
     unnamed = [
         f"{entry.place}: `{name}: {value}`, or a model's {_ALSO.get(name, 'name')}"
@@ -251,6 +264,7 @@ def check_inputs(stages: Sequence[SetFile], chosen: Sequence[SetFile]) -> None:
 
 
 def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
+    # the name holds the variant, while what a stage makes is told by its notebook
     made = {stage.name: stage.notebook for stage in earlier}
     kinds = [
         kind
@@ -264,6 +278,7 @@ def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
             table, tables = reference[2], list(SCHEMAS.get(made[reference[1]], {}))
             # 08 writes <kind>/<configuration>, of the kinds that 06 writes
             if "conversations" in tables:
+                # without a 06 in this set its kinds are another run's, and any may be right
                 table, tables = table.split("/")[0], ["dropped", *(kinds or [table.split("/")[0]])]
             if "arms" in tables:
                 tables.append("model")  # the folder of what was trained

@@ -12,20 +12,23 @@ import yaml
 
 from vislib.runs.errors import InputError
 
+# YAML 1.1 wants a point and a sign: without them what everybody reads as a number is a text
 _ALMOST_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+# what is the same number in YAML 1.1, in YAML 1.2 and to a reader
 _PLAIN_INT = re.compile(r"^[-+]?(0|[1-9]\d*)$")
 
 
 def read_parameters(file: Path) -> dict[str, Any]:
     """The mapping in `file`. Every trap is an InputError that names file, key, value and mend."""
     try:
+        # nodes still know how a value was written, which the values no longer do
         text = file.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
             f"{file}: not a readable YAML file ({' '.join(str(error).split())})"
         ) from error
-    if node is None:
+    if node is None:  # comments alone: a stage about which nothing was decided
         return {}
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{file}: must hold lines `name: value`, one a line")
@@ -36,6 +39,7 @@ def read_parameters(file: Path) -> dict[str, Any]:
             raise InputError(
                 f"{file}: line {key_node.start_mark.line + 1} has no plain name before its colon"
             )
+        # `on: 1` would name the parameter True
         _refuse_trap(key_node, f"{file}: key {key}")
         if key in given:
             raise InputError(
@@ -71,6 +75,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # else PyYAML would write it plain, and read_parameters refuse what we wrote
     style = "'" if _ALMOST_FLOAT.match(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -100,6 +105,7 @@ def _refuse_traps(node: yaml.Node, place: str) -> None:
 
 def _refuse_trap(node: yaml.Node, place: str) -> None:
     kind, raw = node.tag.rpartition(":")[2], str(node.value)
+    # quotes say that a text was meant, and end all doubt
     quoted = bool(getattr(node, "style", None))
     if kind == "bool" and raw not in ("true", "false"):
         raise InputError(
@@ -118,6 +124,7 @@ def _refuse_trap(node: yaml.Node, place: str) -> None:
         )
     if kind == "timestamp":
         raise InputError(f'{place}: {raw} would be read as {kind}; write it in quotes: "{raw}"')
+    # a merge takes values from elsewhere in the file, while files are flat
     if kind in ("null", "merge"):
         raise InputError(
             f"{place}: {raw or 'nothing'} would be read as {kind}; write a value, '' for an empty"
