@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from copy import copy
 from dataclasses import asdict, replace
@@ -24,7 +24,7 @@ from vislib.engines import Answer, Engine, Request, open_engine, request_key
 from vislib.engines.batch_files import batched_keys, state_folder
 from vislib.engines.completions import bad_end
 from vislib.engines.drops import Drops, Fault
-from vislib.engines.estimate import Estimate, estimate_for
+from vislib.engines.estimate import estimate_for
 from vislib.engines.identity import Origins
 from vislib.engines.replies import settles
 from vislib.engines.thoughts import without_thoughts
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 _DUE_S = 86_400.0  # seconds after which a settled failure is asked again all the same
 _FEW = 50  # answers before a failure rate means anything
 _TELL_S = 30.0  # seconds between two notes of the usage in the record
+_NO_PROTOCOL = "(no reply of this protocol: does base_url end in /v1, as a rule?) "
 _MENDS = {
     "length": "(cut: raise max_answer_tokens) ",
-    "not_json": "(no reply of this protocol: does base_url end in /v1, as a rule?) ",
-    "no_choices": "(no reply of this protocol: does base_url end in /v1, as a rule?) ",
+    "not_json": _NO_PROTOCOL,
+    "no_choices": _NO_PROTOCOL,
 }
 _PAID = ("tokens_in", "tokens_cached", "tokens_out", "usd")
 
@@ -63,12 +64,12 @@ def ask_all(
     second one is immediate). In each case all answers so far are kept.
     """
     asking = _Asking(run, engine, fault)
-    if (missing := asking.survey(requests())) and run.params.replay:
+    missing = asking.survey(requests())
+    if missing and asking.replay:
         raise InputError(asking.no_replay(missing))
     asking.meet_server()
-    if (
-        asking.drops.surely_too_many or asking.failed > asking.allowed * asking.total
-    ):  # whatever the others bring
+    # whatever the others bring, it cannot end well: nothing more is paid
+    if asking.drops.surely_too_many or asking.failed > asking.allowed * asking.total:
         asking.check()
     if asking.in_batches:
         raise InputError(
@@ -104,11 +105,10 @@ def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
     """
     looking: Any = copy(run)
     looking.journal = lambda name: _Reading(run.journal_path(name))
-    engine = open_engine(looking)
-    asking = _Asking(looking, engine)
+    asking = _Asking(looking, open_engine(looking))
     if not (missing := asking.survey(requests())):
         return f"nothing to ask: all {asking.known:,} answers are in the journal"
-    if run.params.replay:
+    if asking.replay:
         return asking.no_replay(missing)
     return asking.estimate.line() if asking.estimate else "needs no model"
 
@@ -135,6 +135,7 @@ class _Reading(Journal):
             super().__init__(Path(":memory:"))
             return
         self.path, self._lock = path, threading.Lock()
+        # beside a run at work its log counts too; without a log the file alone is all there is
         in_use = any(path.with_name(f"{path.name}-{log}").exists() for log in ("wal", "journal"))
         how = "mode=ro" if in_use else "immutable=1"
         try:
@@ -145,7 +146,7 @@ class _Reading(Journal):
 
 
 class _Asking:
-    """The state of one `ask_all`: what is known, what it cost, and what the rest will take; what is
+    """The state of one `ask_all`: what is known, what it cost, what the rest will take; what is
     asked and failed.
 
     Requests with equal keys are one.
@@ -154,65 +155,70 @@ class _Asking:
     def __init__(self, run: "Run", engine: Engine, fault: Fault | None = None) -> None:
         self.engine, self.journal = engine, run.journal(engine.journal)
         self.allowed, self.replay = float(run.params.max_failure_rate), bool(run.params.replay)
-        self.batches = state_folder(run) if self.engine.name == "openai" else Path()
+        # the live engine must not ask what batch files of this stage are about to answer
+        self.batches = state_folder(run) if engine.name == "openai" else None
         self.paid, self._forced = hasattr(engine, "budget"), bool(os.environ.get(FORCE_VARIABLE))
-        self.source = ""  # id of the server that is asked now
+        self.estimate = estimate_for(engine)
         self.origins = Origins(run.journal("servers"), engine) if self.paid else None
         self.drops = Drops(run.params, fault if self.paid and not self.replay else None)
-        self._other_model = ""
+        self._source = ""  # id of the server that is asked now
+        self._other_model = ""  # why answers are not those of the model before
         self.stop: threading.Event = getattr(engine, "stop", threading.Event())
         self.stop.clear()
-        self.known = self.failed = self.total = 0
-        self.spent = 0.0
+        self.known = self.failed = self.total = self.in_batches = 0
+        self.spent = 0.0  # USD of journalled answers and failed attempts
         self.usage: dict[str, Any] = dict.fromkeys(_PAID, 0)  # of this run, failures too
-        self.answers: dict[str, Any] = dict.fromkeys(
-            _PAID, 0
-        )  # of all answers, whichever run paid for them
-        self.in_batches = 0  # requests that the engine of batch files is to collect
-        self.estimate: Estimate | None = estimate_for(engine)
-        self.last_failure = ""
+        self.answers = dict(self.usage)  # of all answers, whichever run paid for them
         self._told, self._told_at = dict(self.usage), time.monotonic()
-        self._open: set[str] = (
-            set()
-        )  # keys under way or failed in this run: a twin is not asked too
+        self._last_failure = "of an earlier run"
+        # keys under way or failed in this run: a twin is not asked too
+        self._open = set[str]()
 
     def survey(self, requests: Iterable[Request]) -> int:
         """Count what is known and what it cost; return how many requests are to be asked."""
-        missing, seen = 0, set[int]()
-        is_live = self.engine.name == "openai"
-        elsewhere = batched_keys(self.batches) if is_live else frozenset()
+        missing, seen = 0, set[int]()  # keys as numbers take a third of the memory
+        elsewhere = batched_keys(self.batches) if self.batches else frozenset()
         for request in requests:
             key = request_key(self.engine, request)
-            if (number := int(key, 16)) in seen:  # numbers take a third of the memory
+            if (number := int(key, 16)) in seen:
                 continue
             seen.add(number)
             self.total += 1
-            if failure := self.journal.failure(key):  # failed attempts may have been billed
-                self.spent += failure["usd"]
+            failure = self.journal.failure(key)
+            self.spent += failure["usd"] if failure else 0.0  # it may have been billed
             body, answered_at = self.journal.entry(key) or ({}, 0.0)
             if body and (self.replay or not self._spoilt(body)):
-                self.known, self.spent = self.known + 1, self.spent + self._count(body)
-                if self.origins:
-                    self.origins.add(body, answered_at)
-                if self.estimate:
-                    self.estimate.learn(request, body)
-                self.drops.judge(request, without_thoughts(body["text"])[0])
+                self._learn(request, body, answered_at)
             elif self._settled(key) or (failure and self.replay):
-                self.known, self.failed = self.known + 1, self.failed + 1
+                self.known += 1
+                self.failed += 1
             else:
-                missing, self.in_batches = missing + 1, self.in_batches + (key in elsewhere)
+                missing += 1
+                self.in_batches += key in elsewhere
                 if self.estimate:
                     self.estimate.add(request)
         return missing
+
+    def _learn(self, request: Request, body: Mapping[str, Any], answered_at: float) -> None:
+        """Take account of a journalled answer."""
+        self.known += 1
+        self.spent += self._count(body)
+        if self.origins:
+            self.origins.add(body, answered_at)
+        if self.estimate:
+            self.estimate.learn(request, body)
+        self.drops.judge(request, without_thoughts(body["text"])[0])
 
     def meet_server(self) -> None:
         """Say what comes from the journal, and see that the server serves the model that gave
         it.
         """
-        if self.origins and self.origins.count:
+        if not self.origins:
+            return
+        if self.origins.count:
             _say(self.origins.line(self.total))
-        if self.origins and not self.replay:
-            self.source, notes = self.origins.meet(self.engine)
+        if not self.replay:
+            self._source, notes = self.origins.meet(self.engine)
             for note in notes:
                 _say(f"note: {note}")
 
@@ -234,48 +240,43 @@ class _Asking:
             if body := self.journal.get(key):
                 if not (reason := self._spoilt(body)):
                     continue
-                self.journal.retract(
-                    key, reason, f"finish_reason {body['finish_reason']}", body["usd"]
-                )
+                said = f"finish_reason {body['finish_reason']}"
+                self.journal.retract(key, reason, said, body["usd"])
             self._open.add(key)
             yield request
 
     def record(self, request: Request, answer: Answer) -> None:
         """Journal one answer, count it, and stop asking when too many have failed."""
-        key = request_key(self.engine, request)
+        key, body = request_key(self.engine, request), asdict(answer)
         self.known += 1
-        for name in self.usage:
-            self.usage[name] += getattr(answer, name)
-        if answer.status == "ok" and not self._other_model and self._names_another(answer):
+        _add(self.usage, body)
+        if answer.status == "ok":
+            if self.origins and self._source and not self._other_model:
+                self._other_model = self.origins.renamed(answer.model)
+            if not self._other_model:
+                self._keep(key, request, body)
+                return
+            # in the journal it would pass for the one before
             self.stop.set()
-        if answer.status == "ok" and not self._other_model:
-            body = asdict(answer)
-            body.pop("request_sha")
-            body |= {"server": self.source} if self.source else {}
-            self._count(body)
-            self.journal.put(key, body)
-            self._open.discard(key)
-            self.drops.judge(request, answer.text)
-            if self.drops.surely_too_many:
-                self.stop.set()
-            return
-        if self._other_model:  # in the journal it would pass for the one before
-            answer = replace(
-                answer,
-                reason=answer.reason or "another_model",
-                detail=answer.detail or answer.model,
-            )
+            answer = replace(answer, reason="another_model", detail=answer.model)
         self.journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
-        if (
-            answer.reason == "no_evidence"
-        ):  # the extractive engine has nothing to say: no fault to stop for
+        if answer.reason == "no_evidence":  # the baseline has nothing to say: no fault to stop for
             return
-        mend = _MENDS.get(answer.reason, "")
-        self.failed, self.last_failure = (
-            self.failed + 1,
-            f"{request.id}: {answer.reason} {mend}{answer.detail}".strip(),
-        )
+        self.failed += 1
+        said = f"{answer.reason} {_MENDS.get(answer.reason, '')}{answer.detail}"
+        self._last_failure = f"{request.id}: {said}".strip()
         if self.failed > self.allowed * min(self.total, 2 * max(self.known, _FEW)):
+            self.stop.set()
+
+    def _keep(self, key: str, request: Request, body: dict[str, Any]) -> None:
+        body.pop("request_sha")
+        if self._source:
+            body["server"] = self._source
+        self._count(body)
+        self.journal.put(key, body)
+        self._open.discard(key)
+        self.drops.judge(request, body["text"])
+        if self.drops.surely_too_many:
             self.stop.set()
 
     def tell(self, run: "Run", *, every: float = 0.0) -> None:
@@ -288,45 +289,35 @@ class _Asking:
 
     def shown(self) -> dict[str, Any]:
         """What the progress line tells beside the count."""
-        names = ("tokens_in", "tokens_out")
-        return {
-            "failed": self.failed,
-            **{n: self.usage[n] for n in names},
-            "usd": round(self.usage["usd"], 4),
-        }
+        tokens = {name: self.usage[name] for name in ("tokens_in", "tokens_out")}
+        return {"failed": self.failed, **tokens, "usd": round(self.usage["usd"], 4)}
 
     def check(self) -> None:
         """Raise InputError if more failed or were dropped than may, or another model answered."""
         if self._other_model:
             raise InputError(self._other_model)
+        engine = f"{self.engine.name} {self.engine.model}"
         if self.drops.too_many:
-            raise self.drops.error(
-                f"{self.engine.name} {self.engine.model}", str(self.journal.path)
-            )
+            raise self.drops.error(engine, str(self.journal.path))
         if self.failed > self.allowed * self.known:
             raise InputError(
-                f"{self.engine.name} {self.engine.model}: {self.failed} of {self.known} requests"
-                f" failed, more than max_failure_rate {self.allowed:g} allows. The last:"
-                f" {self.last_failure or 'of an earlier run'}. Mend the cause or raise"
-                f" max_failure_rate and run again; answers stay in {self.journal.path}"
+                f"{engine}: {self.failed} of {self.known} requests failed, more than"
+                f" max_failure_rate {self.allowed:g} allows. The last: {self._last_failure}. Mend"
+                " the cause or raise max_failure_rate and run again; answers stay in"
+                f" {self.journal.path}"
             )
 
-    def _count(self, body: dict[str, Any]) -> float:
+    def _count(self, body: Mapping[str, Any]) -> float:
         """Add an answer to the totals; its USD, by today's prices if none were set when it was
         paid.
         """
-        if self.estimate and not body["usd"]:
-            body = body | {"usd": self.estimate.budget.cost(body["tokens_in"], body["tokens_out"])}
-        self.answers = {name: amount + body.get(name, 0) for name, amount in self.answers.items()}
-        return float(body["usd"])
+        usd = float(body["usd"])
+        if self.estimate and not usd:
+            usd = self.estimate.budget.cost(body["tokens_in"], body["tokens_out"])
+        _add(self.answers, {**body, "usd": usd})
+        return usd
 
-    def _names_another(self, answer: Answer) -> bool:
-        """Whether a reply names another model than those of earlier runs did."""
-        if self.origins and self.source:
-            self._other_model = self.origins.renamed(answer.model)
-        return bool(self._other_model)
-
-    def _spoilt(self, body: dict[str, Any]) -> str:
+    def _spoilt(self, body: Mapping[str, Any]) -> str:
         """Why an answer that an earlier version journalled is none."""
         return bad_end(body.get("finish_reason", "")) if self.paid else ""
 
@@ -335,3 +326,8 @@ class _Asking:
         if failure is None or self._forced or not settles(failure["reason"], failure["detail"]):
             return False
         return bool(time.time() - failure["last_at"] < _DUE_S)
+
+
+def _add(totals: dict[str, Any], amounts: Mapping[str, Any]) -> None:
+    for name in totals:
+        totals[name] += amounts.get(name, 0)

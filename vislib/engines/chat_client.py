@@ -6,11 +6,9 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vislib.engines import Answer
 from vislib.engines.replies import Oversized, Reply, other_words, read_body, read_error
 from vislib.runs.errors import InputError
 
@@ -31,10 +29,11 @@ def server_urls(base_url: str) -> list[str]:
     for number, url in enumerate(urls, start=1):
         try:
             parts = urlsplit(url)
-            plain = parts.port != 0 and not (parts.username or parts.password or parts.query)
+            secret = parts.username or parts.password or parts.query
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:  # a port that is none, half an IPv6 address
-            plain = False
-        if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
+            sound = secret = ""
+        if not sound or secret:  # which the message must not repeat
             raise InputError(
                 f"base_url: address {number} is no server's; write http://host:port/v1, without"
                 " user, password or query (the key stands in OPENAI_API_KEY)"
@@ -66,26 +65,24 @@ class ChatClient:
         import httpx2
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        timeout = httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0))
-        limits = httpx2.Limits(
-            max_connections=params.max_in_flight, max_keepalive_connections=params.max_in_flight
+        most = params.max_in_flight
+        http = DefaultAsyncHttpxClient(
+            timeout=httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0)),
+            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+            event_hooks={"response": [_bounded]},
+            trust_env=urlsplit(url).hostname not in HERE,
         )
+        plain = {"Accept-Encoding": "identity"}  # what is not packed cannot burst
         self._client = AsyncOpenAI(
             base_url=url,
             api_key=api_key(url),
             max_retries=0,
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=DefaultAsyncHttpxClient(
-                timeout=timeout,
-                limits=limits,
-                event_hooks={"response": [_bounded]},
-                trust_env=urlsplit(url).hostname not in HERE,
-            ),
+            default_headers=plain,
+            http_client=http,
         )
         self.url, self.model, self.timeout_s = url, params.model, params.timeout_s
-        self._words: dict[
-            str, str
-        ] = {}  # what it calls a setting, "" for one that it does not take
+        # what it calls a setting, "" for one that it does not take
+        self._words = dict[str, str]()
         # whether an answer cut before its bound may mean that the bound was not understood
         self._cut_short = True
         self._heard = False  # has answered: then a 403 or 404 is about one request
@@ -98,31 +95,25 @@ class ChatClient:
     async def _ask(self, body: dict[str, Any], words: dict[str, str]) -> Reply:
         import httpx2
 
-        sent = {
-            words.get(name, name): value for name, value in body.items() if words.get(name, name)
-        }
+        sent = {name: value for n, value in body.items() if (name := words.get(n, n))}
+        post = self._client.post
         try:
             async with asyncio.timeout(self.timeout_s):  # the client's own counts from byte to byte
-                reply = await self._client.post(
-                    "/chat/completions", body=sent, cast_to=httpx2.Response
-                )
+                reply = await post("/chat/completions", body=sent, cast_to=httpx2.Response)
             answer = read_body(reply.content, self.url, reply.headers)
         except Exception as error:  # read_error raises again what is no reply
             if other := other_words(error, sent, heard=self._heard):
                 return await self._in_other_words(body, words | other)
             failure, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
-            return Reply(
-                failure, wait, error.response.headers if hasattr(error, "response") else {}
-            )
+            response = getattr(error, "response", None)
+            return Reply(failure, wait, response.headers if response else {})
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
-            again = await self._in_other_words(
-                body, words | {"max_completion_tokens": "max_tokens"}
-            )
-            self._cut_short = (
-                again.answer.status == "ok"
-            )  # else it was not for the name of the bound
-            return again._replace(answer=_with_tokens_of(answer, again.answer))
+            other = {"max_completion_tokens": "max_tokens"}
+            again = await self._in_other_words(body, words | other)
+            # else it was not for the name of the bound
+            self._cut_short = again.answer.status == "ok"
+            return again._replace(answer=again.answer.plus(answer))
         self._heard = answer.status == "ok" or self._heard
         return Reply(answer, None, reply.headers)
 
@@ -132,13 +123,6 @@ class ChatClient:
         if reply.answer.status == "ok":
             self._words = self._words | words
         return reply
-
-
-def _with_tokens_of(first: Answer, second: Answer) -> Answer:
-    """`second` with what both attempts took."""
-    names = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
-    used: dict[str, Any] = {name: getattr(first, name) + getattr(second, name) for name in names}
-    return replace(second, **used)
 
 
 async def _bounded(response: "httpx2.Response") -> None:

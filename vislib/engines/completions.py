@@ -15,24 +15,17 @@ from vislib.engines.thoughts import without_thoughts
 from vislib.runs.redaction import redact
 
 _MOST_TOKENS = 10**9  # a usage above is no number of tokens
-# Ends of a whole answer, as servers call them; any other, and no end is a new one, cuts it.
-_GOOD_ENDS = frozenset(
-    (
-        "",
-        "stop",
-        "eos",
-        "eos_token",
-        "stop_sequence",
-        "stop_str",
-        "end_turn",
-        "complete",
-        "completed",
-    )
-)
-_TOOL_ENDS = frozenset(("tool_calls", "function_call", "tool_use"))  # good where there is a text
-_CUT_ENDS = frozenset(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"))
-_BROKEN_ENDS = frozenset(("error", "abort", "aborted", "cancelled", "canceled", "timeout"))
-_FILTER_ENDS = r"filter|safety|recitation|prohibited|blocklist|spii|refus|guardrail|sensitive"
+# Reasons by the ends that servers give, "" for a whole answer, which may call tools if it has a
+# text. The first that fits counts.
+_ENDS = {
+    "": r"|stop|eos|eos_token|stop_sequence|stop_str|end_turn|completed?"
+    r"|tool_calls|function_call|tool_use",
+    "length": r"length|max_tokens|max_output_tokens|max_length|model_length",
+    "content_filter": r"(?s:.*)(filter|safety|recitation|prohibited|blocklist|spii|refus|guardrail"
+    r"|sensitive)(?s:.*)",
+    "server_error": r"error|abort|aborted|cancelled|canceled|timeout",
+}
+_MEND = "raise max_answer_tokens, lower reasoning_effort, or mend the server's reasoning parser"
 
 
 def read_completion(body: Any) -> Answer:
@@ -43,39 +36,20 @@ def read_completion(body: Any) -> Answer:
     """
     if not isinstance(body, dict):
         return failure("not_json", body)
-    taken, model = used(body.get("usage")), clean(body.get("model"))
+    told: dict[str, Any] = {"model": clean(body.get("model")), **used(body.get("usage"))}
     if (first := choice(body)) is None:
-        return Answer(
-            status="failed",
-            reason="no_choices",
-            model=model,
-            detail=short(body.get("error") or ""),
-            **taken,
-        )
-    message: Any = first.get("message")
-    message = message if isinstance(message, dict) else {}
+        return replace(failure("no_choices", body.get("error") or ""), **told)
+    message = as_dict(first.get("message"))
     finish, refusal = clean(first.get("finish_reason")), clean(message.get("refusal"))
     raw = _text(message.get("content"))
     text = without_thoughts(raw)[0].strip()
-    reason, detail = bad_end(finish), refusal or raw
-    if not reason and refusal:
-        reason = "content_filter"
-    elif not reason and not text:
+    told["finish_reason"] = finish
+    reason, detail = bad_end(finish) or ("content_filter" if refusal else ""), refusal or raw
+    if reason and finish:
+        detail = f"finish_reason {finish}: {detail}"
+    if not reason and not text:
         reason, detail = _why_empty(raw, message)
-    detail = (
-        f"finish_reason {finish}: {detail}"
-        if reason not in ("", "empty", "no_text") and finish
-        else detail
-    )
-    return Answer(
-        text="" if reason else text,
-        model=model,
-        finish_reason=finish,
-        **taken,
-        status="failed" if reason else "ok",
-        reason=reason,
-        detail=short(detail) if reason else "",
-    )
+    return replace(failure(reason, detail), **told) if reason else Answer(text=text, **told)
 
 
 def read_again(body: Mapping[str, Any]) -> Answer:
@@ -94,27 +68,17 @@ def bad_end(finish: str) -> str:
     `unfinished`; "" if it is.
     """
     end = finish.casefold()
-    if end in _GOOD_ENDS | _TOOL_ENDS:
-        return ""
-    if end in _CUT_ENDS:
-        return "length"
-    if re.search(_FILTER_ENDS, end):
-        return "content_filter"
-    return "server_error" if end in _BROKEN_ENDS else "unfinished"
+    reasons = (reason for reason, ends in _ENDS.items() if re.fullmatch(ends, end))
+    return next(reasons, "unfinished")
 
 
 def _why_empty(raw: str, message: Mapping[str, Any]) -> tuple[str, str]:
     """Reason and detail of an answer without text: what else came would come again, silence may
     pass.
     """
-    thoughts = next(
-        (t for n in ("reasoning_content", "reasoning") if (t := _text(message.get(n)))), raw
-    )
+    thoughts = _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or raw
     if thoughts:
-        mend = (
-            "raise max_answer_tokens, lower reasoning_effort, or mend the server's reasoning parser"
-        )
-        return "no_text", f"nothing but reasoning; {mend}: {thoughts}"
+        return "no_text", f"nothing but reasoning; {_MEND}: {thoughts}"
     if message.get("tool_calls") or message.get("function_call"):
         return "no_text", "nothing but a call of a tool; serve the model without tools"
     return "empty", ""
@@ -127,35 +91,37 @@ def choice(body: Mapping[str, Any]) -> dict[str, Any] | None:
     return first if isinstance(first, dict) else None
 
 
-def used(usage: Any) -> dict[str, Any]:
+def used(usage: Any) -> dict[str, int]:
     """Tokens of a reply's usage; what is no number of tokens counts 0."""
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    values = {
-        "tokens_in": usage.get("prompt_tokens"),
-        "tokens_out": usage.get("completion_tokens"),
-        "tokens_cached": details.get("cached_tokens"),
-        "tokens_written": details.get("cache_write_tokens"),
+    usage = as_dict(usage)
+    details = as_dict(usage.get("prompt_tokens_details"))
+    tokens_in, tokens_out = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
+    cached = min(_tokens(details, "cached_tokens"), tokens_in)
+    return {
+        "tokens_in": tokens_in,
+        "tokens_cached": cached,
+        "tokens_written": min(_tokens(details, "cache_write_tokens"), tokens_in - cached),
+        "tokens_out": tokens_out,
     }
-    counted = {
-        to: int(n) if isinstance(n, int | float) and 0 < n < _MOST_TOKENS else 0
-        for to, n in values.items()
-    }
-    cached = min(counted["tokens_cached"], counted["tokens_in"])
-    written = min(counted["tokens_written"], counted["tokens_in"] - cached)
-    return counted | {"tokens_cached": cached, "tokens_written": written}
+
+
+def _tokens(counts: Mapping[str, Any], name: str) -> int:
+    n = counts.get(name)
+    return int(n) if isinstance(n, int | float) and 0 < n < _MOST_TOKENS else 0
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """`value` if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def _text(content: Any) -> str:
     """A message's text; some servers send it in parts, some of them thoughts."""
     if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict)]
-        content = "".join(
-            clean(part.get("text"))
-            for part in parts
-            if part.get("type", "text") in ("text", "output_text")
-        )
+        parts = list(map(as_dict, content))
+        kinds = ("text", "output_text")
+        texts = [part.get("text") for part in parts if part.get("type", "text") in kinds]
+        content = "".join(map(clean, texts))
     return clean(content).strip()
 
 
@@ -176,11 +142,7 @@ def short(value: Any) -> str:
     """One line of at most 200 characters, without the pixels or the key that some servers send
     back.
     """
-    body = getattr(value, "body", None)
-    said = body.get("message") if isinstance(body, dict) else None
-    text = re.sub(
-        r"data:image[^\s\"']*",
-        "data:image…",
-        str(said or getattr(value, "message", value))[:20_000],
-    )
+    said = as_dict(getattr(value, "body", None)).get("message")
+    text = str(said or getattr(value, "message", value))[:20_000]
+    text = re.sub(r"data:image[^\s\"']*", "data:image…", text)
     return redact(" ".join(clean(text).split()))[:200]

@@ -16,36 +16,30 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from vislib.engines import Answer
-from vislib.engines.completions import choice, failure, read_completion, short, used
+from vislib.engines.completions import as_dict, choice, failure, read_completion, short, used
 from vislib.engines.limits import seconds
 from vislib.runs.errors import InputError
 
-DOUBTFUL = frozenset(
-    {"disconnected", "timeout", "not_json", "no_choices", "oversized"}
-)  # may be billed all the same
+# These may be billed all the same.
+DOUBTFUL = frozenset({"disconnected", "timeout", "not_json", "no_choices", "oversized"})
 RETRIED = DOUBTFUL | {"unreachable", "rate_limited", "server_error", "empty"}
-_LONGEST_WAIT_S = 600.0
 SETTLED = ("content_filter", "length")  # the same request would fail again, and be paid again
+_LONGEST_WAIT_S = 600.0
+# How servers word it, in any case.
 _FILTERED = (
-    r"content.?filter|content.?policy|responsible.?ai.?policy|content management policy|safety"
-    r" system"
-    r"|moderation|flagged|data_inspection_failed|prohibited.content"
+    r"content.?filter|content.?policy|responsible.?ai.?policy|content management policy"
+    r"|safety system|moderation|flagged|data_inspection_failed|prohibited.content"
 )
 _TOO_LONG = (
-    r"context.?(?:length|window|size)|prompt is too long|input is too long|too long|too many (?:\w+"
-    r" )?tokens"
-    r"|longer than the m|reduce the length|max_model_len"
+    r"context.?(?:length|window|size)|prompt is too long|input is too long|too long"
+    r"|too many (?:\w+ )?tokens|longer than the m|reduce the length|max_model_len"
 )
 _NO_SCHEMA = r"response_format|json_schema|schema|structured"
 _NOT_TAKEN = (
-    r"unsupported|not support|n[o']t support|extra_forbidden|extra inputs|not"
-    r" permitted|unrecognized|unknown"
-    r"|unexpected keyword|use '?max_tokens"
+    r"unsupported|not support|n[o']t support|extra_forbidden|extra inputs|not permitted"
+    r"|unrecognized|unknown|unexpected keyword|use '?max_tokens"
 )
-_LEFT_OUT = {
-    n: f"{n} {value}"
-    for n, value in (("temperature", -1), ("seed", 0), ("reasoning_effort", "default"))
-}
+_LEFT_OUT = {"temperature": -1, "seed": 0, "reasoning_effort": "default"}
 _STATUS_OF = {  # what errors without a number are called
     r"insufficient.?quota|billing|credit": 402,
     r"rate.?limit|too.?many.?requests|throttl": 429,
@@ -70,15 +64,18 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
 
 
+def _fits(pattern: str, text: str) -> bool:
+    return re.search(pattern, text, re.IGNORECASE) is not None
+
+
 def told_error(body: Any, url: str, headers: Mapping[str, str] | None = None) -> Any:
     """The client's error for one that a reply holds, whatever its HTTP status said; None if it
     holds none.
 
     The code in the body is the status. It stands in place of choices, or beside one that was cut.
     """
-    if not isinstance(body, dict):
-        return None
-    error = body.get("error") or (choice(body) or {}).get("error")
+    body = as_dict(body)
+    error = body.get("error") or as_dict(choice(body)).get("error")
     if not error:
         return None
     said = error if isinstance(error, dict) else {"message": str(error)}
@@ -92,12 +89,9 @@ def status_error(
     import httpx2
     import openai
 
+    kept = ("retry-after", "x-ratelimit")  # the length and coding are those of another body
+    told = {n: v for n, v in (headers or {}).items() if n.lower().startswith(kept)}
     request = httpx2.Request("POST", url if "://" in url else "file:///")
-    told = {
-        n: v
-        for n, v in (headers or {}).items()
-        if n.lower().startswith(("retry-after", "x-ratelimit"))
-    }
     reply = httpx2.Response(status, request=request, headers=told)
     return openai.APIStatusError(str(said.get("message") or said), response=reply, body=dict(said))
 
@@ -108,10 +102,8 @@ def _status(said: Mapping[str, Any]) -> int:
         if re.fullmatch(r"[45]\d\d", str(said.get(name))):
             return int(str(said[name]))
     words = " ".join(str(said.get(name) or "") for name in ("code", "type", "message"))[:1000]
-    return next(
-        (status for sign, status in _STATUS_OF.items() if re.search(sign, words, re.IGNORECASE)),
-        502,
-    )
+    found = (status for sign, status in _STATUS_OF.items() if _fits(sign, words))
+    return next(found, 502)
 
 
 def settles(reason: str, detail: str) -> bool:
@@ -120,9 +112,7 @@ def settles(reason: str, detail: str) -> bool:
     All other 400s may be the server's, as one that was started without pictures: it is mended, and
     asked again.
     """
-    return reason in SETTLED or (
-        reason == "refused" and re.search(_TOO_LONG, detail, re.IGNORECASE) is not None
-    )
+    return reason in SETTLED or (reason == "refused" and _fits(_TOO_LONG, detail))
 
 
 def read_body(content: bytes, url: str = "", headers: Mapping[str, str] | None = None) -> Answer:
@@ -170,25 +160,22 @@ def read_error(
     raise error
 
 
-def other_words(error: Exception, body: Mapping[str, Any], *, heard: bool) -> dict[str, str]:
+def other_words(error: Any, body: Mapping[str, Any], *, heard: bool) -> dict[str, str]:
     """Settings of `body` that a server refuses, and what it may call them instead ("": it does
     without).
 
     A server that has answered (`heard`) must name the setting; of another any 400 or 422 may be
     about it.
     """
-    if getattr(error, "status_code", 0) not in (400, 422):
+    status = getattr(error, "status_code", 0)
+    if status not in (400, 422):
         return {}
-    said = _said(error)
-    if "max_completion_tokens" in body and not re.search(_TOO_LONG, said, re.IGNORECASE):
-        unnamed = error.status_code == 422 and not heard and "response_format" not in body  # type: ignore[attr-defined]
-        if unnamed or (
-            "max_completion_tokens" in said and re.search(_NOT_TAKEN, said, re.IGNORECASE)
-        ):
-            return {"max_completion_tokens": "max_tokens"}
-    if "response_format" in body and (not heard or re.search(_NO_SCHEMA, said, re.IGNORECASE)):
-        return {"response_format": ""}
-    return {}
+    said, bound, schema = _said(error), "max_completion_tokens", "response_format" in body
+    if bound in body and not _fits(_TOO_LONG, said):
+        unnamed = status == 422 and not heard and not schema
+        if unnamed or (bound in said and _fits(_NOT_TAKEN, said)):
+            return {bound: "max_tokens"}
+    return {"response_format": ""} if schema and (not heard or _fits(_NO_SCHEMA, said)) else {}
 
 
 def _said(error: Any) -> str:
@@ -224,26 +211,24 @@ def refused_key(model: str) -> str:
 
 def _final(error: Any, url: str, model: str, heard: bool) -> str:
     """What the user must mend before any request can succeed; empty if others may."""
-    if heard and error.status_code in (403, 404):
+    status, said = error.status_code, _said(error)
+    if status in (403, 404) and heard:
         return ""
-    if error.status_code in (401, 403):
+    if status in (401, 403):
         return refused_key(model)
-    if error.status_code == 404:
+    if status == 404:
         return (
             f"Set model, now {model!r}, to one that {url}/models lists, or mend base_url (as a rule"
             " it ends in /v1)"
         )
-    if error.status_code == 402 or error.code == "insufficient_quota":
+    if status == 402 or error.code == "insufficient_quota":
         return "The account of OPENAI_API_KEY is used up: add credit"
-    said, known = _said(error), error.code in ("unsupported_parameter", "unsupported_value")
-    if known or (
-        not heard and error.status_code in (400, 422) and re.search(_NOT_TAKEN, said, re.IGNORECASE)
-    ):
-        named = [mend for name, mend in _LEFT_OUT.items() if name in said]
-        if named or known:
-            return (
-                f"{model} refuses a setting: {', '.join(named or _LEFT_OUT.values())} leaves it out"
-            )
+    known = error.code in ("unsupported_parameter", "unsupported_value")
+    told = not heard and status in (400, 422) and _fits(_NOT_TAKEN, said)
+    named = [name for name in _LEFT_OUT if name in said]
+    if known or (told and named):
+        mends = ", ".join(f"{name} {_LEFT_OUT[name]}" for name in named or _LEFT_OUT)
+        return f"{model} refuses a setting: {mends} leaves it out"
     return ""
 
 
@@ -252,7 +237,7 @@ def _status_reason(error: Any) -> str:
         return "rate_limited"
     if error.status_code in (404, 408, 409, 425) or error.status_code >= 500:
         return "server_error"
-    return "content_filter" if re.search(_FILTERED, _said(error), re.IGNORECASE) else "refused"
+    return "content_filter" if _fits(_FILTERED, _said(error)) else "refused"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
