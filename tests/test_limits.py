@@ -11,10 +11,10 @@ import pytest
 
 from tests.engine_ground import asking, chat
 from vislib.engines import Answer, limits, openai_chat, servers
-from vislib.engines.limits import Pace, Window, seconds
+from vislib.engines.limits import AIMDWindow, RateLimiter, seconds
 from vislib.engines.openai_chat import _Asked
 from vislib.engines.replies import Reply
-from vislib.engines.servers import Server, Turns
+from vislib.engines.servers import Balancer, Server
 from vislib.runs.errors import InputError
 
 
@@ -101,7 +101,7 @@ def run(*scripted, n=1000, most=64, **settings):
 
     async def all_of_them():
         wake, tasks, done, widest, began = asyncio.Event(), set(), [], 0, Clock.now
-        engine._turns = turns = Turns(
+        engine._balancer = turns = Balancer(
             [Server(s, engine.params, rest_s=0.15) for s in scripted], most, put_off=wake.set
         )
         for request in asking(n):
@@ -206,7 +206,7 @@ def test_limits_by_parameter_hold_at_each_server():
 
 
 def test_headers_set_the_pace_and_a_pause():
-    pace = Pace(requests=0, tokens=0)
+    pace = RateLimiter(requests=0, tokens=0)
     assert not pace.follow(
         {"x-ratelimit-limit-requests": "60", "x-ratelimit-limit-tokens": "oops"}, tokens=9
     )
@@ -219,14 +219,14 @@ def test_headers_set_the_pace_and_a_pause():
     )  # that many tokens come back in 3 s, all of them in 6 min
     assert pace.follow(spent | {"x-ratelimit-reset-tokens": "12ms"}, tokens=900)
     assert 2.9 < pace.wait(1, Clock.now) < 3.1
-    narrow = Pace(requests=30, tokens=0)
+    narrow = RateLimiter(requests=30, tokens=0)
     narrow.follow({"x-ratelimit-limit-requests": "60"}, tokens=0)
     narrow.take(1, Clock.now)
     assert narrow.wait(1, Clock.now) > 1.9  # a parameter below the server's limit stays
 
 
 def test_a_window_is_cut_once_for_a_burst_and_widens_slowly():
-    window = Window(64)
+    window = AIMDWindow(64)
     for _ in range(16):
         window.refused(begun=Clock.now - 0.1, in_flight=64, seconds=0.3)
     assert window.size == pytest.approx(0.8 * 64)

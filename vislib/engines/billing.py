@@ -18,11 +18,8 @@ from typing import Any
 from vislib.runs.errors import InputError
 
 _FILE = Path(__file__).with_name("image_billing.toml")
-_SNAP, _WORTH, _FEW = (
-    0.95,
-    0.8,
-    64,
-)  # the longest side may lose 5 % where that saves a fifth and 64 tokens
+# The longest side may lose 5 % where that saves a fifth and 64 tokens.
+_SNAP, _WORTH, _FEW = 0.95, 0.8, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,32 +61,25 @@ class Rule:
         longest, shortest = max(width, height), min(width, height)
         if not self.cell:
             return longest
-        limits = (self.max_side, self.max_short * longest // shortest)
-        high = min([longest, *filter(None, limits)])
-        return _largest(
-            width,
-            height,
-            high,
-            lambda w, h: math.prod(self._grid(w, h)) <= (self.max_cells or math.inf),
-        )
+        limits = [longest, self.max_side, self.max_short * longest // shortest]
+        high = min(limit for limit in limits if limit)
+        most = self.max_cells or math.inf
+        return _largest(width, height, high, lambda w, h: math.prod(self._grid(w, h)) <= most)
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Columns and rows of cells."""
         cell = self.cell
         if self.crop:
             whole, least, most = self.crop
-            cell = (
-                whole
-                if max(width, height) <= whole
-                else max(least, min(most, int(min(width, height) / 1.5)))
-            )
-        if self.nearest:  # the form in which Qwen publishes its own
-            columns, rows = round(width / cell), round(height / cell)
-            if columns * rows * cell**2 >= self.min_pixels:
-                return columns, rows
-            grow = math.sqrt(self.min_pixels / (width * height))
-            return math.ceil(width * grow / cell), math.ceil(height * grow / cell)
-        return math.ceil(width / cell), math.ceil(height / cell)
+            cropped = max(least, min(most, int(min(width, height) / 1.5)))
+            cell = whole if max(width, height) <= whole else cropped
+        if not self.nearest:
+            return math.ceil(width / cell), math.ceil(height / cell)
+        columns, rows = round(width / cell), round(height / cell)  # the form that Qwen publishes
+        if columns * rows * cell**2 >= self.min_pixels:
+            return columns, rows
+        grow = math.sqrt(self.min_pixels / (width * height))
+        return math.ceil(width * grow / cell), math.ceil(height * grow / cell)
 
 
 @cache
@@ -141,10 +131,13 @@ def send_side(width: int, height: int, *, side: int, tokens: int, rule: Rule | N
     def billed(longest: int) -> int:
         return rule.tokens(*scaled_size(width, height, longest))
 
+    def largest(high: int, most: float, low: int = 1) -> int:
+        return _largest(width, height, high, lambda w, h: rule.tokens(w, h) <= most, low=low)
+
     longest = min(side or max(width, height), max(width, height))
     best = min(longest, rule.seen(*scaled_size(width, height, longest)))
     if tokens and billed(best) > tokens:
-        best = _largest(width, height, best, lambda w, h: rule.tokens(w, h) <= tokens)
+        best = largest(best, tokens)
         if (least := billed(best)) > tokens:
             raise InputError(
                 f"image_tokens is {tokens}, but {rule.name} bills no image less than {least};"
@@ -152,7 +145,7 @@ def send_side(width: int, height: int, *, side: int, tokens: int, rule: Rule | N
             )
     low = math.ceil(_SNAP * best)
     if (least := billed(low)) <= min(_WORTH * billed(best), billed(best) - _FEW):
-        best = _largest(width, height, best, lambda w, h: rule.tokens(w, h) <= least, low=low)
+        best = largest(best, least, low)
     return side if best == longest else best
 
 
@@ -160,11 +153,11 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
     """Width and height, in px, of the picture that `pixels.scaled` makes for `side`."""
     if not side or max(width, height) <= side:
         return width, height
+    # Pillow's thumbnail takes the shorter side that keeps the ratio best
     ratio = width / height
+    low = max(1, int(side / ratio if ratio >= 1 else side * ratio))
     if ratio >= 1:
-        low = max(1, int(side / ratio))
         return side, min((low, low + 1), key=lambda n: abs(ratio - side / n))
-    low = max(1, int(side * ratio))
     return min((low, low + 1), key=lambda n: abs(ratio - n / side)), side
 
 
@@ -194,9 +187,7 @@ def _family(kind: str, model: str) -> str:
     has.
     """
     name = model.rstrip("/").rpartition("/")[2].lower()
-    fitting = (
-        family
-        for family, table in _families(kind).items()
-        if any(fnmatchcase(name, p) for p in table["models"])
-    )
-    return next(fitting, "")
+    for family, table in _families(kind).items():
+        if any(fnmatchcase(name, pattern) for pattern in table["models"]):
+            return family
+    return ""

@@ -12,7 +12,7 @@ import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path, PurePath
@@ -38,10 +38,8 @@ _SOURCES = {  # what a kind may use beside the picture and the text that can be 
     "fused": {"alt_text", "boxes"},
     "fused_contextual": {"alt_text", "context", "boxes"},
 }
-_QUOTED, _ASKED = (
-    2,
-    6,
-)  # sentences nearest to the picture that a caption quotes, and questions are about
+# Sentences nearest to the picture that a caption quotes, and that questions are about.
+_QUOTED, _ASKED = 2, 6
 _SENTENCE = range(30, 261)  # characters of a sentence of prose that can be quoted
 _LABEL = range(3, 301)  # characters of an alternative text that somebody wrote for readers
 _SURE, _TEXTS, _OBJECTS = 0.95, 6, 6  # score of a text that is quoted; texts and labels named
@@ -50,9 +48,8 @@ _END = re.compile(r"[.!。！؟۔।][\"”’»)\]」』）]*$")
 _NUMBER = re.compile(
     r"(?<![\w.,/:-])\d{1,3}(?:,\d{3})+(?![\w.,])|(?<![\w.,/:-])\d+(?![\w/:%-]|[.,]\d)"
 )
-_WORD = re.compile(
-    rf"[^\W\d_{UNSPACED}]{{5,}}"
-)  # long enough for a content word, in scripts with blanks
+# Long enough for a content word, in scripts with blanks.
+_WORD = re.compile(rf"[^\W\d_{UNSPACED}]{{5,}}")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 Item = TypeVar("Item")
 _SHAPES = {
@@ -80,11 +77,9 @@ class Extractive:
         """Answer each request; one without any evidence fails with reason `no_evidence`."""
         for request in requests:
             text = _write(request)
-            status, reason = ("ok", "") if text else ("failed", "no_evidence")
-            answer = Answer(
-                text=text, model=MODEL, finish_reason="stop", status=status, reason=reason
-            )
-            yield request, answer
+            answer = Answer(text=text, model=MODEL, finish_reason="stop")
+            silent = replace(answer, status="failed", reason="no_evidence")
+            yield request, answer if text else silent
 
 
 @dataclass(frozen=True)
@@ -206,7 +201,7 @@ def write_caption(evidence: Evidence) -> str:
     if evidence.objects:
         said.append(evidence.say("objects", objects=joined(evidence.objects)))
     if evidence.texts:
-        said.append(evidence.say("texts", texts=joined([f"“{text}”" for text in evidence.texts])))
+        said.append(evidence.say("texts", texts=_quoted(evidence.texts)))
     if evidence.sentences:
         said.append(evidence.say("page", text="” “".join(evidence.sentences[:_QUOTED])))
     return " ".join(said)
@@ -244,96 +239,101 @@ def round_of(fact: Fact, seed: int, task: str) -> Round:
     return Round(fact.question, tuple(options), "ABCD"[place])
 
 
+def _fact(
+    evidence: Evidence, ask: str, reply: str, answer: str = "", wrong: Sequence[str] = (), **of: str
+) -> Fact:
+    """A fact in the wordings of `ask` and `reply` ("": it makes options alone)."""
+    replied = evidence.say(reply, **of) if reply else ""
+    return Fact(evidence.say(ask, **of), replied, answer, tuple(wrong))
+
+
 def _page_facts(evidence: Evidence) -> Iterator[Fact]:
     """Questions that the page, or the words in the picture, answer."""
     if evidence.label:
-        yield Fact(evidence.say("ask_label"), evidence.say("label", label=evidence.label))
+        yield _fact(evidence, "ask_label", "label", label=evidence.label)
     if evidence.texts:
-        quoted = joined([f"“{text}”" for text in evidence.texts])
-        yield Fact(evidence.say("ask_texts"), evidence.say("texts", texts=quoted))
+        yield _fact(evidence, "ask_texts", "texts", texts=_quoted(evidence.texts))
     words = Counter(word for text in evidence.sentences for word in set(_WORD.findall(text)))
     for number, text in enumerate(evidence.sentences):
-        key = "ask_page" if number == 0 else "ask_more"
-        start = " ".join(text.split()[:4])
         if gap := _gap(text, words, evidence):
             yield gap
         elif number < _QUOTED:
-            yield Fact(evidence.say(key, start=start), evidence.say("page", text=text))
+            ask, start = "ask_more" if number else "ask_page", " ".join(text.split()[:4])
+            yield _fact(evidence, ask, "page", start=start, text=text)
 
 
 def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None:
     """A sentence with a number left out, else with the longest word that stands in no other
     sentence.
     """
-    if number := _NUMBER.search(text):
-        answer, wrong = number[0], _other_numbers(number[0], evidence.seed)
-        start, end, kind = *number.span(), "number"
+    if found := _NUMBER.search(text):
+        kind, wrong = "number", _other_numbers(found[0], evidence.seed)
     else:
         own = [m for m in _WORD.finditer(text) if words[m[0]] == 1 and m.start() > 0]
         if not own:
             return None
-        word = max(own, key=lambda m: len(m[0]))
-        here = {found.casefold() for found in _WORD.findall(text)}
-        other = [w for w in words if w.casefold() not in here and w.istitle() == word[0].istitle()]
-        answer, wrong = word[0], _shuffled(other, evidence.seed)[:3]
-        start, end, kind = *word.span(), "word"
-    question = evidence.say("ask_gap", kind=kind, text=f"{text[:start]}____{text[end:]}")
-    reply = evidence.say("gap", answer=answer, text=text)
-    return Fact(question, reply, answer, tuple(wrong))
+        kind, found = "word", max(own, key=lambda m: len(m[0]))
+        here = {word.casefold() for word in _WORD.findall(text)}
+        # another word of the sentence might fit the gap; a capital would give the answer away
+        alike = [w for w in words if w.istitle() == found[0].istitle()]
+        wrong = _some([w for w in alike if w.casefold() not in here], evidence.seed)
+    gap = f"{text[: found.start()]}____{text[found.end() :]}"
+    question = evidence.say("ask_gap", kind=kind, text=gap)
+    reply = evidence.say("gap", answer=found[0], text=text)
+    return Fact(question, reply, found[0], tuple(wrong))
 
 
 def _other_numbers(text: str, seed: int) -> list[str]:
     """Three numbers of the same form near a number of digits, with or without commas."""
-    number = int(text.replace(",", "")) if len(text) < 16 else 0
-    step = (
-        max(1, number // 50) if 1000 <= number <= 2100 and "," not in text else max(1, number // 4)
-    )
+    number, commas = int(text.replace(",", "")) if len(text) < 16 else 0, "," in text
+    # years lie nearer to each other than amounts
+    is_year = 1000 <= number <= 2100 and not commas
+    step = max(1, number // (50 if is_year else 4))
     near = [number + step * k for k in (-3, -2, -1, 1, 2, 3) if number + step * k > 0]
-    return [f"{n:,}" if "," in text else str(n) for n in _shuffled(near, seed)[:3]]
+    return [f"{n:,}" if commas else str(n) for n in _some(near, seed)]
 
 
 def _picture_facts(evidence: Evidence) -> Iterator[Fact]:
     """Questions that measured facts answer with a clear margin."""
-    p = evidence.picture
+    p, seed = evidence.picture, evidence.seed
     assert p is not None
-    say, whole = evidence.say, p.areas["all"]
+    whole = p.areas["all"]
+    families = [colour.family for colour in whole]
     for area, colours in p.areas.items():
-        top = colours[0]
-        key = "ask_main" if area == "all" else "ask_area"
-        if top.share > 0.55 and (area == "all" or top.family != whole[0].family):
-            reply = say("main" if area == "all" else "area", area=area, shade=top.shade)
-            wrong = _far_colours({colour.family for colour in colours if colour.share > 0.02})
-            yield Fact(say(key, area=area), reply, top.family, _some(wrong, evidence.seed))
+        top, key = colours[0], "main" if area == "all" else "area"
+        if top.share > 0.55 and (area == "all" or top.family != families[0]):
+            wrong = _far_colours(colour.family for colour in colours if colour.share > 0.02)
+            of = {"area": area, "shade": top.shade}
+            yield _fact(evidence, f"ask_{key}", key, top.family, _some(wrong, seed), **of)
+    far = _far_colours(families)
     if len(whole) > 2 and whole[1].share > max(0.08, 1.6 * whole[2].share):
-        wrong = _far_colours({colour.family for colour in whole})
-        ask, reply = say("ask_second", first=whole[0].family), say("second", shade=whole[1].shade)
-        yield Fact(ask, reply, whole[1].family, _some(wrong, evidence.seed))
-    if absent := _shuffled(_far_colours({colour.family for colour in whole}), evidence.seed):
-        shades = joined([colour.shade for colour in whole[:2]])
-        reply = say("absent", colour=absent[0], colours=shades)
-        yield Fact(say("ask_absent", colour=absent[0]), reply)
-        present = whole[1] if len(whole) > 1 and whole[1].share > 0.04 else whole[0]
-        yield Fact(say("ask_present"), "", present.family, tuple(absent[1:4]))
+        of = {"first": families[0], "shade": whole[1].shade}
+        yield _fact(evidence, "ask_second", "second", families[1], _some(far, seed), **of)
+    if absent := _shuffled(far, seed):
+        of = {"colour": absent[0], "colours": joined([colour.shade for colour in whole[:2]])}
+        yield _fact(evidence, "ask_absent", "absent", **of)
+        present = families[1] if len(whole) > 1 and whole[1].share > 0.04 else families[0]
+        yield _fact(evidence, "ask_present", "", present, absent[1:4])
     first, second, *_, last = sorted(p.quarters, key=lambda name: -p.quarters[name])
     if p.quarters[first] > p.quarters[second] + 14:
-        wrong = [name for name in p.quarters if name != first]
-        reply = say("brightest", quarter=first, other=last)
-        yield Fact(say("ask_brightest"), reply, first, _some(wrong, evidence.seed))
-    reply = say("shape", shape=shape(p), width=str(p.width), height=str(p.height))
-    other = [words for words in _SHAPES if words != shape(p)]
-    yield Fact(say("ask_shape"), reply, shape(p), _some(other, evidence.seed))
+        others = [name for name in p.quarters if name != first]
+        of = {"quarter": first, "other": last}
+        yield _fact(evidence, "ask_brightest", "brightest", first, _some(others, seed), **of)
+    others = [words for words in _SHAPES if words != shape(p)]
+    of = {"shape": shape(p), "width": str(p.width), "height": str(p.height)}
+    yield _fact(evidence, "ask_shape", "shape", shape(p), _some(others, seed), **of)
     if not 0.1 <= p.even <= 0.7:
-        yield Fact(say("ask_even"), say("flat" if p.even > 0.7 else "gradual"))
+        yield _fact(evidence, "ask_even", "flat" if p.even > 0.7 else "gradual")
 
 
-def _far_colours(shown: set[str]) -> list[str]:
+def _far_colours(shown: Iterable[str]) -> list[str]:
     """Colours that nobody takes for one of those shown."""
-    near = shown | {name for family in shown for name in NEIGHBOURS[family]}
+    near = {name for family in shown for name in (family, *NEIGHBOURS[family])}
     return [family for family in NEIGHBOURS if family not in near]
 
 
-def _some(wrong: Sequence[str], seed: int) -> tuple[str, ...]:
-    return tuple(_shuffled(wrong, seed)[:3])
+def _some(wrong: Iterable[Item], seed: int) -> list[Item]:
+    return _shuffled(wrong, seed)[:3]
 
 
 def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
@@ -344,6 +344,10 @@ def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
 def shape(p: Picture) -> str:
     """How width and height compare, in words."""
     return next(words for words, least in _SHAPES.items() if p.width / p.height >= least)
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    return joined([f"“{text}”" for text in texts])
 
 
 def joined(names: Sequence[str]) -> str:

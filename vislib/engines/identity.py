@@ -12,11 +12,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vislib.engines.chat_client import HERE, api_key
+from vislib.engines.completions import as_dict
 from vislib.engines.replies import refused_key, told_error, unreachable
 from vislib.runs.errors import InputError
 from vislib.runs.redaction import redact
@@ -44,7 +45,7 @@ _WAYS_ON = (
     "Set model_revision (as the name of the checkpoint) to ask the model of now; set base_url back"
     " for the one before; or set same_model to true if both are one. All answers are kept"
 )
-_DATE = r"[-@:](?:\d{4}-?\d{2}-?\d{2}|latest)"
+_DATE = r"([-@:](\d{4}-?\d{2}-?\d{2}|latest))?"
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,10 @@ def look(url: str, model: str, *, timeout_s: float = _PATIENCE_S) -> Seen:
     import httpx2
 
     headers = {"Authorization": f"Bearer {api_key(url)}", "Accept-Encoding": "identity"}
-    wait = min(timeout_s, _PATIENCE_S)
+    trusting = urlsplit(url).hostname not in HERE
+    client = httpx2.Client(trust_env=trusting, timeout=min(timeout_s, _PATIENCE_S))
     try:
-        with (
-            httpx2.Client(trust_env=urlsplit(url).hostname not in HERE, timeout=wait) as client,
-            client.stream("GET", f"{url.rstrip('/')}/models", headers=headers) as reply,
-        ):
+        with client, client.stream("GET", f"{url.rstrip('/')}/models", headers=headers) as reply:
             data = b""
             for part in reply.iter_bytes():
                 if len(data := data + part) > _MOST_BYTES:
@@ -96,22 +95,13 @@ def _read(url: str, model: str, status: int, data: bytes) -> Seen:
         raise InputError(f"{url}: 401, {said}. {refused_key(model)}")
     entries = body.get("data") if isinstance(body, dict) else body
     if status != 200 or not isinstance(entries, list):
-        return Seen(
-            url,
-            note=(
-                f"{url}/models lists nothing (status {status}); whether it has {model} is not known"
-            ),
-        )
-    listed = {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
+        lists = f"{url}/models lists nothing (status {status})"
+        return Seen(url, note=f"{lists}; whether it has {model} is not known")
+    listed = {str(entry.get("id")): entry for entry in map(as_dict, entries) if entry}
     if entry := listed.get(model):
-        meta = entry.get("meta")
-        known = {**(meta if isinstance(meta, dict) else {}), **entry}
-        told = {
-            name: known[name]
-            for name in _TELLING
-            if isinstance(known.get(name), str | int) and known[name]
-        }
-        return Seen(url, told=told)
+        known = as_dict(entry.get("meta")) | entry  # llama.cpp says it in `meta`
+        told = {n: v for n in _TELLING if (v := known.get(n)) and isinstance(v, str | int)}
+        return Seen(url, told)
     names = ", ".join(sorted(listed)[:5]) or "none"
     return Seen(url, note=f"{url}/models does not list {model} (but {names})")
 
@@ -133,30 +123,18 @@ class Source:
     urls: tuple[str, ...]
     told: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, seen: Iterable[Seen]) -> "Source":
-        """The source that looks at its servers have shown."""
-        found = list(seen)
-        told = next((one.told for one in found if one.told), {})
-        return cls(tuple(sorted(one.url.rstrip("/") for one in found)), told)
-
     @property
     def id(self) -> str:
         """What stands beside an answer: addresses and paths leave no machine with it."""
-        return short_hash(json.dumps(self.as_row(), sort_keys=True))
-
-    def as_row(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"urls": list(self.urls), "told": dict(self.told)}
+        return short_hash(json.dumps(asdict(self), sort_keys=True))
 
     def differs(self, other: "Source") -> bool:
         """Whether `other` is, or may well be, another model: it says so, or neither says and the
         address is another.
         """
-        both = self.told.keys() & other.told.keys()
-        if any(self.told[name] != other.told[name] for name in both):
-            return True
-        return not both and not set(map(_place, self.urls)) & set(map(_place, other.urls))
+        if both := self.told.keys() & other.told.keys():
+            return any(self.told[name] != other.told[name] for name in both)
+        return not set(map(_place, self.urls)) & set(map(_place, other.urls))
 
     def __str__(self) -> str:
         told = ", ".join(f"{name} {value}" for name, value in self.told.items())
@@ -175,9 +153,7 @@ def same_model(one: str, other: str) -> bool:
     bears.
     """
     short, long = sorted((one, other), key=len)
-    return long.startswith(short) and (
-        long == short or re.fullmatch(_DATE, long[len(short) :]) is not None
-    )
+    return long.startswith(short) and re.fullmatch(_DATE, long[len(short) :]) is not None
 
 
 class Origins:
@@ -188,30 +164,25 @@ class Origins:
     def __init__(self, servers: "Journal", engine: Any) -> None:
         self.servers, self.model = servers, engine.model
         self._may_differ = bool(getattr(engine.params, "same_model", False))
-        self.count: Counter[str] = (
-            Counter()
-        )  # by the id of their source, "" for one that is not on record
-        self.models: Counter[str] = Counter()
-        self._times: list[float] = []  # of the first and of the last
+        # by the id of their source, "" for one that is not on record
+        self.count, self.models = Counter[str](), Counter[str]()
+        self._first, self._last = float("inf"), 0.0  # seconds of the epoch
 
     def add(self, body: Mapping[str, Any], answered_at: float) -> None:
         """Count one."""
-        self.count[str(body.get("server", ""))] += 1
-        self.models[str(body.get("model", ""))] += 1
-        times = [*self._times, answered_at]
-        self._times = [min(times), max(times)]
+        self.count[body.get("server", "")] += 1
+        self.models[body.get("model", "")] += 1
+        self._first = min(self._first, answered_at)
+        self._last = max(self._last, answered_at)
 
     def line(self, total: int) -> str:
         """How many of `total` answers come from the journal, of which days and servers."""
-        days = [time.strftime("%Y-%m-%d", time.localtime(at)) for at in self._times]
-        spoken = " to ".join(dict.fromkeys(days))
-        sources = "; ".join(
-            f"{n:,} of {self._source(name) or 'no server on record'}" for name, n in self._sorted()
-        )
-        return (
-            f"{self.count.total():,} of {total:,} answers come from the journal, of {spoken}:"
-            f" {sources}"
-        )
+        times = map(time.localtime, (self._first, self._last))
+        days = " to ".join(dict.fromkeys(time.strftime("%Y-%m-%d", at) for at in times))
+        named = ((n, self._source(name)) for name, n in self.count.most_common())
+        sources = "; ".join(f"{n:,} of {source or 'no server on record'}" for n, source in named)
+        known = f"{self.count.total():,} of {total:,}"
+        return f"{known} answers come from the journal, of {days}: {sources}"
 
     def meet(self, engine: Any) -> tuple[str, list[str]]:
         """The id of the source that `engine` asks now, and notes for the user; "" where a name does
@@ -226,42 +197,38 @@ class Origins:
             seen = look_at_all(engine.places, engine.model, timeout_s=engine.params.timeout_s)
         except InputError:
             return "", []
-        source = Source.of(seen)
-        self._check(source)
-        self.servers.put(source.id, source.as_row())
-        return source.id, [one.note for one in seen if one.note]
-
-    def _check(self, now: Source) -> None:
-        for name, n in self._sorted() if not self._may_differ else ():
-            if (before := self._source(name)) and before.differs(now):
+        urls = sorted(one.url.rstrip("/") for one in seen)
+        now = Source(tuple(urls), next((one.told for one in seen if one.told), {}))
+        for name, n in self.count.most_common():
+            before = self._source(name)
+            if before and before.differs(now) and not self._may_differ:
                 raise InputError(
                     f"model {self.model}: {n:,} answers in the journal are of {before}, but the"
                     f" server is now {now}. {_WAYS_ON}"
                 )
+        self.servers.put(now.id, asdict(now))
+        return now.id, [one.note for one in seen if one.note]
 
     def renamed(self, model: str) -> str:
         """What is wrong if a reply names another model than the replies of earlier runs did; else
         "".
         """
-        names = sorted(filter(None, self.models))
-        known = [
-            n for n in names if not any(len(m) > len(n) and same_model(n, m) for m in names)
-        ]  # what says most
-        if (
-            self._may_differ
-            or not model
-            or not known
-            or any(same_model(model, name) for name in known)
-        ):
+        known = sorted(filter(None, self.models))
+        if self._may_differ or not (model and known):
+            return ""
+        # of a name with and without its date, the one that says most
+        longest = [n for n in known if not any(_extends(m, n) for m in known)]
+        if any(same_model(model, name) for name in longest):
             return ""
         return (
             f"model {self.model}: replies are now of {model!r}, but those in the journal are of"
-            f" {', '.join(known)}. {_WAYS_ON}"
+            f" {', '.join(longest)}. {_WAYS_ON}"
         )
-
-    def _sorted(self) -> list[tuple[str, int]]:
-        return sorted(self.count.items(), key=lambda item: (-item[1], item[0]))
 
     def _source(self, name: str) -> Source | None:
         row = self.servers.get(name) if name else None
         return Source(tuple(row["urls"]), row["told"]) if row else None
+
+
+def _extends(longer: str, name: str) -> bool:
+    return len(longer) > len(name) and same_model(name, longer)

@@ -1,7 +1,8 @@
-"""What a server may be sent: a pace that holds in every minute, and a window of requests in flight.
+"""What a server may be sent: a rate limiter that holds in every minute, and an AIMD window of
+requests in flight.
 
 Providers limit requests and tokens per minute and say so in the headers of each reply; self-hosted
-servers only refuse. The pace follows parameters and headers before anything is refused, the window
+servers only refuse. The rate follows parameters and headers before anything is refused, the window
 follows refusals the way TCP does: cut by a factor, widened again one by one. What a request takes
 is known when its answer is there; until then its upper bound counts.
 """
@@ -19,33 +20,28 @@ _CUT, _NEAR = 0.8, 0.95  # of the window that was refused
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-class Pace:
+class RateLimiter:
     """Holds requests back so that no minute sees more requests or tokens than allowed (0: what the
     replies say).
     """
 
     def __init__(self, *, requests: int, tokens: int) -> None:
-        self._allowed = {
-            "requests": float(requests or math.inf),
-            "tokens": float(tokens or math.inf),
-        }
+        self._allowed = {"requests": requests or math.inf, "tokens": tokens or math.inf}
         self._limits = dict(self._allowed)
         self._sent: deque[list[float]] = deque()  # [when, tokens] of the last minute
         self._tokens = 0.0  # their sum
         self._largest = math.inf  # tokens that one request took so far
-        self._free_at = self._held_until = 0.0
+        self._free_at = 0.0  # evenly spaced, or held by the server: whichever is later
 
     def wait(self, tokens: float, now: float) -> float:
         """Seconds until a request of at most `tokens` may go, 0 or less for now."""
         while self._sent and self._sent[0][0] <= now - _MINUTE:
             self._tokens -= self._sent[0][1]
             self._sent.popleft().clear()
-        full = self._sent and self._tokens + min(tokens, self._largest) > self._limits["tokens"]
-        return max(
-            self._free_at - now,
-            self._held_until - now,
-            self._sent[0][0] + _MINUTE - now if full else 0.0,
-        )
+        free_at = self._free_at
+        if self._sent and self._tokens + min(tokens, self._largest) > self._limits["tokens"]:
+            free_at = max(free_at, self._sent[0][0] + _MINUTE)
+        return free_at - now
 
     def take(self, tokens: float, now: float) -> list[float]:
         """Count a request as sent; return its entry, for `settle`: empty when it is not counted, or
@@ -62,15 +58,16 @@ class Pace:
 
     def settle(self, entry: list[float], tokens: int) -> None:
         """Put what a request really took, if that is known, in the place of what was expected."""
-        if entry and tokens:
+        if not tokens:
+            return
+        if entry:
             self._tokens += tokens - entry[1]
             entry[1] = tokens
-        if tokens:
-            self._largest = tokens if self._largest == math.inf else max(tokens, self._largest)
+        self._largest = tokens if self._largest == math.inf else max(tokens, self._largest)
 
     def hold(self, seconds: float) -> None:
         """Send nothing for so long: the server asked for it."""
-        self._held_until = max(self._held_until, monotonic() + seconds)
+        self._free_at = max(self._free_at, monotonic() + seconds)
 
     def follow(self, headers: Mapping[str, str], *, tokens: int) -> bool:
         """Take over the limits that a reply tells; whether they leave no room for another request
@@ -85,14 +82,13 @@ class Pace:
                 self._limits[kind] = min(self._allowed[kind], limit)
             if _number(headers.get(f"x-ratelimit-remaining-{kind}"), math.inf) < need:
                 reset = seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
-                self.hold(
-                    min(math.inf if reset is None else reset, _MINUTE * need / self._limits[kind])
-                )
+                room = _MINUTE * need / self._limits[kind]
+                self.hold(room if reset is None else min(reset, room))
                 used_up = True
         return used_up
 
 
-class Window:
+class AIMDWindow:
     """How many requests may be in flight at one server: cut when it refuses, widened again by its
     answers.
     """
@@ -107,24 +103,23 @@ class Window:
         """
         if begun > self._burst_until:
             self._refused_at, self._burst_until = min(self.size, in_flight), monotonic() + seconds
-            self.size, self.bursts = max(1.0, _CUT * self._refused_at), self.bursts + 1
+            self.size = max(1.0, _CUT * self._refused_at)
+            self.bursts += 1
 
     def answered(self) -> None:
         """One answer more: a window full of them widens it by two, by a fifth where it was refused
         last.
         """
-        self.bursts = 0
-        self.size = min(
-            self.most, self.size + (2 if self.size < _NEAR * self._refused_at else 0.2) / self.size
-        )
+        wider = 2 if self.size < _NEAR * self._refused_at else 0.2
+        self.bursts, self.size = 0, min(self.most, self.size + wider / self.size)
 
 
 def seconds(text: str) -> float | None:
     """Seconds in a duration as providers write it (`1s`, `6m0s`, `12ms`, `0.5`), None if it is
     none.
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
+    if re.fullmatch(r"(\d+(\.\d+)?(ms|[smhd]))+", text):
+        parts = re.findall(r"([\d.]+)([a-z]+)", text)
         return sum(float(number) * _UNITS[unit] for number, unit in parts)
     number = _number(text, -1.0)
     return number if number >= 0 else None

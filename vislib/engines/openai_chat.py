@@ -24,7 +24,7 @@ from vislib.engines.budget import Budget, with_breakpoint
 from vislib.engines.chat_client import ChatClient, server_urls
 from vislib.engines.completions import failure
 from vislib.engines.replies import DOUBTFUL, RETRIED, Reply, refusing, unreachable
-from vislib.engines.servers import GivenUp, Server, Turns
+from vislib.engines.servers import Balancer, GivenUp, Server
 from vislib.runs.digests import content_hash, folder_facts
 from vislib.runs.errors import InputError
 from vislib.runs.keys import expand
@@ -116,7 +116,7 @@ class OpenAIChat:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
         # one alone until it has shown what a request costs
         most = self.params.max_in_flight if self.budget.proven else 1
-        while not self._ending() and self._open < min(most + self._turns.sleeping, 2 * most):
+        while not self._ending() and self._open < min(most + self._balancer.sleeping, 2 * most):
             request, self._held = self._held or next(waiting, None), None
             if request is None:
                 return
@@ -139,7 +139,7 @@ class OpenAIChat:
         except Empty:
             done = None
         if self._ending():
-            loop.call_soon_threadsafe(self._turns.give_up)
+            loop.call_soon_threadsafe(self._balancer.give_up)
         return done
 
     def _settled(self, asked: _Asked, task: asyncio.Task[Answer]) -> Answer | None:
@@ -180,7 +180,7 @@ class OpenAIChat:
         body = with_breakpoint(body, request, urls=self.urls)
         tokens = self.budget.tokens(request) + request.max_tokens
         while True:
-            reply, server, begun = await self._turns.send(body, tokens, after=wait, avoid=server)
+            reply, server, begun = await self._balancer.send(body, tokens, after=wait, avoid=server)
             asked.began, unheard = asked.began or begun, reply.answer.reason in _NO_WORD
             self._replies += not unheard
             if not asked.tries or not unheard:
@@ -241,7 +241,7 @@ class OpenAIChat:
         clients = [ChatClient(url, self.params) for url in self.urls]
         servers = [Server(client, self.params, rest_s=self.backoff_s) for client in clients]
         most, put_off = self.params.max_in_flight, lambda: self._done.put(None)
-        self._turns = Turns(servers, most, put_off=put_off)
+        self._balancer = Balancer(servers, most, put_off=put_off)
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai engine", daemon=True)
         thread.start()

@@ -16,33 +16,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vislib.engines import Answered, Request
 from vislib.engines.openai_chat import OpenAIChat
-from vislib.runs.children import end_process
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, table_reference
 from vislib.runs.locking import share
 from vislib.runs.redaction import redact
+from vislib.training.children import end_process
 
 LOG = "server.log"  # beside the stage's log
 _HOST = "127.0.0.1"
 _COMMANDS = (("vllm", "serve"), ("transformers", "serve"))  # the first that is installed
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}  # a folder needs no network
-_NOT_PASSED = (
-    "OPENAI_API_KEY",
-    "VLLM_API_KEY",
-)  # the server has no use for the one and would ask for the other
+# A folder needs no network.
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+# The server has no use for the one and would ask for the other.
+_NOT_PASSED = ("OPENAI_API_KEY", "VLLM_API_KEY")
 _TAIL = 1500  # characters of the log that an error shows
 _GRACE_S = 5.0  # for a server that is told to end, or that no longer answers
+Process = subprocess.Popen[str]
 
 
 class OwnModel(OpenAIChat):
@@ -60,7 +56,8 @@ class OwnModel(OpenAIChat):
                 " 11_captioner/model"
             )
         super().__init__(params, folder)
-        self._folder, self._place, self._command = folder, place, _command()
+        self._folder, self._log, self._command = folder, place / LOG, _command()
+        self._lock = place.parent / ".workers.lock"
         reference = table_reference(params.model)
         self.model = f"{'/'.join(reference[1:]) if reference else folder.name}@{self._identity[:8]}"
 
@@ -68,10 +65,8 @@ class OwnModel(OpenAIChat):
         """Answers as they come; see `Engine`."""
         with self._served() as up:
             for request, answer in super().answer(requests, spent=spent) if up else ():
-                yield (
-                    request,
-                    replace(answer, model=self.model),
-                )  # the server's name for it is a path
+                # the server's name for it is a path of this machine
+                yield request, replace(answer, model=self.model)
 
     @property
     def places(self) -> list[str]:
@@ -90,8 +85,8 @@ class OwnModel(OpenAIChat):
             probe.bind((_HOST, 0))
             port = probe.getsockname()[1]
         self.urls = [f"http://{_HOST}:{port}/v1"]
-        command = [*self._command, str(self._folder), "--host", _HOST, "--port", str(port)]
-        process = self._begin(command)
+        where = ["--host", _HOST, "--port", str(port)]
+        process = self._begin([*self._command, str(self._folder), *where])
         try:
             up = self._wait_until_up(process, port)
             try:
@@ -103,35 +98,31 @@ class OwnModel(OpenAIChat):
         finally:
             _end(process)
 
-    def _begin(self, command: list[str]) -> "subprocess.Popen[str]":
-        """The server under the guard of `runs.children`, in a process group of its own, holding
+    def _begin(self, command: list[str]) -> Process:
+        """The server under the guard of `training.children`, in a process group of its own, holding
         the run's lock.
         """
-        environment = {
-            name: value for name, value in os.environ.items() if name not in _NOT_PASSED
-        } | _ENVIRONMENT
-        lock = share(self._place.parent / ".workers.lock")
+        kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+        lock = share(self._lock)
         try:
-            with (self._place / LOG).open("w", encoding="utf-8") as log:
+            with self._log.open("w", encoding="utf-8") as log:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "vislib.runs.children", *command],
+                    [sys.executable, "-m", "vislib.training.children", *command],
                     cwd=ROOT,
-                    stdin=subprocess.PIPE,
+                    stdin=subprocess.PIPE,  # the guard ends the server when this end is closed
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     pass_fds=[lock],
-                    env=environment,
+                    env=kept | _ENVIRONMENT,
                     text=True,
                 )
         finally:
             os.close(lock)
 
-    def _wait_until_up(self, process: "subprocess.Popen[str]", port: int) -> bool:
-        print(
-            f"serving {self.model}: {' '.join(self._command[-2:])} on {_HOST}:{port}, log in {LOG}",
-            flush=True,
-        )
+    def _wait_until_up(self, process: Process, port: int) -> bool:
+        verb = " ".join(self._command[-2:])
+        print(f"serving {self.model}: {verb} on {_HOST}:{port}, log in {LOG}", flush=True)
         while not self.stop.is_set():
             if process.poll() is not None:
                 raise self._ended(f"did not come up (it ended with {process.returncode})")
@@ -141,11 +132,10 @@ class OwnModel(OpenAIChat):
         return False
 
     def _ended(self, how: str) -> InputError:
-        log = self._place / LOG
-        said = redact(log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]).strip()
+        said = redact(self._log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]).strip()
         return InputError(
             f"{' '.join(self._command[-2:])} {self.params.model} {how}; mend the model or serve it"
-            f" yourself and set base_url. Its log {log} ends with:\n{said}"
+            f" yourself and set base_url. Its log {self._log} ends with:\n{said}"
         )
 
 
@@ -163,17 +153,15 @@ def _command() -> list[str]:
 
 def _is_up(port: int) -> bool:
     """Whether the server answers; asked past any proxy."""
-    connection = http.client.HTTPConnection(_HOST, port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    with closing(http.client.HTTPConnection(_HOST, port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _end(process: Process) -> None:
     """Tell the server and all that it started to end, and kill what has not after a while."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

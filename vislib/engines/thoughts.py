@@ -34,16 +34,12 @@ _LONE = re.compile(
     rf"^[ \t]{{0,8}}{_CLOSING_MARK}|{_CLOSING_MARK}(?=[ \t]{{0,8}}$)", re.IGNORECASE | re.MULTILINE
 )
 _END_OF_TURN = re.compile(r"<\|(?:return|end)\|>\s{0,9}\Z")
-_WRAPPERS = (
-    ("<answer>", "</answer>"),
-    ("<response>", "</response>"),
-    ("<final_answer>", "</final_answer>"),
-    ("<final>", "</final>"),
-    ("<output>", "</output>"),
+_TAGS = ("answer", "response", "final_answer", "final", "output")
+_WRAPPERS = [(f"<{tag}>", f"</{tag}>") for tag in _TAGS] + [
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
     ("<|begin_of_box|>", "<|end_of_box|>"),
-)
+]
 
 
 def without_thoughts(text: str) -> tuple[str, str]:
@@ -52,31 +48,28 @@ def without_thoughts(text: str) -> tuple[str, str]:
     An opening mark at the beginning that nothing closes leaves no answer: the model was still
     thinking.
     """
-    answer, cut, begin = [], [], 0
+    answer, cut, begin = "", "", 0
     while opening := _OPENING.search(text, begin):
         closing = _CLOSING.search(text, opening.end())
         if not closing and text[: opening.start()].strip():
             break
         end = closing.end() if closing else len(text)
-        answer.append(text[begin : opening.start()])
-        cut.append(text[opening.start() : end])
+        answer += text[begin : opening.start()]
+        cut += text[opening.start() : end]
         begin = end
-    rest = "".join([*answer, text[begin:]])
+    rest = answer + text[begin:]
     lone = _lone_end(rest)
     said, wrapper = _unwrapped(rest[lone:])
-    return said, "".join([*cut, rest[:lone], wrapper])
+    return said, cut + rest[:lone] + wrapper
 
 
 def _lone_end(text: str) -> int:
     """Where the last closing mark ends that nothing opened; 0 if there is none."""
     spoken = _SPOKEN.search(text)
     before = text[: spoken.start()] if spoken else text
-    ends = [
-        mark.end()
-        for mark in (*_LONE.finditer(text), *_CLOSING.finditer(before))
-        if mark[0] != "</details>"
-    ]
-    return max(ends, default=0)
+    marks = (*_LONE.finditer(text), *_CLOSING.finditer(before))
+    # pages speak of HTML's details without any thought in them
+    return max((mark.end() for mark in marks if mark[0] != "</details>"), default=0)
 
 
 def _unwrapped(text: str) -> tuple[str, str]:
@@ -88,7 +81,6 @@ def _unwrapped(text: str) -> tuple[str, str]:
     for opening, closing in _WRAPPERS:
         whole = closing not in body or body.endswith(closing)
         if body.startswith(opening) and body.count(opening) == 1 and whole:
-            body = body.removeprefix(opening)
-            marks += opening + closing * body.endswith(closing)
-            body = body.removesuffix(closing).strip()
+            marks += opening + (closing if body.endswith(closing) else "")
+            body = body.removeprefix(opening).removesuffix(closing).strip()
     return (body, marks) if marks else (text, "")
