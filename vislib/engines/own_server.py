@@ -23,11 +23,11 @@ from typing import Any
 
 from vislib.engines import Answered, Request
 from vislib.engines.openai_chat import OpenAIChat
+from vislib.runs.children import end_process
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, table_reference
 from vislib.runs.locking import share
 from vislib.runs.redaction import redact
-from vislib.training.children import end_process
 
 LOG = "server.log"  # beside the stage's log
 _HOST = "127.0.0.1"
@@ -99,7 +99,7 @@ class OwnModel(OpenAIChat):
             _end(process)
 
     def _begin(self, command: list[str]) -> Process:
-        """The server under the guard of `training.children`, in a process group of its own, holding
+        """The server under the guard of `runs.children`, in a process group of its own, holding
         the run's lock.
         """
         kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
@@ -107,7 +107,7 @@ class OwnModel(OpenAIChat):
         try:
             with self._log.open("w", encoding="utf-8") as log:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "vislib.training.children", *command],
+                    [sys.executable, "-m", "vislib.runs.children", *command],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,  # the guard ends the server when this end is closed
                     stdout=log,
