@@ -2,16 +2,16 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vislib import merging
 from vislib.media.embeddings import text_hash
-from vislib.merging import merge_conversations, similar_questions, stage
-from vislib.merging.candidates import Candidate, assign_splits
-from vislib.merging.conversations import (
+from vislib.merging import (
     CONFIGURATIONS,
     Round,
     caption_prompt,
@@ -20,6 +20,7 @@ from vislib.merging.conversations import (
     instructions,
     question_prompt,
     shuffled,
+    similar_questions,
 )
 from vislib.prompts import load
 from vislib.runs import InputError, tables
@@ -129,42 +130,6 @@ def test_pages_are_split_by_hash_near_the_fraction() -> None:
     assert splits != [split_of(sample(n), seed=1, test_fraction=0.1) for n in range(2000)]
 
 
-def test_a_test_sample_whose_image_is_in_train_is_marked() -> None:
-    pages = [f"http://x/page{n}" for n in range(40)]
-    test = next(p for p in pages if split_of(sample(0, p), seed=0, test_fraction=0.3) == "test")
-    train = next(p for p in pages if split_of(sample(0, p), seed=0, test_fraction=0.3) == "train")
-    rows = [
-        (sample(0, test), "a"),
-        (sample(1, test), "b"),
-        (sample(2, train), "b"),
-        (sample(3, train), "a"),
-    ]
-    found = [
-        Candidate(
-            sample=row,
-            image={"image_id": image, "status": "ok", "reason": ""},
-            questions=[],
-            captions={"contextual": {"status": "ok"}} if row["sample_id"] != "s3" else {},
-        )
-        for row, image in rows
-    ]
-    for candidate in found:
-        candidate.questions.extend(
-            {"kind": "contextual", "status": "ok", "question_type": t} for t in (F, M)
-        )
-    splits = assign_splits(found, ["contextual"], seed=0, test_fraction=0.3)
-    assert splits == [
-        "test",
-        "image_in_train",
-        "train",
-        "",
-    ]  # s3 is dropped, so image a is not in train
-    with pytest.raises(
-        InputError, match=r"none of 1 samples .* caption_failed \(contextual: none\): 1"
-    ):
-        assign_splits(found[3:], ["contextual"], seed=0, test_fraction=0.3)
-
-
 # -- the stage
 # ------------------------------------------------------------------------------------------------
 
@@ -250,17 +215,38 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
         "seed": 0,
         "embedding_model": "hash",
     }
-    merging = Stage(
-        notebook="08_merging", schema={}, values={**place, **paths, **defaults, **values}
+    stage = Stage(notebook="08_merging", schema={}, values={**place, **paths, **defaults, **values})
+    run = Run(stage, stage.open_partial("key", {"hashes": {}, "inputs": {}}), [])
+    p = run.params
+    kinds, asked = merging.kinds_of(run), bool(p.questions)
+    given = {name: value for name, value in vars(p).items() if name in schemas and value}
+    query = merging.join(
+        kinds, seed=p.seed, test_fraction=p.test_fraction, limit=p.limit, asked=asked
     )
-    run = Run(merging, merging.open_partial("key", {"hashes": {}, "inputs": {}}), [])
-    merge_conversations(run)
+    joined = run.sql(query, into="joined", one_per="sample.sample_id", **given)
+    vectors = (
+        merging.embed_questions(run, joined, model=p.embedding_model, batch_size=4)
+        if asked
+        else None
+    )
+    rule = partial(
+        merging.conversations,
+        kinds=kinds,
+        vectors=vectors,
+        threshold=p.similarity_threshold,
+        minimum=p.min_per_type,
+        seed=p.seed,
+    )
+    run.map(rule, joined, unit="sample", id="sample.sample_id", batch=64)
+    merging.check_merged(run, kinds, asked=asked)
+    if asked:
+        run.account("question", taken=merging.QUESTIONS, joined=joined)
     return run
 
 
 @pytest.fixture(autouse=True)
 def _small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "SentenceEncoder", HashEncoder)
+    monkeypatch.setattr(merging, "SentenceEncoder", HashEncoder)
 
 
 def rows_of(run: Run, kind: str, name: str) -> dict[str, dict[str, Any]]:
@@ -377,6 +363,25 @@ def test_a_test_row_with_an_image_of_train_is_dropped_with_its_questions(tmp_pat
 
     read = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert {name: len(rows) for name, rows in read.items()} == {"train": tables.count_rows(folder)}
+
+
+def test_an_image_counts_as_trained_on_only_where_its_sample_is_usable(tmp_path: Path) -> None:
+    rows = inputs_at(tmp_path)
+    splits = [split_of(row, seed=0, test_fraction=0.3) for row in rows["samples"]]
+    assert len(set(splits)) == 2
+    test, train = splits.index("test"), splits.index("train")
+    rows["images"][test]["image_id"] = rows["images"][train]["image_id"]
+    unusable = [r for r in rows["captions"] if r["sample_id"] != f"s{train}"]
+    both = merge(tmp_path / "both", rows)
+    assert both.counts()["sample"]["dropped"] == {"image_in_train": 1}
+    alone = merge(tmp_path / "alone", rows | {"captions": unusable})
+    assert alone.counts()["sample"]["dropped"] == {"caption_failed": 1}
+    found = {
+        row["sample_id"]: split
+        for split in ("train", "test")
+        for row in tables.read_rows(alone.data / f"contextual/captions/{split}-00000.parquet")
+    }
+    assert found == {f"s{i}": split for i, split in enumerate(splits) if i != train}
 
 
 def test_the_minimum_keeps_similar_questions_and_counts_their_pairs(tmp_path: Path) -> None:

@@ -47,6 +47,43 @@ def cards(
     )  # type: ignore[no-untyped-call]
 
 
+def chats(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    image: str = "",
+    root: Path | None = None,
+    side: int = SIDE,
+) -> HTML:
+    """Each row's `conversations` (turns in LLaVA's form) as a chat beside its picture.
+
+    `image`: column with the path of the picture, below `root` or absolute.
+    """
+    shown = []
+    for row in rows:
+        picture = (
+            f'<div style="flex:none;width:{side}px">{_picture(row.get(image), root, side)}</div>'
+        )
+        turns = "".join(_turn(turn["from"], turn["value"]) for turn in row["conversations"])
+        shown.append(
+            f'<div style="display:flex;gap:12px;border:{_LINE};border-radius:4px;padding:8px">'
+            f'{picture}<div style="flex:1 1 0;min-width:0;max-width:60em">{turns}</div></div>'
+        )
+    return HTML(
+        f'<div style="display:flex;flex-flow:column;gap:8px">{"".join(shown) or "no rows"}</div>'
+    )  # type: ignore[no-untyped-call]
+
+
+def _turn(speaker: str, text: str) -> str:
+    """One turn: what is asked to the right, what is answered to the left."""
+    asks = speaker == "human"
+    side, shade = ("margin-left:20%", ".16") if asks else ("margin-right:20%", ".06")
+    style = (
+        f"{side};margin-bottom:6px;padding:4px 10px;border-radius:10px;white-space:pre-wrap;"
+        f"overflow-wrap:anywhere;line-height:1.35;background:rgba(128,128,128,{shade})"
+    )
+    return f'<div dir="auto" style="{style}">{escape(_as_text(text))}</div>'
+
+
 def _card(
     row: Mapping[str, Any],
     image: str,

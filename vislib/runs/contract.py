@@ -204,6 +204,9 @@ COMPARISONS = _schema(
     aa_p=_REAL,  # two seeds of one arm, compared in the same way
 )
 
+# Tables whose rows stand in folders of their own: without rows there is no folder, as `datasets`
+# refuses an empty one.
+FOLDERS = ("conversations",)
 SCHEMAS: dict[str, dict[str, pa.Schema]] = {
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE, "dropped": DROPPED},
     "02_filtering": {"documents": FILTERED, "samples": SAMPLES, "dropped": DROPPED},

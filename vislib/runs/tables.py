@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vislib.runs.arrow_types import plain
-from vislib.runs.contract import DROPPED
+from vislib.runs.contract import DROPPED, FOLDERS
 from vislib.runs.errors import InputError
 from vislib.runs.keys import in_order
 
@@ -321,21 +321,13 @@ class Output:
 
     def close(self) -> None:
         """Complete all parts; tables without a row are written empty."""
-        for table in self.schemas:
-            if not any(name.startswith(f"{table}/") for name in self._writers) and self._is_plain(
-                table
-            ):
-                self.writer(table)
+        written = {name.split("/")[0] for name in self._writers}
+        for table in self.schemas.keys() - written - set(FOLDERS):
+            self.writer(table)
         for writer in self._writers.values():
             writer.close()
         if mended := sum(writer.mended for writer in self._writers.values()):
             self.note("mended_characters", mended)
-
-    def _is_plain(self, table: str) -> bool:
-        """Whether rows of `table` stand in a folder of its own name (not under paths of their
-        own).
-        """
-        return not any(w.schema is self.schemas[table] for w in self._writers.values())
 
     def __enter__(self) -> "Output":
         return self

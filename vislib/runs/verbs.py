@@ -65,8 +65,14 @@ RowFunction = Callable[[Sequence[Row]], Iterable[Said]]
 
 
 def row_id(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """The id of a row: its one column, or several joined by `/`."""
-    return "/".join(str(row[column]) for column in columns)
+    """The id of a row: a column, or one of a row within it (`sample.sample_id`); several by `/`."""
+    values = []
+    for column in columns:
+        value: Any = row
+        for step in column.split("."):
+            value = value[step]
+        values.append(str(value))
+    return "/".join(values)
 
 
 class Rows(list[Row]):
@@ -118,13 +124,13 @@ class Mapped:
     def _write(self, rows: Rows, output: Output) -> None:
         went_on: set[str] = set()
         dropped: set[str] = set()
-        name = _name(self.function)
+        name, columns = _name(self.function), [column.split(".")[-1] for column in self.id]
         try:
             for said in self.function(rows):
                 if isinstance(said, To):
                     output.writer(said.table, path=said.path, stem=said.stem).write(said.row)
-                    if said.row.keys() >= set(self.id):
-                        went_on.add(row_id(said.row, self.id))
+                    if said.row.keys() >= set(columns):
+                        went_on.add(row_id(said.row, columns))
                 elif isinstance(said, Drop):
                     unit, id = said.unit or self.unit, said.id or self._current(rows, said)
                     output.drop(unit, id, said.reason, said.detail)
@@ -149,7 +155,7 @@ class Mapped:
                 fault = "goes on and is dropped" if id in dropped else "comes to nothing"
                 raise InputError(
                     f"{name}: {self.unit} {id} {fault}; yield a row To a table, with its"
-                    f" {', '.join(self.id)}, or a Drop"
+                    f" {', '.join(columns)}, or a Drop"
                 )
             if id in went_on:
                 output.keep(self.unit)

@@ -1,0 +1,404 @@
+"""Unique questions, and conversations in every data configuration (VisCon-100K, section 3.4).
+
+The paper keeps the most unique questions by their cosine similarity matrix and a minimum count per
+type, without giving threshold, minimum or order. Here, while the largest similarity is at or above
+the threshold, that pair loses the question with the higher mean similarity to the others, if its
+type stands above the minimum.
+
+A caption answers a detailed-description instruction drawn from a list; contextual captions also
+answer one sentence that asks for as much contextual information as possible. All rounds of one
+sample are then shuffled: the leaky modality mix. The other configurations of Table 1 keep some of
+its rounds, in the same order. All of them hold the same samples, so that a comparison of two
+compares rounds and nothing else. Train and test share no page, and no test image is in train.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
+from vislib.prompts import load, neutralise
+from vislib.qa_options import lettered
+from vislib.runs import Drop, InputError, Note, Run, To, choose, sql, tables
+from vislib.runs.seeding import seeded
+from vislib.runs.tables import Row
+from vislib.runs.verbs import Said
+
+CAPTION, FREE_FORM, MULTIPLE_CHOICE = "caption", "free_form", "multiple_choice"
+QUESTION_TYPES = (FREE_FORM, MULTIPLE_CHOICE)
+CONTEXTUAL_KINDS = ("contextual", "fused_contextual")
+CONFIGURATIONS: dict[str, dict[str, tuple[str, ...]]] = {  # id suffix: sources of the rounds
+    "captions": {"": (CAPTION,)},
+    "free_form": {"": (FREE_FORM,)},
+    "multiple_choice": {"": (MULTIPLE_CHOICE,)},
+    "questions": {"": QUESTION_TYPES},
+    "separate": {"-c": (CAPTION,), "-q": QUESTION_TYPES},
+    "leaky_mix": {"": (CAPTION, *QUESTION_TYPES)},
+}
+_ASK_LETTER = "Give the letter of the right option and nothing else."
+
+
+class Round(NamedTuple):
+    """One human turn and its answer; `id` is the question's, or `caption`."""
+
+    id: str
+    source: str
+    prompt: str
+    answer: str
+
+
+@cache
+def instructions() -> tuple[str, ...]:
+    """The instructions that captions answer, one of which is drawn for each sample."""
+    return tuple(load("caption_instructions").text.splitlines())
+
+
+def caption_prompt(sample_id: str, kind: str, *, seed: int) -> str:
+    """The instruction that a caption answers: the same for all kinds of a sample, so that kinds
+    differ in nothing but what a contextual one is asked for besides.
+    """
+    drawn = instructions()[seeded(seed, sample_id, "instruction") % len(instructions())]
+    return f"{drawn} {load('caption_context_request').text}" if kind in CONTEXTUAL_KINDS else drawn
+
+
+def question_prompt(question: Mapping[str, Any]) -> str:
+    """The human turn of a row of 07: the question, and for multiple choice its options and a
+    request.
+    """
+    if question["question_type"] == FREE_FORM:
+        return str(question["question"])
+    return "\n".join([question["question"], *lettered(question["options"]), _ASK_LETTER])
+
+
+def shuffled(
+    sample_id: str,
+    kind: str,
+    caption: str,
+    questions: Iterable[Mapping[str, Any]],
+    *,
+    seed: int,
+) -> list[Round]:
+    """The rounds of a sample's caption and questions of one kind, in an order drawn by hash."""
+    rounds = [Round(CAPTION, CAPTION, caption_prompt(sample_id, kind, seed=seed), caption)]
+    for row in questions:
+        said = question_prompt(row), row["answer"]
+        rounds.append(Round(row["question_id"], row["question_type"], *said))
+    # By hash, not by a generator: leaving a round out leaves the order of the others as it was.
+    return sorted(rounds, key=lambda round: (seeded(seed, sample_id, kind, round.id), round.id))
+
+
+def conversation(rounds: Sequence[Round]) -> tuple[list[dict[str, str]], int]:
+    """Turns in LLaVA's form, and how many stray `<image>` and other identifiers in them were
+    neutralised.
+    """
+    turns, strays = list[dict[str, str]](), 0
+    for entry in rounds:
+        for speaker, text in (("human", entry.prompt), ("gpt", entry.answer)):
+            said, found = neutralise(text)
+            strays += found
+            # The mark of the image opens the first human turn, and stands nowhere else.
+            turns.append({"from": speaker, "value": said if turns else f"<image>\n{said}"})
+    return turns, strays
+
+
+def configurations(rounds: Sequence[Round]) -> Iterator[tuple[str, str, list[Round]]]:
+    """Configuration, id suffix and rounds of every row that one sample's shuffled rounds give."""
+    for name, rows in CONFIGURATIONS.items():
+        for suffix, sources in rows.items():
+            yield name, suffix, [entry for entry in rounds if entry.source in sources]
+
+
+Question = Mapping[str, Any]  # a row of the contract's `questions`
+
+
+class Unique(NamedTuple):
+    """What `unique` makes of the questions of one sample."""
+
+    kept: list[Question]  # in the order given
+    dropped: list[tuple[Question, Question, float]]  # each with the one it resembles, and how much
+    stuck: int  # similar pairs of which neither may go
+
+
+def unique(
+    questions: Sequence[Question], vectors: NDArray[np.float32], *, threshold: float, minimum: int
+) -> Unique:
+    """Drop questions of one sample and kind that say what another says.
+
+    `vectors` are unit vectors, one per question: shape (n, dimension). Among equal similarities the
+    pair with the smallest ids comes first; among equal means the larger id is dropped.
+    """
+    order = sorted(range(len(questions)), key=lambda i: questions[i]["question_id"])
+    rows, ranked = [questions[i] for i in order], vectors[order].astype(np.float64)
+    # Four decimals are far above the noise of floating point: equal texts are at 1, ties are ties.
+    similarity = np.round(ranked @ ranked.T, 4)
+    np.fill_diagonal(similarity, 0)
+    pairs = [pair for pair in combinations(range(len(rows)), 2) if similarity[pair] >= threshold]
+    left = Counter(row["question_type"] for row in rows)
+    standing = np.ones(len(rows), bool)
+    dropped, stuck = [], 0
+    for pair in sorted(pairs, key=lambda pair: -similarity[pair]):
+        if not standing[list(pair)].all():
+            continue
+        free = [i for i in pair if left[rows[i]["question_type"]] > minimum]
+        if not free:
+            stuck += 1
+            continue
+        means = np.round(similarity[:, standing].sum(axis=1) / (standing.sum() - 1), 4)
+        loser = max(free, key=lambda i: (means[i], i))
+        winner = sum(pair) - loser
+        dropped.append((rows[loser], rows[winner], float(similarity[pair])))
+        left[rows[loser]["question_type"]] -= 1
+        standing[loser] = False
+    return Unique([questions[i] for i in sorted(np.array(order)[standing])], dropped, stuck)
+
+
+SPLITS = ("train", "test")
+# Every question of the joined samples; it stands in conversations unless it is dropped.
+QUESTIONS = "SELECT question.question_id FROM (SELECT unnest(questions) AS question FROM joined)"
+
+
+def join(
+    kinds: Sequence[str], *, seed: int, test_fraction: float, limit: int = 0, asked: bool = True
+) -> str:
+    """SQL: one row per sample with its image, captions, questions and split, in order of samples.
+
+    `usable` samples can stand in every configuration of every kind. Pages are split by hash of
+    their address, and a test image that is in train too is marked. With a `limit`, so many of the
+    usable samples, by hash. `asked`: whether there are questions at all.
+    """
+    named = ", ".join(f"'{kind}'" for kind in kinds)
+    edge = f"{min(int(test_fraction * 2**64), 2**64 - 1):016x}"
+    types = f"coalesce(n_types, 0) = {len(kinds) * len(QUESTION_TYPES)}" if asked else "true"
+    questions = (
+        f"""
+        SELECT sample_id, list(row ORDER BY row) AS rows, count(DISTINCT (kind, question_type))
+            FILTER (WHERE status = 'ok' AND kind IN ({named})) AS n_types
+        FROM questions GROUP BY sample_id"""
+        if asked
+        else "SELECT '' AS sample_id, NULL::UBIGINT[] AS rows, 0 AS n_types"
+    )
+    chosen = f"WHERE usable ORDER BY {_hash('sample_id', seed)} LIMIT {limit}" if limit else ""
+    return f"""
+    WITH caption AS (
+        SELECT sample_id, list(row ORDER BY row) AS rows,
+            count(DISTINCT kind) FILTER (WHERE status = 'ok') AS n_kinds
+        FROM captions GROUP BY sample_id
+    ), question AS ({questions}
+    ), whole AS (
+        SELECT samples.row AS sample, images.row AS image, caption.rows AS captions,
+            question.rows AS questions, sample_id, image_id,
+            if({_hash("coalesce(nullif(page_url, ''), doc_id)", seed)} < '{edge}', 'test', 'train')
+                AS split,
+            coalesce(images.status = 'ok', false) AND coalesce(n_kinds, 0) = {len(kinds)}
+                AND {types} AS usable
+        FROM samples LEFT JOIN images USING (image_url) LEFT JOIN caption USING (sample_id)
+            LEFT JOIN question USING (sample_id)
+    ), chosen AS (SELECT * FROM whole {chosen})
+    SELECT sample, image, captions, questions, split, split = 'test' AND image_id IN (
+        SELECT image_id FROM whole WHERE usable AND split = 'train' AND image_id IS NOT NULL
+    ) AS image_in_train
+    FROM chosen ORDER BY sample
+    """
+
+
+def _hash(column: str, seed: int) -> str:
+    """SQL of the 16 hex digits that `seeded` reads as a number."""
+    return f"left(sha256('{seed}' || chr(0) || {column}), 16)"
+
+
+def kinds_of(run: Run) -> list[str]:
+    """The kinds of caption, in order of first appearance.
+
+    Raises InputError if there is none, or if there are questions of samples that are not there.
+    """
+    captions, samples, questions = (
+        run.table("captions"),
+        run.table("samples"),
+        run.input("questions"),
+    )
+    kinds = dict.fromkeys(row["kind"] for row in tables.read_rows(captions, ["kind"]))
+    if not kinds:
+        raise InputError(
+            f"{captions} holds no caption; run 06_captioning on samples that it can caption"
+        )
+    strays = "SELECT count(*) FROM questions ANTI JOIN samples USING (sample_id)"
+    given = {"questions": questions, "samples": samples} if questions else {}
+    if questions and (n := sql.select(strays, given, run.scratch)[0][0]):
+        raise InputError(
+            f"{questions} holds {n} questions of samples that {samples} lacks; take both from one"
+            " run"
+        )
+    return list(kinds)
+
+
+def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> Embeddings:
+    """Vectors of every distinct question in `joined`, each embedded once; kept after a kill."""
+
+    def texts() -> Iterator[str]:
+        for row in tables.read_rows(joined, ["questions"]):
+            yield from (q["question"] for q in row["questions"] or [] if q["status"] == "ok")
+
+    hashes = distinct_hashes(texts())
+    run.metrics["distinct_questions"] = len(hashes)
+    with run.progress(len(hashes), "questions embedded") as progress:
+        return embed_texts(
+            texts(),
+            hashes,
+            encoder=SentenceEncoder(model),
+            folder=run.scratch,
+            batch_size=batch_size,
+            on_done=progress.update,
+        )
+
+
+def obstacle(sample: Row, kinds: Sequence[str], *, asked: bool) -> tuple[str, str] | None:
+    """Why a joined sample cannot stand in every configuration of every kind, with a detail."""
+    image = sample["image"]
+    if image is None or image["status"] != "ok":
+        return "image_failed", image["reason"] if image else "not in the ledger"
+    for kind in kinds:
+        caption = caption_of(sample, kind)
+        if caption is None or caption["status"] != "ok":
+            return "caption_failed", f"{kind}: {caption['reason'] if caption else 'none'}"
+        found = {question["question_type"] for question in questions_of(sample, kind)}
+        for lacking in (name for name in QUESTION_TYPES if asked and name not in found):
+            return f"no_{lacking}", kind
+    return ("image_in_train", "") if sample["image_in_train"] else None
+
+
+def caption_of(sample: Row, kind: str) -> Row | None:
+    """The sample's caption of a kind, if there is one."""
+    return next((row for row in sample["captions"] or [] if row["kind"] == kind), None)
+
+
+def questions_of(sample: Row, kind: str) -> list[Row]:
+    """The sample's questions of a kind that were read without fault."""
+    rows: list[Row] = sample["questions"] or []
+    return [row for row in rows if row["kind"] == kind and row["status"] == "ok"]
+
+
+def as_card(sample: Row, kinds: Sequence[str]) -> Row:
+    """A joined sample in one row to look at: `<kind> caption` and `<kind> questions`."""
+    card = {**sample["sample"], **(sample["image"] or {})}
+    for kind in kinds:
+        caption = caption_of(sample, kind)
+        card[f"{kind} caption"] = caption["caption"] if caption else ""
+        asked = questions_of(sample, kind)
+        card[f"{kind} questions"] = [f"· {row['question']}" for row in asked]
+    return card
+
+
+def conversations(
+    samples: Iterable[Row],
+    *,
+    kinds: Sequence[str],
+    vectors: Embeddings | None,
+    threshold: float,
+    minimum: int,
+    seed: int,
+) -> Iterator[Said]:
+    """Rows `<kind>/<configuration>/<split>` of joined samples; what stands in none is dropped.
+
+    Without `vectors` nobody asked questions, and there are captions alone.
+    """
+    for sample in samples:
+        fault = obstacle(sample, kinds, asked=vectors is not None)
+        for row in sample["questions"] or []:
+            if row["status"] != "ok":
+                yield Drop("malformed", row["reason"], id=row["question_id"], unit="question")
+            elif fault or row["kind"] not in kinds:
+                detail = fault[0] if fault else f"no captions of kind {row['kind']}"
+                yield Drop("sample_not_eligible", detail, id=row["question_id"], unit="question")
+        if fault:
+            yield Drop(*fault, id=sample["sample"]["sample_id"])
+            continue
+        for kind in kinds:
+            asked = questions_of(sample, kind)
+            if vectors is not None:
+                near = vectors.of([row["question"] for row in asked])
+                found = unique(asked, near, threshold=threshold, minimum=minimum)
+                yield Note("similar_pairs_kept_at_minimum", found.stuck)
+                for row, twin, similarity in found.dropped:
+                    detail = f"{similarity:.4f} to {twin['question_id']}"
+                    id = row["question_id"]
+                    yield Drop("similar_question", detail, id=id, unit="question")
+                asked = [dict(row) for row in found.kept]
+            yield from _rows(sample, kind, asked, seed=seed, alone=vectors is None)
+
+
+def _rows(
+    sample: Row, kind: str, questions: Sequence[Row], *, seed: int, alone: bool
+) -> Iterator[Said]:
+    ids = sample["sample"]
+    caption = caption_of(sample, kind)
+    assert caption is not None
+    rounds = shuffled(ids["sample_id"], kind, caption["caption"], questions, seed=seed)
+    for name, suffix, chosen in configurations(rounds):
+        if alone and name != "captions":
+            continue
+        turns, strays = conversation(chosen)
+        if alone or name == "leaky_mix":  # which holds all rounds
+            yield Note("identifiers_neutralised", strays)
+        row = {
+            "id": ids["sample_id"] + suffix,
+            "images": [sample["image"]["image_id"]],
+            "conversations": turns,
+            "sample_id": ids["sample_id"],
+            "doc_id": ids["doc_id"],
+            "sources": [entry.source for entry in chosen],
+        }
+        yield To("conversations", row, path=f"{kind}/{name}", stem=sample["split"])
+
+
+def check_merged(run: Run, kinds: Sequence[str], *, asked: bool) -> None:
+    """Count the rows of every `kind/configuration/split`. Raises InputError if no sample is left,
+    or if there are questions of samples that are not there.
+    """
+    counts = run.counts()["sample"]
+    if not counts["kept"]:
+        rows = [row for row in tables.read_rows(run.data / "dropped") if "/" not in row["id"]]
+        faults = Counter(
+            f"{row['reason']} ({row['detail']})"
+            for row in rows
+            if row["reason"] in counts["dropped"]
+        )
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in faults.most_common(3))
+        raise InputError(
+            f"none of {counts['taken']} samples can stand in every configuration;"
+            f" {reasons or 'there are no samples'}"
+        )
+    names = list(CONFIGURATIONS) if asked else ["captions"]
+    run.metrics["rows"] = {
+        f"{kind}/{name}/{split}": sum(
+            map(tables.count_rows, (run.data / kind / name).glob(f"{split}-*.parquet"))
+        )
+        for kind in kinds
+        for name in names
+        for split in SPLITS
+    }
+
+
+def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
+    """A seeded handful of dropped questions, each beside the one that it resembles."""
+    if not run.input("questions"):
+        return []
+    rows = sql.select(
+        """
+        SELECT id, lost.question, twin.question, split_part(detail, ' to ', 1)::DOUBLE
+        FROM dropped JOIN questions AS lost ON lost.question_id = id
+            JOIN questions AS twin ON twin.question_id = split_part(detail, ' to ', 2)
+        WHERE dropped.reason = 'similar_question' ORDER BY dropped.row
+        """,
+        {"dropped": run.data / "dropped", "questions": run.table("questions")},
+        run.scratch,
+    )
+    return [
+        {"dropped": lost, "kept": twin, "similarity": similarity}
+        for _, lost, twin, similarity in choose(rows, limit, run.seed, key=lambda row: str(row[0]))
+    ]
