@@ -1,4 +1,6 @@
-"""`python -m vislib.run SET [--only NAME] [--from NAME] [--force] [--dry-run] [--status]`."""
+"""`python -m vislib.run SET [--only NAME] [--from NAME] [--force] [--accept NAME] [--redo NAME]
+[--dry-run] [--status]`.
+"""
 
 import sys
 

@@ -68,14 +68,8 @@ def _identity(path: Path) -> str:
 
 def _is_settled(path: Path) -> bool:
     stat = path.stat()
-    return (
-        bool(stat.st_ino) and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS
-    )
-
-
-def _cache() -> Path:
-    root = Path(__file__).resolve().parents[2]
-    return Path(os.environ.get("VISLIB_RUNS") or root / "runs") / ".digests.sqlite"
+    age = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns)
+    return bool(stat.st_ino) and age > _SETTLED_NS  # some network mounts know no inodes
 
 
 @contextmanager
@@ -89,27 +83,33 @@ def nothing_written() -> Iterator[None]:
         _writes = True
 
 
+def _statement(sql: str, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Run a statement for each row; a cache that cannot be read or written is no error."""
+    found: list[tuple[str, str]] = []
+    root = Path(__file__).resolve().parents[2]
+    cache = Path(os.environ.get("VISLIB_RUNS") or root / "runs") / ".digests.sqlite"
+    # a look makes no file, and no folder is made for the cache alone
+    if rows and (cache.exists() or (_writes and cache.parent.is_dir())):
+        with suppress(sqlite3.Error), closing(sqlite3.connect(cache, timeout=5)) as db, db:
+            if _writes:
+                db.execute(
+                    "CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT)"
+                    " WITHOUT ROWID"
+                )
+            for row in rows:
+                found += db.execute(sql, row)
+    return found
+
+
 def _recall(identities: Sequence[str]) -> dict[str, str]:
     """The hashes that are known of these identities."""
     unknown = [(identity,) for identity in identities if identity not in _known]
-    if unknown and _cache().exists():
-        with suppress(sqlite3.Error), closing(sqlite3.connect(_cache(), timeout=5)) as db:
-            for row in unknown:
-                _known.update(
-                    db.execute("SELECT identity, sha256 FROM digests WHERE identity = ?", row)
-                )
+    _known.update(_statement("SELECT identity, sha256 FROM digests WHERE identity = ?", unknown))
     return {identity: _known[identity] for identity in identities if identity in _known}
 
 
 def _remember(new: Mapping[str, str]) -> None:
-    """Keep hashes, if there is a folder that keeps them: a cache that cannot be written is no
-    error.
-    """
+    """Keep hashes for this process and, if there is a folder of runs, for the next."""
     _known.update(new)
-    if new and _writes and _cache().parent.is_dir():
-        with suppress(sqlite3.Error), closing(sqlite3.connect(_cache(), timeout=5)) as db, db:
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT)"
-                " WITHOUT ROWID"
-            )
-            db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())
+    if _writes:
+        _statement("INSERT OR REPLACE INTO digests VALUES (?, ?)", list(new.items()))

@@ -18,9 +18,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any
 
-from filelock import SoftFileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from vislib.runs.errors import InputError
 
@@ -35,48 +35,42 @@ class FolderLock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._handle: TextIO | None = None
+        # A stage may be closed by another thread than the one that began it. The marker needs a
+        # name of its own: the lock's file stays behind and would pass for one.
+        self._lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False)
         self._soft = SoftFileLock(f"{file}.soft", blocking=False, thread_local=False)
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free; the owner's pid and command are then written into the
         file.
         """
+        owner = {
+            "pid": os.getpid(),
+            "group": os.getpgid(0),
+            "host": socket.gethostname(),
+            "runner": os.environ.get(RUNNER_VARIABLE, ""),
+            "command": " ".join(sys.argv)[:200],
+        }
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            handle = self.file.open("a+", encoding="utf-8")
-            if not self._take(handle, fcntl.LOCK_EX):
-                handle.close()
-                return False
-            owner = {
-                "pid": os.getpid(),
-                "group": os.getpgid(0),
-                "host": socket.gethostname(),
-                "runner": os.environ.get(RUNNER_VARIABLE, ""),
-                "command": " ".join(sys.argv)[:200],
-            }
-            handle.truncate(0)
-            handle.write(json.dumps(owner))
-            handle.flush()
+            self._take()
+            self.file.write_text(json.dumps(owner), encoding="utf-8")
+        except Timeout:
+            return False
         except OSError as error:
-            self._soft.release()
+            self.release()
             raise InputError(
                 f"{self.file.parent}: cannot be written ({error}); mend it, or set VISLIB_RUNS"
             ) from error
-        self._handle = handle
         return True
 
-    def _take(self, handle: IO[str], kind: int) -> bool:
+    def _take(self) -> None:
         try:
-            return flock(handle.fileno(), kind | fcntl.LOCK_NB)
+            self._lock.acquire()
         except OSError as error:
-            if error.errno not in _NO_FLOCK:
+            if error.errno not in _NO_FLOCK:  # a Timeout among them
                 raise
-        try:
             self._soft.acquire()
-        except Timeout:
-            return False
-        return True
 
     def acquire(self, wait: float = _WAIT_SECONDS) -> None:
         """Wait for the lock; end an orphan that holds it; give up after `wait` seconds with an
@@ -85,14 +79,12 @@ class FolderLock:
         deadline, said = time.monotonic() + wait, False
         while not self.try_acquire():
             owner = self.owner()
-            if self._is_orphan(owner):
+            if _is_orphan(owner):
                 end_group(int(owner["group"]))
             elif not said:
-                print(
-                    f"{self.file.parent}: in use by process {owner.get('pid')}; waiting",
-                    file=sys.stderr,
-                )
                 said = True
+                pid = owner.get("pid")
+                print(f"{self.file.parent}: in use by process {pid}; waiting", file=sys.stderr)
             if time.monotonic() > deadline:
                 raise InputError(f"{self.file.parent}: {self._in_use(owner)}")
             time.sleep(0.1)
@@ -107,53 +99,37 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the lock back (also when it is not held)."""
+        self._lock.release()
         self._soft.release()
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
 
     def is_held(self) -> bool:
         """Whether any process holds the lock now."""
-        if self._handle is not None:
+        if self._lock.is_locked or self._soft.is_locked:
             return True
-        try:
-            with self.file.open(encoding="utf-8") as handle:
-                free = self._take(
-                    handle, fcntl.LOCK_SH
-                )  # shared: on NFS a file open for reading gives no other
-        except FileNotFoundError:
+        if not self.file.exists():  # a look makes no file
             return False
-        except OSError:  # a marker in a folder that cannot be written
+        try:
+            self._take()
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written
             return Path(self._soft.lock_file).exists()
-        self._soft.release()
-        return not free
+        self.release()
+        return False
 
     def owner(self) -> dict[str, Any]:
         """What the last owner wrote: pid, runner (its runner's pid, or ''), command."""
         try:
             found: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # it is being written
             return {}
         return found
 
-    @staticmethod
-    def _is_orphan(owner: dict[str, Any]) -> bool:
-        """A kernel of this machine whose runner is gone works for nobody."""
-        here = owner.get("host") == socket.gethostname() and _is_alive(int(owner["pid"]))
-        return here and bool(owner["runner"]) and not _is_alive(int(owner["runner"]))
 
-
-def flock(handle: int, kind: int) -> bool:
-    """flock(2) of an open file: whether it was to be had. Raises OSError where it is not
-    supported.
-    """
-    try:
-        fcntl.flock(handle, kind)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        raise
-    return True
+def _is_orphan(owner: dict[str, Any]) -> bool:
+    """A kernel of this machine whose runner is gone works for nobody."""
+    here = owner.get("host") == socket.gethostname() and _is_alive(int(owner["pid"]))
+    return here and bool(owner["runner"]) and not _is_alive(int(owner["runner"]))
 
 
 def share(file: Path) -> int:
@@ -162,9 +138,10 @@ def share(file: Path) -> int:
     Where there is no flock it holds nothing: workers end with their parent, a moment later than its
     lock.
     """
+    # filelock's own shared locks are kept by a database, which a child cannot inherit
     handle = os.open(file, os.O_RDWR | os.O_CREAT)
     with suppress(OSError):
-        flock(handle, fcntl.LOCK_SH)
+        fcntl.flock(handle, fcntl.LOCK_SH)
     return handle
 
 
@@ -172,7 +149,7 @@ def end_group(group: int) -> None:
     """End a kernel's process group, its children included: SIGTERM, and SIGKILL after two
     seconds.
     """
-    if group == os.getpgid(0):
+    if group == os.getpgid(0):  # our own: a test's, or a shell's without job control
         return
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -187,12 +164,9 @@ def end_group(group: int) -> None:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
+    except (OSError, IndexError):  # another user's, or no /proc here
         return True
     return state != "Z"  # a zombie holds nothing

@@ -4,15 +4,13 @@ import os
 import platform
 import re
 import resource
-import shutil
 import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vislib.runs.code import short
-from vislib.runs.keys import ROOT
+from vislib.runs.code import ROOT
 
 _DIFF = 65_536  # characters kept
 
@@ -32,43 +30,32 @@ _GIT = (
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout, changed and untracked files, and the diff (cut at 64 KiB, hashed
-    whole); or nothing.
+    """Commit of the checkout, changed and untracked files, and the diff, cut at 64 KiB; or nothing.
 
     The diff leaves notebooks out, since the executed one stands beside the record.
     """
-    commit = _output(*_GIT, "rev-parse", "HEAD").decode().strip()
-    changed = (
-        _output(*_GIT, "status", "--porcelain").decode(errors="replace").splitlines()
-        if commit
-        else []
-    )
-    diff = _output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else b""
-    shown = diff.decode(errors="replace")[:_DIFF]  # files may hold any bytes; the hash is of these
-    return {
-        "commit": commit,
-        "dirty": bool(changed),
-        "changed": changed,
-        "diff_sha256": short(diff),
-        "diff": shown,
-    }
+    commit = _output(*_GIT, "rev-parse", "HEAD").strip()
+    changed = _output(*_GIT, "status", "--porcelain").splitlines() if commit else []
+    diff = _output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else ""
+    return {"commit": commit, "dirty": bool(changed), "changed": changed, "diff": diff[:_DIFF]}
 
 
-def _output(*command: str) -> bytes:
+def _output(*command: str) -> str:
+    """What a program prints; nothing if it is not there. Names and files may hold any bytes."""
     try:
-        return subprocess.run(command, capture_output=True, timeout=20, check=False).stdout
+        done = subprocess.run(command, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return b""
+        return ""
+    return done.stdout.decode(errors="replace")
 
 
 @cache
 def pinned_versions() -> dict[str, str]:
     """Installed versions of the packages that requirements.txt names ('' when one is missing)."""
-    names = re.findall(
-        r"^([A-Za-z][\w.-]*)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    # one look-up a package: a list of all that is installed takes a second
     found = {}
-    for name in names:
+    for name in re.findall(r"^([A-Za-z][\w.-]*)", pinned, re.MULTILINE):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -78,20 +65,13 @@ def pinned_versions() -> dict[str, str]:
 
 def all_versions() -> dict[str, str]:
     """Every installed distribution and its version, sorted by name."""
-    return dict(
-        sorted(
-            (d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"]
-        )
-    )
+    named = ((d.metadata["Name"], d.version) for d in metadata.distributions())
+    return dict(sorted((name, version) for name, version in named if name))
 
 
 def hardware() -> dict[str, Any]:
     """Machine, processors, memory in GiB, and the GPUs that nvidia-smi lists."""
-    gpus = ""
-    if shutil.which("nvidia-smi"):
-        gpus = _output(
-            "nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"
-        ).decode(errors="replace")
+    query = "--query-gpu=name,memory.total", "--format=csv,noheader"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "machine": platform.machine(),
@@ -99,7 +79,7 @@ def hardware() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "memory_gib": round(memory, 1),
-        "gpus": gpus.split("\n")[:-1],
+        "gpus": _output("nvidia-smi", *query).splitlines(),
     }
 
 

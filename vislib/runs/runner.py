@@ -7,11 +7,14 @@ second.
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vislib.runs.digests import nothing_written
 from vislib.runs.errors import InputError
@@ -32,9 +35,10 @@ from vislib.runs.provenance import pinned_versions, relative_to_root
 from vislib.runs.record import summary
 from vislib.runs.redaction import redact
 from vislib.runs.sets import SetFile, check_inputs, read_set, refuse_mixture, who_answers
-from vislib.runs.stage import read_record, settle_runs_folder
+from vislib.runs.stage import Record, read_record, settle_runs_folder
 from vislib.runs.terminal import any_terminal, reader_has_gone
 
+_UNFINISHED = re.compile(r"\.(partial|previous)/")
 _OLD_HOUSE = (
     "note: keys of earlier versions held whole files; now they hold the cells that make data and"
     " the pure code that these reach. What was made before is made again once, or kept by --accept"
@@ -67,14 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our lines has gone, as `head` does
         reader_has_gone()
         return 1
-    except OSError as error:  # a full disk, a folder without permission: the message names it
-        print(redact(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
-        return 1
     except Exception as error:
-        print(
-            redact(f"error: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"),
-            file=sys.stderr,
-        )
+        # a full disk or a folder without permission is named by its message
+        trace = "" if isinstance(error, OSError) else f"\n{traceback.format_exc(limit=-3)}"
+        print(redact(f"error: {type(error).__name__}: {error}{trace}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
@@ -88,25 +88,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vislib.run", description=__doc__)
     parser.add_argument("set", help="folder of parameter files, such as params/sample")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--only", default="", metavar="NAME", help="run this stage alone, as 07 or 07_qa_generation"
-    )
-    which.add_argument(
-        "--from", default="", metavar="NAME", dest="start", help="run from this stage on"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="run the selected stages even if nothing has changed"
-    )
-    for name, what in (("accept", "keep what other code has made"), ("redo", "make it again")):
-        parser.add_argument(
-            f"--{name}", action="append", default=[], metavar="NAME", help=f"{what}, of this stage"
-        )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would run, and run nothing"
-    )
-    parser.add_argument(
-        "--status", action="store_true", help="show the state of every stage, and run nothing"
-    )
+    of_one: dict[str, Any] = {"default": "", "metavar": "NAME"}
+    which.add_argument("--only", help="run this stage alone, as 07 or 07_qa_generation", **of_one)
+    which.add_argument("--from", help="run from this stage on", dest="start", **of_one)
+    of_several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
+    parser.add_argument("--accept", help="keep what other code made of this stage", **of_several)
+    parser.add_argument("--redo", help="make this stage again, whatever it cost", **of_several)
+    for flag, what in (
+        ("--force", "run the selected stages even if nothing has changed"),
+        ("--dry-run", "say what would run and why, and run nothing"),
+        ("--status", "show the state of every stage, and run nothing"),
+    ):
+        parser.add_argument(flag, action="store_true", help=what)
     return parser
 
 
@@ -117,14 +110,14 @@ def _set_folder(name: str) -> Path:
 
 
 def _select(entries: list[SetFile], only: str, start: str) -> list[SetFile]:
-    names = [entry.stage.name for entry in entries]
-    for wanted in filter(None, (only, start)):
-        if not any(matches(name, wanted) for name in names):
-            raise InputError(f"no stage {wanted!r} in this set; its stages are {', '.join(names)}")
-    if only:
-        return [entry for entry in entries if matches(entry.stage.name, only)]
-    first = next((n for n, name in enumerate(names) if start and matches(name, start)), 0)
-    return entries[first:]
+    wanted = only or start
+    if not wanted:
+        return entries
+    found = [n for n, entry in enumerate(entries) if matches(entry.stage.name, wanted)]
+    if not found:
+        names = ", ".join(entry.stage.name for entry in entries)
+        raise InputError(f"no stage {wanted!r} in this set; its stages are {names}")
+    return [entries[n] for n in found] if only else entries[found[0] :]
 
 
 def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
@@ -143,9 +136,14 @@ def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
     lock = FolderLock(entries[0].stage.run / ".lock")
     lock.acquire()
     try:
+        for plan in plans:
+            if plan.accepted:
+                plan.entry.stage.accept(plan.accepted, plan.facts)
         if options.force:
             os.environ[FORCE_VARIABLE] = "1"  # kernels ask failures again
-        if not all(_run_stage(entry, options) for entry in entries):
+        # each is planned anew at its turn, when those before it have made its inputs
+        turn = replace(options, accept=())
+        if not all(_run_stage(entry, turn) for entry in entries):
             return 1
     finally:
         os.environ.pop(FORCE_VARIABLE, None)
@@ -156,19 +154,17 @@ def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
 
 def _print_results(run: Path) -> None:
     """Where to look: the data set, the figures, the notebooks."""
-    stages = [
-        p
-        for p in sorted(run.glob("[0-9][0-9]_*"))
-        if not p.name.endswith((".partial", ".previous"))
-    ]
-    shown = {
-        "data set": [p / "data" for p in stages if p.name[:2] in ("08", "09")][-1:],
-        "figures": [p / "figures" for p in stages if any((p / "figures").glob("*"))],
-        "notebooks": [p / "notebook.html" for p in stages if (p / "notebook.html").exists()],
+    patterns = {
+        "data set": "0[89]_*/data",
+        "figures": "*/figures/*.pdf",
+        "notebooks": "*/notebook.html",
     }
-    for what, found in shown.items():
+    for what, pattern in patterns.items():
+        found = [p for p in sorted(run.glob(pattern)) if not _UNFINISHED.search(str(p))]
+        if what == "figures":
+            found = sorted({file.parent for file in found})
         if found:
-            one = found[0] if len(found) == 1 else Path(run, "*", found[0].name)
+            one = found[-1] if what == "data set" or len(found) == 1 else run / "*" / found[0].name
             print(f"{what:<10} {relative_to_root(one)}")
 
 
@@ -181,8 +177,6 @@ def _run_stage(entry: SetFile, options: Options) -> bool:
         stage.fail(str(plan.lacking))
         print(f"{stage.name:<22} FAILED\nerror: {plan.lacking}", flush=True)
         return False
-    if plan.accepted:
-        stage.accept(plan.accepted, plan.facts)
     if not plan.runs:
         record = read_record(stage.folder)
         print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")
@@ -248,12 +242,8 @@ def _print_status(entries: list[SetFile]) -> int:
     return 0
 
 
-def _version_warning(record: dict[str, object]) -> str:
-    packages = record.get("packages")
-    made = {str(k).lower(): v for k, v in packages.items()} if isinstance(packages, dict) else {}
+def _version_warning(record: Record) -> str:
+    made = {name.lower(): version for name, version in record.get("packages", {}).items()}
     other = [n for n, v in pinned_versions().items() if made.get(n.lower()) not in (None, v)]
-    return (
-        f"\n{'':<22} warning: made with other versions of {', '.join(other)}; --force makes it anew"
-        if other
-        else ""
-    )
+    warning = f"made with other versions of {', '.join(other)}; --force makes it anew"
+    return f"\n{'':<22} warning: {warning}" if other else ""
