@@ -7,12 +7,15 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from vislib.figures import comparison, new_figure, save_figure
+from tests.figure_layout import assert_readable
+from tests.notebook_cells import run_section
+from vislib.figures import comparison
 from vislib.runs import InputError, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, QUESTIONS, SAMPLES
 from vislib.runs.tables import TableWriter
@@ -311,12 +314,18 @@ def test_questions_as_a_reader_sees_them(inputs, tmp_path):
 
 
 def test_the_figure_with_and_without_votes(inputs, tmp_path):
-    _, sides, _, _ = compare(inputs)
+    """Section 5 of the notebook."""
+    _, sides, pairs, _ = compare(inputs)
     known = comparison.side_table(sides)
-    figure, panels = new_figure(columns=2, aspect=0.8, panels=2)
-    comparison.plot_words(panels[0], sides, title="(a)")
-    comparison.plot_counts(panels[1], known.head(2), "(b)")
-    assert [text.get_text() for text in panels[1].get_yticklabels()] == ["usable", "lost: length"]
-    assert {text.get_text() for text in panels[1].texts} == {"18", "17", "2"}
-    first, second = (save_figure(figure, tmp_path, name, known) for name in ("a", "b"))
-    assert first[1].read_bytes() == second[1].read_bytes()
+    votes = pd.DataFrame({"for": ["model-one", "model-one", "tie"]})
+    run = SimpleNamespace(figures=tmp_path)
+    said = []
+    for cast in (votes.head(0), votes):
+        names = {"run": run, "sides": sides, "known": known, "pairs": pairs, "cast": cast}
+        figure = run_section("40_comparison", "## 5", {}, **names)["figure"]
+        assert_readable(figure)
+        bars = figure.axes[1]
+        labels = [text.get_text() for text in bars.get_yticklabels()]
+        said.append((labels, {text.get_text() for text in bars.texts}))
+    assert said[0] == (["usable", "lost: length"], {"18", "17", "2"})
+    assert said[1] == (["model-one", "tie"], {"2", "1"})

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from tests.figure_layout import assert_readable
+from tests.notebook_cells import run_section
 from tests.test_figures_selection import Inputs, legend, write
 from vislib import figures
 from vislib.figures import image_properties
@@ -72,57 +74,47 @@ def make(root: Path, *, experts: dict[str, str] = EXPERTS, stage: str = "04_sele
 
 
 def panels(columns: int = 2) -> list[Axes]:
-    return figures.new_mosaic(**image_properties.LAYOUT[columns], columns=columns)[1]
+    titles = "(a)", "(b)", "(c)"
+    return figures.new_figure(*titles, columns=columns, **image_properties.LAYOUT[columns])[1]
 
 
-def said(axes: Axes) -> set[str]:
-    return {text.get_text() for text in axes.texts}
+def tables_of(inputs: Inputs, *, score: float = 0.5, most: int = 9) -> dict[str, Any]:
+    """The tables that section 1 of notebook 31 makes."""
+    return run_section("31_images", "## 1", inputs, tag_score=score, tags=most)
 
 
 @pytest.mark.parametrize("stage", ["04_selection", "02_filtering"])
 def test_each_usable_image_of_the_samples_counts_once(tmp_path: Path, stage: str) -> None:
-    table = image_properties.image_table(make(tmp_path, stage=stage)).set_index("image_id")
+    table = tables_of(make(tmp_path, stage=stage))["pictures"].set_index("image_id")
     assert table.index.tolist() == ["a", "b", "c", "d"]
     assert tuple(table.loc["c", ["width", "height"]]) == (200, 800)
     assert table["texts"].dropna().to_dict() == TEXTS
 
 
 def test_without_a_reader_no_image_counts_as_one_without_text(tmp_path: Path) -> None:
-    table = image_properties.image_table(make(tmp_path, experts={"tagger": "t"}))
-    assert table["texts"].isna().all()
-    texts = image_properties.text_table(table)
-    share, counts = panels()[2:]
-    image_properties.plot_text_share(share, texts)
-    image_properties.plot_texts(counts, texts)
-    assert said(share) == {"No text was looked for."}
-    assert not share.patches
+    held = tables_of(make(tmp_path, experts={"tagger": "t"}))
+    assert held["pictures"]["texts"].isna().all()
+    assert not held["texts"]["count"].any()
 
 
 def test_tags_above_the_score_count_once_per_image(tmp_path: Path) -> None:
     inputs = make(tmp_path)
-    images = image_properties.image_table(inputs)
-    table = image_properties.tag_table(inputs["priors"], images, score=0.5, most=9)
+    table = tables_of(inputs)["frequent"]
     assert list(zip(table["label"], table["images"], strict=True)) == [
         ("cat", 2),
         ("bus", 1),
         ("dog", 1),
     ]
-    assert table["share"].tolist() == pytest.approx(
-        [2 / 3, 1 / 3, 1 / 3]
-    )  # d has no priors, f is in no sample
-    assert len(image_properties.tag_table(inputs["priors"], images, score=0, most=2)) == 2
-    axes, empty = panels()[0], panels()[0]
-    image_properties.plot_tags(axes, table, title="(a)")
-    assert {"67%", "33%"} <= said(axes)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "bus", "dog"]
-    image_properties.plot_tags(
-        empty, image_properties.tag_table(inputs["priors"], images, score=1, most=9)
-    )
-    assert said(empty) == {"No image has a tag."}
+    # d has no priors, f is in no sample
+    assert table["share"].tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 3])
+    assert len(tables_of(inputs, score=0, most=2)["frequent"]) == 2
+    assert tables_of(inputs, score=1)["frequent"].empty
 
 
 def test_sizes_are_counted_where_images_are(tmp_path: Path) -> None:
-    table = image_properties.size_table(image_properties.image_table(make(tmp_path)))
+    held = tables_of(make(tmp_path))
+    table = held["sizes"]
+    assert held["short_edge"] == 200
     assert table["images"].sum() == 4
     assert {(row.width, row.height): row.images for row in table.itertuples()} == {
         (200, 800): 1,
@@ -138,28 +130,14 @@ def test_sizes_are_counted_where_images_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("counts", [[], [0], [0, 0, 1], [3], [0, 2, 20], [0, 21], [1, 399, 400]])
 def test_every_number_of_texts_is_counted_and_none_stands_apart(counts: list[int]) -> None:
-    table = image_properties.text_table(
-        pd.DataFrame({"texts": [*map(float, counts), float("nan")]})
-    )
+    images = pd.DataFrame({"texts": [*map(float, counts), float("nan")]})
+    table = image_properties.text_table(images)
     assert table["count"].sum() == len(counts)
     assert table["count"].iloc[0] == counts.count(0)
-    assert table["from"].tolist() == [0, *table["to"].tolist()[:-1]]
+    assert table["to"].iloc[0] == 0.5
+    assert table["from"].tolist()[1:] == table["to"].tolist()[:-1]
+    assert len(set(table["to"] - table["from"])) == 1
     assert len(table) <= 23
-    axes = panels()[3]
-    image_properties.plot_texts(axes, table)
-    hatched = [bar for bar in axes.patches if bar.get_hatch()]
-    assert [bar.get_height() for bar in hatched] == [counts.count(0)]
-    assert sum(bar.get_height() for bar in axes.patches) == len(counts)
-    assert {bar.get_width() for bar in axes.patches} == {hatched[0].get_width()}
-
-
-def test_the_share_with_text_stands_beside_the_papers() -> None:
-    axes = panels()[2]
-    image_properties.plot_text_share(
-        axes, image_properties.text_table(pd.DataFrame({"texts": [0.0, 1.0, 2.0, 9.0]}))
-    )
-    assert set(legend(axes)) == {"with text 75%", "paper: more than 70%"}
-    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25]
 
 
 def test_small_print_tells_measured_properties_from_categories(tmp_path: Path) -> None:
@@ -176,25 +154,18 @@ def test_small_print_tells_measured_properties_from_categories(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_the_figure_is_equal_bytes_and_its_legends_fit(tmp_path: Path, columns: int) -> None:
+def test_the_figure_is_equal_bytes_and_readable(tmp_path: Path, columns: int) -> None:
+    """Section 2 of the notebook, over what its section 1 makes."""
     inputs, written = make(tmp_path), []
+    held = tables_of(inputs, score=0)
+    names = {name: held[name] for name in ("paths", "pictures", "frequent", "sizes", "texts")}
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        layout = image_properties.LAYOUT[columns]
-        figure, axes = figures.new_mosaic(
-            **layout, columns=columns, aspect=(2.2, 0.72)[columns - 1], note="n"
-        )
-        images = image_properties.image_table(inputs)
-        texts = image_properties.text_table(images)
-        image_properties.plot_tags(
-            axes[0], image_properties.tag_table(inputs["priors"], images, score=0, most=9)
-        )
-        image_properties.plot_sizes(axes[1], image_properties.size_table(images), short_edge=200)
-        image_properties.plot_text_share(axes[2], texts)
-        image_properties.plot_texts(axes[3], texts)
-        written.append(
-            [file.read_bytes() for file in figures.save_figure(figure, folder, "images", images)]
-        )
-        ends = [panel.get_legend().get_window_extent().x1 for panel in axes[1:3]]
-        assert max(ends) <= figure.bbox.x1
+        size = {"columns": columns, "aspect": 0.72, "short_edge": 200}
+        figure = run_section("31_images", "## 2", inputs, **names, **size)["figure"]
+        assert_readable(figure)
+        files = figures.save_figure(figure, folder, "images", held["sizes"])
+        written.append([file.read_bytes() for file in files])
+        said = {text.get_text() for axes in figure.axes for text in axes.texts}
+        assert "67%" in said
     assert written[0] == written[1]

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.figure_layout import assert_readable
+from tests.notebook_cells import run_section
 from vislib import figures
-from vislib.figures import language, plots
+from vislib.figures import language
+from vislib.figures.style import CONTRAST
 from vislib.runs.contract import CAPTIONS
 from vislib.runs.errors import InputError
 
@@ -131,7 +134,7 @@ def test_captions_of_other_languages_alone_draw_panels_that_say_so(
     assert lengths.empty
     files, panels = draw(tmp_path / "out", lengths, classes)
     assert len(files) == 3
-    assert [[t.get_text() for t in panel.texts] for panel in panels] == [["no English caption"]] * 3
+    assert [[t.get_text() for t in panel.texts] for panel in panels] == [["nothing to count"]] * 3
 
 
 def test_too_many_groups_are_an_error_that_says_so(tmp_path: Path) -> None:
@@ -140,40 +143,38 @@ def test_too_many_groups_are_an_error_that_says_so(tmp_path: Path) -> None:
         language.length_table(many, ["fused"])
 
 
-def draw(
-    folder: Path, lengths: Any, classes: Any, columns: int = 2
-) -> tuple[list[Path], list[Any]]:
-    bins = language.length_bins(lengths, bins=24)
-    figure, axes = figures.new_figure(columns=columns, aspect=1.3, panels=3, note="Captions: m.")
-    for panel, name in zip(axes, language.PAPER, strict=False):
-        language.plot_lengths(panel, lengths, bins, name, title=name)
-    language.plot_classes(axes[2], classes, title="classes")
+def draw(folder: Path, lengths: Any, classes: Any, columns: int = 2) -> tuple[list[Path], Any]:
+    """Section 3 of the notebook."""
+    size = {"columns": columns, "aspect": 1.3, "bins": 24, "left_out": 0}
+    held = run_section(
+        "32_caption_statistics", "## 3", {}, lengths=lengths, classes=classes, **size
+    )
+    assert_readable(held["figure"])
     folder.mkdir()
-    return figures.save_figure(figure, folder, "all", bins), axes
+    return figures.save_figure(held["figure"], folder, "all", held["histograms"]), held["panels"]
 
 
-def test_panels_show_every_group_and_the_papers_means(tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [1, 2])
+def test_panels_show_every_group_and_the_papers_means(tmp_path: Path, columns: int) -> None:
     kinds = ["contextual", "non_contextual", "fused", "fused_contextual"]
     table = write(
         tmp_path / "captions",
         *((f"s{n}", kind, ENGLISH * (n + 1)) for kind in kinds for n in range(3)),
     )
     lengths, classes = measured([table], kinds)
-    files, (words, sentences, tagged) = draw(tmp_path / "once", lengths, classes)
-    again, _ = draw(tmp_path / "again", lengths, classes)
+    files, (words, sentences, tagged) = draw(tmp_path / "once", lengths, classes, columns)
+    again, _ = draw(tmp_path / "again", lengths, classes, columns)
     assert [a.read_bytes() for a in files] == [b.read_bytes() for b in again]
     shown = [text.get_text() for text in words.get_legend().get_texts()]
-    assert shown[1].startswith("non-contextual (3): ")
-    assert shown[-2:] == ["DenseFusion-4V-100K (paper): 206", "DenseFusion-1M (paper): 191"]
-    assert [t.get_text() for t in sentences.get_legend().get_texts()][
-        -1
-    ] == "DenseFusion-1M (paper): 11.0"
-    assert sum(line.get_color() == plots.CONTRAST for line in words.lines) == 2
-    assert (
-        len({str(line._dash_pattern) for line in words.lines if line.get_color() == plots.CONTRAST})
-        == 2
-    )
-    assert len(tagged.lines) == len({line.get_marker() for line in tagged.lines}) == 4
+    assert shown[1] == "non-contextual: 42.0 / 42 (3)"
+    assert shown[-2:] == ["paper's DenseFusion-4V-100K 206", "paper's DenseFusion-1M 191"]
+    last = [text.get_text() for text in sentences.get_legend().get_texts()][-1]
+    assert last == "paper's DenseFusion-1M 11"
+    red = [line for line in words.lines if line.get_color() == CONTRAST]
+    assert len({str(line._dash_pattern) for line in red}) == len(red) == 2
+    marks = [bar.lines[0] for bar in tagged.containers]
+    assert len({line.get_marker() for line in marks}) == len(marks) == 4
+    assert [tick.get_text() for tick in tagged.get_yticklabels()] == list(language.CLASSES)
 
 
 def test_bins_are_whole_numbers_wide_and_lose_no_caption(tmp_path: Path) -> None:

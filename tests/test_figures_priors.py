@@ -12,11 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from tests.figure_layout import assert_readable
+from tests.notebook_cells import run_section
 from vislib import figures
-from vislib.figures import plots, priors
+from vislib.figures import priors
+from vislib.figures.examples import Example
+from vislib.figures.style import CONTRAST
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SELECTED
 from vislib.runs.errors import InputError
 
+SOLID = ("-", "solid")
 BOAT = {
     "label": "boat",
     "score": 0.9,
@@ -109,23 +114,24 @@ def run(folder: Path, found: dict[str, dict[str, Any]]) -> dict[str, Path]:
 
 def load(
     tables: dict[str, Path], ids: tuple[str, ...] = (), n: int = 9, seed: int = 0
-) -> list[priors.Example]:
-    return priors.load_examples(**tables, kind="fused", ids=ids, n=n, seed=seed)
+) -> list[Example]:
+    return priors.load_examples(tables, kind="fused", ids=ids, n=n, seed=seed)
 
 
-def names(examples: list[priors.Example]) -> list[str]:
-    return [str(example.sample["sample_id"]) for example in examples]
+def names(examples: list[Example]) -> list[str]:
+    return [str(example["sample_id"]) for example in examples]
 
 
 def draw(
-    examples: list[priors.Example], lines: int = 8, folder: Path | None = None
+    examples: list[Example], lines: int = 8, folder: Path | None = None
 ) -> tuple[Axes, list[Path]]:
-    sheet, axes, width = figures.new_sheet()
-    height = priors.plot_examples(axes, examples, width=width, lines=lines)
-    figures.trim_sheet(sheet, axes, height, note="n")
-    return axes, figures.save_figure(
-        sheet, folder, "all", priors.example_table(examples)
-    ) if folder else []
+    figure, sheet = figures.new_sheet()
+    priors.plot_examples(sheet, examples, lines=lines)
+    figures.trim_sheet(figure, sheet, note="n")
+    # labels lie on the picture, and beside one another
+    on_picture = {t.get_text() for t in sheet.axes.texts if t.get_fontsize() == priors._LABEL}
+    assert_readable(figure, may_overlap=on_picture)
+    return sheet.axes, figures.save_figure(figure, folder, "all") if folder else []
 
 
 def shown(axes: Axes) -> list[str]:
@@ -178,13 +184,13 @@ def test_boxes_stand_where_the_experts_saw_them(tmp_path: Path) -> None:
     axes, _ = draw([example])
     left, right, bottom, top = axes.images[0].get_extent()
     frames = [p for p in axes.patches if isinstance(p, Rectangle) and not p.get_fill()]
-    solid = next(p for p in frames if p.get_linestyle() == "-").get_bbox()
+    solid = next(p for p in frames if p.get_linestyle() in SOLID).get_bbox()
     wide, high = right - left, bottom - top
     assert solid.extents == pytest.approx(
         [left + wide / 4, top + high / 2, left + wide * 3 / 4, bottom]
     )
     assert len(frames) == 2
-    assert [p.get_linestyle() for p in frames].count("-") == 1
+    assert sum(p.get_linestyle() in SOLID for p in frames) == 1
     assert {"boat: [0.250, 0.500, 0.750, 1.000]", "OPEN DAILY", "boat", "1"} <= set(shown(axes))
 
 
@@ -220,16 +226,13 @@ def test_long_lists_are_cut_and_counted_and_all_boxes_drawn(tmp_path: Path) -> N
 
 def test_words_of_world_knowledge_and_visible_text_are_marked(tmp_path: Path) -> None:
     caption = "A house with boats is open daily. The page shows a red detector."
-    (example,) = load(
-        run(
-            tmp_path,
-            {"a": {"boxes": [BOAT | {"label": "red"}], "texts": [SIGN], "caption": caption}},
-        )
-    )
-    axes, _ = draw([example])
-    marked = {t.get_text() for t in axes.texts if t.get_color() == plots.CONTRAST}
+    found = {"boxes": [BOAT | {"label": "red"}], "texts": [SIGN], "caption": caption}
+    tables = run(tmp_path, {"a": found})
+    axes, _ = draw(load(tables))
+    marked = {t.get_text() for t in axes.texts if t.get_color() == CONTRAST}
     assert marked == {"house", "boats", "open", "daily", "1"}  # 1 is the number of the text
-    (row,) = priors.example_table([example]).to_dict("records")
+    names = {"kind": "fused", "sample_ids": [], "count": 9, "seed": 0}
+    (row,) = run_section("33_priors", "## 1", tables, **names)["table"].to_dict("records")
     assert (row["matched"], row["content_words"], row["boxes"], row["texts"]) == (4, 8, 1, 1)
     assert row["visible text"] == "OPEN DAILY"
 
@@ -240,5 +243,5 @@ def test_the_figure_is_equal_bytes_again(tmp_path: Path) -> None:
     for folder, kept in ((tmp_path / "one", files), (tmp_path / "two", again)):
         folder.mkdir()
         kept += draw(examples, folder=folder)[1]
-    assert [f.suffix for f in files] == [".pdf", ".png", ".csv"]
+    assert [f.suffix for f in files] == [".pdf", ".png"]
     assert [f.read_bytes() for f in files] == [f.read_bytes() for f in again]

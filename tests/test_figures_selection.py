@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tests.figure_layout import assert_readable
+from tests.notebook_cells import run_section
 from vislib import figures
 from vislib.figures import selection
 from vislib.runs.contract import SCHEMAS
@@ -95,8 +97,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 def draw(table: Any, thumbnails: int = 12) -> tuple[Figure, Axes, list[str]]:
-    figure, (axes, _) = figures.new_mosaic(**selection.LAYOUT[2], columns=2)
-    return figure, axes, selection.plot_map(axes, table, thumbnails=thumbnails, title="(a)")
+    figure, (axes, _) = figures.new_figure("(a)", "(b)", **selection.LAYOUT[2], columns=2)
+    return figure, axes, selection.plot_map(axes, table, thumbnails=thumbnails)
 
 
 def legend(axes: Axes) -> list[str]:
@@ -180,9 +182,9 @@ def test_one_image_and_one_cluster_are_drawn(tmp_path: Path, clusters: int, memb
     assert len(shown) == min(members, 5)
     assert legend(axes) == ["semantic duplicate (3)", "below the top k (1)"] * (members > 5)
     figures.save_figure(figure, tmp_path, "map")
-    _, sheet, width = figures.new_sheet()
-    selection.plot_duplicates(sheet, selection.pairs_table(inputs, count=4, seed=0), width=width)
-    said = {text.get_text() for text in sheet.texts}
+    _, sheet = figures.new_sheet()
+    selection.plot_duplicates(sheet, selection.pairs_table(inputs, count=4, seed=0))
+    said = {text.get_text() for text in sheet.axes.texts}
     assert ("No image was set aside as a duplicate." in said) == (members < 6)
 
 
@@ -202,23 +204,29 @@ def test_equal_vectors_lie_in_one_place(tmp_path: Path) -> None:
 
 
 def test_the_funnel_closes() -> None:
-    reasons = ["image_failed"] * 2 + ["exact_duplicate"] * 3 + ["near_duplicate", "below_top_k"]
+    reasons = {"image_failed": 2, "exact_duplicate": 3, "near_duplicate": 1, "below_top_k": 1}
     table = selection.funnel_table(reasons, kept=5)
     assert table["left"].tolist() == [12, 10, 7, 7, 6, 6, 5]
-    assert table["set_aside"].sum() == len(reasons)
+    assert table["set_aside"].sum() == sum(reasons.values())
     assert "chosen by limit" not in set(table["step"])
-    more = selection.funnel_table([*reasons, "beyond_limit", "new_reason"], kept=5).set_index(
-        "step"
-    )
+    more = selection.funnel_table({**reasons, "beyond_limit": 1, "new_reason": 1}, kept=5)
+    more = more.set_index("step")
     assert more.loc["chosen by limit", "set_aside"] == 1
     assert more["left"].iloc[-1] == 5  # a step that is not known here is shown, not lost
     assert more.index[-1] == "new_reason"
-    _, (_, axes) = figures.new_mosaic(**selection.LAYOUT[1], columns=1)
-    selection.plot_funnel(axes, table, title="(b)")
-    said = [text.get_text() for text in axes.texts]
-    assert {"samples", "12", "−3", "top k of a cluster", "5"} <= set(said)
-    assert sum(bool(bar.get_hatch()) for bar in axes.patches) == 4
-    selection.plot_funnel(axes, selection.funnel_table([], kept=1))
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_notebooks_figure_is_readable(inputs: Inputs, columns: int) -> None:
+    held = run_section("30_selection", "## 1", inputs)
+    names = {"paths": held["paths"], "funnel": held["funnel"]}
+    size = {"columns": columns, "aspect": 0.62, "points": 100, "thumbnails": 12, "seed": 0}
+    held = run_section("30_selection", "## 2", inputs, **names, **size)
+    chart, bars = held["figure"].axes
+    # numbers of clusters lie on the pictures
+    assert_readable(held["figure"], may_overlap={text.get_text() for text in chart.texts})
+    assert {"36", "20"} <= {text.get_text() for text in bars.texts}
+    assert len(held["pictures"]) == 12
 
 
 def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(
@@ -248,8 +256,11 @@ def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(
     assert Counter(table["reason"]) == {"near_duplicate": 4, "semantic_duplicate": 5}
     assert table["of_reason"].tolist() == [4] * 4 + [8] * 5
     assert all(group["distance"].is_monotonic_increasing for _, group in table.groupby("reason"))
-    _, axes, width = figures.new_sheet()
-    height = selection.plot_duplicates(axes, table, width=width)
+    figure, sheet = figures.new_sheet()
+    selection.plot_duplicates(sheet, table)
+    figures.trim_sheet(figure, sheet, note="n")
+    assert_readable(figure)
+    axes = sheet.axes
     said = [text.get_text() for text in axes.texts]
     assert {"Near duplicates", "Semantic duplicates", "0 bits", "1 − cosine = 0.050"} <= set(said)
     assert "5 of 8 that were set aside, each right of the one kept" in said
@@ -257,8 +268,8 @@ def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(
         [image.get_extent() for image in axes.images]
     )  # left, right, bottom, top: downwards
     assert (boxes[:, :2] > 0).all()
-    assert boxes[:, 1].max() < width
-    assert boxes[:, 2].max() < height
+    assert boxes[:, 1].max() < sheet.width
+    assert boxes[:, 2].max() < sheet.y
     kept, dropped = (np.asarray(image.get_array())[0, 0] for image in axes.images[:2])
     assert (kept == dropped).all()  # of one cluster: one colour
     assert boxes[0, 1] < boxes[1, 0]
@@ -285,16 +296,13 @@ def test_the_figures_are_equal_bytes_and_thumbnails_are_small(
         folder.mkdir()
         table = selection.map_table(inputs, points=100, seed=0)
         figure, _, _ = draw(table)
-        sheet, axes, width = figures.new_sheet()
-        pairs = selection.pairs_table(inputs, count=4, seed=0)
-        figures.trim_sheet(
-            sheet, axes, selection.plot_duplicates(axes, pairs, width=width), note="n"
-        )
+        twins, sheet = figures.new_sheet()
+        selection.plot_duplicates(sheet, selection.pairs_table(inputs, count=4, seed=0))
+        figures.trim_sheet(twins, sheet, note="n")
         files = [*figures.save_figure(figure, folder, "map", table.drop(columns="path"))]
-        files += figures.save_figure(sheet, folder, "pairs")
-        assert (
-            max(image.get_size()[0] for image in (*figure.axes[0].images, *axes.images)) <= 200
-        )  # px
+        files += figures.save_figure(twins, folder, "pairs")
+        pictures = (*figure.axes[0].images, *sheet.axes.images)
+        assert max(image.get_size()[0] for image in pictures) <= 250  # px
         written.append([file.read_bytes() for file in files])
     assert written[0] == written[1]
 

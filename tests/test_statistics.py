@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.notebook_cells import run_section
 from vislib.figures import statistics
 
 
@@ -76,13 +77,24 @@ def test_log_edges_cover_all_values_and_divide_at_the_cap(values: list[int]) -> 
     assert table.loc[table["from"] >= 2000, "count"].sum() == sum(value > 2000 for value in values)
 
 
-def test_even_edges_end_where_asked() -> None:
-    assert statistics.even_edges(2, bins=4) == [0, 0.5, 1, 1.5, 2]
-
-
-def test_tokens_above_cap_reads_only_documents_above_it() -> None:
-    dropped = pd.DataFrame({"reason": ["above_cap", "no_image"], "detail": ["2048", "none"]})
-    assert statistics.tokens_above_cap(dropped).tolist() == [2048]
+def test_tokens_of_documents_above_the_cap_are_read_from_what_02_dropped(tmp_path) -> None:
+    """The SQL of notebook 21."""
+    dropped = {
+        "reason": ["above_cap", "no_image", "above_cap"],
+        "detail": ["2048", "none", "over 8123"],
+    }
+    frames = {
+        "documents": pd.DataFrame({"n_tokens": [12]}),
+        "samples": pd.DataFrame({"n_context_tokens": [5]}),
+        "dropped": pd.DataFrame(dropped),
+    }
+    names = {"max_tokens": 2000, "bins": 4}
+    held = run_section("21_tokens", "## 1", frames, **names)
+    assert sorted(held["above"]) == [2048, 8123]
+    assert held["kept"].tolist() == [12]
+    assert (held["cap"], held["label"]) == (2000, "cap")
+    held = run_section("21_tokens", "## 1", frames, **names | {"max_tokens": 5000})
+    assert (held["cap"], held["label"]) == (12, "longest kept")
 
 
 def test_word_counts_are_sorted_by_count_then_name() -> None:
@@ -124,6 +136,15 @@ def test_answers_and_pairs_per_sample() -> None:
         {"question_type": "multiple_choice", "pairs": 0, "samples": 1},
         {"question_type": "multiple_choice", "pairs": 1, "samples": 1},
     ]
+    bins = statistics.as_bins(table, "pairs", "samples")
+    assert bins[["from", "to", "count"]].to_numpy().tolist()[0] == [0.5, 1.5, 1]
+
+
+def test_numbers_of_pairs_that_no_sample_has_stand_between(tmp_path) -> None:
+    pairs = pd.DataFrame({"sample_id": ["a"] * 3, "question_type": ["free_form"] * 3})
+    table = statistics.pairs_per_sample(pairs, ["a", "b"])
+    free = table[table["question_type"] == "free_form"]
+    assert free[["pairs", "samples"]].to_numpy().tolist() == [[0, 1], [1, 0], [2, 0], [3, 1]]
 
 
 def test_a_conversation_that_does_not_pair_is_an_error() -> None:

@@ -14,23 +14,24 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from matplotlib.transforms import ScaledTranslation
 
 from vislib.checks import foreign
-from vislib.figures.plots import CONTRAST, EDGE, FILL, INK, say
+from vislib.figures.charts import GROUPS, marks, plot_dots
 from vislib.figures.statistics import histogram
 from vislib.media.tokenization import sentences
 from vislib.media.words import count_words
 from vislib.runs import InputError, choose, tables
 from vislib.runs.tables import Row
 
+# means; of the other lengths and the parts of speech we know no figure of the paper
 PAPER: Mapping[str, Mapping[str, float]] = {
     "words": {"DenseFusion-4V-100K": 206, "DenseFusion-1M": 191},
     "sentences": {"DenseFusion-4V-100K": 11.2, "DenseFusion-1M": 11.0},
-}  # means; of the other lengths and the parts of speech we know no figure of the paper
+}
 LENGTHS = ("characters", "words", "sentences")
+# by how HanTa's tags begin, which are those of the British National Corpus
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "nouns": ("NN", "NP"),
     "verbs": ("V",),
@@ -42,27 +43,8 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "conjunctions": ("CJ",),
     "numerals": ("CRD", "ORD"),
     "others": ("",),
-}  # by how HanTa's tags begin, which are those of the British National Corpus
-_NOTHING = "no English caption"
+}
 _LONGEST = 30  # characters of a token that the tagger is given: its time grows with their cube
-_LOOKS: Sequence[
-    tuple[Mapping[str, Any], Mapping[str, Any]]
-] = (  # of a group's outline, and of its mark
-    (
-        {"fill": True, "facecolor": FILL, "edgecolor": EDGE, "linewidth": 0.6},
-        {"marker": "o", "ms": 4, "color": EDGE},
-    ),
-    (
-        {"edgecolor": INK, "linestyle": (0, (2, 1))},
-        {"marker": "s", "ms": 3.6, "color": INK, "mfc": "white"},
-    ),
-    ({"edgecolor": EDGE, "linewidth": 1.4}, {"marker": "^", "ms": 4.4, "color": EDGE}),
-    (
-        {"edgecolor": INK, "linestyle": (0, (0.8, 0.8))},
-        {"marker": "D", "ms": 3.4, "color": INK, "mfc": "white"},
-    ),
-)
-_PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))
 
 
 def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, int]:
@@ -72,40 +54,26 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
     kind of one stage where several tables hold it. Raises InputError for more groups than print can
     tell apart.
     """
-    import pandas
-
     rows, left_out = [], 0
     for number, row in _good_captions(captions, kinds):
         if foreign(row["caption"], wanted=("en",)):
             left_out += 1
         else:
-            rows.append(
-                (
-                    number,
-                    row["kind"],
-                    row["sample_id"],
-                    row["model"],
-                    *caption_lengths(row["caption"]),
-                )
-            )
-    table = pandas.DataFrame(rows, columns=["table", "kind", "sample_id", "model", *LENGTHS])
+            facts = [row[name] for name in ("kind", "sample_id", "model")]
+            rows.append([number, *facts, *caption_lengths(row["caption"])])
+    table = pd.DataFrame(rows, columns=["table", "kind", "sample_id", "model", *LENGTHS])
     stages = table["table"].map(lambda number: f" · {'/'.join(captions[number].parts[-4:-2])}")
     several = table.groupby("kind")["table"].transform("nunique") > 1
-    table.insert(
-        0, "group", [kind.replace("_", "-") for kind in table["kind"]] + stages.where(several, "")
-    )
-    if (groups := table["group"].nunique()) > len(_LOOKS):
+    kind_names = table["kind"].map(lambda kind: kind.replace("_", "-"))
+    table.insert(0, "group", kind_names + stages.where(several, ""))
+    if (groups := table["group"].nunique()) > len(GROUPS):
         raise InputError(
             f"captions and kinds ({', '.join(kinds)}) give {groups} groups of English captions; a"
-            f" panel shows at most {len(_LOOKS)}: name other kinds or tables, or leave this figure"
+            f" panel shows at most {len(GROUPS)}: name other kinds or tables, or leave this figure"
             " out of the set"
         )
-    return (
-        table.sort_values(
-            ["kind", "table"], key=lambda c: c.map(kinds.index) if c.name == "kind" else c
-        ),
-        left_out,
-    )
+    order = table["kind"].map(list(kinds).index) * len(captions) + table["table"]
+    return table.iloc[order.argsort(kind="stable")], left_out
 
 
 def _good_captions(captions: Sequence[Path], kinds: Collection[str]) -> Iterator[tuple[int, Row]]:
@@ -117,11 +85,8 @@ def _good_captions(captions: Sequence[Path], kinds: Collection[str]) -> Iterator
 
 def caption_lengths(text: str) -> tuple[int, int, int]:
     """Characters, words and sentences of a text; a line ends a sentence, signs alone are none."""
-    return (
-        len(text),
-        count_words(text),
-        sum(any(map(str.isalnum, sentence)) for sentence in sentences(text)),
-    )
+    spoken = [sentence for sentence in sentences(text) if any(map(str.isalnum, sentence))]
+    return len(text), count_words(text), len(spoken)
 
 
 def class_table(captions: Sequence[Path], lengths: Any, *, limit: int, seed: int) -> Any:
@@ -130,23 +95,19 @@ def class_table(captions: Sequence[Path], lengths: Any, *, limit: int, seed: int
     `lengths` is the `length_table` of these captions. One row per group and class of `CLASSES`:
     group, captions (tagged ones), class, words, share (0 to 1; NaN without one).
     """
-    import pandas
-
-    chosen = {
-        (number, kind): (group, set(choose(rows["sample_id"], limit, seed)))
-        for (group, number, kind), rows in lengths.groupby(["group", "table", "kind"], sort=False)
-    }
-    counts = {group: Counter[str]() for group, _ in chosen.values()}
+    groups = lengths.groupby(["table", "kind"], sort=False)
+    chosen = {key: set(choose(rows["sample_id"], limit, seed)) for key, rows in groups}
+    counts: dict[tuple[int, str], Counter[str]] = {key: Counter() for key in chosen}
     for number, row in _good_captions(captions, lengths["kind"].unique()):
-        group, ids = chosen.get((number, row["kind"]), ("", ()))
-        if row["sample_id"] in ids:
-            counts[group].update(word_classes(row["caption"]))
+        key = number, row["kind"]
+        if row["sample_id"] in chosen.get(key, ()):
+            counts[key].update(word_classes(row["caption"]))
     rows = [
-        (group, len(ids), name, counts[group][name])
-        for group, ids in chosen.values()
+        (group.iloc[0], len(chosen[key]), name, counts[key][name])
+        for key, group in groups["group"]
         for name in CLASSES
     ]
-    table = pandas.DataFrame(rows, columns=["group", "captions", "class", "words"])
+    table = pd.DataFrame(rows, columns=["group", "captions", "class", "words"])
     table["share"] = table["words"] / table.groupby("group")["words"].transform("sum")
     return table
 
@@ -160,10 +121,12 @@ def word_classes(text: str) -> list[str]:
     for sentence in sentences(text):
         tokens = [token[:_LONGEST] for token in word_tokenize(sentence, preserve_line=True)]
         tags = zip(tokens, _tagger().tag_sent(tokens, taglevel=0), strict=True)
-        found += [tag for token, tag in tags if any(map(str.isalnum, token))]
-    return [
-        next(name for name, starts in CLASSES.items() if tag.startswith(starts)) for tag in found
-    ]
+        found += [_class_of(tag) for token, tag in tags if any(map(str.isalnum, token))]
+    return found
+
+
+def _class_of(tag: str) -> str:
+    return next(name for name, starts in CLASSES.items() if tag.startswith(starts))
 
 
 @cache
@@ -177,101 +140,32 @@ def length_bins(lengths: Any, *, bins: int) -> Any:
     """Histograms per group in at most about `bins` bins, whole numbers wide: length, group, from,
     to, count.
     """
-    import pandas
-
-    if lengths.empty:
-        return pandas.DataFrame(columns=["length", "group", "from", "to", "count"])
-    found: dict[tuple[str, str], Any] = {}
+    tables = [pd.DataFrame(columns=["length", "group", "from", "to", "count"])]
     for name, paper in PAPER.items():
-        end = ceil(
-            max(lengths[name].max(), *paper.values())
-        )  # the paper's means are in the picture
+        # the paper's means are in the picture
+        end = ceil(max(*lengths[name], *paper.values()))
         step = end // bins + 1
         edges = [n - 0.5 for n in range(0, end + step + 1, step)]
-        found |= {
-            (name, g): histogram(rows[name], edges)
-            for g, rows in lengths.groupby("group", sort=False)
-        }
-    return pandas.concat(found, names=["length", "group"]).reset_index(["length", "group"])
+        for group, rows in lengths.groupby("group", sort=False):
+            tables.append(histogram(rows[name], edges).assign(length=name, group=group))
+    # an empty table among them would make all columns objects
+    return pd.concat(tables[1:] or tables)[tables[0].columns]
 
 
-def plot_lengths(axes: Axes, lengths: Any, bins: Any, name: str, *, title: str = "") -> None:
-    """Groups by their `words` or `sentences` as shares of their captions, with their means and the
-    paper's.
-    """
-    if lengths.empty:
-        return say(axes, _NOTHING, title=title)
-    handles: dict[str, Any] = {}
-    for (group, rows), (outline, mark) in zip(
-        lengths.groupby("group", sort=False), _LOOKS, strict=False
-    ):
-        bars = bins[(bins["length"] == name) & (bins["group"] == group)]
-        filled = bars[
-            bars["count"].cumsum().gt(0) & bars["count"][::-1].cumsum().gt(0)
-        ]  # no outline along the axis
-        steps = axes.stairs(
-            filled["count"] / len(rows), [*filled["from"], filled["to"].iloc[-1]], **outline
-        )
-        (dot,) = axes.plot(rows[name].mean(), 0, linestyle="", clip_on=False, zorder=5, **mark)
-        handles[f"{group} ({len(rows):,}): {rows[name].mean():.1f} / {rows[name].median():g}"] = (
-            steps,
-            dot,
-        )
-    for (corpus, mean), pattern in zip(PAPER[name].items(), _PAPER_LINES, strict=True):
-        handles[f"{corpus} (paper): {mean}"] = axes.axvline(mean, color=CONTRAST, linestyle=pattern)
-    axes.set(xlabel=f"{name.capitalize()} of a caption", ylabel="Share of captions")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(axes, title, "captions: mean / median", handles, lines=len(handles))
+def groups_of(lengths: Any, histograms: Any, name: str) -> dict[str, Any]:
+    """The `length_bins` of `words` or `sentences` by group, with mean and median in its label."""
+    groups = {}
+    for group, values in lengths.groupby("group", sort=False)[name]:
+        chosen = (histograms["length"] == name) & (histograms["group"] == group)
+        label = f"{group}: {values.mean():.1f} / {values.median():g}"
+        groups[label] = histograms[chosen]
+    return groups
 
 
-def plot_classes(axes: Axes, classes: Any, *, title: str = "") -> None:
-    """Groups by the shares of their tokens that belong to each class: a mark each, in a row per
-    class.
-    """
-    if classes.empty:
-        return say(axes, _NOTHING, title=title)
-    names, groups, handles = list(CLASSES), classes.groupby("group", sort=False), dict[str, Any]()
-    for number, ((group, rows), (_, mark)) in enumerate(zip(groups, _LOOKS, strict=False)):
-        shift = 0.22 * (number - (groups.ngroups - 1) / 2)  # equal shares stand below one another
-        places = [names.index(name) + shift for name in rows["class"]]
-        (dots,) = axes.plot(rows["share"], places, linestyle="", clip_on=False, **mark)
-        handles[f"{group} ({rows['captions'].iloc[0]:,}): {rows['words'].sum():,}"] = dots
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="Share of tokens")
-    axes.set_xlim(left=0)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_yticks([n + 0.5 for n in range(len(names) - 1)], minor=True)
-    axes.grid(axis="y", which="minor", color="0.85", linewidth=0.5)
-    axes.tick_params(axis="y", which="both", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(
-        axes, title, "captions tagged: tokens", handles, lines=len(handles) + len(PAPER["words"])
-    )
-
-
-def _legend(
-    axes: Axes, title: str, heading: str, handles: Mapping[str, Any], *, lines: int
-) -> None:
-    """A legend above the axes, off the data, and the title over it with room for `lines`, alike in
-    every panel.
-    """
-    height = 4 + 8.9 * (1 + lines)
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    top = axes.transAxes + ScaledTranslation(0, height / 72, figure.dpi_scale_trans)
-    legend = axes.legend(
-        list(handles.values()),
-        list(handles),
-        loc="upper left",
-        bbox_to_anchor=(-0.22, 1),
-        bbox_transform=top,
-        title=heading,
-        alignment="left",
-        fontsize=6,
-        title_fontsize=6,
-    )
-    legend.set_in_layout(False)  # else a wide legend would squeeze the axes
-    axes.set_title(title, x=-0.2, pad=height + 3)
+def plot_classes(axes: Axes, classes: Any) -> None:
+    """The share of tokens that belong to each class: a mark per group, in a row per class."""
+    tokens = classes.groupby("group")["words"].transform("sum").map("{:,}".format)
+    names = classes["group"] + ": " + tokens + " tokens"
+    rows = classes.assign(name=names, label=classes["class"], value=100 * classes["share"])
+    rows = rows.assign(low=float("nan"), high=float("nan"))  # counted, not estimated
+    plot_dots(axes, rows, marks(names), x="Share of tokens, %")

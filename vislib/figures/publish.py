@@ -16,7 +16,7 @@ from vislib.runs.keys import ROOT
 from vislib.runs.stage import read_record, run_folder
 from vislib.runs.terminal import any_terminal
 
-_KINDS = (".pdf", ".png", ".csv")
+_KINDS = (".pdf", ".png", ".csv", ".md", ".tex")  # of figures, and of the tables behind them
 
 
 def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:

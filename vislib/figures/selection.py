@@ -2,28 +2,45 @@
 Fusion).
 
 The map shows embeddings by their first two principal components. Thumbnails move to the nearest
-free cell of a grid, so that each is seen whole. Tables are streamed: memory grows with the images
-that are drawn.
+free cell of a grid, so that each is seen whole. Memory grows with the images that are drawn.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import nsmallest
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from vislib.figures import head
-from vislib.figures.plots import EDGE, FILL, INK, PAPER_GREY
-from vislib.figures.typeset import draw_text
+from vislib.figures.sql import query
+from vislib.figures.style import EDGE, GREY, INK, Look, finish
+from vislib.figures.text import Column
 from vislib.media.pixels import read_image, scaled
-from vislib.runs import seeded, tables
 from vislib.runs.stage import read_record
 
+MAP = """
+SELECT image_id, vectors.cluster, coalesce(rank, -1) AS rank,
+    CASE WHEN rank IS NOT NULL THEN 'kept'
+         WHEN set_aside THEN 'semantic duplicate' ELSE 'below the top k' END AS state,
+    path, vector
+FROM (FROM embeddings ORDER BY seeded({seed}, image_id) LIMIT {points}) AS vectors
+LEFT JOIN (SELECT image_id, min(rank) AS rank FROM samples GROUP BY image_id) USING (image_id)
+LEFT JOIN (SELECT DISTINCT image_id, true AS set_aside FROM duplicates) USING (image_id)
+LEFT JOIN (SELECT image_id, min(path) AS path FROM images GROUP BY image_id) USING (image_id)
+ORDER BY image_id
+"""
+PAIRS = """
+WITH files AS (SELECT image_id, min(path) AS path FROM images GROUP BY image_id),
+ranked AS (SELECT *, count(*) OVER (PARTITION BY reason) AS of_reason, row_number() OVER (
+    PARTITION BY reason ORDER BY seeded({seed}, image_id)) AS place FROM duplicates)
+SELECT ranked.image_id, kept_id, reason, distance, of_reason, aside.path, kept.path AS kept_path
+FROM ranked LEFT JOIN files AS aside ON aside.image_id = ranked.image_id
+LEFT JOIN files AS kept ON kept.image_id = kept_id
+WHERE place <= {count} ORDER BY reason, distance, ranked.image_id
+"""
 STEPS = {
     "image_failed": "with a usable image",
     "exact_duplicate": "distinct",
@@ -35,27 +52,20 @@ STEPS = {
     "below_top_k": "top k of a cluster",
 }
 _SELDOM = ("beyond_limit", "embedding_failed")  # steps that are left out if they set nothing aside
-LAYOUT: dict[int, Any] = {
-    1: {"layout": "a;b", "height_ratios": (1.2, 1)},
+LAYOUT: dict[int, Look] = {
+    1: {"layout": "a;b", "height_ratios": (1.2, 1), "stretch": 3},
     2: {"layout": "ab", "width_ratios": (11, 4)},
 }
-_KEPT, _DOUBLE, _BELOW = "kept", "semantic duplicate", "below the top k"
 _MARKS = {
-    _KEPT: ("o", EDGE, "white"),
-    _DOUBLE: ("o", "white", INK),
-    _BELOW: ("s", "white", PAPER_GREY),
+    "kept": ("o", EDGE, "white"),
+    "semantic duplicate": ("o", "white", INK),
+    "below the top k": ("s", "white", GREY),
 }
 _STAND_IN = "an embedded descriptor of colours and gradients that stands in CLIP's place"
 _DPI = 240  # of embedded thumbnails, as printed
-_NUMBERED = (
-    60  # clusters of the map whose middle is marked, the largest: more would hide the pictures
-)
+_NUMBERED = 60  # clusters whose middle is marked, the largest: more would hide the pictures
 _REACH = 3.0  # cells that a thumbnail may stand from its point
-_PER_ROW, _SIDE, _GAP = (
-    4,
-    54.0,
-    3.0,
-)  # pairs in a row of the sheet; points of a picture, and between two
+_PER_ROW, _SIDE = 4, 54.0  # pairs in a row; points of a picture
 
 
 def embedding_model(table: Path) -> str:
@@ -65,12 +75,6 @@ def embedding_model(table: Path) -> str:
     return f"{model}, {_STAND_IN}" if model == "colour-gradient" else str(model)
 
 
-def _files(images: Path, ids: Iterable[str]) -> dict[str, str]:
-    """Paths of image files by image_id, from the ledger."""
-    found = tables.lookup(images, "image_id", set(ids), ["path"])
-    return {name: str(images.parent / row["path"]) for name, row in found.items()}
-
-
 def map_table(inputs: Mapping[str, Path], *, points: int, seed: int) -> Any:
     """A seeded choice of at most `points` embedded images: image_id, cluster, rank (-1: not kept),
     state, path, x, y.
@@ -78,46 +82,25 @@ def map_table(inputs: Mapping[str, Path], *, points: int, seed: int) -> Any:
     `inputs` has the folders of embeddings, samples, duplicates and images. x and y are the first
     two principal components; `attrs["explained"]` has their shares of the variance.
     """
-    import pandas
-
-    ids = (row["image_id"] for row in tables.read_rows(inputs["embeddings"], ["image_id"]))
-    chosen = sorted(nsmallest(points, ids, key=lambda name: seeded(seed, name)))
-    found = tables.lookup(inputs["embeddings"], "image_id", chosen, ["cluster", "vector"])
-    kept = tables.lookup(inputs["samples"], "image_id", chosen, ["rank"])
-    doubles = tables.lookup(inputs["duplicates"], "image_id", chosen, ["reason"])
-    table = pandas.DataFrame(
-        {
-            "image_id": chosen,
-            "cluster": [found[name]["cluster"] for name in chosen],
-            "rank": [kept[name]["rank"] if name in kept else -1 for name in chosen],
-            "state": [
-                _KEPT if name in kept else _DOUBLE if name in doubles else _BELOW for name in chosen
-            ],
-        }
-    )
-    table["path"] = table["image_id"].map(_files(inputs["images"], chosen))
-    table[["x", "y"]], table.attrs["explained"] = _projected(
-        [found[name]["vector"] for name in chosen]
-    )
+    table = query(MAP.format(points=points, seed=seed), **inputs)
+    table["path"] = f"{inputs['images'].parent}/" + table["path"]
+    table[["x", "y"]], table.attrs["explained"] = _projected(np.stack(table.pop("vector")))
     return table
 
 
-def _projected(vectors: Sequence[Sequence[float]]) -> tuple[Any, list[float]]:
+def _projected(vectors: Any) -> tuple[Any, list[float]]:
     """Two principal components, shape (n, 2), and their shares of the variance; 0 where there is
     none.
     """
-    import numpy
     from sklearn.decomposition import PCA
 
-    matrix = numpy.asarray(vectors, numpy.float64)
-    xy = numpy.zeros((len(matrix), 2))
-    if not numpy.ptp(matrix, axis=0).any():
-        return xy, [0.0, 0.0]
-    pca = PCA(min(2, *matrix.shape), svd_solver="full").fit(
-        matrix
-    )  # it settles the signs by the largest loading
-    xy[:, : pca.n_components_] = pca.transform(matrix)
-    return xy, [*pca.explained_variance_ratio_.tolist(), 0.0][:2]
+    xy, shares = np.zeros((len(vectors), 2)), np.zeros(2)
+    if np.ptp(vectors, axis=0).any():  # equal vectors have no variance to share
+        # the full solver settles signs by the largest loading: equal bytes on every machine
+        pca = PCA(min(2, *vectors.shape), svd_solver="full").fit(vectors.astype(float))
+        xy[:, : pca.n_components_] = pca.transform(vectors.astype(float))
+        shares[: pca.n_components_] = pca.explained_variance_ratio_
+    return xy, shares.tolist()
 
 
 def snapped(
@@ -140,7 +123,7 @@ def snapped(
     return cells
 
 
-def plot_map(axes: Axes, table: Any, *, thumbnails: int, title: str = "") -> list[str]:
+def plot_map(axes: Axes, table: Any, *, thumbnails: int) -> list[str]:
     """Images by their embedding; returns the image_ids that got one of at most `thumbnails`
     thumbnails.
 
@@ -149,22 +132,23 @@ def plot_map(axes: Axes, table: Any, *, thumbnails: int, title: str = "") -> lis
     stand at the middles of clusters.
     """
     first, second = (f"{share:.0%}" for share in table.attrs["explained"])
-    axes.set(xticks=[], yticks=[], xlabel=f"First principal component ({first} of the variance)")
-    axes.set_ylabel(f"Second principal component ({second})")
-    head(axes, title)
-    across, down, side = _grid(axes, 1.8 * max(thumbnails, 12))  # many cells lie where no image is
+    axes.set(xticks=[], yticks=[], xlabel=f"First principal component ({first})")
+    axes.set_ylabel(f"Second ({second} of the variance)")
+    finish(axes)  # before the grid is counted: the legend takes room from it
+    # more cells than pictures: many lie where no image is
+    across, down, side = _grid(axes, 1.8 * max(thumbnails, 12))
     table = table.assign(x=_spread(table["x"], across), y=_spread(table["y"], down))
     table[["middle_x", "middle_y"]] = table.groupby("cluster")[["x", "y"]].transform("mean")
-    kept = table[table["state"] == _KEPT].sort_values(["rank", "cluster", "image_id"])
+    kept = table[table["state"] == "kept"].sort_values(["rank", "cluster", "image_id"])
     cells = snapped(kept[["x", "y"]].to_numpy().tolist(), across=across, down=down, most=thumbnails)
     shown = kept.iloc[list(cells)]
     for (column, row), image in zip(cells.values(), shown.itertuples(), strict=True):
-        x, y = _draw_thumbnail(axes, image.path, left=column, bottom=row, inches=side)
+        x, y = _draw_thumbnail(axes, image.path, column, row, side)
         look = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
         axes.text(x + 0.04, y + 0.05, str(image.cluster), fontsize=4.5, bbox=look, zorder=3)
     _plot_marks(axes, table.drop(shown.index))
     _plot_middles(axes, table)
-    head(axes, title)
+    finish(axes)
     return list(shown["image_id"])
 
 
@@ -183,21 +167,19 @@ def _grid(axes: Axes, cells: float) -> tuple[int, int, float]:
 def _spread(values: Any, cells: int) -> Any:
     """Values over an axis of `cells`, half a cell off its ends; equal ones in its middle."""
     low, high = values.min(), values.max()
-    return (
-        0.5 + (values - low) / (high - low) * (cells - 1) if high > low else values * 0 + cells / 2
-    )
+    if high == low:
+        return values * 0 + cells / 2
+    return 0.5 + (values - low) / (high - low) * (cells - 1)
 
 
 def _draw_thumbnail(
-    axes: Axes, path: str, *, left: float, bottom: float, inches: float, side: float = 1
+    axes: Axes, path: str, left: int, bottom: int, inches: float
 ) -> tuple[float, float]:
-    """Fit a picture into a square of `side` in the axes' units (below 0: downwards); returns its
-    lower left corner.
-    """
+    """Fit a picture into a cell of the grid; returns its lower left corner."""
     picture = scaled(read_image(path), ceil(inches * _DPI))
-    width, height = (0.94 * side * length / max(picture.size) for length in picture.size)
-    x, y = left + (abs(side) - abs(width)) / 2, bottom + (side - height) / 2
-    right, top = x + abs(width), y + height
+    width, height = (0.94 * length / max(picture.size) for length in picture.size)
+    x, y = left + (1 - width) / 2, bottom + (1 - height) / 2
+    right, top = x + width, y + height
     axes.imshow(picture, extent=(x, right, y, top), aspect="auto", zorder=2)
     axes.plot([x, right, right, x, x], [y, y, top, top, y], color="0.3", linewidth=0.4, zorder=2)
     return x, y
@@ -207,90 +189,37 @@ def _plot_marks(axes: Axes, table: Any) -> None:
     """Images without a thumbnail, each with a line to the middle of its cluster; smaller the more
     there are.
     """
-    lines = list(
-        zip(table[["middle_x", "middle_y"]].to_numpy(), table[["x", "y"]].to_numpy(), strict=True)
-    )
-    axes.add_collection(LineCollection(lines, color="0.8", linewidth=0.3, zorder=1))
+    ends = table[["middle_x", "middle_y", "x", "y"]].to_numpy().reshape(-1, 2, 2)
+    axes.add_collection(LineCollection(list(ends), color="0.8", linewidth=0.3, zorder=1))
     size = min(6.0, max(1.0, 1200 / max(len(table), 1)))
     for state, (marker, face, edge) in _MARKS.items():
         if len(group := table[table["state"] == state]):
-            look: dict[str, Any] = {
-                "marker": marker,
-                "facecolor": face,
-                "edgecolor": edge,
-                "linewidths": 0.5,
-            }
-            name = f"{state}, without thumbnail" if state == _KEPT else state
-            axes.scatter(
-                group["x"], group["y"], s=size, zorder=3, label=f"{name} ({len(group):,})", **look
-            )
+            name = f"{state}, without thumbnail" if state == "kept" else state
+            look: Look = {"marker": marker, "facecolor": face, "edgecolor": edge}
+            look |= {"linewidths": 0.5, "zorder": 3, "label": f"{name} ({len(group):,})"}
+            axes.scatter(group["x"], group["y"], size, **look)
 
 
 def _plot_middles(axes: Axes, table: Any) -> None:
     look = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.6}
+    place: Look = {"ha": "center", "va": "center", "zorder": 4, "bbox": look}
     largest = table["cluster"].value_counts().sort_index().nlargest(_NUMBERED).index
-    for cluster, x, y in (
-        table.groupby("cluster")[["middle_x", "middle_y"]].first().loc[largest].itertuples()
-    ):
-        axes.text(
-            x,
-            y,
-            str(cluster),
-            fontsize=6,
-            weight="bold",
-            ha="center",
-            va="center",
-            bbox=look,
-            zorder=4,
-        )
+    middles = table.groupby("cluster")[["middle_x", "middle_y"]].first().loc[largest]
+    for cluster, x, y in middles.itertuples():
+        axes.text(x, y, str(cluster), fontsize=6, weight="bold", **place)
 
 
-def funnel_table(reasons: Iterable[str], *, kept: int) -> Any:
-    """Samples left after each step, from the reasons of all that were dropped: step, left,
-    set_aside.
+def funnel_table(dropped: Mapping[str, int], *, kept: int) -> Any:
+    """Samples left after each step, from how many were dropped by reason: step, left, set_aside.
+
+    Reasons of a step that is not known here come last: they are shown, not lost.
     """
-    import pandas
-
-    counts = Counter(reasons)
-    names = [name for name in STEPS if counts[name] or name not in _SELDOM] + sorted(
-        set(counts) - set(STEPS)
-    )
-    aside = [0, *(counts[name] for name in names)]
-    left = [kept + counts.total() - lost for lost in accumulate(aside)]
-    return pandas.DataFrame(
-        {"step": ["samples", *(STEPS.get(n, n) for n in names)], "left": left, "set_aside": aside}
-    )
-
-
-def plot_funnel(axes: Axes, table: Any, title: str = "") -> None:
-    """A bar per step: filled what is left, hatched what the step set aside, with both numbers."""
-    axes.barh(table.index, table["left"], 0.3, facecolor=FILL, edgecolor=EDGE)
-    some = table[table["set_aside"] > 0]
-    axes.barh(
-        some.index,
-        some["set_aside"],
-        0.3,
-        left=some["left"],
-        facecolor="white",
-        edgecolor=INK,
-        hatch="//////",
-    )
-    end = max(table["left"].max(), 1)
-    for y, step, left, aside in table.itertuples():
-        axes.text(0, y - 0.22, step, fontsize=6.5)
-        axes.text(end, y - 0.22, f"{left:,}", fontsize=6.5, ha="right")
-        axes.text(
-            end,
-            y + 0.22,
-            f"−{aside:,}" * bool(aside),
-            fontsize=5.5,
-            ha="right",
-            va="top",
-            color=PAPER_GREY,
-        )
-    axes.set(xlim=(0, end), ylim=(len(table) - 0.6, -0.6), xticks=[], yticks=[])
-    axes.spines[["left", "bottom"]].set_visible(False)
-    head(axes, title, legend=False)
+    names = [name for name in STEPS if dropped.get(name, 0) or name not in _SELDOM]
+    names += sorted(set(dropped) - set(STEPS))
+    aside = [0, *(dropped.get(name, 0) for name in names)]
+    left = kept + sum(aside) - np.cumsum(aside)
+    steps = ["samples", *(STEPS.get(name, name) for name in names)]
+    return pd.DataFrame({"step": steps, "left": left, "set_aside": aside})
 
 
 def pairs_table(inputs: Mapping[str, Path], *, count: int, seed: int) -> Any:
@@ -299,48 +228,31 @@ def pairs_table(inputs: Mapping[str, Path], *, count: int, seed: int) -> Any:
 
     Columns of `duplicates`, and of_reason (how many there are), path and kept_path.
     """
-    import pandas
-
-    totals = Counter(row["reason"] for row in tables.read_rows(inputs["duplicates"], ["reason"]))
-    chosen = []
-    for reason in sorted(totals):
-        rows = (row for row in tables.read_rows(inputs["duplicates"]) if row["reason"] == reason)
-        few = nsmallest(count, rows, key=lambda row: seeded(seed, row["image_id"]))
-        chosen += sorted(few, key=lambda row: (row["distance"], row["image_id"]))
-    table = pandas.DataFrame(chosen, columns=["image_id", "kept_id", "reason", "distance"])
-    files = _files(inputs["images"], {*table["image_id"], *table["kept_id"]})
-    table["of_reason"], table["path"] = table["reason"].map(totals), table["image_id"].map(files)
-    return table.assign(kept_path=table["kept_id"].map(files))
+    tables = {name: inputs[name] for name in ("duplicates", "images")}
+    table = query(PAIRS.format(count=count, seed=seed), **tables)
+    for name in ("path", "kept_path"):
+        table[name] = f"{inputs['images'].parent}/" + table[name]
+    return table
 
 
-def plot_duplicates(axes: Axes, table: Any, *, width: float) -> float:
-    """Pairs of a `pairs_table` on a sheet, the kept image left of the one set aside; returns the
-    height in points.
-    """
+def plot_duplicates(sheet: Column, table: Any) -> None:
+    """Pairs of a `pairs_table`, the kept image left of the one set aside."""
     if table.empty:
-        return draw_text(axes, "No image was set aside as a duplicate.", x=1, y=2, width=width)
-    y = 2.0
+        sheet.write("No image was set aside as a duplicate.")
     for reason, group in table.groupby("reason"):
-        shown = (
-            f"{len(group):,} of {group['of_reason'].iloc[0]:,} that were set aside, each right of"
-            " the one kept"
-        )
-        name = f"{str(reason).replace('_', ' ').capitalize()}s"
-        y = draw_text(axes, name, x=1, y=y, width=width, size=7.5, weight="bold")
-        y = draw_text(axes, shown, x=1, y=y, width=width, size=5.5, color=PAPER_GREY) + 4
+        of = f"{len(group):,} of {group['of_reason'].iloc[0]:,} that were set aside"
+        sheet.write(f"{str(reason).replace('_', ' ').capitalize()}s", size=7.5, weight="bold")
+        sheet.write(f"{of}, each right of the one kept", size=5.5, color=GREY)
+        sheet.y += 4
         for place, pair in enumerate(group.itertuples()):
-            row, column = divmod(place, _PER_ROW)
-            _draw_pair(axes, pair, x=1 + column * width / _PER_ROW, y=y + row * (_SIDE + 16))
-        y += ceil(len(group) / _PER_ROW) * (_SIDE + 16) + 6
-    return y - 8
-
-
-def _draw_pair(axes: Axes, pair: Any, *, x: float, y: float) -> None:
-    for left, path in ((x, pair.kept_path), (x + _SIDE + _GAP, pair.path)):
-        _draw_thumbnail(axes, path, left=left, bottom=y + _SIDE, inches=_SIDE / 72, side=-_SIDE)
-    distance = (
-        f"{pair.distance:.0f} bits"
-        if pair.reason == "near_duplicate"
-        else f"1 − cosine = {pair.distance:.3f}"
-    )
-    draw_text(axes, distance, x=x + 2, y=y + _SIDE, width=2 * _SIDE, size=5.5)
+            if place and place % _PER_ROW == 0:
+                sheet.y += _SIDE + 16
+            left = place % _PER_ROW * sheet.width / _PER_ROW
+            for x, path in ((left, pair.kept_path), (left + _SIDE + 3, pair.path)):
+                sheet.column(x, _SIDE).draw(path, height=_SIDE)
+            below = sheet.column(left, 2 * _SIDE)
+            below.y += _SIDE
+            bits = pair.reason == "near_duplicate"  # of perceptual hashes; else of embeddings
+            distance = f"{pair.distance:.0f} bits" if bits else f"1 − cosine = {pair.distance:.3f}"
+            below.write(distance, size=5.5)
+        sheet.y += _SIDE + 22

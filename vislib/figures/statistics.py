@@ -1,5 +1,4 @@
-"""Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7), as pure functions
-over rows.
+"""Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7), as pure functions.
 
 Stop words are wordcloud's 192 English ones: longer common lists hold "top", "side" or "system",
 which describe pictures. Stems are NLTK's English Snowball stems. Text of scripts without blanks,
@@ -7,10 +6,13 @@ such as Chinese and Thai, is compared by pairs of characters.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from vislib.media.words import UNSPACED, count_words, words
 
@@ -46,21 +48,23 @@ def stems(word: str) -> tuple[str, ...]:
     return (str(_stemmer().stem(word)),) if len(word) > 1 and word not in _stop_words() else ()
 
 
+def text_stems(text: str) -> frozenset[str]:
+    """The stems of all words of a text."""
+    return frozenset(stem for word in words(text) for stem in stems(word))
+
+
 def source_stems(sample: Row) -> frozenset[str]:
     """Stems of what a sample's captioner was given beside the image: page URL, alt text and
     context.
-
-    The image placeholders are no words of the page: "image" in a caption must not match them.
     """
     text = "\n".join(sample[name] or "" for name in ("page_url", "alt_text", "context"))
-    return frozenset(stem for word in words(_PLACEHOLDER.sub(" ", text)) for stem in stems(word))
+    # the placeholders are no words of the page: "image" in a caption must not match them
+    return text_stems(_PLACEHOLDER.sub(" ", text))
 
 
 def overlap(caption: str, source: frozenset[str]) -> dict[str, int]:
     """Words of a caption: `all_words`, `content_words` left after stop words, and `matched` ones of
-    these.
-
-    A word matches when its stem is in `source` (figure 5b).
+    these, whose stem is in `source` (figure 5b).
     """
     found = [stems(word) for word in words(caption)]
     content = [stem for word in found for stem in word]
@@ -78,22 +82,20 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
     Both ratios have the matched words above, and below the content words or all words; without
     words there is no ratio (NaN). Samples are streamed; captions are held in memory.
     """
-    import pandas
-
-    by_sample: dict[str, list[Row]] = {}
+    by_sample = defaultdict(list)
     for caption in captions:
         if caption["status"] == "ok":
-            by_sample.setdefault(caption["sample_id"], []).append(caption)
+            by_sample[caption["sample_id"]].append(caption)
     rows = []
     for sample in samples:
-        own = by_sample.get(sample["sample_id"], [])
-        source = source_stems(sample) if own else frozenset()
-        rows += [
-            (sample["sample_id"], c["kind"], *overlap(c["caption"], source).values()) for c in own
-        ]
-    table = pandas.DataFrame(
-        rows, columns=["sample_id", "kind", "all_words", "content_words", "matched"]
-    )
+        if sample["sample_id"] not in by_sample:
+            continue
+        # a page is stemmed once for all captions of its image: it is far longer than they are
+        source = source_stems(sample)
+        for caption in by_sample[sample["sample_id"]]:
+            counts = overlap(caption["caption"], source)
+            rows.append({"sample_id": sample["sample_id"], "kind": caption["kind"], **counts})
+    table = pd.DataFrame(rows, columns=["sample_id", "kind", *overlap("", frozenset())])
     for name, whole in (("over_content", "content_words"), ("over_all", "all_words")):
         table[name] = table["matched"] / table[whole].where(table[whole] > 0)
     return table
@@ -101,40 +103,25 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
 
 def histogram(values: Iterable[float], edges: Iterable[float]) -> Any:
     """Counts per bin as a table of `from`, `to` and `count`; the last bin holds its upper edge."""
-    import numpy
-    import pandas
-
-    counts, bins = numpy.histogram(list(values), bins=list(edges))
-    return pandas.DataFrame({"from": bins[:-1], "to": bins[1:], "count": counts})
+    counts, bins = np.histogram(list(values), bins=list(edges))
+    return pd.DataFrame({"from": bins[:-1], "to": bins[1:], "count": counts})
 
 
-def log_edges(values: Iterable[float], *, through: float, bins: int) -> list[float]:
+def as_bins(table: Any, value: str, count: str) -> Any:
+    """Whole numbers and how often each is there, as a `histogram` of bins around them."""
+    ends = {"from": table[value] - 0.5, "to": table[value] + 0.5, "count": table[count]}
+    return table.assign(**ends)
+
+
+def log_edges(values: Iterable[float], *, through: float, bins: int) -> Any:
     """About `bins` edges, evenly spaced on a logarithmic axis, around all `values` (above 0); one
     is `through`.
     """
-    from math import ceil, exp, log
-
-    seen = [log(value / through) for value in values] or [0.0]
-    low, high = (
-        min(*seen, -0.1) - 1e-6,
-        max(*seen, 0.0) + 1e-6,
-    )  # rounding must leave no value outside
+    logs = np.log(np.array([*values, through]) / through)
+    # a little more on both sides: rounding must leave no value outside
+    low, high = min(logs.min(), -0.1) - 1e-6, logs.max() + 1e-6
     step = (high - low) / bins
-    return [through * exp(step * i) for i in range(-ceil(-low / step), ceil(high / step) + 1)]
-
-
-def even_edges(end: float, *, bins: int) -> list[float]:
-    """Edges of `bins` equal bins from 0 to `end`."""
-    return [end * i / bins for i in range(bins + 1)]
-
-
-def tokens_above_cap(dropped: Any) -> Any:
-    """Tokens of the documents that 02_filtering set aside, from the detail of its rows `above_cap`.
-
-    Of a very long one ("over 8123") so many as were counted.
-    """
-    details = dropped.loc[dropped["reason"] == "above_cap", "detail"]
-    return details.str.removeprefix("over ").astype(int)
+    return through * np.exp(step * np.arange(-np.ceil(-low / step), np.ceil(high / step) + 1))
 
 
 def word_counts(texts: Iterable[str]) -> list[tuple[str, int]]:
@@ -143,43 +130,38 @@ def word_counts(texts: Iterable[str]) -> list[tuple[str, int]]:
 
     A run of a script without blanks is no word, so it counts as often as it stands there, whole.
     """
-    counts = Counter(
-        word
-        for text in texts
-        for word in words(text)
-        if stems(word) and any(map(str.isalpha, word))
-    )
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    counts = Counter(word for text in texts for word in words(text))
+    named = {w: n for w, n in counts.items() if stems(w) and any(map(str.isalpha, w))}
+    return sorted(named.items(), key=lambda item: (-item[1], item[0]))
 
 
 def answers(conversations: Iterable[Row]) -> Any:
     """One row per answer of conversation rows: sample_id, question_type (`caption` too) and
     n_words.
     """
-    import pandas
-
     rows = [
         (row["sample_id"], source, count_words(turn["value"]))
         for row in conversations
         for source, turn in zip(row["sources"], row["conversations"][1::2], strict=True)
     ]
-    return pandas.DataFrame(rows, columns=["sample_id", "question_type", "n_words"])
+    return pd.DataFrame(rows, columns=["sample_id", "question_type", "n_words"])
 
 
 def pairs_per_sample(pairs: Any, sample_ids: Iterable[str]) -> Any:
     """How many samples have how many pairs: question_type, pairs, samples; samples without a pair
-    have 0.
+    have 0, and numbers between that no sample has stand there too.
 
     `pairs` has a row per pair, with sample_id and question_type.
     """
-    import pandas
-
-    ids, rows = list(sample_ids), []
-    for question_type in ("free_form", "multiple_choice"):
-        found = pairs.loc[pairs["question_type"] == question_type, "sample_id"].value_counts()
-        numbers = Counter(int(found.get(name, 0)) for name in ids)
-        rows += [(question_type, n, numbers[n]) for n in sorted(numbers)]
-    return pandas.DataFrame(rows, columns=["question_type", "pairs", "samples"])
+    of_sample = pd.crosstab(pairs["sample_id"], pairs["question_type"])
+    tables = []
+    for name in ("free_form", "multiple_choice"):
+        numbers = of_sample.get(name, pd.Series(dtype=int)).reindex(list(sample_ids), fill_value=0)
+        every = range(numbers.min(), numbers.max() + 1)
+        samples = numbers.value_counts().reindex(every, fill_value=0)
+        rows = {"question_type": name, "pairs": samples.index, "samples": samples.to_numpy()}
+        tables.append(pd.DataFrame(rows))
+    return pd.concat(tables, ignore_index=True)
 
 
 def model_names(names: Iterable[str]) -> str:

@@ -1,0 +1,123 @@
+"""What the charts draw of their tables: groups, marks, numbers, words."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from vislib import figures
+from vislib.figures import charts, statistics
+from vislib.runs.errors import InputError
+
+WORDS = [("sea", 9), ("cause", 7), ("moon", 7), ("race", 3), ("wave", 1)]
+
+
+def legend(axes: Axes) -> list[str]:
+    found = axes.get_legend()
+    return [text.get_text() for text in found.get_texts()] if found else []
+
+
+def panel() -> Axes:
+    return figures.new_figure("(a)")[1][0]
+
+
+def test_document_tokens_hatch_what_is_above_the_cap() -> None:
+    axes = panel()
+    values = [100, 2000, 2001, 9000]
+    table = statistics.histogram(values, statistics.log_edges(values, through=2000.5, bins=6))
+    within = table["from"] < 2000
+    groups = {"kept": table[within], "above the cap": table[~within]}
+    looks = (figures.FILLED, figures.HATCHED)
+    charts.plot_histogram(axes, groups, x="", y="", looks=looks, run={"cap": 2000}, log=True)
+    assert set(legend(axes)) == {"kept (2)", "above the cap (2)", "cap 2,000"}
+    assert [bool(patch.get_hatch()) for patch in axes.patches] == [False, True]
+
+
+def test_lines_of_run_and_paper_have_different_patterns() -> None:
+    axes = panel()
+    table = statistics.histogram([500, 900], [0, 1000, 2000])
+    marks = {"run": {"mean": 700, "median": 700.5}, "paper": statistics.PAPER_TOKENS}
+    charts.plot_histogram(axes, {"": table}, x="", y="", **marks)
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ["mean 700", "median 700.5", "paper's mean 871.58", "paper's median 781"]
+    assert len({str(line._dash_pattern) for line in axes.lines}) == 4
+
+
+def test_a_group_without_values_draws_none() -> None:
+    axes = panel()
+    table, none = (statistics.histogram(values, np.linspace(0, 1, 5)) for values in ([0.4], []))
+    groups = {"contextual": table, "non-contextual": none}
+    marks = {"run": {"contextual mean": 0.4}, "paper": {"mean": statistics.PAPER_OVERLAP}}
+    charts.plot_histogram(axes, groups, x="", y="", **marks)
+    assert legend(axes) == ["contextual (1)", "contextual mean 0.4", "paper's mean 0.24"]
+
+
+def test_groups_of_unequal_size_compare_as_shares() -> None:
+    axes = panel()
+    few, many = (statistics.histogram([0.5] * n, [0, 1, 2]) for n in (2, 50))
+    charts.plot_histogram(axes, {"few": few, "many": many}, x="", y="", share=True)
+    assert [patch.get_data().values[0] for patch in axes.patches] == [1, 1]
+    assert legend(axes) == ["few (2)", "many (50)"]
+
+
+def test_bars_have_their_numbers_and_one_alone_stays_slim() -> None:
+    axes, empty = panel(), panel()
+    table = pd.DataFrame({"left": [18, 2], "right": [17, 2]}, index=["usable", "lost: length"])
+    charts.plot_bars(axes, table)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["usable", "lost: length"]
+    assert [text.get_text() for text in axes.texts] == ["18", "2", "17", "2"]
+    assert legend(axes) == ["left", "right"]
+    low, high = axes.get_ylim()
+    assert all(high < bar.get_y() and bar.get_y() + bar.get_height() < low for bar in axes.patches)
+    charts.plot_bars(empty, table.head(0))
+    assert [text.get_text() for text in empty.texts] == ["nothing to count"]
+
+
+def test_dots_stand_below_one_another_and_an_end_that_rounding_moved_is_drawn() -> None:
+    axes = panel()
+    rows = pd.DataFrame(
+        {
+            "label": ["AI2D", "AI2D", "MMMU"],
+            "name": ["base", "mix", "mix"],
+            "value": [50.0, 60.0, 30.0],
+            "low": [50.0 + 1e-15, 55.0, None],
+            "high": [55.0, 65.0, None],
+        }
+    )
+    looks = charts.marks(rows["name"])
+    charts.plot_dots(axes, rows, looks, x="%")
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["AI2D", "MMMU"]
+    first, second = (bar.lines[0] for bar in axes.containers)
+    assert first.get_ydata()[0] < second.get_ydata()[0] < 0.5
+    assert first.get_marker() != second.get_marker()
+    assert {first.get_markerfacecolor(), second.get_markerfacecolor()} >= {"white"}
+    with pytest.raises(InputError, match="30 arms, but a figure tells"):
+        charts.marks(map(str, range(30)))
+
+
+def test_a_word_cloud_without_a_word_says_so() -> None:
+    axes = panel()
+    assert charts.plot_word_cloud(axes, [], max_words=120, seed=0) == []
+    assert "no word to draw" in axes.texts[0].get_text()
+    assert axes.get_title(loc="left") == "(a)"
+
+
+def test_a_word_cloud_has_room_for_as_many_words_as_its_notebook_asks() -> None:
+    _, panels = figures.new_figure("", "", columns=2, aspect=0.62)
+    counts = [
+        (f"word{chr(97 + n // 26)}{chr(97 + n % 26)}", 300 // (n + 1) + 1) for n in range(200)
+    ]
+    assert len(charts.plot_word_cloud(panels[0], counts, max_words=120, seed=0)) >= 108
+
+
+def test_word_cloud_draws_frequent_words_larger_and_inside() -> None:
+    axes = panel()
+    assert charts.plot_word_cloud(axes, WORDS, max_words=4, seed=3) == WORDS[:4]
+    heights = [patch.get_path().get_extents().height for patch in axes.patches]
+    assert heights[0] == max(heights) > heights[-1]
+    ink = [patch.get_path().get_extents() for patch in axes.patches]
+    assert all(
+        box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 900 and box.y1 <= axes.get_ylim()[0]
+        for box in ink
+    )
+    assert not any(one.overlaps(other) for one in ink for other in ink if one is not other)

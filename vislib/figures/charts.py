@@ -1,0 +1,206 @@
+"""The charts that all figures are made of: histograms, bars, dots with intervals, word clouds.
+
+Each draws a table into given axes. A run's own numbers are dark or blue, a paper's are red; groups
+differ in filling and pattern, not in colour alone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import log
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.font_manager import findfont
+from matplotlib.patches import PathPatch
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.transforms import Affine2D
+
+from vislib.figures.style import CONTRAST, EDGE, FILLED, HATCHED, INK, OUTLINED, Look, finish, say
+from vislib.figures.text import shortened
+from vislib.runs import InputError
+
+GROUPS: Sequence[Look] = (  # how up to four groups of a histogram are told apart
+    FILLED,
+    OUTLINED,
+    {"edgecolor": EDGE, "linewidth": 1.4},
+    OUTLINED | {"linestyle": (0, (0.8, 0.8))},
+)
+PAPER: Look = {"color": CONTRAST, "markerfacecolor": "white"}  # the mark of a paper's number
+_RUN_LINES: Sequence[Any] = ("-", (0, (4, 1.2)))
+_PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line has these patterns
+_SHAPES = "osD^vPX<>hdp"  # of marks, every other one hollow
+_LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 points in one column
+
+
+def plot_histogram(
+    axes: Axes,
+    groups: Mapping[str, Any],
+    *,
+    x: str,
+    y: str,
+    looks: Sequence[Look] = GROUPS,
+    share: bool = False,
+    log: bool = False,
+    run: Mapping[str, float] | None = None,
+    paper: Mapping[str, float] | None = None,
+) -> None:
+    """Groups of values over one another: each a `statistics.histogram`, its total in the legend.
+
+    `share`: of the group's total, so that groups of unequal size compare. `run` and `paper` are
+    numbers to mark by vertical lines, such as means; `log` is of the x axis.
+    """
+    if not any(table["count"].sum() for table in groups.values()):
+        return say(axes, "nothing to count")
+    for (label, table), look in zip(groups.items(), looks, strict=False):
+        if total := table["count"].sum():
+            heights = table["count"] / (total if share else 1)
+            # an empty bin is not drawn: its line would lie on the axis
+            edges = [*table["from"], table["to"].iloc[-1]]
+            named = f"{label} ({total:,})" if label else None
+            axes.stairs(heights.where(heights > 0), edges, label=named, **look)
+    for name, values, patterns in (("", run, _RUN_LINES), ("paper's ", paper, _PAPER_LINES)):
+        if values is None:
+            continue
+        color = CONTRAST if name else INK
+        for (of, value), line in zip(values.items(), patterns, strict=False):
+            number = f"{value:,.2f}".rstrip("0").rstrip(".")
+            axes.axvline(value, color=color, linestyle=line, label=f"{name}{of} {number}")
+    axes.margins(x=0.02)
+    axes.set(xlabel=x, ylabel=y, ylim=(0, None), xscale="log" if log else "linear")
+    if not log:
+        # whole numbers are counted, but for shares
+        whole = np.ptp(axes.get_xlim()) > 1.5
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=not share))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0) if share else "{x:,.0f}")
+    finish(axes)
+
+
+def plot_bars(axes: Axes, table: Any, *, form: str = "{:,.0f}") -> None:
+    """A group of bars per row of a table, downwards, a bar per column, its number written out."""
+    if table.empty:
+        return say(axes, "nothing to count")
+    height = 0.8 / len(table.columns)
+    places = np.arange(len(table))
+    for n, (name, look) in enumerate(zip(table.columns, (FILLED, HATCHED), strict=False)):
+        label = str(name) if len(table.columns) > 1 else None
+        bars = axes.barh(places + n * height, table[name], height, label=label, **look)
+        axes.bar_label(bars, [form.format(value) for value in table[name]], padding=2, fontsize=6)
+    names = [shortened(str(name), 90, 6.5) for name in table.index]
+    axes.set_yticks(places + 0.4 - height / 2, names)
+    axes.tick_params(axis="y", length=0)
+    # one bar alone stays slim
+    axes.set_ylim(max(len(table), 4) - height / 2, -0.2 - height / 2)
+    axes.margins(x=0.18)  # room for the numbers
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    finish(axes)
+
+
+def marks(names: Iterable[str]) -> dict[str, Look]:
+    """How each of some groups is marked in all panels of a figure; more than there are shapes is an
+    InputError.
+    """
+    names = list(dict.fromkeys(names))
+    if len(names) > len(_SHAPES):
+        raise InputError(
+            f"{len(names)} arms, but a figure tells {len(_SHAPES)} apart: name fewer in show"
+        )
+    looks = {}
+    for number, name in enumerate(names):
+        color, face = (INK, "white") if number % 2 else (EDGE, EDGE)
+        looks[name] = {"marker": _SHAPES[number], "color": color, "markerfacecolor": face}
+    return looks
+
+
+def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> None:
+    """A line per `label` of `rows`, downwards, and on it a mark at `value` per `name`, with its
+    interval from `low` to `high` where there is one.
+
+    `looks` has the mark of each name, in the order in which they stand below one another.
+    """
+    if rows.empty:
+        return say(axes, "nothing to count")
+    labels, names = list(dict.fromkeys(rows["label"])), list(looks)
+    step = min(0.25, 0.7 / len(names))
+    for name, own in rows.groupby("name", sort=False):
+        shift = step * (names.index(name) - (len(names) - 1) / 2)
+        # rounding may put an end beyond its value, by 1e-17
+        ends = [own["value"] - own["low"], own["high"] - own["value"]]
+        reach = [end.astype(float).fillna(0).clip(lower=0) for end in ends]
+        places = own["label"].map(labels.index) + shift
+        look = {"linestyle": "", "elinewidth": 0.8, **looks[name]}
+        axes.errorbar(own["value"], places, xerr=reach, label=name, **look)
+    for border in range(1, len(labels)):
+        axes.axhline(border - 0.5, color="0.88", linewidth=0.5)
+    axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel=x)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0)
+    finish(axes)
+
+
+def plot_word_cloud(
+    axes: Axes, counts: Sequence[tuple[str, int]], *, max_words: int, seed: int
+) -> list[tuple[str, int]]:
+    """Fill the axes with words, frequent ones larger and darker (VisCon-100K, figure 7); returns
+    those that found a place.
+
+    `counts` are sorted by count, then name: equal counts, axes and seed give the same picture.
+    Words that matplotlib's DejaVu Sans cannot set are the caller's to leave out (`text.drawable`).
+    Without a word the panel says so.
+    """
+    if not counts:
+        why = "none is left after stop words,\nor their script sets no blanks, or the font lacks it"
+        say(axes, f"no word to draw: {why}")
+        return []
+    axes.axis("off")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    # lays the figure out, so that the cloud takes the shape of the axes
+    figure.draw_without_rendering()
+    box = axes.get_window_extent()
+    width, height = 900, round(900 * box.height / box.width)
+    placed = _cloud(counts[:max_words], width, height, seed=seed).layout_
+    for (word, _), size, (top, left), _, _ in placed:
+        # outlines, as text would not keep wordcloud's sizes: `top` is that of the ink, `left` the
+        # origin of the pen
+        glyphs = TextPath((0, 0), word, size=size)
+        place = Affine2D().translate(0, -glyphs.get_extents().y1).scale(1, -1).translate(left, top)
+        shade = 0.5 * (1 - (size / placed[0][1]) ** 0.5)
+        color = [dark + (1 - dark) * shade for dark in (0.06, 0.18, 0.33)]
+        axes.add_patch(PathPatch(place.transform_path(glyphs), facecolor=color, linewidth=0))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    drawn = {word for (word, _), *_ in placed}
+    return [(word, count) for word, count in counts if word in drawn]
+
+
+def _cloud(counts: Sequence[tuple[str, int]], width: int, height: int, *, seed: int) -> Any:
+    """The layout with the largest words of those that place nine in ten, or that of the
+    smallest.
+    """
+    from wordcloud import WordCloud
+
+    spread = log(counts[0][1] / counts[-1][1])
+    for part in (5, 6, 7, 8, 9, 10, 12, 15):
+        # A word is (n / n of the word before) ** scaling as large as that one: sizes grow slower
+        # than counts, so that the last one is legible.
+        scaling = max(0.0, min(0.5, log(height / part / _LEAST_PX) / spread)) if spread else 0.0
+        cloud = WordCloud(
+            width=width,
+            height=height,
+            font_path=findfont("DejaVu Sans"),
+            max_words=len(counts),
+            random_state=seed,
+            prefer_horizontal=1.0,
+            relative_scaling=scaling,
+            max_font_size=height // part,
+            min_font_size=_LEAST_PX,
+            margin=5,
+        )
+        cloud.generate_from_frequencies(dict(counts))
+        if len(cloud.layout_) >= 0.9 * len(counts):
+            break
+    return cloud
