@@ -8,7 +8,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 
-from vislib.captioner.scores import score_systems
+from vislib.captioner_scores import score_systems
 
 REFERENCES = [
     "A red lighthouse stands on the rocks at Dunmore, built in 1908.",

@@ -1,0 +1,403 @@
+"""Stage 11: image and web context (and priors) -> caption, trained on the captions of a set and
+held to some that it has not seen (VisCon-100K, section 5.6).
+
+That is how VisCon-1M and the larger part of DenseFusion-1M came about: the captioner takes the
+place of the model that wrote the first 100 K captions, as an engine of stage 06. A training row
+asks as stage 06 asks, with prompt and image; where the image stands is for the model's chat form to
+say. The paper's gains 4 BLEU and 3 ROUGE-L F1. Beside before and after stand here two baselines
+that need no model, and the trained model with another page's context: only one that reads the page
+writes worse captions then.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vislib import prompts
+from vislib.captioner_scores import score_systems
+from vislib.engines import Request
+from vislib.engines.extractive import Extractive
+from vislib.engines.thoughts import without_thoughts
+from vislib.prompts.captions import FUSED, PAGE, load_prompt, render_prompt
+from vislib.runs import InputError, Run, choose, seeded, tables
+from vislib.runs.seeding import split_of
+from vislib.runs.tables import Output, Row
+from vislib.training import launch, planning
+from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
+from vislib.training.models import resolve_model
+from vislib.training.planning import Planned, plan_rows
+from vislib.training.settings import Settings
+from vislib.training.sources import MARK, VISUAL, Entry, Refusal, entry
+
+SYSTEMS = {
+    "before": "the model as it was, asked the same",
+    "after": "the trained model",
+    "after_swapped": (
+        "the trained model, shown the image with another page's address, text and alternative text"
+    ),
+    "extractive": "the page's own words and measured picture facts, by rules",
+    "alt_text": "the alternative text alone",
+}
+REASONS = {
+    "caption_failed": "stage 06 has no usable caption",
+    "sample_unknown": "the samples lack the caption's",
+    "image_failed": "the image has no file",
+    "no_priors": "the experts did not see the image, and captions of this kind need that",
+    "image_in_train": "held out, but another page shows the same image and is learnt from",
+    "not_chosen": "held out, beyond the number that `held_out` allows",
+}  # beside those of a row that cannot be encoded
+# Of priors the first row counts: one image may stand on several pages.
+JOIN = """
+SELECT c.row AS caption, s.row AS sample, i.row AS image, {priors} AS priors
+FROM captions c
+LEFT JOIN samples s ON s.sample_id = c.sample_id
+LEFT JOIN images i ON i.image_url = s.image_url AND i.path IS NOT NULL
+LEFT JOIN (SELECT image_id, min(row) AS row FROM priors GROUP BY image_id) p
+ON p.image_id = i.image_id
+WHERE c.kind = '{kind}'
+ORDER BY c.row
+"""
+_DIFFERENCES = (("after", "before"), ("after", "after_swapped"))
+_OF_PAGE = frozenset((*PAGE, "world_knowledge"))  # fields that another page fills anew
+_LEARNT = ("rounds", "tokens", "image_tokens", "supervised_tokens", "steps")  # in all steps
+Texts = dict[str, list[str]]  # captions of each system, in the order of the held-out examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One caption with what its writer read: the sample, the image's file, and its priors, if there
+    are any.
+    """
+
+    sample: Row
+    image_id: str
+    path: Path
+    priors: Row | None
+    caption: str
+    held_out: bool
+
+    @property
+    def name(self) -> str:
+        """The sample_id."""
+        return str(self.sample["sample_id"])
+
+    @property
+    def page(self) -> str:
+        """What splits go by, and intervals."""
+        return str(self.sample["page_url"] or self.sample["doc_id"])
+
+    def on_page_of(self, other: "Example") -> "Example":
+        """This image, and what was found in it, as if it stood in the other's place."""
+        page = {name: other.sample[name] for name in (*PAGE, "image_index")}
+        return replace(self, sample=self.sample | page)
+
+
+def obstacle(row: Row, kind: str) -> tuple[str, str] | None:
+    """Why a joined row (`JOIN`) is neither learnt from nor held out: reason and detail."""
+    if row["caption"]["status"] != "ok":
+        return "caption_failed", row["caption"]["reason"]
+    if row["sample"] is None:
+        return "sample_unknown", ""
+    if row["image"] is None:
+        return "image_failed", row["sample"]["image_url"]
+    if kind in FUSED and row["priors"] is None:
+        return "no_priors", row["image"]["image_id"]
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """The captions of one kind, joined with what their writer read, the folder of their images, and
+    the prompt that asks for them. Captions of a share of the pages are held out: the same pages as
+    in stage 08, with its seed and fraction.
+    """
+
+    joined: Path
+    images: Path
+    kind: str
+    template: prompts.Template
+    seed: int
+    test_fraction: float
+
+    @classmethod
+    def of(cls, run: Run) -> "Captions":
+        """What a run's parameters name. Raises InputError for a kind without its priors, or a
+        prompt without fields.
+        """
+        kind, priors, images = run.params.kind, run.input("priors"), run.table("images")
+        if kind in FUSED and priors is None:
+            raise InputError(
+                f"kind is {kind}, but priors is empty; set priors to 05_experts/priors"
+            )
+        joined = run.sql(
+            JOIN.format(kind=kind, priors="p.row" if priors else "NULL"),
+            into="joined",
+            one_per="caption.sample_id",
+            captions=run.table("captions"),
+            samples=run.table("samples"),
+            images=images,
+            priors=priors or images,
+        )
+        return cls(
+            joined=joined,
+            images=images.parent,
+            kind=kind,
+            template=load_prompt(kind, run.input("prompt"), f"captioner_{kind}"),
+            seed=run.seed,
+            test_fraction=run.params.test_fraction,
+        )
+
+    def prompt(self, example: Example) -> str:
+        """The text that asks for a caption: to the letter that of stage 06 with the same
+        template.
+        """
+        return render_prompt(self.template, self.kind, example.sample, example.priors)
+
+    def question(self, example: Example) -> str:
+        """The human turn: the prompt and the image, as stage 06 sends them."""
+        return f"{self.prompt(example)}{MARK}"
+
+    def entries(self) -> Iterator[Entry]:
+        """The rows to learn from: captions that can be used, of pages that are not held out."""
+        for found in self:
+            if isinstance(found, Example) and not found.held_out:
+                turns = [
+                    {"from": "human", "value": self.question(found)},
+                    {"from": "gpt", "value": found.caption},
+                ]
+                yield entry(found.name, VISUAL, [found.path], turns)
+
+    def __iter__(self) -> Iterator[Example | Refusal]:
+        """Every caption of the kind in order, or why it cannot be used."""
+        for row in tables.read_rows(self.joined):
+            if lacking := obstacle(row, self.kind):
+                yield Refusal(row["caption"]["sample_id"], VISUAL, *lacking)
+                continue
+            sample, image = row["sample"], row["image"]
+            split = split_of(sample, seed=self.seed, test_fraction=self.test_fraction)
+            yield Example(
+                sample=sample,
+                image_id=image["image_id"],
+                path=self.images / image["path"],
+                priors=row["priors"],
+                caption=row["caption"]["caption"],
+                held_out=split == "test",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which captions are held out, which are refused before any is encoded, and how many there are
+    in all.
+    """
+
+    taken: int
+    held_out: tuple[Example, ...]
+    refused: tuple[Refusal, ...]
+
+    @classmethod
+    def of(cls, captions: Captions, *, most: int) -> "Split":
+        """Hold out at most `most` captions (0: all of their pages), a seeded choice. Raises
+        InputError if there are too few.
+        """
+        held, refused, learnt, taken = list[Example](), list[Refusal](), set[str](), 0
+        for found in captions:
+            taken += 1
+            if isinstance(found, Refusal):
+                refused.append(found)
+            elif found.held_out:
+                held.append(found)
+            else:
+                learnt.add(found.image_id)
+        # An image may stand on several pages, and one that is learnt from tests nothing.
+        apart = [example for example in held if example.image_id not in learnt]
+        chosen = choose(apart, most, captions.seed, key=lambda example: example.name)
+        if not learnt or len({example.page for example in chosen}) < 2:
+            raise InputError(
+                f"{captions.joined}: of {taken} {captions.kind} captions"
+                f" {taken - len(held) - len(refused)} are to learn from and {len(chosen)} held out;"
+                " take some to learn from, and held-out ones of two pages at least: more captions,"
+                " another test_fraction, held_out or seed"
+            )
+        kept = {example.name for example in chosen}
+        for example in held:
+            if example.name not in kept:
+                reason = "image_in_train" if example.image_id in learnt else "not_chosen"
+                refused.append(Refusal(example.name, VISUAL, reason, example.image_id))
+        return cls(taken=taken, held_out=tuple(chosen), refused=tuple(refused))
+
+
+def swapped(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Each example in the place of another one, on another page, drawn by the hash of seed and
+    sample.
+    """
+    found = []
+    for example in examples:
+        start = seeded(seed, "swap", example.name) % len(examples)
+        turned = (*examples[start:], *examples[:start])
+        other = next(one for one in turned if one.page != example.page)
+        found.append(example.on_page_of(other))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is trained and what is asked: settings of the processes, held-out captions, rows that
+    passed, and the row of `arms` but for tokens and steps.
+    """
+
+    settings: Settings
+    captions: Captions
+    split: Split
+    planned: Planned
+    arm: Row
+
+    @classmethod
+    def of(cls, run: Run) -> "Plan":
+        """Join, split and encode all captions (encoding once, in `loader_workers` processes);
+        nothing is trained yet.
+
+        Raises InputError where no model or too few captions can be used.
+        """
+        params, captions = run.params, Captions.of(run)
+        split = Split.of(captions, most=params.held_out)
+        settings = Settings.of(
+            params,
+            model=resolve_model(params.model, run),
+            checkpoints=str(run.scratch / "checkpoints"),
+            output=str(run.data / "model"),
+            merge=True,
+        )
+        launch.placed(settings)  # what this machine lacks is said before rows are read for hours
+        planned = plan_rows(run, captions.entries(), settings)
+        rows = planned.counts()["rows"]
+        arm = {
+            "model": Path(params.model.partition("@")[0]).name,
+            "arm": "captioner",
+            "seed": run.seed,
+            "base": _without_folder(params.model),
+            "method": params.method,
+            "conversations": f"{_without_folder(params.captions)} {params.kind}",
+            "samples": rows,
+            "rows": rows,
+            "own_rows": 0,
+            "text_only_rows": 0,
+        }
+        settings = replace(settings, rows=str(planned.rows))
+        return cls(settings=settings, captions=captions, split=split, planned=planned, arm=arm)
+
+
+def _without_folder(value: str) -> str:
+    """A parameter's value as a record may hold it: of an absolute path the last part."""
+    return Path(value).name if Path(value).expanduser().is_absolute() else value
+
+
+def train(run: Run, plan: Plan) -> dict[str, Any]:
+    """Train on the captions; after a stop, from the last checkpoint. Returns what was learnt from,
+    and the log of its steps.
+    """
+    return launch.train(run, plan.settings, plan.arm | {"prompt_sha": plan.captions.template.sha})
+
+
+def write(run: Run, plan: Plan) -> Texts:
+    """What each system writes for the held-out examples; nothing is asked twice."""
+    held, template = plan.split.held_out, plan.captions.template
+    texts = {"before": _answers(run, plan, plan.settings.model, held, "before")}
+    other = swapped(held, run.seed) if template.fields & _OF_PAGE else []
+    answers = _answers(run, plan, plan.settings.output, (*held, *other), "after")
+    texts["after"] = answers[: len(held)]
+    if other:  # a prompt without a word of the page has nothing to swap
+        texts["after_swapped"] = answers[len(held) :]
+    written = Extractive().answer(_request(example, plan.captions.kind) for example in held)
+    texts["extractive"] = [answer.text for _, answer in written]
+    texts["alt_text"] = [example.sample["alt_text"] or "" for example in held]
+    for system, own in texts.items():
+        texts[system] = [prompts.neutralise(text)[0] for text in own]
+    return texts
+
+
+def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when: str) -> list[str]:
+    """A model's captions; one that could not be had counts as an empty one, and in the metrics."""
+    settings, most = plan.settings, run.params.max_answer_tokens
+    asked = [Question(e.name, plan.captions.question(e), str(e.path), most) for e in examples]
+    (key,) = answers_of_models(
+        run,
+        [model],
+        asked,
+        batch_size=settings.device_batch_size,
+        device=settings.device,
+        precision=settings.precision,
+        progress=f"captions {when}",
+    )
+    answers = [answer_to(run.journal(JOURNAL), key, question) for question in asked]
+    run.metrics[f"failed_{when}"] = answers.count(None)
+    return [without_thoughts(answer or "")[0] for answer in answers]
+
+
+def _request(example: Example, kind: str) -> Request:
+    """What stage 06 asks of its `extractive` engine, with its own seed of 0 whatever the
+    training's.
+    """
+    evidence = {
+        "task": "caption",
+        "kind": kind,
+        "sample": example.sample,
+        "caption": "",
+        "image_path": str(example.path),
+        "priors": example.priors,
+    }
+    return Request(id=example.name, prompt="", prompt_sha="", evidence=evidence)
+
+
+def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None:
+    """Write `steps`, `arms`, `predictions` and `scores` of what was learnt (`train`) and written
+    (`write`).
+    """
+    held = plan.split.held_out
+    with run.output() as output:
+        _account(output, plan)
+        for step in totals["log"]:
+            output.write("steps", step)
+        output.write("arms", plan.arm | {name: totals[name] for name in _LEARNT})
+        for system, written in texts.items():
+            for example, text in zip(held, written, strict=True):
+                row = {"sample_id": example.name, "doc_id": example.sample["doc_id"]}
+                row |= {"system": system, "caption": text, "reference": example.caption}
+                output.write("predictions", row)
+        references, pages = [e.caption for e in held], [e.page for e in held]
+        pairs = [pair for pair in _DIFFERENCES if set(pair) <= set(texts)]
+        scores = score_systems(texts, references, pages, differences=pairs, seed=run.seed)
+        for row in scores:
+            output.write("scores", row)
+
+
+def _account(output: Output, plan: Plan) -> None:
+    """Every caption of the kind is learnt from, held out, or dropped with its reason."""
+    held = len(plan.split.held_out)
+    output.take("caption", plan.split.taken)
+    output.keep("caption", plan.arm["rows"] + held)
+    for lost in (*map(vars, plan.split.refused), *plan.planned.refusals()):
+        output.drop("caption", lost["id"], lost["reason"], lost["detail"])
+    output.note("captions_held_out", held)
+    output.note("truncated_rows", plan.planned.truncated)
+
+
+def learnt(plan: Plan, count: int) -> list[Row]:
+    """A seeded handful of rows with `picture` and the exact `text` that the model reads, learnt
+    parts in ⟦⟧.
+    """
+    return planning.examples(plan.planned, plan.settings, count, plan.captions.seed)
+
+
+def examples(plan: Plan, texts: Texts, count: int) -> list[Row]:
+    """A seeded handful of held-out samples with `picture`, `reference` and the caption of each
+    system.
+    """
+    held, seed = plan.split.held_out, plan.captions.seed
+    found = []
+    for number in choose(range(len(held)), count, seed, key=lambda number: held[number].name):
+        one = held[number]
+        captions = {system: written[number] for system, written in texts.items()}
+        found.append(one.sample | captions | {"picture": one.path, "reference": one.caption})
+    return found
