@@ -104,7 +104,7 @@ def test_a_parameter_that_is_gone_says_what_to_write_now(tmp_path, name):
     with pytest.raises(InputError) as caught:
         resolve(schema, {name: 0}, "params/mine/80_demo.yaml")
     assert f"params/mine/80_demo.yaml: {name} is no parameter any more: " in str(caught.value)
-    assert GONE[name].endswith("delete it")
+    assert f"delete it (from every file of a set: sed -i '/^{name}:/d'" in str(caught.value)
     taken = schema_of(tmp_path, f"{name}: int = 1  # another notebook's of that name")
     assert resolve(taken, {name: 0}, "here")[name] == 0
 

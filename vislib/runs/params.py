@@ -200,7 +200,10 @@ def refuse_unknown(name: str, allowed: Iterable[str], place: str) -> None:
     """Refuse a name that is not `allowed`; of one that is gone, say what became of it."""
     if name not in allowed:
         if name in GONE:
-            raise InputError(f"{place}: {name} is no parameter any more: {GONE[name]}")
+            raise InputError(
+                f"{place}: {name} is no parameter any more: {GONE[name]} (from every file of a set:"
+                f" sed -i '/^{name}:/d' FOLDER/*.yaml)"
+            )
         raise InputError(f"{place}: unknown parameter {name!r}; allowed: {', '.join(allowed)}")
 
 

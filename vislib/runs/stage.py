@@ -35,7 +35,7 @@ from vislib.runs.keys import (
     require_exists,
     stage_hashes,
 )
-from vislib.runs.params import Schema, read_schema
+from vislib.runs.params import Schema
 from vislib.runs.redaction import write_redacted
 
 RUNS_VARIABLE = "VISLIB_RUNS"
@@ -88,13 +88,6 @@ class Stage:
     def notebook_file(notebook: str) -> Path:
         """Where the notebook of that name lies."""
         return ROOT / "notebooks" / f"{notebook}.ipynb"
-
-    @classmethod
-    def of(cls, notebook: str, values: dict[str, Any]) -> "Stage":
-        """The stage of a project notebook with `values` already resolved."""
-        return cls(
-            notebook=notebook, schema=read_schema(cls.notebook_file(notebook)), values=values
-        )
 
     @property
     def name(self) -> str:
