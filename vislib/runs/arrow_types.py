@@ -19,8 +19,9 @@ def plain(rows: _Rows) -> _Rows:
     a column of more than 2 GiB.
     """
     schema = pa.schema([field.with_type(plain_type(field.type)) for field in rows.schema])
-    if schema.equals(rows.schema):
+    if schema.equals(rows.schema):  # as all of our own files: nothing is copied
         return rows
+    # list views first, by hand; the cast does the rest
     columns = [_listed(column) for column in rows.columns]
     return type(rows).from_arrays(columns, names=rows.schema.names).cast(schema)
 
@@ -31,10 +32,12 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if kind in (pa.binary_view(), pa.large_binary()):
         return pa.binary()
+    # a dictionary, or a list of them, holds what its entries are
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+    # a map has value_field too, and is no list
     if pa.types.is_map(kind) or not hasattr(kind, "value_field"):
         return kind
     return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
@@ -47,6 +50,7 @@ def _listed(column: Any) -> Any:
     if isinstance(column, pa.ChunkedArray):
         parts = [_listed(chunk) for chunk in column.chunks]
         return pa.chunked_array(parts, type=pa.list_(column.type.value_field))
+    # views may overlap or lie in any order: flattened they are one after the other
     ends = pc.cumulative_sum(pc.list_value_length(column).fill_null(0)).to_pylist()
     offsets = pa.array([0, *ends], pa.int32())
     lists = pa.ListArray.from_arrays(offsets, column.flatten(), mask=column.is_null())

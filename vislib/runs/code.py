@@ -7,14 +7,12 @@ data come out.
 """
 
 import ast
-import hashlib
 import inspect
 import json
 import os
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import lru_cache, partial
@@ -23,6 +21,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from vislib.runs.digests import content_hash, folder_facts
+from vislib.runs.seeding import short_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,26 +50,20 @@ LOOKS = ("vislib.figures", "vislib.media.display")
 # Fields of a syntax tree that carry no meaning, or that some versions of Python lack.
 _NO_MEANING = {"ctx", "kind", "type_comment"}
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-_MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
-
-
-def short(data: bytes | str) -> str:
-    """16 hex digits of SHA-256, as the ids of the data contract."""
-    encoded = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    return hashlib.sha256(encoded).hexdigest()[:16]
+MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
 
 
 @lru_cache(maxsize=1024)  # the stages of a set reach the same modules
 def source_digest(source: str) -> str:
     """Digest of what a source means, equal on every version of Python."""
     tree = parse(source)
-    return short(source) if tree is None else short(json.dumps(_form(tree)))
+    return short_hash(source) if tree is None else short_hash(json.dumps(_form(tree)))
 
 
 def parse(source: str) -> ast.Module | None:
     """The tree of a module or a cell, its magics left out; None if it is no Python."""
     try:
-        return ast.parse(_MAGIC.sub("", source))
+        return ast.parse(MAGIC.sub("", source))
     except SyntaxError:  # the kernel will say so
         return None
 
@@ -78,10 +71,12 @@ def parse(source: str) -> ast.Module | None:
 def _form(node: Any) -> Any:
     """A tree as nested lists: class names and fields that hold something."""
     if isinstance(node, list):
+        # first and sorted, one name each: how they are grouped is a formatter's matter
         imports = sorted(name for one in node for name in _imported_by(one))
         return imports + [_form(one) for one in node if not _is_import(one)]
     if not isinstance(node, ast.AST):
         return repr(node)
+    # ast.dump and ast.unparse differ from version to version; names and fields hardly do
     fields = dict(ast.iter_fields(node))
     if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
         fields["body"] = node.body[1:]
@@ -138,6 +133,7 @@ def code_reached(imports: Iterable[str], *, looks: bool = False) -> dict[str, st
             seen.add(name)
             room = _machinery(name)
             if not room or (looks and room in LOOKS):
+                # read each time, since a notebook's user edits; parsed once a text
                 source = file.read_text(encoding="utf-8")
                 pure.append(file)
                 found[str(file.relative_to(ROOT))] = source_digest(source)
@@ -200,6 +196,7 @@ def _package_data(package: Path) -> list[Path]:
     """Files of a package that are no code, without hidden ones and those of its subpackages."""
     found = []
     for place, folders, names in os.walk(package):
+        # subpackages have modules of their own, which count for their own files
         inner = [name for name in folders if not (Path(place, name) / "__init__.py").exists()]
         folders[:] = [name for name in inner if name[0] not in "._"]
         found += [Path(place, name) for name in names if name[0] != "."]
@@ -216,18 +213,20 @@ def code_digest(*things: object) -> str:
     notebook's cell stands for its text and for what that names: other functions, constants,
     modules. A `functools.partial` adds its settings.
     """
-    return short(json.dumps([_describe(thing, set()) for thing in things]))
+    return short_hash(json.dumps([_describe(thing, set()) for thing in things]))
 
 
 def _describe(thing: Any, seen: set[Any]) -> Any:
     """What a digest holds of any object, as plain lists and texts."""
-    if thing is None or isinstance(thing, bool | int | float | str | bytes | PurePath | Enum):
+    if thing is None or isinstance(
+        thing, bool | int | float | str | bytes | PurePath | Enum | re.Pattern
+    ):
         return repr(thing)
     if isinstance(thing, Mapping):
         return sorted([str(name), _describe(value, seen)] for name, value in thing.items())
     if isinstance(thing, list | tuple):
         return [_describe(value, seen) for value in thing]
-    if isinstance(thing, set | frozenset):
+    if isinstance(thing, set | frozenset):  # whose order changes from process to process
         return sorted(json.dumps(_describe(value, seen)) for value in thing)
     if isinstance(thing, partial):
         return [_describe(part, seen) for part in (thing.func, thing.args, thing.keywords)]
@@ -251,6 +250,7 @@ def _describe_code(thing: FunctionType | type, seen: set[Any]) -> Any:
     if isinstance(thing, type):
         return [_describe(member, seen) for _, member in sorted(vars(thing).items(), key=str)]
     names = _names_in(thing.__code__)
+    # names of attributes are among them: one too many costs a part, one too few a wrong one
     outside = {name: thing.__globals__[name] for name in names if name in thing.__globals__}
     inside = [cell.cell_contents for cell in thing.__closure__ or ()]
     settings = [outside, inside, thing.__defaults__, thing.__kwdefaults__]
@@ -258,12 +258,13 @@ def _describe_code(thing: FunctionType | type, seen: set[Any]) -> Any:
 
 
 def _text_digest(function: FunctionType) -> str:
-    """Digest of a function's text in its cell, or of its bytecode: a lambda may have no text."""
-    with suppress(OSError, TypeError):
-        source = textwrap.dedent(inspect.getsource(function))
-        if parse(source) is not None:
-            return source_digest(source)
-    return short(repr(_constants(function.__code__)))
+    """Digest of a function's text in its cell, or of its bytecode where no text is kept."""
+    try:
+        return source_digest(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError):
+        code = function.__code__
+        constants = [c for c in code.co_consts if not isinstance(c, CodeType)]
+        return short_hash(code.co_code, repr((code.co_names, constants)))
 
 
 def _names_in(code: CodeType) -> list[str]:
@@ -272,16 +273,11 @@ def _names_in(code: CodeType) -> list[str]:
     return sorted({*code.co_names, *(name for one in inner for name in _names_in(one))})
 
 
-def _constants(code: CodeType) -> list[Any]:
-    plain = [_constants(c) if isinstance(c, CodeType) else c for c in code.co_consts]
-    return [code.co_code, code.co_names, plain]
-
-
 def _describe_object(thing: Any, seen: set[Any]) -> Any:
     """Data classes by their fields, arrays by their content, other settings by their kind alone."""
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     if is_dataclass(thing):
         return [_describe(type(thing), seen), _describe(vars(thing), seen)]
     if hasattr(thing, "tobytes") and hasattr(thing, "dtype"):
-        return [kind, str(thing.dtype), list(thing.shape), short(thing.tobytes())]
-    return [kind, getattr(thing, "pattern", "")]  # a regular expression
+        return [kind, str(thing.dtype), list(thing.shape), short_hash(thing.tobytes())]
+    return kind

@@ -23,7 +23,9 @@ def is_full(error: object) -> bool:
 
 def explain(error: object, run: Path) -> str:
     """The error's first line, which folder has how much room, what was kept, and how to go on."""
+    # the folder itself may not have been made for want of room
     near = next(place for place in (run, *run.parents) if place.is_dir())
+    # sockets of kernels and work of libraries lie in the temporary folder, often a small disk
     free, full = min(
         (shutil.disk_usage(place).free, place) for place in (near, Path(tempfile.gettempdir()))
     )

@@ -6,6 +6,7 @@ mend.
 class InputError(ValueError):
     """Bad input or setting; shown as one message, without a traceback."""
 
+    # the name that IPython looks for on an exception
     def _render_traceback_(self) -> list[str]:
         """What IPython prints in a notebook."""
         return [f"InputError: {self}"]

@@ -40,12 +40,6 @@ class _RedactingFiles:
     cell.
     """
 
-    def read(self, path: str) -> str:
-        return Path(path.removeprefix(_SCHEME)).read_text(encoding="utf-8")
-
-    def listdir(self, path: str) -> list[str]:
-        return os.listdir(path.removeprefix(_SCHEME))
-
     def write(self, buf: str, path: str) -> None:
         file = Path(path.removeprefix(_SCHEME))
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,26 +58,26 @@ def execute(stage: Stage, facts: dict[str, Any], *, tell: Callable[[str], None])
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     try:
         stage.open_partial(key_of(facts["hashes"]), facts, tell)
+        # a kernel's output goes into the notebook; its log tells the terminal how far it is
         with _followed(stage.partial / "log.txt", tell):
             book = _run_notebook(stage)
         record = read_record(stage.partial)
-        code = [
-            (n, cell)
-            for n, cell in enumerate(book.cells)
-            if cell.cell_type == "code" and cell.source.strip()
-        ]
-        skipped = [n for n, cell in code if not cell.execution_count]
+        code = {
+            n: c for n, c in enumerate(book.cells) if c.cell_type == "code" and c.source.strip()
+        }
+        skipped = [n for n, cell in code.items() if not cell.execution_count]
         if skipped:
             raise StageFailed(
                 f"ended before its last cell: cell {skipped[0]} of {len(book.cells)} never ran"
             )
         if record.get("status") != "finished":
             raise StageFailed("its last cell did not finish the run: run.finish() is missing")
+        # before the record says ok: a page that cannot be written is a failure
         _write_html(book, stage.partial / "notebook.html")
         record |= {"status": "ok"}
         write_record(stage.partial, record)
     except (Exception, KeyboardInterrupt) as error:
-        _end_kernel(stage)
+        _end_kernel(stage)  # first: it may still be writing
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         if is_full(error):
             reason = explain(error, stage.run)
@@ -114,6 +108,7 @@ def _followed(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
             with suppress(FileNotFoundError), file.open("rb") as log:
                 log.seek(seen)
                 new = log.read()
+                # a line may be half written
                 whole = new[: new.rfind(b"\n") + 1]
                 seen += len(whole)
                 for line in _PROGRESS.findall(whole.decode(errors="replace")):
@@ -187,6 +182,7 @@ def _run_notebook(stage: Stage) -> Any:
             )
     except PapermillExecutionError as error:
         _log(stage, "\n".join(error.traceback))
+        # what a user can mend needs no name of an exception
         plain = error.ename in (InputError.__name__, "SystemExit")
         raise StageFailed(error.evalue if plain else f"{error.ename}: {error.evalue}") from error
     except Exception as error:  # a dead kernel, a kernel that does not start, a full disk
@@ -201,6 +197,7 @@ def _run_notebook(stage: Stage) -> Any:
 
 def _end_kernel(stage: Stage) -> None:
     """No kernel of ours outlives its stage."""
+    # the lock's owner is asked, since papermill keeps the process to itself
     lock = FolderLock(stage.run / ".kernel.lock")
     if lock.is_held() and lock.owner().get("runner") == str(os.getpid()):
         end_group(int(lock.owner()["group"]))

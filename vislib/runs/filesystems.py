@@ -26,7 +26,7 @@ def network_type(path: Path) -> str:
     """
     try:
         lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
+    except OSError:  # no /proc, as on macOS: a local disk is the likelier guess
         return ""
     where, longest, kind = path.absolute().resolve(), -1, ""
     for line in lines:
@@ -50,6 +50,7 @@ def journal_mode(folder: Path) -> str:
     kind = network_type(folder)
     if not kind:
         return "WAL"
+    # tried, not looked up: whether a mount has locks is an option of its server
     near = next(place for place in (folder, *folder.parents) if place.is_dir())
     with TemporaryFile(dir=near) as probe:
         try:

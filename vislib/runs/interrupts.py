@@ -15,6 +15,7 @@ def interrupts(stop: threading.Event) -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into `stop`; deliver it when the block, which heeds `stop`,
     has ended.
     """
+    # only the main thread may set handlers; others are stopped by whoever started them
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -23,7 +24,7 @@ def interrupts(stop: threading.Event) -> Iterator[None]:
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         stop.set()
-        restore()
+        restore()  # so that a second signal is not asked about again
         said = "interrupted: what is in flight is finished; a second interrupt ends at once"
         logging.getLogger(__name__).info(said)
 
@@ -39,6 +40,7 @@ def interrupts(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         restore()
+    # a notebook shows a traceback of all that was waited for; one line says as much
     if caught and before[signal.Signals(caught[0])] is signal.default_int_handler:
         error = KeyboardInterrupt()
         error._render_traceback_ = lambda: [_SAID]  # type: ignore[attr-defined]  # what IPython prints

@@ -50,11 +50,16 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # one connection for all threads of an engine, since SQLite has one writer anyway
         self._lock, self._synced = Lock(), -_SYNC_S
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
-                path, timeout=60, check_same_thread=False, isolation_level=None
+                # another set may be writing: wait for it rather than lose a paid answer
+                path,
+                timeout=60,
+                check_same_thread=False,
+                isolation_level=None,
             )
             self._db.execute(f"PRAGMA journal_mode={journal_mode(path.parent)}")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -86,6 +91,7 @@ class Journal:
 
     def put(self, key: str, body: Mapping[str, Any]) -> None:
         """Keep an answer; the first one of a key stays."""
+        # sorted, so that equal answers are equal bytes in an export
         text = redact(json.dumps(body, ensure_ascii=False, sort_keys=True))
         self._write("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, text, time.time()))
 
@@ -98,6 +104,7 @@ class Journal:
         """An answer turned out to be none: it stands with the failures from now on, and may be
         asked again.
         """
+        # the failure first: a kill between the two leaves the cost counted
         self.fail(key, reason, detail, usd)
         self._write("DELETE FROM answers WHERE key = ?", (key,))
 
@@ -117,6 +124,7 @@ class Journal:
         )
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        # FULL costs about 10 ms a commit; once a second bounds what a power cut takes
         with self._lock:
             due = time.monotonic() - self._synced >= _SYNC_S
             try:

@@ -15,15 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vislib.runs.code import ENGINES, code_reached, imports_of, short, source_digest
+from vislib.runs.code import ENGINES, MAGIC, code_reached, imports_of, source_digest
 from vislib.runs.code import ROOT as ROOT
 from vislib.runs.errors import InputError
 from vislib.runs.params import Schema
+from vislib.runs.seeding import short_hash
 
 _TABLE = re.compile(
     r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./-]+)$"
 )
-_MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
 Hashes = dict[str, Any]
 
 
@@ -55,8 +55,9 @@ def stage_hashes(
 
 def key_of(hashes: Hashes) -> str:
     """One digest of all; where cells stand among prose and looks is left out."""
+    # numbers of cells are for people: a new paragraph moves them
     said = {**hashes, "cells": list(hashes.get("cells", {}).values())}
-    return short(json.dumps(said, sort_keys=True, ensure_ascii=False))
+    return short_hash(json.dumps(said, sort_keys=True, ensure_ascii=False))
 
 
 def _is_figure(notebook: Path) -> bool:
@@ -104,7 +105,7 @@ def _names(source: str) -> tuple[set[str], set[str]]:
     """Names that a cell takes from its surroundings, and those that it assigns (not imports)."""
     used, made = set[str](), set[str]()
     with suppress(SyntaxError):  # the kernel will say so
-        waiting = [symtable.symtable(_MAGIC.sub("", source), "cell", "exec")]
+        waiting = [symtable.symtable(MAGIC.sub("", source), "cell", "exec")]
         while waiting:
             table = waiting.pop()
             top = table.get_type() == "module"
@@ -126,10 +127,11 @@ def changes(before: Hashes, now: Hashes, schema: Schema) -> list[Change]:
     found = []
     for name, value in new.items():
         was = old.get(name, schema[name].default)
-        if was != value:
+        if was != value:  # of equal type, since both were resolved by a schema
             found.append(Change("parameter", f"parameter {name} {_brief(was)} → {_brief(value)}"))
     for name, digest in now.get("inputs", {}).items():
         parameter, _, entry = name.partition(":")
+        # an input of a new parameter at its default counts as code, as the parameter does
         if parameter in old and before.get("inputs", {}).get(name) != digest:
             found.append(Change("input", f"input {entry}"))
     return found + [Change("code", text) for text in _code_changes(before, now)]
@@ -182,7 +184,7 @@ def input_path(value: str, run_folder: Path) -> Path:
     project's root).
     """
     reference = table_reference(value)
-    if reference is None:
+    if reference is None:  # files from outside start at the project's root, as commands do
         try:
             path = ROOT / Path(value).expanduser()
             path.exists()  # a name that is too long shows here
@@ -197,7 +199,7 @@ def is_local_model(value: str) -> bool:
     """Whether a [model] value is a run's table or a path (which must exist), not an installed name
     or a hub id.
     """
-    if table_reference(value):
+    if table_reference(value):  # a model that a stage of a run trained
         return True
     path = Path(value).expanduser()
     if (ROOT / path).exists() and value:
@@ -232,6 +234,7 @@ def expand(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
+    # hidden files are other programs' notes (.DS_Store) and never data
     if path.is_dir():
         return sorted(
             (p for p in _below(path) if p.is_file() and not p.name.startswith(".")), key=in_order
@@ -246,6 +249,7 @@ def in_order(path: Path) -> tuple[list[str | int], Path]:
     """Sort key of files whose numbers count: part-100000 comes after part-99999, not after
     part-10000.
     """
+    # digits alternate with other text, so that numbers meet numbers in the comparison
     pieces = re.split(r"([0-9]+)", str(path))
     return [int(piece) if number % 2 else piece for number, piece in enumerate(pieces)], path
 
@@ -267,6 +271,7 @@ def require_exists(path: Path, place: str, name: str, value: str) -> None:
     if not expand(path) and not path.is_dir():
         mend = "mend the path or make it first"
         if reference := table_reference(value):
+            # what lies nearest tells a slip of the pen from a stage that has not run
             near = next(folder for folder in path.parents if folder.is_dir())
             has = (
                 f"{near} has"

@@ -78,6 +78,7 @@ def plan_one(entry: SetFile, options: Options, before: Sequence[str] = ()) -> Pl
     accepted = None
     if any(matches(stage.name, wanted) for wanted in options.accept):
         accepted = _to_accept(stage, found, facts)
+        # an accepted attempt is gone on with, so its stage still runs
         found = [] if accepted == stage.folder else found
     attempt = "" if accepted else stage.fate_of_attempt(facts)
     redo = options.force or any(matches(stage.name, wanted) for wanted in options.redo)
@@ -99,7 +100,7 @@ def _changes(stage: Stage, record: Record, facts: Record) -> list[Change]:
     """Why a stage's result is not that of today; empty if it is."""
     if not record:
         return [Change("new", "not made yet")]
-    if record.get("status") != "ok":
+    if record.get("status") != "ok":  # no page, no log of a whole run stands beside it
         return [Change("new", f"made outside the runner ({record.get('status')})")]
     found = stage.changes(record, facts)
     if not found and not stage.is_intact(record):
@@ -110,6 +111,7 @@ def _changes(stage: Stage, record: Record, facts: Record) -> list[Change]:
 def _to_accept(stage: Stage, found: Sequence[Change], facts: Record) -> Path:
     """The result, the unfinished attempt or the one set aside that differs by its code alone."""
     reasons = []
+    # the result first: who has one means it, and an attempt under way stays as it is
     for folder in (stage.folder, stage.partial, stage.aside()):
         if folder is None or not (record := read_record(folder)):
             continue
@@ -179,7 +181,7 @@ def estimate(entry: SetFile) -> str:
         return f"no estimate before {', '.join(lacking)} is there"
     from vislib.engines.asking import preview
 
-    run = Run(stage, {}, [])
+    run = Run(stage, {}, [])  # without record or locks: it only looks
     plan = import_module(f"vislib.{stage.notebook[3:]}").Plan.of(run)
     return preview(run, plan.requests)
 

@@ -30,15 +30,17 @@ class Progress:
         self._started = self._said = time.monotonic()
         self._bar: Any = None
         if interactive():
-            from tqdm import tqdm
+            from tqdm import tqdm  # late: the runner never shows a bar
 
             self._bar = tqdm(total=total, unit=f" {unit}", mininterval=0.5)
 
     def update(self, n: int = 1, **fields: Any) -> None:
         """Count `n` more items."""
+        # also without a bar: a log that is read afterwards shows the pace
         self.done += n
         self.fields.update(fields)
         if self._bar is not None:
+            # drawn with the count, not by itself
             self._bar.set_postfix(self.fields, refresh=False)
             self._bar.update(n)
         elif time.monotonic() - self._said >= _HEADLESS_SECONDS:
@@ -48,6 +50,7 @@ class Progress:
 
     def line(self) -> str:
         """One line: done, total, rate per second, time left, fields."""
+        # of all items so far: steadier than of the last ones, which may have been quick
         rate = self.done / max(time.monotonic() - self._started, 1e-9)
         left = (self.total - self.done) / rate if rate else float("inf")
         rest = "".join(f" · {name} {value}" for name, value in self.fields.items())

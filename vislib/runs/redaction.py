@@ -54,6 +54,7 @@ def _secret_part(name: str, value: str) -> str:
 
 def redact(text: str) -> str:
     """`text` with every secret value replaced by its variable's name in brackets."""
+    # looked up each time: a notebook may set a key while it runs
     for name, value in secret_values().items():
         for form in _forms(value):
             text = text.replace(form, f"[{name} removed]")

@@ -59,14 +59,17 @@ def export_answers(source: Path, file: Path) -> Counter[str]:
     `failures`, and answers of each `model …`. Raises InputError when the journals beside the run
     lack one of its requests.
     """
+    # a journal alone has no requests to hold it against
     whole, counts = source.suffix == ".sqlite", Counter[str](answers=0, failures=0)
     wanted = set() if whole else _requests_of(source)
     total = len(wanted)
+    # beside the file, so that it appears whole or not at all
     with TemporaryDirectory(dir=file.absolute().parent) as folder:
         with pq.ParquetWriter(Path(folder, "answers"), SCHEMA, compression="zstd") as writer:
             for journal in (
                 [source] if whole else sorted((source.parent / "journal").glob("*.sqlite"))
             ):
+                # a request may stand in several journals; its first one gives the answer
                 known = frozenset(wanted)
                 rows = (row for row in _rows(journal) if whole or row["request_sha"] in known)
                 while batch := list(islice(rows, _BATCH)):
@@ -79,6 +82,7 @@ def export_answers(source: Path, file: Path) -> Counter[str]:
             writer.add_key_value_metadata(
                 {b"format": _FORMAT, b"counts": json.dumps(counts, sort_keys=True).encode()}
             )
+        # an export that lacks a request could not be replayed: better no file than that
         if wanted or not counts["answers"]:
             why = (
                 f"{len(wanted)} of its {total} requests stand in no journal beside it"
@@ -119,6 +123,7 @@ def _requests_of(run: Path) -> set[str]:
 def _rows(journal: Path) -> Iterator[Row]:
     """What a journal holds, clean; nothing if it is no journal of answers."""
     try:
+        # read-only: an export makes no journal and waits for no writer
         with closing(sqlite3.connect(f"{journal.resolve().as_uri()}?mode=ro", uri=True)) as db:
             known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
             for row in db.execute(_ROWS) if {"answers", "failures"} <= known else ():
@@ -151,6 +156,7 @@ def import_answers(file: Path, journals: Path) -> Counter[str]:
             )
     counts = Counter[str](answers=0, failures=0, read=0)
     for name, rows in groupby(read_rows(file), key=lambda row: str(row["journal"])):
+        # a name from outside becomes a path here
         if not re.fullmatch(r"\w+", name):
             raise InputError(f"{file}: {name!r} can name no journal; get the file again")
         Journal(path := journals / f"{name}.sqlite")  # makes it

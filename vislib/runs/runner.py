@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.status:
             return _print_status(stages)
         check_inputs(entries, stages)
+        # a stage alone mixes nothing
         if not options.only:
             refuse_mixture(entries)
         with nothing_written() if options.dry_run else nullcontext():
@@ -181,6 +182,7 @@ def _run_stage(entry: SetFile, options: Options) -> bool:
         record = read_record(stage.folder)
         print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")
         return True
+    # papermill and the kernel's client take a second to import
     from vislib.runs.execution import StageFailed, execute, interrupt_on_termination
 
     interrupt_on_termination()
@@ -229,6 +231,7 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _print_status(entries: list[SetFile]) -> int:
+    # a record cannot tell a stage at work from one whose kernel was killed; its lock can
     running = FolderLock(entries[0].stage.run / ".kernel.lock").is_held()
     for entry in entries:
         stage = entry.stage

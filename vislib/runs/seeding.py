@@ -11,7 +11,9 @@ Row = TypeVar("Row")
 
 def short_hash(*parts: str | bytes) -> str:
     """First 16 hex digits of SHA-256 over `parts` joined by NUL: every id of the data contract."""
+    # half a character, as broken pages hold, still has an id
     encoded = (p if isinstance(p, bytes) else p.encode("utf-8", "surrogatepass") for p in parts)
+    # NUL between parts: ("ab", "c") and ("a", "bc") are two things
     return hashlib.sha256(b"\0".join(encoded)).hexdigest()[:16]
 
 
@@ -24,9 +26,11 @@ def choose(
     rows: Iterable[Row], limit: int, seed: int, *, key: Callable[[Row], str] = str
 ) -> list[Row]:
     """Choose `limit` rows by the hash of seed and key (0: all), in their original order."""
+    # ranks by hash, not random.sample: a row keeps its rank whatever other rows are there
     kept = list(rows)
     if limit <= 0 or limit >= len(kept):
         return kept
+    # the place breaks ties between equal keys
     ranked = sorted(range(len(kept)), key=lambda i: (seeded(seed, key(kept[i])), i))
     return [kept[i] for i in sorted(ranked[:limit])]
 
@@ -35,5 +39,6 @@ def split_of(sample: Mapping[str, Any], *, seed: int, test_fraction: float) -> s
     """`test` for a `test_fraction` of pages, by hash of seed and page URL (of doc_id where a page
     has no URL).
     """
+    # by page, so that two images of one page never stand on both sides of the split
     share = seeded(seed, sample["page_url"] or sample["doc_id"]) / 2**64
     return "test" if share < test_fraction else "train"

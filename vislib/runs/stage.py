@@ -5,7 +5,6 @@ whatever ends the work early leaves the truth behind. Promotion renames it to `<
 folder before stays beside it.
 """
 
-import calendar
 import csv
 import json
 import os
@@ -49,7 +48,7 @@ Record = dict[str, Any]
 def run_folder(run_dir: str) -> Path:
     """The folder of a run; the variable VISLIB_RUNS replaces the folder that holds it."""
     folder = ROOT / Path(run_dir).expanduser()
-    elsewhere = os.environ.get(RUNS_VARIABLE)
+    elsewhere = os.environ.get(RUNS_VARIABLE)  # moves all sets at once, their journal with them
     return Path(elsewhere).expanduser().resolve() / folder.name if elsewhere else folder
 
 
@@ -127,6 +126,7 @@ class Stage:
         facts = {
             name: folder_facts(path, expand(path)) for name, path in self.input_files(place).items()
         }
+        # one digest an input in the key: an image folder has many thousand files
         contents = {name: content_hash(found) for name, found in facts.items()}
         notebook = self.notebook_file(self.notebook)
         hashes = stage_hashes(notebook, self.schema, self.values, contents)
@@ -223,7 +223,7 @@ class Stage:
             return False
         if file_hashes(list(written)) != [fact["sha256"] for fact in written.values()]:
             return False
-        # files that are named by their content are only counted
+        # files that are named by their content are only counted: their names are their hashes
         stored = {self.folder / name: f["files"] for name, f in facts.items() if "files" in f}
         return all(sum(1 for _ in folder.glob("*/*")) == n for folder, n in stored.items())
 
@@ -235,7 +235,7 @@ class Stage:
             OSError
         ):  # what ended the attempt matters more; a record without a reason says failed too
             self.partial.mkdir(parents=True, exist_ok=True)
-            free_reserve(self.partial)
+            free_reserve(self.partial)  # the room that was kept for this very record
             record = {"stage": self.name, "set": self.run.name, **read_record(self.partial)}
             write_record(self.partial, record | {"status": "failed", "reason": reason})
 
@@ -248,6 +248,7 @@ class Stage:
         free_reserve(self.partial)
         for name in _WORK:
             shutil.rmtree(self.partial / name, ignore_errors=True)
+        # two renames, each whole; a kill between them is mended by `finish_promotion`
         previous = self.run / f"{self.name}.previous"
         if self.folder.exists():
             shutil.rmtree(previous, ignore_errors=True)
@@ -263,8 +264,8 @@ class Stage:
 def _worked(partial: Path, record: Record) -> float:
     """Seconds from an attempt's start to its last sign of life; a killed one has left no more."""
     with suppress(OSError, KeyError, ValueError):
-        started = calendar.timegm(time.strptime(record["started_at"], "%Y-%m-%dT%H:%M:%SZ"))
-        return float(max(0, round((partial / "log.txt").stat().st_mtime - started)))
+        started = datetime.fromisoformat(record["started_at"]).timestamp()
+        return max(0.0, round((partial / "log.txt").stat().st_mtime - started, 1))
     return 0.0
 
 

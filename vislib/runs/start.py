@@ -40,11 +40,13 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         _current = None
     _settle_places()
     schema = read_schema(Stage.notebook_file(notebook))
+    # a second start finds the notebook's own variables beside the parameters
     if not _started:
         _refuse_unknown(notebook, namespace, schema)
     _started.append(notebook)
     given = {name: namespace[name] for name in schema if name in namespace}
     stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
+    # before the folder is looked at: another kernel may be at work in it
     locks = _take_locks(stage.run)
     try:
         facts = stage.facts(notebook)
@@ -78,7 +80,7 @@ def _settle_places() -> None:
             " start it by `make lab`, or with the whole path in that variable"
         )
     settle_runs_folder()
-    os.chdir(ROOT)
+    os.chdir(ROOT)  # paths in parameters start here, wherever the kernel does
 
 
 def _record_error(result: Any) -> None:
@@ -89,6 +91,7 @@ def _record_error(result: Any) -> None:
     if error is None or _current is None or _current.finished:
         return
     reason = f"{type(error).__name__}: {error}"
+    # the first words of a full disk are a library's: say which disk and what is kept
     if is_full(error):
         reason = explain(reason, _current.stage.run)
         print(reason)
@@ -98,7 +101,7 @@ def _record_error(result: Any) -> None:
 def _watch_cells() -> None:
     from IPython import get_ipython
 
-    shell = get_ipython()
+    shell = get_ipython()  # None in tests and scripts
     if shell is not None and _record_error not in shell.events.callbacks["post_run_cell"]:
         shell.events.register("post_run_cell", _record_error)
 
@@ -135,7 +138,7 @@ def _take_locks(run: Path) -> list[FolderLock]:
         for lock in taken:
             lock.release()
         raise
-    workers.release()
+    workers.release()  # taken only to wait for what an ended kernel has left
     return locks
 
 
@@ -146,7 +149,7 @@ class _RedactedFile(logging.FileHandler):
 
 def _log_to(file: Path) -> None:
     logger = logging.getLogger("vislib")
-    logger.handlers.clear()
+    logger.handlers.clear()  # of a stage before in this kernel
     handler = _RedactedFile(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)

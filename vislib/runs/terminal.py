@@ -21,4 +21,5 @@ def reader_has_gone() -> None:
     """After a BrokenPipeError (`| head`): what is still buffered goes nowhere, without a second
     error at exit.
     """
+    # closing stdout would flush it, and fail once more
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
