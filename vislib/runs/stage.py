@@ -110,22 +110,16 @@ class Stage:
         """Where the stage works until it is promoted."""
         return self.run / f"{self.name}.partial"
 
-    def input_files(self, place: str) -> dict[str, Path]:
-        """Path of every input by `parameter:entry`; a missing one is an InputError that names
-        `place`.
+    def facts(self, place: str) -> Record:
+        """The hashes of the stage's key, and size and hash of every input file.
+
+        Raises InputError, which names `place`, for an input that is not there.
         """
-        found = {}
+        facts = {}
         for name, entry in input_values(self.schema, self.values):
             path = input_path(entry, self.run)
             require_exists(path, place, name, entry)
-            found[f"{name}:{entry}"] = path
-        return found
-
-    def facts(self, place: str) -> Record:
-        """The hashes of the stage's key, and size and hash of every input file."""
-        facts = {
-            name: folder_facts(path, expand(path)) for name, path in self.input_files(place).items()
-        }
+            facts[f"{name}:{entry}"] = folder_facts(path, expand(path))
         # one digest an input in the key: an image folder has many thousand files
         contents = {name: content_hash(found) for name, found in facts.items()}
         notebook = self.notebook_file(self.notebook)
@@ -231,9 +225,8 @@ class Stage:
         """Record in `.partial` how an attempt ended, as far as the disk allows; the last good
         folder stays.
         """
-        with suppress(
-            OSError
-        ):  # what ended the attempt matters more; a record without a reason says failed too
+        # what ended the attempt matters more; a record without a reason says failed too
+        with suppress(OSError):
             self.partial.mkdir(parents=True, exist_ok=True)
             free_reserve(self.partial)  # the room that was kept for this very record
             record = {"stage": self.name, "set": self.run.name, **read_record(self.partial)}

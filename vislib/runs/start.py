@@ -23,9 +23,8 @@ from vislib.runs.yaml_files import write_parameters
 
 _PLAIN = (int, float, str, bool, list, dict, type(None))
 _current: Run | None = None
-_started: list[
-    str
-] = []  # in this kernel: when the start cell is run again, the notebook's own variables are there
+# In this kernel; a start cell that is run again finds the notebook's own variables too.
+_started: list[str] = []
 
 
 def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
@@ -40,15 +39,20 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         _current = None
     _settle_places()
     schema = read_schema(Stage.notebook_file(notebook))
-    # a second start finds the notebook's own variables beside the parameters
     if not _started:
         _refuse_unknown(notebook, namespace, schema)
     _started.append(notebook)
     given = {name: namespace[name] for name in schema if name in namespace}
     stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
     # before the folder is looked at: another kernel may be at work in it
-    locks = _take_locks(stage.run)
+    locks = _locks_of(stage.run)
     try:
+        for lock in locks:
+            lock.acquire()
+        # taken only to wait for what a kernel that was ended has left at work
+        workers = FolderLock(stage.run / ".workers.lock")
+        workers.acquire()
+        workers.release()
         facts = stage.facts(notebook)
         record = stage.open_partial(key_of(facts["hashes"]), facts)
         record |= {
@@ -122,24 +126,10 @@ def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping
             refuse_unknown(name, schema, notebook)
 
 
-def _take_locks(run: Path) -> list[FolderLock]:
-    """The kernel's lock, and the runner's too when no runner started this kernel; waits for old
-    workers.
-    """
+def _locks_of(run: Path) -> list[FolderLock]:
+    """The kernel's lock; the runner's too, and first, when no runner started this kernel."""
     names = [".kernel.lock"] if os.environ.get(RUNNER_VARIABLE) else [".lock", ".kernel.lock"]
-    locks = [FolderLock(run / name) for name in names]
-    workers = FolderLock(run / ".workers.lock")
-    taken: list[FolderLock] = []
-    try:
-        for lock in [*locks, workers]:
-            lock.acquire()
-            taken.append(lock)
-    except InputError:
-        for lock in taken:
-            lock.release()
-        raise
-    workers.release()  # taken only to wait for what an ended kernel has left
-    return locks
+    return [FolderLock(run / name) for name in names]
 
 
 class _RedactedFile(logging.FileHandler):
