@@ -10,7 +10,7 @@ the model: most rules leave them out.
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,11 @@ class Checks:
     def __init__(self, names: Collection[str], language: str = "page") -> None:
         if unknown := sorted(set(names) - set(RULES)):
             raise InputError(f"checks: {unknown[0]!r} is none of {', '.join(RULES)}")
-        if "language" in names and language not in ("page", *(codes := _identifier().labels)):
+        # Its model is loaded for the rule alone.
+        codes = ["page", *sorted(_identifier().labels)] if "language" in names else [language]
+        if language not in codes:
             raise InputError(
-                f"language is {language!r}; take page, or one of the codes"
-                f" {', '.join(sorted(codes))}"
+                f"language is {language!r}; take page, or one of the codes {', '.join(codes[1:])}"
             )
         self.names, self.language = [name for name in RULES if name in names], language
 
@@ -240,32 +241,33 @@ def foreign(text: str, page: str = "", *, wanted: Collection[str] = ()) -> str:
     language.
     """
     text = text[:_LONGEST]
-    if len(text.encode()) < _LEAST or max(_languages(text).values()) < _SURE:
+    surest, likely = max(_languages(text).items(), key=lambda pair: pair[1])
+    if len(text.encode()) < _LEAST or likely < _SURE:
         return ""
-    wanted = wanted or _of_page(page)
     half = len(text) // 2
-    for piece in (text, text[:half], text[half:], _letters(text, latin=True)):
-        hope = sum(_languages(piece).get(code, 0.0) for code in wanted)
-        if len(piece.encode()) >= _LEAST // 2 and hope > _DOUBT:
-            return ""
-    return max(_languages(text).items(), key=lambda item: item[1])[0]
+    # A name or a quotation in another script must not decide for the rest.
+    pieces = text, text[:half], text[half:], " ".join(re.sub("[^\0-\u024f]", " ", text).split())
+    known = set(wanted) or _of_page(page)
+    return "" if known & _codes(pieces, _LEAST // 2, _DOUBT) else surest
 
 
-def _letters(text: str, *, latin: bool) -> str:
-    return " ".join(re.sub("[^\0-\u024f]" if latin else "[\0-\u024f]", " ", text).split())
-
-
-@lru_cache(maxsize=64)
-def _of_page(page: str) -> frozenset[str]:
+@lru_cache(maxsize=64)  # captions and questions of one page come together
+def _of_page(page: str) -> set[str]:
     """English, and whatever any part of a page may be written in; all languages for a page of a few
     words.
     """
     if len(page.encode()) < _LEAST:
-        return frozenset(_identifier().labels if re.search(r"[^\W\d]", page) else ["en"])
+        return set(_identifier().labels) if re.search(r"[^\W\d]", page) else {"en"}
     parts = [page[at : at + _PART] for at in range(0, len(page), _PART)]
-    parts += [page[-_PART:], _letters(page[:_LONGEST], latin=False)]
-    found = [_languages(part) for part in parts if len(part.encode()) >= _LEAST]
-    return frozenset({"en", *(code for part in found for code, p in part.items() if p > _MAYBE)})
+    # The last part may be short, and scripts other than Latin stand in few words of some pages.
+    parts += [page[-_PART:], " ".join(re.sub("[\0-\u024f]", " ", page[:_LONGEST]).split())]
+    return {"en"} | _codes(parts, _LEAST, _MAYBE)
+
+
+def _codes(texts: Iterable[str], least: int, likely: float) -> set[str]:
+    """The languages that any of the texts of `least` bytes may be in."""
+    found = [_languages(text).items() for text in texts if len(text.encode()) >= least]
+    return {code for pairs in found for code, probability in pairs if probability > likely}
 
 
 @lru_cache(maxsize=256)
@@ -278,7 +280,6 @@ def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(
-        [code for code in identifier.labels if len(code) == 2]
-    )  # the others are kin of these
+    # Codes of three letters are kin of those of two, and would share their probability.
+    identifier.set_languages([code for code in identifier.labels if len(code) == 2])
     return identifier

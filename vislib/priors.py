@@ -9,6 +9,7 @@ a bound keeps is the best, printed in an order of its own.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 FIELDS = ("world_knowledge", "tags", "detections", "texts")
@@ -24,12 +25,14 @@ def as_fields(sample: Found, priors: Found) -> dict[str, str]:
     its image.
     """
     tags = sorted(priors["tags"], key=lambda tag: (-tag["score"], tag["label"]))
-    labels = dict.fromkeys(_line(tag["label"], _LABEL) for tag in tags)  # two experts may agree
+    # Two experts may give one label: it stands once, where the surer one put it.
+    labels = dict.fromkeys(_line(tag["label"], _LABEL) for tag in tags)
+    texts = clearest(priors["texts"], _MOST)
     return {
         "world_knowledge": world_knowledge(sample),
         "tags": ", ".join(list(labels)[:_MOST]),
         "detections": "\n".join(map(_object, objects(priors["boxes"]))),
-        "texts": "\n".join(_line(t["text"], _TEXT) for t in clearest(priors["texts"], _MOST)),
+        "texts": "\n".join(_line(text["text"], _TEXT) for text in texts),
     }
 
 
@@ -58,7 +61,7 @@ def objects(boxes: Sequence[Found]) -> list[Found]:
     for box in sorted(boxes, key=lambda box: (-box["score"], _place(box), box["label"])):
         seen[box["label"]] += 1
         turns.append((seen[box["label"]], box))
-    turns.sort(key=lambda turn: turn[0])  # stable: the surest of each turn stay in front
+    turns.sort(key=itemgetter(0))  # stable: the surest of each turn stay in front
     kept = [box for _, box in turns[:_MOST]]
     return sorted(kept, key=lambda box: (box["label"], _place(box)))
 
@@ -67,14 +70,23 @@ def clearest(texts: Sequence[Found], count: int) -> list[Found]:
     """The `count` texts that are read most surely and stand largest, in reading order: line by
     line, left to right.
     """
-    kept = sorted(texts, key=lambda text: (-text["score"] * size(text), _place(text)))[:count]
+    kept = sorted(texts, key=_legibility)[:count]
     lines: list[list[Found]] = []
-    for text in sorted(kept, key=lambda text: (text["y1"] + text["y2"], text["x1"])):
+    for text in sorted(kept, key=_height):
         # A text is of a line if its middle lies beside the line's first text.
-        if not lines or text["y1"] + text["y2"] >= 2 * lines[-1][0]["y2"]:
+        if not lines or _height(text)[0] >= 2 * lines[-1][0]["y2"]:
             lines.append([])
         lines[-1].append(text)
-    return [text for line in lines for text in sorted(line, key=lambda text: text["x1"])]
+    return [text for line in lines for text in sorted(line, key=itemgetter("x1"))]
+
+
+def _legibility(text: Found) -> tuple[float, ...]:
+    return -text["score"] * size(text), *_place(text)
+
+
+def _height(text: Found) -> tuple[float, float]:
+    """Twice the height of a text's middle, then its left edge."""
+    return text["y1"] + text["y2"], text["x1"]
 
 
 def size(text: Found) -> float:
@@ -83,6 +95,7 @@ def size(text: Found) -> float:
 
 
 def _object(box: Found) -> str:
+    # Three decimals are a pixel of a picture of 1,000: more would be tokens for nothing.
     corners = ", ".join(f"{box[name]:.3f}" for name in ("x1", "y1", "x2", "y2"))
     return f"{_line(box['label'], _LABEL)}: [{corners}]"
 

@@ -22,15 +22,19 @@ _OPENING = "\"'“‘«‹「『`"
 _QUOTE = f"[{_OPENING}”’»›」』]"
 _BETWEEN = " ,;|/，、；"  # what stands between options in one line
 _MARK = re.compile(
+    # where an option may begin: a line, perhaps a list's; after a sign between options; a blank
     r"(?:(?P<line>^[ \t]{0,8}(?:[-*•+][ \t]{1,3})?)|(?P<after>[,;|/，、；][ \t]{0,8})"
     rf"|(?<=[\s{UNSPACED}]))"
+    # its letter, in quotes, brackets or stars that end before or after it; E shows a fifth option
     rf"(?P<open>[{_OPENING}*(\[_（【]{{0,4}})(?P<letter>[A-EＡ-Ｅ])(?P<shut>[*_\"']{{0,3}})"
+    # the sign after the letter; in `D.C.` within a line it is none
     r"(?:[.):\]．：）】、。]{1,2}|[ ][-–—](?=[ ]))"
     r"[*_]{0,3}(?(line)|(?![A-Za-z]\.))(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
     re.IGNORECASE | re.MULTILINE,
 )
 _LETTERED = re.compile(r"[(（]?(?P<letter>[A-DＡ-Ｄ])(?:[.):](?=\s|$)|[．：）、])", re.IGNORECASE)
 _OF_OTHERS = re.compile(
+    # "All of the above", "the first two", "Both A and C": true at one place alone
     r"(?i:\b(?:all|both|none|neither|either|any|two|three) (?:of )?(?:the )?"
     r"(?:above|below|these|those|them|others?|answers|options|choices|statements)\b)"
     r"|(?i:\bthe (?:above|former|latter|(?:first|last|other) (?:two|three))\b)"
@@ -62,7 +66,7 @@ def read_options(body: str) -> Options:
     body = unescaped(body).strip()
     if not has_words(body):
         return (), "missing_options"
-    if body[0] + body[-1] in ("[]", "{}"):
+    if body[0] + body[-1] in ("[]", "{}"):  # as Python or JSON writes a list
         body = body[1:-1].strip()
     marks = _marks(body)
     limits = [*(mark.start() for mark in marks[1:]), len(body)]
@@ -84,22 +88,23 @@ def _marks(body: str) -> list[Mark]:
         return []
     first = found[0]
     quote = next((sign for sign in first["open"] if sign in _OPENING), "\0")
+    # In the case of the first: an `a.` among `A.` to `D.` is a word.
     alike = [m for m in found[1:] if m["letter"].isupper() == first["letter"].isupper()]
     # Initials and abbreviations look like marks. So the surest kind of mark that gives a B decides.
-    for kind in range(6):
-        marks = [mark for mark in alike if _signs(mark, quote)[kind]]
+    kinds = (
+        [mark for mark in alike if mark["line"] is not None],
+        [mark for mark in alike if quote in mark["open"]],
+        [mark for mark in alike if mark["after"] is not None],
+        [mark for mark in alike if mark["wide"] is not None],
+        alike,
+    )
+    for marks in kinds:
         letters = "".join(map(_letter, marks))
         if "B" in letters:
             # One way alone to choose a B, a C and a D in this order, and no E after them.
             cut = re.fullmatch("[^B]*(B)[^BC]*(C)[^CD]*(D)[^DE]*", letters)
             return [first, *(marks[cut.start(n)] for n in (1, 2, 3))] if cut else []
     return []
-
-
-def _signs(mark: Mark, quote: str) -> tuple[bool, ...]:
-    """What speaks for a mark, the surest first: that it begins a line, follows a quote, ..."""
-    line, after, wide = (mark[name] is not None for name in ("line", "after", "wide"))
-    return line, quote in mark["open"], after and wide, after, wide, True
 
 
 def _letter(mark: Mark) -> str:
@@ -133,6 +138,7 @@ def read_letter(answer: str, options: Sequence[str]) -> tuple[str, str]:
 
     An option's text inside a sentence is no answer here: in data, what is not sure is set aside.
     """
+    # What follows the first line explains the choice, and may name other options.
     found = meant(answer.partition("\n")[0], options)
     found = found if found.letters else meant(answer, options)
     if len(found.letters) == 1:
@@ -152,5 +158,6 @@ def shuffle(
     """
     if any(map(_OF_OTHERS.search, (question, *options))):
         return None
+    # By hash: the order of a question is the same in every run, whatever stands before it.
     order = sorted(range(len(options)), key=lambda i: seeded(seed, name, str(i)))
     return [options[i] for i in order], LETTERS[order.index(LETTERS.index(letter))]

@@ -25,13 +25,12 @@ IDENTIFIER = re.compile(
     re.IGNORECASE,
 )
 _FIELD = re.compile(r"\{\{[ \t]{0,3}(\w+)[ \t]{0,3}\}\}")
-_RESERVED = re.compile(
-    rf"{IDENTIFIER.pattern}|<[ \t]{{0,2}}/?[ \t]{{0,2}}(?:another[-_ ]?)?image[ \t]{{0,2}}/?["
-    r" \t]{0,2}>",
-    re.IGNORECASE,
-)
+# What marks pictures and rounds in our data: in a page's own words it would move pixels, or end a
+# question.
+_IMAGE = r"<[ \t]{0,2}/?[ \t]{0,2}(?:another[-_ ]?)?image[ \t]{0,2}/?[ \t]{0,2}>"
+_RESERVED = re.compile(f"{IDENTIFIER.pattern}|{_IMAGE}", re.IGNORECASE)
 _HARMLESS = str.maketrans("<>＜＞", "‹›‹›")
-# white space, soft hyphens and characters without width
+# White space, soft hyphens and characters without width: a reader does not see them in `</data`.
 _GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]{0,3}"
 _LIKE_FENCE = re.compile(
     rf"[<＜﹤]({_GAP}[/／]?{_GAP}[dｄ]{_GAP}[aａ]{_GAP}[tｔ]{_GAP}[aａ](?!\w))", re.IGNORECASE
@@ -80,18 +79,15 @@ def load(name_or_path: str, *, needs: Collection[str] = ()) -> Template:
 
     Raises InputError if it cannot be read, is empty, or lacks one of the fields in `needs`.
     """
-    ours = _HERE / f"{name_or_path}.txt"
-    path = (
-        ours
-        if re.fullmatch(r"\w+", name_or_path) and ours.is_file()
-        else Path(name_or_path).expanduser()
-    )
+    path = Path(name_or_path).expanduser()
+    if name_or_path in _ours():
+        path = _HERE / f"{name_or_path}.txt"
     try:
+        # An editor's byte order mark would be part of the prompt, and of its hash.
         text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
-        names = ", ".join(sorted(file.stem for file in _HERE.glob("*.txt")))
         raise InputError(
-            f"prompt {name_or_path!r}: no readable UTF-8 file ({error}); ours: {names}"
+            f"prompt {name_or_path!r}: no readable UTF-8 file ({error}); ours: {', '.join(_ours())}"
         ) from error
     template = Template(name_or_path, text)
     if not text:
@@ -102,6 +98,10 @@ def load(name_or_path: str, *, needs: Collection[str] = ()) -> Template:
             " to go"
         )
     return template
+
+
+def _ours() -> list[str]:
+    return sorted(file.stem for file in _HERE.glob("*.txt"))
 
 
 def fence(text: str) -> str:
@@ -124,6 +124,7 @@ def neutralise(text: str) -> tuple[str, int]:
     Takes them in any case and in every form that the parser would read as an identifier. Returns
     the text and how many were found.
     """
+    # Most texts hold no mark, and every cell of a page passes here.
     if "<" not in text and "＜" not in text:
         return text, 0
-    return _RESERVED.subn(lambda match: match.group().translate(_HARMLESS), text)
+    return _RESERVED.subn(lambda match: match[0].translate(_HARMLESS), text)

@@ -15,21 +15,17 @@ from vislib.runs.errors import InputError
 from vislib.runs.tables import Row
 
 PAGE = ("page_url", "alt_text", "context")
-_FIELDS: dict[
-    str, tuple[tuple[str, ...], ...]
-] = {  # by source; a prompt of one's own must hold one of each source
+# By source; a prompt of one's own must hold one field of each source of its kind.
+_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "contextual": (PAGE,),
     "non_contextual": (),
     "fused": (priors.FIELDS,),
     "fused_contextual": (PAGE, priors.FIELDS),
 }
 KINDS = tuple(_FIELDS)
-FUSED = frozenset(
-    kind for kind, sources in _FIELDS.items() if priors.FIELDS in sources
-)  # which need priors
-_MARK = re.compile(
-    "<(image|another-image)>"
-)  # sent with [ ]: to LLaVA and others `<image>` is where pixels go
+FUSED = frozenset(("fused", "fused_contextual"))  # which need priors
+# Sent with [ ]: to LLaVA and others `<image>` is where pixels go.
+_MARK = re.compile("<(image|another-image)>")
 
 
 def load_prompt(kind: str, own: Path | None, ours: str) -> prompts.Template:
@@ -38,9 +34,8 @@ def load_prompt(kind: str, own: Path | None, ours: str) -> prompts.Template:
     """
     template = prompts.load(str(own) if own else ours)
     for source in _FIELDS[kind]:
-        if not template.fields & set(
-            source
-        ):  # every caption would be paid for without its page or its priors
+        # Every caption would be paid for without its page or its priors.
+        if template.fields.isdisjoint(source):
             held = f"{{{{{source[-1]}}}}} or another of {', '.join(source)}"
             raise InputError(f"{own}: a {kind} prompt must hold {held}")
     return template
@@ -50,8 +45,9 @@ def render_prompt(template: prompts.Template, kind: str, sample: Row, found: Row
     """The prompt for a row of 02 or 04, with its image's row of 05 (None: a kind without
     priors).
     """
-    values = {name: sample[name] or "" for name in PAGE} | (
-        priors.as_fields(sample, found) if found else {}
-    )
+    values = {name: sample[name] or "" for name in PAGE}
+    if found:
+        values |= priors.as_fields(sample, found)
+    # A field of another kind stays unknown: a control that sees the page would be none.
     fields = {name: values[name] for source in _FIELDS[kind] for name in source}
     return _MARK.sub(r"[\1]", template.render(**fields))
