@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_images import begin
+from tests.test_images import begin, collect_images
 from tests.web_server import Seen, answer, bomb, png, web_server
-from vislib import images
 from vislib.fetching import fetcher, hosts
 from vislib.fetching.links import Links
 from vislib.media.pixels import REASONS
@@ -39,7 +38,7 @@ def fetch(folder, urls, monkeypatch, **parameters):
     """Stage 03 on these links: what became of each (`ok`, or its reason), and the run's metrics."""
     run = begin(folder, urls, monkeypatch, **FAST | parameters)
     try:
-        images.collect_images(run)
+        collect_images(run)
         rows = list(tables.read_rows(run.data / "images"))
         assert [row["image_url"] for row in rows] == list(dict.fromkeys(urls))
         details = {row["id"]: row["detail"] for row in tables.read_rows(run.data / "dropped")}

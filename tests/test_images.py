@@ -46,6 +46,21 @@ def begin(
     return start_run("03_images", {"run_dir": "runs/demo", **parameters})
 
 
+def collect_images(run: Run) -> None:
+    """As the notebook has it."""
+    p = run.params
+    query = images.addresses(limit=p.limit, seed=p.seed)
+    links = run.sql(
+        query, into="links", rows_per_part=images.URLS_PER_PART, samples=run.table("samples")
+    )
+    limits = {"max_bytes": p.max_bytes, "max_pixels": p.max_pixels, "min_side": p.min_side}
+    source = images.open_source(run, links)
+    rule = partial(images.describe, source=source, folder=run.data, **limits)
+    run.map(rule, links, unit="link", id="image_url", workers=p.workers)
+    run.account("image_url", taken="SELECT image_url FROM links", kept=images.USABLE, links=links)
+    images.check_left(run)
+
+
 def contents(run: Run) -> dict[str, bytes]:
     return {
         str(p.relative_to(run.data)): p.read_bytes()
@@ -75,7 +90,7 @@ def test_every_address_ends_in_the_ledger(tmp_path, monkeypatch):
     urls = [f"{HOST}/{name}" for name in names]
     limits = {"min_side": 10, "max_pixels": 50_000}
     run = begin(tmp_path, urls, monkeypatch, images_root=str(mirror), **limits)
-    images.collect_images(run)
+    collect_images(run)
     ledger = list(tables.read_rows(run.data / "images"))
     assert [row["image_url"] for row in ledger] == list(dict.fromkeys(urls))  # once each, in order
     failed = {
@@ -109,7 +124,7 @@ def test_the_embedded_pictures_answer(tmp_path, monkeypatch):
         "https://photos.example/nobody-knows-this.png",
     ]
     run = begin(tmp_path, urls, monkeypatch)
-    images.collect_images(run)
+    collect_images(run)
     assert [row["status"] for row in tables.read_rows(run.data / "images")] == ["ok", "failed"]
     assert run.counts()["image_url"]["dropped"] == {"not_found": 1}
     run.close()
@@ -120,12 +135,12 @@ def test_workers_and_shards_change_no_byte(tmp_path, monkeypatch):
     for number in range(7):
         put(mirror, f"{number}.png", png(number))
     urls = [f"{HOST}/{number}.png" for number in range(8)]
-    monkeypatch.setattr(images, "URLS_PER_SHARD", 3)
+    monkeypatch.setattr(images, "URLS_PER_PART", 3)
     found = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         run = begin(folder, urls, monkeypatch, images_root=str(mirror), workers=workers)
-        images.collect_images(run)
+        collect_images(run)
         found.append(contents(run))
         run.close()
     assert found[0] == found[1]
@@ -137,7 +152,7 @@ def test_a_rerun_after_a_kill_repeats_no_shard_and_ends_the_same(tmp_path, monke
     for number in range(6):
         put(mirror, f"{number}.png", png(number))
     urls = [f"{HOST}/{number}.png" for number in range(6)]
-    monkeypatch.setattr(images, "URLS_PER_SHARD", 2)
+    monkeypatch.setattr(images, "URLS_PER_PART", 2)
     asked: list[str] = []
 
     def counted(url: str, *, root: Path, max_bytes: int) -> bytes:
@@ -150,17 +165,17 @@ def test_a_rerun_after_a_kill_repeats_no_shard_and_ends_the_same(tmp_path, monke
     monkeypatch.setattr(images, "from_folder", counted)
     run = begin(tmp_path / "killed", urls, monkeypatch, images_root=str(mirror))
     with pytest.raises(KeyboardInterrupt):
-        images.collect_images(run)
+        collect_images(run)
     run.close()
     run = begin(tmp_path / "killed", urls, monkeypatch, images_root=str(mirror))
-    images.collect_images(run)
+    collect_images(run)
     assert asked[4:] == urls[2:]  # the first shard was done
     assert run.counts()["image_url"] == {"taken": 6, "kept": 6, "dropped": {}}
     resumed = contents(run)
     run.close()
     monkeypatch.setattr(images, "from_folder", original)
     run = begin(tmp_path / "undisturbed", urls, monkeypatch, images_root=str(mirror))
-    images.collect_images(run)
+    collect_images(run)
     assert contents(run) == resumed
     run.close()
 
@@ -179,7 +194,7 @@ def test_a_limit_is_a_seeded_choice_of_addresses(tmp_path, monkeypatch):
         {"limit": 99},
     ):
         run = begin(tmp_path, urls, monkeypatch, images_root=str(mirror), **parameters)
-        images.collect_images(run)
+        collect_images(run)
         chosen.append([row["image_url"] for row in tables.read_rows(run.data / "images")])
         run.finish()
     assert [len(urls) for urls in chosen] == [6, 6, 6, 12, 20]
@@ -208,7 +223,7 @@ def test_bad_input_stops_with_one_message(tmp_path, monkeypatch, urls, root, mes
     place = str(tmp_path / root) if root == "mirror" else root
     run = begin(tmp_path, [HOST + url for url in urls], monkeypatch, images_root=place)
     with pytest.raises(InputError, match=message):
-        images.collect_images(run)
+        collect_images(run)
     run.close()
 
 
@@ -278,7 +293,7 @@ def test_links_that_the_owner_placed_in_the_mirror_are_followed(tmp_path, monkey
         *(f"{HOST}/{n}.png" for n in ("two", "three", "gone", "round")),
     ]
     run = begin(tmp_path, names, monkeypatch, images_root=str(tmp_path / "root"))
-    images.collect_images(run)
+    collect_images(run)
     found = [row["reason"] for row in tables.read_rows(run.data / "images")]
     assert found == ["", "", "", "not_found", "not_found"]
     run.finish()
@@ -337,7 +352,7 @@ def test_real_pages(tmp_path, monkeypatch):
     rows = tables.read_rows(folder / "documents.parquet", ["images"])
     urls = [url for row in rows for url in row["images"] if url]
     run = begin(tmp_path, urls, monkeypatch, images_root=str(folder / "images"), workers=2)
-    images.collect_images(run)
+    collect_images(run)
     account = run.counts()["image_url"]
     assert account["taken"] == len(set(urls)) == tables.count_rows(run.data / "images")
     assert account["kept"] >= 0.95 * account["taken"]

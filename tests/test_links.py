@@ -158,10 +158,8 @@ def test_a_link_is_asked_again_when_it_is_due(tmp_path, monkeypatch):
     with web_server(script=lambda path, n: script[path]) as server:
         urls = [server.url + path for path in script]
         run = begin(tmp_path, urls, monkeypatch, **allowing(server, images_root="", retries=0))
-        shards, usual = (
-            images.distinct_urls(run.table("samples"), run.scratch),
-            dict(vars(run.params)),
-        )
+        shards = run.sql(images.addresses(), into="links", samples=run.table("samples"))
+        usual = dict(vars(run.params))
 
         def asked(after: float, **parameters: object) -> set[str]:
             days[0] = after
@@ -202,11 +200,10 @@ def test_bytes_are_shared_between_sets_and_runs(tmp_path, monkeypatch):
 
 STAGE = """
 import os, pathlib, sys, pytest
-from tests.test_images import begin
-from vislib import images
+from tests.test_images import begin, collect_images
 run = begin(pathlib.Path(sys.argv[1]), sys.argv[3:], pytest.MonkeyPatch(), images_root="", max_in_flight=4,
             max_per_host=4, allow_hosts=[sys.argv[2]], run_dir="runs/" + os.environ["SET"])
-images.collect_images(run)
+collect_images(run)
 run.finish()
 """  # noqa: E501
 

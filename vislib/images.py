@@ -13,25 +13,24 @@ import errno
 import os
 import re
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-import pyarrow as pa
-
 from vislib.fetching.links import Links
 from vislib.fetching.urls import tidied, web_address
 from vislib.media.pixels import ENDINGS, ImageError, verify
-from vislib.runs import InputError, Run, short_hash
-from vislib.runs.tables import Output, TableWriter, parts, read_rows
+from vislib.runs import Drop, InputError, Run, To, short_hash
+from vislib.runs.contract import IMAGES
+from vislib.runs.tables import Row, read_rows
+from vislib.runs.verbs import Said
 
 EMBEDDED = "sample"
 UNIT = "image_url"
-URLS_PER_SHARD = 500
-_URLS = pa.schema([(UNIT, pa.string())])
+URLS_PER_PART = 500  # of the ledger: small enough that workers share a few thousand links
+USABLE = "SELECT image_url FROM images WHERE status = 'ok'"
 _PICTURE_ENDINGS = {f".{ending}" for ending in (*ENDINGS.values(), "jpeg", "tiff", "svg")}
 _PARTS = re.compile(r"https?:/*(?P<host>[^/?#]*)(?P<path>[^?#]*)\??(?P<query>[^#]*)", re.IGNORECASE)
 
@@ -40,27 +39,77 @@ _PARTS = re.compile(r"https?:/*(?P<host>[^/?#]*)(?P<path>[^?#]*)\??(?P<query>[^#
 Source = Callable[[str], bytes | Path]
 
 
-def collect_images(run: Run) -> None:
-    """Fill the ledger `images` and the folder `files` from the addresses in the input `samples`.
-
-    Parameters: samples, images_root, limit, seed, max_bytes, max_pixels, min_side, workers, and
-    those of `vislib.fetching`. Raises InputError when there is no address, no such folder, or no
-    picture at all comes of it.
+def addresses(*, limit: int = 0, seed: int = 0) -> str:
+    """The query of each distinct address of `samples`, in order of first appearance; with `limit`
+    (0: all) so many, chosen by the hash of seed and address.
     """
-    p = run.params
-    shards = distinct_urls(run.table("samples"), run.scratch, limit=p.limit, seed=run.seed)
-    source, asked = open_source(run), 0
-    if isinstance(source, Links):
+    by_chance = f"ORDER BY sha256('{seed}' || chr(0) || image_url) LIMIT {limit}"
+    return f"""
+    SELECT image_url
+    FROM (SELECT image_url, min(row) AS first FROM samples GROUP BY image_url
+          {by_chance if limit else ""})
+    ORDER BY first
+    """
+
+
+def open_source(run: Run, links: Path) -> Source:
+    """The source that the parameter `images_root` names. The web is asked at once for the table
+    `links`, as far as its journal does not know them.
+    """
+    root, folder = run.params.images_root, run.input("images_root")
+    if root == EMBEDDED:
+        return from_sample
+    if folder is None:
         from vislib.fetching.fetcher import fetch_all
 
-        asked = fetch_all(run, source, shards)
-    limits = {"max_bytes": p.max_bytes, "max_pixels": p.max_pixels, "min_side": p.min_side}
-    work = partial(collect_part, source=source, **limits)
-    run.map_shards(
-        work, shards, workers=p.workers, resume=not asked
-    )  # what is known now may differ
-    account = run.counts().get(UNIT)
-    if account is None:
+        source = Links.of(run.journal_path("images"), run.params)
+        return replace(source, asked=fetch_all(run, source, links))
+    if not folder.is_dir():
+        raise InputError(
+            f"03_images: images_root is {root!r}, but {folder} is no folder; name a folder that"
+            f" mirrors URL paths, {EMBEDDED!r} for the embedded pictures, or nothing for the web"
+        )
+    return partial(from_folder, root=Path(os.path.abspath(folder)), max_bytes=run.params.max_bytes)
+
+
+def describe(
+    links: Iterable[Row],
+    *,
+    source: Source,
+    folder: Path,
+    max_bytes: int,
+    max_pixels: int,
+    min_side: int,
+) -> Iterator[Said]:
+    """A row of the ledger for each address: its file, verified and stored below `folder`, or why
+    there is none.
+    """
+    for row in links:
+        facts = dict.fromkeys(IMAGES.names) | {UNIT: row[UNIT]}
+        try:
+            given = source(row[UNIT])
+            data = given if isinstance(given, bytes) else given.read_bytes()
+            found = verify(data, max_bytes=max_bytes, max_pixels=max_pixels)
+            if min(found.width, found.height) < min_side:
+                size = f"{found.width} x {found.height}"
+                raise ImageError("too_small", f"{size}, at least {min_side} a side")
+        except ImageError as error:
+            if isinstance(source, Links):
+                source.refuse(row[UNIT], error)
+            yield To("images", facts | {"status": "failed", "reason": error.reason})
+            yield Drop(error.reason, error.detail, id=row[UNIT], unit=UNIT)
+            continue
+        image_id = short_hash(data)
+        path = f"files/{image_id[:2]}/{image_id}.{ENDINGS[found.format]}"
+        store(given, folder / path)
+        facts |= {"image_id": image_id, "status": "ok", "reason": "", "path": path}
+        yield To("images", facts | vars(found))
+
+
+def check_left(run: Run) -> None:
+    """Raise InputError, with what to change, if there is no address or none gave a picture."""
+    p, account = run.params, run.counts().get(UNIT)
+    if not account:
         raise InputError(
             f"03_images: samples ({p.samples}) holds no row; give 02_filtering more, or a"
             " higher cap"
@@ -92,21 +141,6 @@ def _mend(images_root: str, reason: str) -> str:
     )
 
 
-def open_source(run: Run) -> Source:
-    """The source that the parameter `images_root` names."""
-    root, folder = run.params.images_root, run.input("images_root")
-    if root == EMBEDDED:
-        return from_sample
-    if folder is None:
-        return Links.of(run.journal_path("images"), run.params)
-    if not folder.is_dir():
-        raise InputError(
-            f"03_images: images_root is {root!r}, but {folder} is no folder; name a folder that"
-            f" mirrors URL paths, {EMBEDDED!r} for the embedded pictures, or nothing for the web"
-        )
-    return partial(from_folder, root=Path(os.path.abspath(folder)), max_bytes=run.params.max_bytes)
-
-
 def from_sample(url: str) -> bytes:
     """The embedded picture of that address; ImageError `not_found` where the embedded web has
     none.
@@ -134,10 +168,8 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
             if not path.is_relative_to(root):
                 raise ImageError("outside_root", f"{path.name} lies outside the folder")
             if path.is_file():
-                if path.stat().st_size > max_bytes:
-                    raise ImageError(
-                        "too_many_bytes", f"{path.stat().st_size} bytes, at most {max_bytes}"
-                    )
+                if (size := path.stat().st_size) > max_bytes:
+                    raise ImageError("too_many_bytes", f"{size} bytes, at most {max_bytes}")
                 return path.read_bytes()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -153,9 +185,8 @@ def _candidates(url: str, root: Path) -> Iterator[Path]:
         address = web_address(url)
     except ValueError as error:
         raise ImageError("bad_url", str(error)) from error
-    written = _PARTS.match(
-        tidied(url).replace("\\", "/")
-    )  # `address` has its `..` resolved already
+    # As it is written: `address` has its `..` resolved already.
+    written = _PARTS.match(tidied(url).replace("\\", "/"))
     assert written
     host, raw, query = written["host"].lower(), written["path"].lstrip("/"), written["query"]
     name = os.fsdecode(unquote_to_bytes(raw)).lstrip("/")
@@ -169,84 +200,20 @@ def _candidates(url: str, root: Path) -> Iterator[Path]:
     yield from (Path(os.path.normpath(base / name)) for base in bases for name in names)
 
 
-def distinct_urls(samples: Path, scratch: Path, *, limit: int = 0, seed: int = 0) -> list[Path]:
-    """Each distinct `image_url` once, in order of first appearance, as scratch parts; memory is
-    constant.
-
-    With `limit` (0: all) so many of them, chosen by the hash of seed and address.
-    """
-    folder, building, seen = (scratch / name for name in ("urls", "urls.building", "urls.sqlite"))
-    if not folder.exists():
-        seen.unlink(missing_ok=True)  # of a run that was ended here
-        with closing(sqlite3.connect(seen)) as database:
-            database.execute("CREATE TABLE urls (place INTEGER PRIMARY KEY, url TEXT UNIQUE)")
-            urls = ((row[UNIT],) for row in read_rows(samples, [UNIT]))
-            database.executemany("INSERT OR IGNORE INTO urls (url) VALUES (?)", urls)
-            database.create_function(
-                "chance", 1, partial(short_hash, str(seed)), deterministic=True
-            )
-            chosen = (
-                f"SELECT * FROM urls ORDER BY chance(url) LIMIT {limit}"
-                if limit
-                else "SELECT * FROM urls"
-            )
-            writer = TableWriter(building, _URLS, rows_per_part=URLS_PER_SHARD)
-            for (url,) in database.execute(f"SELECT url FROM ({chosen}) ORDER BY place"):
-                writer.write({UNIT: url})
-            writer.close()
-        os.replace(building, folder)
-    return parts(folder)
-
-
-def collect_part(
-    part: Path, output: Output, *, source: Source, max_bytes: int, max_pixels: int, min_side: int
-) -> None:
-    """Fetch, verify, store (below the output's folder) and describe the addresses of one scratch
-    part.
-    """
-    for row in read_rows(part):
-        facts = dict.fromkeys(output.schemas["images"].names) | row
-        output.take(UNIT)
-        try:
-            given = source(row[UNIT])
-            data = given if isinstance(given, bytes) else given.read_bytes()
-            found = verify(data, max_bytes=max_bytes, max_pixels=max_pixels)
-            if min(found.width, found.height) < min_side:
-                raise ImageError(
-                    "too_small", f"{found.width} x {found.height}, at least {min_side} a side"
-                )
-        except ImageError as error:
-            if isinstance(source, Links):
-                source.refuse(row[UNIT], error)
-            output.write("images", facts | {"status": "failed", "reason": error.reason})
-            output.drop(UNIT, row[UNIT], error.reason, error.detail)
-            continue
-        image_id = short_hash(data)
-        path = store(
-            given, output.folder, f"files/{image_id[:2]}/{image_id}.{ENDINGS[found.format]}"
-        )
-        facts |= {"image_id": image_id, "status": "ok", "reason": "", "path": path}
-        output.write("images", facts | vars(found))
-        output.keep(UNIT)
-
-
-def store(given: bytes | Path, folder: Path, path: str) -> str:
+def store(given: bytes | Path, file: Path) -> None:
     """Write bytes once and whole, or link the file that keeps them; workers that meet the same
     picture agree.
-
-    Returns `path`, where it now is below `folder`.
     """
-    file = folder / path
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
-        if isinstance(given, bytes):
-            temporary.write_bytes(given)
-        else:
-            try:
-                os.link(given, temporary)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(given, temporary)
-        os.replace(temporary, file)
-    return path
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    if isinstance(given, bytes):
+        temporary.write_bytes(given)
+    else:
+        try:
+            os.link(given, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(given, temporary)
+    os.replace(temporary, file)

@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from functools import partial
@@ -268,11 +268,11 @@ class Fetcher:
         )
 
 
-def fetch_all(run: "Run", links: Links, shards: Sequence[Path]) -> int:
+def fetch_all(run: "Run", links: Links, table: Path) -> int:
     """Fetch what the journal lacks and failures that are due; returns how many links were asked
     for.
 
-    `shards` hold the addresses. Runs take turns, so that none asks what another is asking. Raises
+    `table` holds the addresses. Runs take turns, so that none asks what another is asking. Raises
     InputError if no host at all can be reached; an interrupt is delivered when what was in flight
     is journalled.
     """
@@ -280,7 +280,7 @@ def fetch_all(run: "Run", links: Links, shards: Sequence[Path]) -> int:
     (queue := run.scratch / "waiting.sqlite").unlink(missing_ok=True)
     with links.alone(), closing(sqlite3.connect(queue, check_same_thread=False)) as waiting:
         waiting.execute("CREATE TABLE waiting (host TEXT, url TEXT UNIQUE, tried INTEGER)")
-        for url in (tidied(row["image_url"]) for part in shards for row in read_rows(part)):
+        for url in (tidied(row["image_url"]) for row in read_rows(table)):
             known += links.known(url) is not None
             if links.due(url, p.retry_days):
                 row = _host_name(url), url, links.tried(url)

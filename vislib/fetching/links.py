@@ -48,6 +48,7 @@ class Links:
     opt_out: tuple[str, ...]
     rules: str  # hash of the parameters that `_RULED` failures depend on
     patience: str  # and of those that `timed_out` does
+    asked: int = 0  # links that this attempt asked for: what was made before may know less
 
     @classmethod
     def of(cls, path: Path, params: Any) -> "Links":
