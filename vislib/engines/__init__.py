@@ -142,6 +142,7 @@ def request_key(engine: Engine, request: Request) -> str:
         "model": engine.model,
         "sampling": [request.temperature, request.max_tokens, request.seed],
         "messages": [request.system, request.prompt],
+        # without an image its side means nothing, and must not change the key
         "image": [request.image_id, request.image_side if request.image_id else 0],
         **({"schema": request.schema} if request.schema else {}),
         **engine.basis(request),
@@ -161,7 +162,9 @@ def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
         answer = Answer(**body) if engine.name == "extractive" else read_again(body)
         return replace(answer, detail=without_places(answer.detail), request_sha=key)
     failure = journal.failure(key) or {"reason": "not_asked", "detail": ""}
-    reason, detail = failure["reason"], without_places(failure["detail"])  # tables are published
+    # tables are published
+    reason = failure["reason"]
+    detail = without_places(failure["detail"])
     return Answer(
         model=engine.model, status="failed", request_sha=key, reason=reason, detail=detail
     )

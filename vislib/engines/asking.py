@@ -64,6 +64,7 @@ def ask_all(
     second one is immediate). In each case all answers so far are kept.
     """
     asking = _Asking(run, engine, fault)
+    # two passes: the first counts and tells the cost before anything is sent, and keeps no request
     missing = asking.survey(requests())
     if missing and asking.replay:
         raise InputError(asking.no_replay(missing))
@@ -83,13 +84,16 @@ def ask_all(
         with run.progress(missing, "request") as progress, interrupts(asking.stop):
             lacking = asking.lacking(requests())
             try:
+                # however this ends, what the engine has begun is ended by closing
                 with closing(engine.answer(lacking, spent=asking.spent)) as answers:
                     for request, answer in answers:
                         asking.record(request, answer)
                         progress.update(1, **asking.shown())
                         asking.tell(run, every=_TELL_S)
             finally:
+                # of a failed run too: the record says what it paid
                 asking.tell(run)
+    # a rerun pays nothing, and still tells what its data cost
     run.metrics |= {f"{name}_of_answers": amount for name, amount in asking.answers.items()}
     asking.check()
 
@@ -104,6 +108,7 @@ def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
     sends nothing.
     """
     looking: Any = copy(run)
+    # a dry run of a set on a read-only disk, or beside a run at work
     looking.journal = lambda name: _Reading(run.journal_path(name))
     asking = _Asking(looking, open_engine(looking))
     if not (missing := asking.survey(requests())):
@@ -117,6 +122,7 @@ def check_parameters(params: Any) -> Engine:
     """The engine of `params`, which opens and asks nothing; raises InputError if it or the checks
     cannot work.
     """
+    # before the first kernel there is no run yet, and no folder may be made for one
     no_run = SimpleNamespace(
         params=params,
         folder=Path(),
@@ -134,7 +140,8 @@ class _Reading(Journal):
         if not path.exists():
             super().__init__(Path(":memory:"))
             return
-        self.path, self._lock = path, threading.Lock()
+        self.path = path
+        self._lock = threading.Lock()
         # beside a run at work its log counts too; without a log the file alone is all there is
         in_use = any(path.with_name(f"{path.name}-{log}").exists() for log in ("wal", "journal"))
         how = "mode=ro" if in_use else "immutable=1"
@@ -153,30 +160,37 @@ class _Asking:
     """
 
     def __init__(self, run: "Run", engine: Engine, fault: Fault | None = None) -> None:
-        self.engine, self.journal = engine, run.journal(engine.journal)
-        self.allowed, self.replay = float(run.params.max_failure_rate), bool(run.params.replay)
+        self.engine = engine
+        self.journal = run.journal(engine.journal)
+        self.allowed = float(run.params.max_failure_rate)
+        self.replay = bool(run.params.replay)
         # the live engine must not ask what batch files of this stage are about to answer
         self.batches = state_folder(run) if engine.name == "openai" else None
-        self.paid, self._forced = hasattr(engine, "budget"), bool(os.environ.get(FORCE_VARIABLE))
+        self.paid = hasattr(engine, "budget")
+        self._forced = bool(os.environ.get(FORCE_VARIABLE))
         self.estimate = estimate_for(engine)
         self.origins = Origins(run.journal("servers"), engine) if self.paid else None
         self.drops = Drops(run.params, fault if self.paid and not self.replay else None)
         self._source = ""  # id of the server that is asked now
         self._other_model = ""  # why answers are not those of the model before
+        # an engine that never waits has no event; a used one may be set from its last run
         self.stop: threading.Event = getattr(engine, "stop", threading.Event())
         self.stop.clear()
         self.known = self.failed = self.total = self.in_batches = 0
         self.spent = 0.0  # USD of journalled answers and failed attempts
         self.usage: dict[str, Any] = dict.fromkeys(_PAID, 0)  # of this run, failures too
         self.answers = dict(self.usage)  # of all answers, whichever run paid for them
-        self._told, self._told_at = dict(self.usage), time.monotonic()
+        self._told = dict(self.usage)
+        self._told_at = time.monotonic()
         self._last_failure = "of an earlier run"
         # keys under way or failed in this run: a twin is not asked too
         self._open = set[str]()
 
     def survey(self, requests: Iterable[Request]) -> int:
         """Count what is known and what it cost; return how many requests are to be asked."""
-        missing, seen = 0, set[int]()  # keys as numbers take a third of the memory
+        # keys as numbers take a third of the memory
+        missing = 0
+        seen = set[int]()
         elsewhere = batched_keys(self.batches) if self.batches else frozenset()
         for request in requests:
             key = request_key(self.engine, request)
@@ -187,8 +201,10 @@ class _Asking:
             failure = self.journal.failure(key)
             self.spent += failure["usd"] if failure else 0.0  # it may have been billed
             body, answered_at = self.journal.entry(key) or ({}, 0.0)
+            # a replay takes the journal as it was when the data were made
             if body and (self.replay or not self._spoilt(body)):
                 self._learn(request, body, answered_at)
+            # a failure about its request would come again, and be paid again
             elif self._settled(key) or (failure and self.replay):
                 self.known += 1
                 self.failed += 1
@@ -207,6 +223,7 @@ class _Asking:
             self.origins.add(body, answered_at)
         if self.estimate:
             self.estimate.learn(request, body)
+        # as it is read today: an earlier version may have journalled thoughts with it
         self.drops.judge(request, without_thoughts(body["text"])[0])
 
     def meet_server(self) -> None:
@@ -241,13 +258,15 @@ class _Asking:
                 if not (reason := self._spoilt(body)):
                     continue
                 said = f"finish_reason {body['finish_reason']}"
+                # what it cost stays in the books, as a failure's does
                 self.journal.retract(key, reason, said, body["usd"])
             self._open.add(key)
             yield request
 
     def record(self, request: Request, answer: Answer) -> None:
         """Journal one answer, count it, and stop asking when too many have failed."""
-        key, body = request_key(self.engine, request), asdict(answer)
+        key = request_key(self.engine, request)
+        body = asdict(answer)
         self.known += 1
         _add(self.usage, body)
         if answer.status == "ok":
@@ -265,6 +284,7 @@ class _Asking:
         self.failed += 1
         said = f"{answer.reason} {_MENDS.get(answer.reason, '')}{answer.detail}"
         self._last_failure = f"{request.id}: {said}".strip()
+        # early on, a few failures say nothing: twice as many answers count, or _FEW of them
         if self.failed > self.allowed * min(self.total, 2 * max(self.known, _FEW)):
             self.stop.set()
 
@@ -285,7 +305,8 @@ class _Asking:
         """
         if time.monotonic() - self._told_at >= every:
             run.usage(**{name: amount - self._told[name] for name, amount in self.usage.items()})
-            self._told, self._told_at = dict(self.usage), time.monotonic()
+            self._told = dict(self.usage)
+            self._told_at = time.monotonic()
 
     def shown(self) -> dict[str, Any]:
         """What the progress line tells beside the count."""
@@ -313,6 +334,7 @@ class _Asking:
         """
         usd = float(body["usd"])
         if self.estimate and not usd:
+            # a price that was set later makes the totals true, not the ceiling of the run before
             usd = self.estimate.budget.cost(body["tokens_in"], body["tokens_out"])
         _add(self.answers, {**body, "usd": usd})
         return usd

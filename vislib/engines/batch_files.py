@@ -31,11 +31,13 @@ CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, place TEXT, batch TEXT)
 CREATE TABLE IF NOT EXISTS lines (key TEXT PRIMARY KEY, name TEXT, usd REAL, request TEXT);
 CREATE INDEX IF NOT EXISTS lines_of_file ON lines (name);
 """
+# What the provider calls lines that never came to the model; it bills none of them.
 _NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
 
 
 def state_folder(run: "Run") -> Path:
     """Where the stage of `run` keeps what is under way; the name outlives its attempts."""
+    # an attempt that ended well loses the suffix, and its batches must still be found
     stage = run.folder.name.removesuffix(".partial")
     return run.journal("openai").path.parent / "openai_batch" / f"{run.folder.parent.name}.{stage}"
 
@@ -56,9 +58,12 @@ class BatchFiles:
     """
 
     def __init__(self, folder: Path, place: str) -> None:
-        self.folder, self._place, self._table = folder, place, folder / "files.sqlite"
+        self.folder = folder
+        self._place = place
+        self._table = folder / "files.sqlite"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # SQLite's rollback journal: it works on network file systems too, and writes are few
             self._db = sqlite3.connect(self._table, timeout=60)
             self._db.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:
@@ -105,7 +110,8 @@ class BatchFiles:
         rows = self.run("SELECT request, usd, name FROM lines WHERE key = ?", key)
         for kept, usd, name in rows:
             values = json.loads(kept)
-            path, size = values.pop("image_path"), tuple(values.pop("image_size"))
+            path = values.pop("image_path")
+            size = tuple(values.pop("image_size"))
             path = Path(path) if path else None
             return Request(**values, image_path=path, image_size=size), usd, name
         return None
@@ -132,6 +138,7 @@ class BatchFiles:
         self.run("DELETE FROM lines WHERE name = ?", file.name)
         self.run("DELETE FROM files WHERE name = ?", file.name)
         self.commit()
+        # last: a file without its row is litter, a row without its file would be asked anew
         for path in (file.path, *self.folder.glob(f"{file.name}.*")):
             path.unlink(missing_ok=True)
 
@@ -144,7 +151,8 @@ class Draft:
     """The file that is being written; there is one at a time."""
 
     def __init__(self, files: BatchFiles, place: str) -> None:
-        self._files, self._name = files, f"vislib-{uuid.uuid4().hex[:16]}"
+        self._files = files
+        self._name = f"vislib-{uuid.uuid4().hex[:16]}"
         self.file = BatchFile(self._name, place, "", _path(files.folder, self._name, place))
         self._part = self.file.path.with_name("vislib.part")
         self.lines = self.size = 0
@@ -159,6 +167,7 @@ class Draft:
 
     def add(self, key: str, line: bytes, *, request: Request, usd: float) -> None:
         """Write the line of `key`; from now on it stands in this file."""
+        # evidence is for the extractive engine alone, and may be as long as a page
         kept = json.dumps(vars(request) | {"evidence": {}}, default=str)
         self._files.run("REPLACE INTO lines VALUES (?, ?, ?, ?)", key, self._name, usd, kept)
         self._stream.write(line)
@@ -168,6 +177,7 @@ class Draft:
     def close(self) -> BatchFile:
         """Commit the lines, then let the whole file appear: without it they count for nothing."""
         self._stream.flush()
+        # the file's name says that all of it is there, after a power cut too
         os.fsync(self._stream.fileno())
         self._stream.close()
         self._files.commit()
@@ -181,6 +191,7 @@ def batched_keys(folder: Path) -> frozenset[str]:
         return frozenset()
     try:
         with closing(sqlite3.connect(f"{table.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            # reading alone: the dry run of a live engine may look while a batch run is at work
             rows = db.execute("SELECT key, name, place FROM lines JOIN files USING (name)")
             return frozenset(key for key, *file in rows if _path(folder, *file).exists())
     except sqlite3.Error as error:
@@ -205,10 +216,12 @@ def read_results(path: Path, odd: list[str]) -> Iterator[tuple[int, str, dict[st
         for number, line in enumerate(lines, start=1):
             try:
                 result = json.loads(line)
-                key, is_request = str(result["custom_id"]), "method" in result
+                key = str(result["custom_id"])
+                is_request = "method" in result
             except (ValueError, TypeError, KeyError, RecursionError):
                 odd.append(f"{path.name} line {number} is no result")
                 continue
+            # the files that wait to be answered lie in the same folder
             if is_request:
                 return
             yield number, key, result
@@ -220,9 +233,12 @@ def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
 
     Raises InputError, as that does, for what no other request would survive.
     """
-    response, error = result.get("response"), result.get("error")
+    response = result.get("response")
+    error = result.get("error")
     response = response if isinstance(response, dict) else {}
-    status, body = response.get("status_code"), response.get("body")
+    status = response.get("status_code")
+    body = response.get("body")
+    # a failure may be told in a whole reply, as live servers do
     if status == 200 and body:
         told = told_error(body, url)
         return read_error(told, url=url, model=model)[0] if told else read_completion(body)

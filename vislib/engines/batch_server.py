@@ -42,8 +42,11 @@ class BatchServer:
         from openai import OpenAI
 
         timeout = httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0))
+        # the client's own retries would begin a batch twice where a reply was lost
         self._client = OpenAI(base_url=url, api_key=api_key(url), max_retries=0, timeout=timeout)
-        self.url, self._model, self._over = url, params.model, over
+        self.url = url
+        self._model = params.model
+        self._over = over
 
     def upload(self, path: Path) -> str:
         """Upload a file; its id."""
@@ -57,6 +60,7 @@ class BatchServer:
     def begin(self, upload: str, path: Path) -> str:
         """Make a batch of an uploaded file, named after it; the batch's id."""
         with path.open("rb") as stream:
+            # who looks at the provider's page sees which file of ours this batch ran
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         settings: Any = {
             "input_file_id": upload,
@@ -94,6 +98,7 @@ class BatchServer:
         import openai
 
         for file in filter(None, files):
+            # a leftover costs nothing: no reason to fail a run whose answers are safe
             with suppress(openai.OpenAIError):
                 self._client.files.delete(file)
 
@@ -108,8 +113,10 @@ class BatchServer:
         return next((file.id for file in files if file.filename == f"{name}.jsonl"), "")
 
     def _begun(self, name: str) -> str:
+        # a begin that was cut off may take a while to appear in the list
         self.wait(self.grace_s)
         batches = self._client.batches.list(limit=100)
+        # metadata names our file; its id at the server was lost with the reply
         named = (batch for batch in batches if (batch.metadata or {}).get("vislib") == name)
         return next((batch.id for batch in named), "")
 
@@ -127,12 +134,14 @@ class BatchServer:
                 said, wait = self._failure(error)
             # a body that was cut off, or is an odd one, comes out of the client as any of these
             except (httpx2.HTTPError, ValueError, TypeError, AttributeError) as error:
-                said, wait = str(error), None
+                said = str(error)
+                wait = None
             self.wait(max(wait or 0.0, min(self.backoff_s * 2**tried, 300.0)))
         raise unreachable([self.url], said)
 
     def _failure(self, error: Any) -> tuple[str, float | None]:
         """What went wrong and the seconds to wait; raises Refused for what would not pass."""
+        # no such endpoint, or no such file: neither passes by waiting
         if getattr(error, "status_code", 0) in (404, 405, 501) and error.code != "model_not_found":
             raise Refused(
                 f"{error.request.method} {error.request.url}: {error.status_code}. A server without"

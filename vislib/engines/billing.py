@@ -58,7 +58,8 @@ class Rule:
         """The longest side, in px, at which the provider looks at an image of `width` x `height`
         px.
         """
-        longest, shortest = max(width, height), min(width, height)
+        longest = max(width, height)
+        shortest = min(width, height)
         if not self.cell:
             return longest
         limits = [longest, self.max_side, self.max_short * longest // shortest]
@@ -75,7 +76,9 @@ class Rule:
             cell = whole if max(width, height) <= whole else cropped
         if not self.nearest:
             return math.ceil(width / cell), math.ceil(height / cell)
-        columns, rows = round(width / cell), round(height / cell)  # the form that Qwen publishes
+        # the form that Qwen publishes
+        columns = round(width / cell)
+        rows = round(height / cell)
         if columns * rows * cell**2 >= self.min_pixels:
             return columns, rows
         grow = math.sqrt(self.min_pixels / (width * height))

@@ -28,22 +28,27 @@ class Budget:
 
     def __init__(self, params: Any, *, share: float = 1.0) -> None:
         self.ceiling = float(params.max_spend_usd)
-        usd_in, usd_out = params.usd_per_million_input_tokens, params.usd_per_million_output_tokens
+        usd_in = params.usd_per_million_input_tokens
+        usd_out = params.usd_per_million_output_tokens
         if self.ceiling and not (usd_in and usd_out):
             raise InputError(
                 f"max_spend_usd is {self.ceiling:g}, but the prices are {usd_in:g} and"
                 f" {usd_out:g}; set both usd_per_million_input_tokens and"
                 " usd_per_million_output_tokens to the model's"
             )
-        self.priced, self.prices_of = bool(usd_in + usd_out), _day(getattr(params, "prices_of", ""))
+        self.priced = bool(usd_in + usd_out)
+        self.prices_of = _day(getattr(params, "prices_of", ""))
         usd_cached = params.usd_per_million_cached_tokens
         usd_written = usd_in * caching_of(params.model).get("write", 1.0)
+        # below 0: no price of its own; what is read from a cache then costs as other input
         prices = (usd_in, usd_in if usd_cached < 0 else usd_cached, usd_written, usd_out)
         self._prices = [share * float(price) / 1e6 for price in prices]
         self.spent = self.reserved = self.doubtful = 0.0
         self._lock = Lock()  # reserving and risking happen in two threads
         self.proven = not self.ceiling  # whether an answer has shown what a request costs
-        self.rule, self._image_tokens, self._dearest = rule_of(params), _IMAGE_TOKENS, 0.0
+        self.rule = rule_of(params)
+        self._image_tokens = _IMAGE_TOKENS
+        self._dearest = 0.0
 
     def cost(
         self, tokens_in: int, tokens_out: int, tokens_cached: int = 0, tokens_written: int = 0
@@ -96,7 +101,9 @@ class Budget:
         """
         self.reserved -= usd
         if answer is not None:
+            # counted as its bound: a server that tells nothing must not pass the ceiling unseen
             self.spent += usd if answer.status == "ok" and not answer.tokens_in else answer.usd
+            # no rule is known for it: the dearest input so far is the safest guess of the next
             self._image_tokens = max(self._image_tokens, answer.tokens_in)
             self._dearest = max(self._dearest, answer.usd if answer.usd > usd else 0.0)
             self.proven = True
@@ -141,8 +148,10 @@ def with_breakpoint(
         return body
     *before, last = body["messages"]
     text = {"type": "text", "text": request.prompt}
+    # the text comes first, see `chat_messages`; what follows is left as it is
     _, *images = last["content"] if isinstance(last["content"], list) else [text]
-    head, tail = request.prompt[: request.shared], request.prompt[request.shared :]
+    head = request.prompt[: request.shared]
+    tail = request.prompt[request.shared :]
     texts: list[dict[str, Any]] = [{"type": "text", "text": part} for part in (head, tail) if part]
     if head:
         texts[0]["prompt_cache_breakpoint"] = {"mode": "explicit"}

@@ -51,10 +51,12 @@ def api_key(url: str) -> str:
             f"{url} needs a key; set OPENAI_API_KEY in the environment, or base_url to another"
             " server"
         )
+    # the HTTP library would raise for it with the key in its message
     if not re.fullmatch(r"[!-~]*", key):
         raise InputError(
             "OPENAI_API_KEY holds a blank, a line end or a character outside ASCII; set it anew"
         )
+    # servers of one's own take any key, and the client refuses to send none
     return key or "none"
 
 
@@ -76,11 +78,14 @@ class ChatClient:
         self._client = AsyncOpenAI(
             base_url=url,
             api_key=api_key(url),
+            # retries are ours: they count against the ceiling, and give up their place
             max_retries=0,
             default_headers=plain,
             http_client=http,
         )
-        self.url, self.model, self.timeout_s = url, params.model, params.timeout_s
+        self.url = url
+        self.model = params.model
+        self.timeout_s = params.timeout_s
         # what it calls a setting, "" for one that it does not take
         self._words = dict[str, str]()
         # whether an answer cut before its bound may mean that the bound was not understood
@@ -109,6 +114,7 @@ class ChatClient:
             return Reply(failure, wait, response.headers if response else {})
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
+            # servers that know only the older name ignore the newer one, and cut by their default
             other = {"max_completion_tokens": "max_tokens"}
             again = await self._in_other_words(body, words | other)
             # else it was not for the name of the bound
@@ -129,6 +135,7 @@ async def _bounded(response: "httpx2.Response") -> None:
     """Make reading `response` raise Oversized beyond what an answer may have."""
     import httpx2
 
+    # an endless reply would fill the memory within the timeout
     stream: Any = response.stream
     most = _LARGEST // (_PACKED if "content-encoding" in response.headers else 1)
 

@@ -36,15 +36,19 @@ def read_completion(body: Any) -> Answer:
     """
     if not isinstance(body, dict):
         return failure("not_json", body)
+    # a failure is billed as an answer is: its tokens are kept too
     told: dict[str, Any] = {"model": clean(body.get("model")), **used(body.get("usage"))}
     if (first := choice(body)) is None:
         return replace(failure("no_choices", body.get("error") or ""), **told)
     message = as_dict(first.get("message"))
-    finish, refusal = clean(first.get("finish_reason")), clean(message.get("refusal"))
+    finish = clean(first.get("finish_reason"))
+    refusal = clean(message.get("refusal"))
+    # servers without a reasoning parser leave the thoughts in the text
     raw = _text(message.get("content"))
     text = without_thoughts(raw)[0].strip()
     told["finish_reason"] = finish
-    reason, detail = bad_end(finish) or ("content_filter" if refusal else ""), refusal or raw
+    reason = bad_end(finish) or ("content_filter" if refusal else "")
+    detail = refusal or raw
     if reason and finish:
         detail = f"finish_reason {finish}: {detail}"
     if not reason and not text:
@@ -76,6 +80,7 @@ def _why_empty(raw: str, message: Mapping[str, Any]) -> tuple[str, str]:
     """Reason and detail of an answer without text: what else came would come again, silence may
     pass.
     """
+    # names of the field by vLLM and DeepSeek, and by OpenRouter
     thoughts = _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or raw
     if thoughts:
         return "no_text", f"nothing but reasoning; {_MEND}: {thoughts}"
@@ -95,7 +100,9 @@ def used(usage: Any) -> dict[str, int]:
     """Tokens of a reply's usage; what is no number of tokens counts 0."""
     usage = as_dict(usage)
     details = as_dict(usage.get("prompt_tokens_details"))
-    tokens_in, tokens_out = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
+    tokens_in = _tokens(usage, "prompt_tokens")
+    tokens_out = _tokens(usage, "completion_tokens")
+    # servers that count anew at each turn have said more cached than sent
     cached = min(_tokens(details, "cached_tokens"), tokens_in)
     return {
         "tokens_in": tokens_in,
@@ -119,6 +126,7 @@ def _text(content: Any) -> str:
     """A message's text; some servers send it in parts, some of them thoughts."""
     if isinstance(content, list):
         parts = list(map(as_dict, content))
+        # parts of type thinking or reasoning are no part of the answer
         kinds = ("text", "output_text")
         texts = [part.get("text") for part in parts if part.get("type", "text") in kinds]
         content = "".join(map(clean, texts))
@@ -143,6 +151,7 @@ def short(value: Any) -> str:
     back.
     """
     said = as_dict(getattr(value, "body", None)).get("message")
+    # cut before the patterns run: an error page may have megabytes
     text = str(said or getattr(value, "message", value))[:20_000]
     text = re.sub(r"data:image[^\s\"']*", "data:image…", text)
     return redact(" ".join(clean(text).split()))[:200]

@@ -21,11 +21,15 @@ class Drops:
     """Counts what `fault` drops of the first answers; None: of no answer."""
 
     def __init__(self, params: Any, fault: Fault | None) -> None:
-        self._fault, self._allowed = fault, float(getattr(params, "max_drop_rate", 1.0))
-        self.judged, self.reasons, self.last = 0, Counter[str](), ""
+        self._fault = fault
+        self._allowed = float(getattr(params, "max_drop_rate", 1.0))
+        self.judged = 0
+        self.reasons = Counter[str]()
+        self.last = ""
 
     def judge(self, request: Request, text: str) -> None:
         """Take account of one answer."""
+        # the first answers are as good a sample as any: requests come in the order of pages
         if self._fault is None or self.judged >= _JUDGED:
             return
         name, found = self._fault(request, text)
@@ -42,6 +46,7 @@ class Drops:
     @property
     def surely_too_many(self) -> bool:
         """The same, while more may come."""
+        # a bad start of a few answers is no reason to stop a stage of 100 K
         return self.judged >= _FEW and self.too_many
 
     def error(self, engine: str, journal: str) -> InputError:

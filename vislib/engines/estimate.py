@@ -30,7 +30,9 @@ class Estimate:
     """
 
     def __init__(self, engine: Any) -> None:
-        self.engine, self.params, self.budget = engine, engine.params, engine.budget
+        self.engine = engine
+        self.params = engine.params
+        self.budget = engine.budget
         # sums of sizes by prompt_sha: of requests without an answer, and with one
         self.lacking: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.known: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -40,12 +42,14 @@ class Estimate:
         """Count a request that is to be asked."""
         text = request.system + request.prompt
         self._texts.append((short_hash(text), text))
+        # now and then, so that memory stays small and adding stays cheap
         if len(self._texts) > 4 * _SAMPLED:
             self._texts = heapq.nsmallest(_SAMPLED, self._texts)
         self.lacking[request.prompt_sha].update(self._sizes(request))
 
     def learn(self, request: Request, answer: Mapping[str, Any]) -> None:
         """Take account of a journalled answer."""
+        # a server that tells no tokens teaches nothing
         if answer["tokens_in"]:
             told = {name: answer.get(name, 0) for name in _TOLD}
             told["timed"] = told["seconds"] > 0
@@ -57,32 +61,38 @@ class Estimate:
         """
         total: Counter[str] = Counter()
         for sha, group in self.lacking.items():
-            told, n = self.known[sha], group["requests"]
-            used: dict[str, float] = {}
-            if known := told["requests"] >= _ENOUGH:
+            told = self.known[sha]
+            n = group["requests"]
+            cached = 0.0
+            if told["requests"] >= _ENOUGH:
+                total["answers"] += told["requests"]
+                # images are known by their rule; what is left of the tokens is text
                 per_byte = (told["tokens_in"] - told["image"]) / told["bytes"]
-                used["tokens_out"] = n * told["tokens_out"] / told["requests"]
-            else:
-                per_byte = self._tokens_per_byte()
-                used["tokens_out"] = n * _GUESS
-            used["tokens_in"] = group["image"] + per_byte * group["bytes"]
-            if known:
                 cached = told["tokens_cached"] / told["tokens_in"]
-                used["tokens_cached"] = used["tokens_in"] * cached
-            used["tokens_out"] = min(used["tokens_out"], group["most_out"])
-            whole = {name: round(tokens) for name, tokens in used.items()}
-            total.update(whole)
+                tokens_out = n * told["tokens_out"] / told["requests"]
+            else:
+                total["guessed"] += n
+                total["unruled"] += group["unruled"]
+                per_byte = self._tokens_per_byte()
+                tokens_out = n * _GUESS
+            tokens_in = group["image"] + per_byte * group["bytes"]
+            used = {
+                "tokens_in": round(tokens_in),
+                "tokens_cached": round(tokens_in * cached),
+                "tokens_out": round(min(tokens_out, group["most_out"])),
+            }
+            total.update(used)
             total["requests"] += n
-            total["usd"] += self.budget.cost(**whole)
-            total["most_usd"] += self.budget.cost(whole["tokens_in"], group["most_out"])
-            total["answers"] += told["requests"] if known else 0
-            total["guessed"] += 0 if known else n
-            total["unruled"] += 0 if known else group["unruled"]
+            total["usd"] += self.budget.cost(**used)
+            # the ceiling to plan with: nothing cached, and every answer as long as it may be
+            total["most_usd"] += self.budget.cost(used["tokens_in"], group["most_out"])
         return {**total, "hours": self._hours(total)}
 
     def line(self) -> str:
         """The figures as one line for people."""
-        is_, basis, cached = Counter(self.figures()), [], ""
+        is_ = Counter(self.figures())
+        basis = []
+        cached = ""
         if is_["tokens_cached"]:
             cached = f" ({is_['tokens_cached'] / is_['tokens_in']:.0%} of it cached)"
         if is_["answers"]:
@@ -118,10 +128,12 @@ class Estimate:
 
     def _hours(self, total: Mapping[str, float]) -> float:
         """By the slowest of the limits, which hold at each server, and of the answers so far."""
-        servers, n = len(self.engine.urls), total["requests"]
+        servers = len(self.engine.urls)
+        n = total["requests"]
         tokens = total["tokens_in"] + total["tokens_out"]
         limits = ((n, self.params.requests_per_minute), (tokens, self.params.tokens_per_minute))
         minutes = [amount / (rate * servers) for amount, rate in limits if rate]
+        # answers of earlier versions have no time
         timed = sum((self.known[sha] for sha in self.lacking), Counter())
         if timed["timed"]:
             seconds = n * timed["seconds"] / timed["timed"] / self.params.max_in_flight
@@ -148,6 +160,7 @@ class Estimate:
 def _tokenizer() -> Any:
     from vislib.media.tokenization import load_tokenizer
 
+    # in the package, so that no dry run needs the network; others are within some per cent
     return load_tokenizer("mistral-common")
 
 

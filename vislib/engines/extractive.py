@@ -43,6 +43,7 @@ _QUOTED, _ASKED = 2, 6
 _SENTENCE = range(30, 261)  # characters of a sentence of prose that can be quoted
 _LABEL = range(3, 301)  # characters of an alternative text that somebody wrote for readers
 _SURE, _TEXTS, _OBJECTS = 0.95, 6, 6  # score of a text that is quoted; texts and labels named
+# Lines that are code, links or questions: quoted, they would say nothing of a picture.
 _CODE = re.compile(r"[{}<>|=$\\#@→►©]|::|//|\w\(\)|\.(?:png|jpe?g|gif|html?)\b|\?$", re.IGNORECASE)
 _END = re.compile(r"[.!。！؟۔।][\"”’»)\]」』）]*$")
 _NUMBER = re.compile(
@@ -68,6 +69,7 @@ class Extractive:
 
     def basis(self, request: Request) -> Mapping[str, Any]:
         """All that an answer is made of; the image by its file's name, which names its content."""
+        # the folder of a run must not change the key; the name of the file is its content's hash
         given = dict(request.evidence, image_path="", caption="")
         image = PurePath(str(request.evidence["image_path"])).name
         parts = (request.id, str(request.seed), image, repr(sorted(given.items())))
@@ -123,7 +125,9 @@ def gather(request: Request) -> Evidence:
     """The evidence that a request's kind may use."""
     given = request.evidence
     uses = _SOURCES[given["kind"]]
-    sample, found = given["sample"], given["priors"] or {"texts": (), "boxes": ()}
+    sample = given["sample"]
+    # kinds without experts have no priors at all
+    found = given["priors"] or {"texts": (), "boxes": ()}
     texts = [
         text for text in found["texts"] if text["score"] >= _SURE and _LETTERS.search(text["text"])
     ]
@@ -140,6 +144,7 @@ def gather(request: Request) -> Evidence:
 
 def clean(text: str) -> str:
     """One line without control characters and pictographs, fit to stand between “ and ”."""
+    # pictographs would be read as words by the checks that follow
     kept = (c for c in text if c.isspace() or not unicodedata.category(c).startswith(("C", "So")))
     line = " ".join("".join(kept).replace("**", "").split())
     return line.translate(str.maketrans('“”"<>', "‘’’‹›"))
@@ -151,6 +156,7 @@ def nearest_sentences(context: str) -> tuple[str, ...]:
     """
     before, _, after = context.partition("<image>")
     sides = (_prose(after), reversed(list(_prose(before))))
+    # one after the other: what follows a picture speaks of it as often as what precedes
     near = (text for pair in zip_longest(*sides) for text in pair if text)
     return tuple(dict.fromkeys(near))[:_ASKED]
 
@@ -180,7 +186,8 @@ def _picture(path: str) -> Picture | None:
 
 
 def _write(request: Request) -> str:
-    evidence, task = gather(request), request.evidence["task"]
+    evidence = gather(request)
+    task = request.evidence["task"]
     if task == "caption":
         return write_caption(evidence)
     rounds = [round_of(fact, evidence.seed, task) for fact in planned(facts(evidence))[task]]
@@ -195,6 +202,7 @@ def write_caption(evidence: Evidence) -> str:
     if evidence.label:
         said.append(evidence.say("label", label=evidence.label))
     if p := evidence.picture:
+        # smaller shares are noise of scaling and compression
         shades = [colour.shade for colour in p.areas["all"] if colour.share > 0.05][:3]
         kind = "black-and-white picture" if p.grey else "picture in colour"
         said.append(evidence.say("look", kind=kind, shape=shape(p), colours=joined(shades)))
@@ -234,6 +242,7 @@ def round_of(fact: Fact, seed: int, task: str) -> Round:
     """The round of one question type; the place of the right option is drawn by hash."""
     if task == "free_form":
         return Round(fact.question, (), fact.reply)
+    # by hash, so that no letter is right more often than another
     place = seeded(seed, fact.question) % 4
     options = [*fact.wrong[:place], fact.answer, *fact.wrong[place:]]
     return Round(fact.question, tuple(options), "ABCD"[place])
@@ -253,12 +262,14 @@ def _page_facts(evidence: Evidence) -> Iterator[Fact]:
         yield _fact(evidence, "ask_label", "label", label=evidence.label)
     if evidence.texts:
         yield _fact(evidence, "ask_texts", "texts", texts=_quoted(evidence.texts))
+    # a word that stands in two sentences would be no gap: the other one gives it away
     words = Counter(word for text in evidence.sentences for word in set(_WORD.findall(text)))
     for number, text in enumerate(evidence.sentences):
         if gap := _gap(text, words, evidence):
             yield gap
         elif number < _QUOTED:
-            ask, start = "ask_more" if number else "ask_page", " ".join(text.split()[:4])
+            ask = "ask_more" if number else "ask_page"
+            start = " ".join(text.split()[:4])
             yield _fact(evidence, ask, "page", start=start, text=text)
 
 
@@ -267,12 +278,14 @@ def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None
     sentence.
     """
     if found := _NUMBER.search(text):
-        kind, wrong = "number", _other_numbers(found[0], evidence.seed)
+        kind = "number"
+        wrong = _other_numbers(found[0], evidence.seed)
     else:
         own = [m for m in _WORD.finditer(text) if words[m[0]] == 1 and m.start() > 0]
         if not own:
             return None
-        kind, found = "word", max(own, key=lambda m: len(m[0]))
+        kind = "word"
+        found = max(own, key=lambda m: len(m[0]))
         here = {word.casefold() for word in _WORD.findall(text)}
         # another word of the sentence might fit the gap; a capital would give the answer away
         alike = [w for w in words if w.istitle() == found[0].istitle()]
@@ -285,7 +298,8 @@ def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None
 
 def _other_numbers(text: str, seed: int) -> list[str]:
     """Three numbers of the same form near a number of digits, with or without commas."""
-    number, commas = int(text.replace(",", "")) if len(text) < 16 else 0, "," in text
+    number = int(text.replace(",", "")) if len(text) < 16 else 0
+    commas = "," in text
     # years lie nearer to each other than amounts
     is_year = 1000 <= number <= 2100 and not commas
     step = max(1, number // (50 if is_year else 4))
@@ -295,13 +309,16 @@ def _other_numbers(text: str, seed: int) -> list[str]:
 
 def _picture_facts(evidence: Evidence) -> Iterator[Fact]:
     """Questions that measured facts answer with a clear margin."""
-    p, seed = evidence.picture, evidence.seed
+    p = evidence.picture
+    seed = evidence.seed
     assert p is not None
     whole = p.areas["all"]
     families = [colour.family for colour in whole]
     for area, colours in p.areas.items():
-        top, key = colours[0], "main" if area == "all" else "area"
+        top = colours[0]
+        key = "main" if area == "all" else "area"
         if top.share > 0.55 and (area == "all" or top.family != families[0]):
+            # colours with a small share in the area are neither right nor surely wrong
             wrong = _far_colours(colour.family for colour in colours if colour.share > 0.02)
             of = {"area": area, "shade": top.shade}
             yield _fact(evidence, f"ask_{key}", key, top.family, _some(wrong, seed), **of)
@@ -315,6 +332,7 @@ def _picture_facts(evidence: Evidence) -> Iterator[Fact]:
         present = families[1] if len(whole) > 1 and whole[1].share > 0.04 else families[0]
         yield _fact(evidence, "ask_present", "", present, absent[1:4])
     first, second, *_, last = sorted(p.quarters, key=lambda name: -p.quarters[name])
+    # 14 of 255: a difference that one sees
     if p.quarters[first] > p.quarters[second] + 14:
         others = [name for name in p.quarters if name != first]
         of = {"quarter": first, "other": last}

@@ -68,12 +68,14 @@ def look(url: str, model: str, *, timeout_s: float = _PATIENCE_S) -> Seen:
     import httpx2
 
     headers = {"Authorization": f"Bearer {api_key(url)}", "Accept-Encoding": "identity"}
+    # what runs on this machine is asked past any proxy
     trusting = urlsplit(url).hostname not in HERE
     client = httpx2.Client(trust_env=trusting, timeout=min(timeout_s, _PATIENCE_S))
     try:
         with client, client.stream("GET", f"{url.rstrip('/')}/models", headers=headers) as reply:
             data = b""
             for part in reply.iter_bytes():
+                # what is cut is no JSON, and is then noted as no list
                 if len(data := data + part) > _MOST_BYTES:
                     break
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -88,6 +90,7 @@ def _read(url: str, model: str, status: int, data: bytes) -> Seen:
         body = json.loads(data)
     except (ValueError, RecursionError):
         body = None
+    # proxies tell a refused key with status 200
     if status == 200 and (error := told_error(body, url)):
         status = error.status_code
     if status == 401 and b"scope" not in data:  # a restricted key may ask, but not list
@@ -109,6 +112,7 @@ def _read(url: str, model: str, status: int, data: bytes) -> Seen:
 def look_at_all(urls: Iterable[str], model: str, *, timeout_s: float = _PATIENCE_S) -> list[Seen]:
     """`look` at each server. Raises InputError too if none of them can be reached."""
     seen = [look(url, model, timeout_s=timeout_s) for url in urls]
+    # one of several may be down: the others take over
     if all(one.unreachable for one in seen):
         raise unreachable([one.url for one in seen], seen[0].unreachable)
     return seen
@@ -132,6 +136,7 @@ class Source:
         """Whether `other` is, or may well be, another model: it says so, or neither says and the
         address is another.
         """
+        # what both say decides; a server that says less is not another for it
         if both := self.told.keys() & other.told.keys():
             return any(self.told[name] != other.told[name] for name in both)
         return not set(map(_place, self.urls)) & set(map(_place, other.urls))
@@ -162,11 +167,15 @@ class Origins:
     """
 
     def __init__(self, servers: "Journal", engine: Any) -> None:
-        self.servers, self.model = servers, engine.model
+        self.servers = servers
+        self.model = engine.model
         self._may_differ = bool(getattr(engine.params, "same_model", False))
         # by the id of their source, "" for one that is not on record
-        self.count, self.models = Counter[str](), Counter[str]()
-        self._first, self._last = float("inf"), 0.0  # seconds of the epoch
+        self.count = Counter[str]()
+        self.models = Counter[str]()
+        # seconds of the epoch
+        self._first = float("inf")
+        self._last = 0.0
 
     def add(self, body: Mapping[str, Any], answered_at: float) -> None:
         """Count one."""
@@ -191,6 +200,7 @@ class Origins:
         Raises InputError if it may be another model than before. A server that cannot be asked is
         the engine's to tell.
         """
+        # weights in a folder are known by their hash, wherever they are served
         if not engine.places or not engine.is_known_by_name:
             return "", []
         try:
@@ -206,6 +216,7 @@ class Origins:
                     f"model {self.model}: {n:,} answers in the journal are of {before}, but the"
                     f" server is now {now}. {_WAYS_ON}"
                 )
+        # the journal holds the id beside each answer; this row says what it means
         self.servers.put(now.id, asdict(now))
         return now.id, [one.note for one in seen if one.note]
 

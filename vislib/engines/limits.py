@@ -47,9 +47,11 @@ class RateLimiter:
         """Count a request as sent; return its entry, for `settle`: empty when it is not counted, or
         no longer.
         """
+        # evenly spaced: a burst at the minute's beginning is refused by most servers
         interval = _MINUTE / (_PLANNED * self._limits["requests"])
         late = min(_LATE_S, (1 - _PLANNED) * _MINUTE)
         self._free_at = max(self._free_at, now - late) + interval
+        # without a limit on tokens the minute need not be remembered
         if self._limits["tokens"] == math.inf:
             return []
         self._sent.append(entry := [now, min(tokens, self._largest)])
@@ -82,6 +84,7 @@ class RateLimiter:
                 self._limits[kind] = min(self._allowed[kind], limit)
             if _number(headers.get(f"x-ratelimit-remaining-{kind}"), math.inf) < need:
                 reset = seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
+                # as much of the limit as one request needs comes back this soon
                 room = _MINUTE * need / self._limits[kind]
                 self.hold(room if reset is None else min(reset, room))
                 used_up = True
@@ -94,15 +97,20 @@ class AIMDWindow:
     """
 
     def __init__(self, most: int) -> None:
-        self.most, self.size, self._refused_at = most, float(most), math.inf
-        self.bursts, self._burst_until = 0, -math.inf  # bursts of refusals since the last answer
+        self.most = most
+        self.size = float(most)
+        self._refused_at = math.inf
+        # bursts of refusals since the last answer
+        self.bursts = 0
+        self._burst_until = -math.inf
 
     def refused(self, *, begun: float, in_flight: int, seconds: float) -> None:
         """The server refused a request sent at `begun`: one cut for all refusals within the
         `seconds` of an answer.
         """
         if begun > self._burst_until:
-            self._refused_at, self._burst_until = min(self.size, in_flight), monotonic() + seconds
+            self._refused_at = min(self.size, in_flight)
+            self._burst_until = monotonic() + seconds
             self.size = max(1.0, _CUT * self._refused_at)
             self.bursts += 1
 
@@ -110,8 +118,10 @@ class AIMDWindow:
         """One answer more: a window full of them widens it by two, by a fifth where it was refused
         last.
         """
+        # near the size that was refused, small steps: there the limit is
         wider = 2 if self.size < _NEAR * self._refused_at else 0.2
-        self.bursts, self.size = 0, min(self.most, self.size + wider / self.size)
+        self.bursts = 0
+        self.size = min(self.most, self.size + wider / self.size)
 
 
 def seconds(text: str) -> float | None:

@@ -56,13 +56,17 @@ class OpenAIBatch(OpenAIChat):
             raise InputError(
                 "model is a folder, which the provider lacks; set batch_folder, or engine to openai"
             )
+        # a batch lives at one server, and nobody could say at which a lost one was begun
         if len(self.urls) > 1:
             raise InputError(
                 f"base_url names {len(self.urls)} servers; engine openai_batch takes one"
             )
-        self.budget, self._journal = Budget(params, share=params.batch_price), journal
+        self.budget = Budget(params, share=params.batch_price)
+        self._journal = journal
+        # results name the model as the file asked for it: the same name, whatever the folder
         served = f"{folder} --served-model-name {self.model}"
-        self._weights, self._state = served if folder is not None else self.model, state
+        self._weights = served if folder is not None else self.model
+        self._state = state
         place = params.batch_folder and ROOT / Path(params.batch_folder).expanduser()
         self._folder = place.resolve() if place else None
         self._place = str(self._folder or self.urls[0])
@@ -76,8 +80,13 @@ class OpenAIBatch(OpenAIChat):
         """Answers as batches end; see `Engine`. Those of batches that an earlier run of the stage
         began come too. Requests are read as far as the ceiling allows.
         """
-        self.budget.spent, self._halt, self._held, waiting = spent, None, None, iter(requests)
-        self._room, self._most, self._pause = math.inf, self.max_requests, self.poll_s[0]
+        self.budget.spent = spent
+        self._halt = None
+        self._held = None
+        waiting = iter(requests)
+        self._room = math.inf
+        self._most = self.max_requests
+        self._pause = self.poll_s[0]
         self._retried: set[str] = set()
         self._odd: list[str] = []  # lines that are no results of ours
         self._server = None if self._folder else BatchServer(self._place, self.params, self._ending)
@@ -86,6 +95,7 @@ class OpenAIBatch(OpenAIChat):
             self._take_up()
             yield from self._send(waiting)
             if self._folder:
+                # first: what is answered already needs no new file
                 yield from self._import(self._folder)
                 yield from self._send(waiting)
             while self._server and not self._ending() and self._files.all():
@@ -113,6 +123,7 @@ class OpenAIBatch(OpenAIChat):
                 else:
                     self._files.forget(file)
             left = self._files.left(file.name)
+            # until it is collected, it counts as if all of it were billed
             self.budget.reserved += sum(left.values())
             if not left:
                 self._clear(file)
@@ -123,9 +134,11 @@ class OpenAIBatch(OpenAIChat):
         """Write and send what is not under way, as far as the ceiling and the provider's queue
         allow.
         """
-        draft, under_way = None, len(self._files.all())
+        draft = None
+        under_way = len(self._files.all())
         while not self._ending() and under_way < self._room and (request := self._next(waiting)):
             key = request_key(self, request)
+            # in a file that is under way; its answer will come from there
             if (known := self._files.line(key)) and known[2]:
                 continue
             try:
@@ -134,6 +147,7 @@ class OpenAIBatch(OpenAIChat):
                 self._files.drop(key)
                 yield request, unreadable(error)
                 continue
+            # who answers files elsewhere pays elsewhere
             usd = self.budget.bound(request) if self._server else 0.0
             busy = draft is not None or under_way > 0
             # until an answer has shown what an image costs, only one is risked
@@ -147,15 +161,18 @@ class OpenAIBatch(OpenAIChat):
             line = json.dumps(asked).encode() + b"\n"  # ASCII: some readers end lines at U+2028
             if draft and (draft.lines >= self._most or draft.size + len(line) > self.max_bytes):
                 self._submit(draft.close())
-                draft, under_way = None, under_way + 1
+                draft = None
+                under_way = under_way + 1
             draft = draft or self._files.write()
             draft.add(key, line, request=request, usd=usd)
+        # stopped: nothing was sent yet, and nothing is lost by not sending it
         if draft and not self.stop.is_set():
             self._submit(draft.close())
 
     def _next(self, waiting: Iterator[Request]) -> Request | None:
         """The request that was held back, one to be asked once more, or a new one."""
-        request, self._held = self._held, None
+        request = self._held
+        self._held = None
         for (key,) in self._files.run("SELECT key FROM lines WHERE name = '' LIMIT 1"):
             line = self._files.line(key)
             request = request or (line and line[0])
@@ -179,7 +196,9 @@ class OpenAIBatch(OpenAIChat):
     # -- collecting
     def _poll(self, server: BatchServer) -> Answered:
         """Ask after every batch; collect those that have ended, else wait."""
-        changed, done, files = False, 0, self._files.all()
+        changed = False
+        done = 0
+        files = self._files.all()
         for file in files:
             batch = server.retrieve(file.batch)
             if batch.status in _ENDED:
@@ -187,6 +206,7 @@ class OpenAIBatch(OpenAIChat):
                 yield from self._collect(file, batch, server)
             elif batch.request_counts:
                 done += batch.request_counts.completed
+        # batches take hours: the pause grows until something ends
         self._pause = self.poll_s[0] if changed else min(1.5 * self._pause, self.poll_s[1])
         if self._pause > _SAY_S:
             self._say(f"{len(files)} batches at {self._place}, {done:,} requests done")
@@ -201,6 +221,7 @@ class OpenAIBatch(OpenAIChat):
             server.download(results, path)
             for _, key, result in read_results(path, self._odd):
                 yield from self._take(key, result)
+        # a batch that expired or was cancelled leaves lines out without a word
         said = f"no result in batch {batch.id}"
         missing = {"error": {"code": f"batch_{batch.status}", "message": said}}
         for key in self._files.left(file.name):
@@ -220,7 +241,9 @@ class OpenAIBatch(OpenAIChat):
         ends.
         """
         error = next(iter((batch.errors and batch.errors.data) or []), None)
-        left, others = self._files.left(file.name), len(self._files.all()) - 1
+        left = self._files.left(file.name)
+        others = len(self._files.all()) - 1
+        # only that refusal passes; a single line that is too large never will
         full = error and error.code == "token_limit_exceeded" and (others or len(left) > 1)
         for key, usd in left.items():
             self._put_back(key, usd, retry=bool(full))
@@ -232,7 +255,8 @@ class OpenAIBatch(OpenAIChat):
         elif others:  # smaller files only when nothing else of ours is in the queue
             self._room = others
         else:
-            self._room, self._most = 1, max(1, len(left) // 2)
+            self._room = 1
+            self._most = max(1, len(left) // 2)
 
     def _take(self, key: str, result: dict[str, Any], *, stale: bool = False) -> Answered:
         """Give back the answer to a line, or ask again; of a `stale` result only an answer counts,
@@ -240,7 +264,8 @@ class OpenAIBatch(OpenAIChat):
         """
         if (line := self._files.line(key)) is None or not line[2]:  # twice in the results
             return
-        answer, (request, usd, _) = None, line
+        answer = None
+        (request, usd, _) = line
         try:
             answer = read_result(result, url=self.urls[0], model=self.model)
         except InputError as error:
@@ -276,8 +301,10 @@ class OpenAIBatch(OpenAIChat):
         for path in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
             for number, key, result in read_results(path, self._odd):
                 if (line := self._files.line(key)) and (file := here.get(line[2])):
+                    # the folder may still hold results of a file that asked the same before
                     stale = path.stat().st_mtime < file.path.stat().st_mtime
                     yield from self._take(key, result, stale=stale)
+                # results of files that were taken in before may stay where they are
                 elif not (self._journal.has(key) or self._journal.failure(key)):
                     self._odd.append(
                         f"{path.name} line {number} has an unknown custom_id, {key[:40]!r}"
@@ -299,6 +326,7 @@ class OpenAIBatch(OpenAIChat):
             self._say(f"{len(files)} batches go on at {self._place}; the next run collects them")
         if self._halt:
             raise self._halt
+        # no failure, but nothing can go on here before somebody has answered them
         if files and self._folder:
             ((waiting,),) = self._files.run("SELECT count(*) FROM lines")
             said = f"{waiting} requests wait in {len(files)} files in {self._folder}"

@@ -64,8 +64,12 @@ class OpenAIChat:
     def __init__(self, params: Any, folder: Path | None = None) -> None:
         if not params.model:
             raise InputError("model is empty; name the model as the server at base_url calls it")
-        self.params, self.model, self.urls = params, params.model, server_urls(params.base_url)
-        self.budget, self._identity = Budget(params), self.model
+        self.params = params
+        self.model = params.model
+        self.urls = server_urls(params.base_url)
+        self.budget = Budget(params)
+        self._identity = self.model
+        # a base_url may serve a folder of this machine under its path
         folder = folder or Path(self.model).expanduser()
         if folder.is_dir():
             self._identity = content_hash(folder_facts(folder, expand(folder)))[:16]
@@ -96,9 +100,12 @@ class OpenAIChat:
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answers as they come; see `Engine`."""
-        self.budget.spent, self._halt, self._held = spent, None, None
+        self.budget.spent = spent
+        self._halt = None
+        self._held = None
         self._done = SimpleQueue[tuple[_Asked, asyncio.Task[Answer]] | None]()
-        waiting, self._open = iter(requests), 0
+        waiting = iter(requests)
+        self._open = 0
         with self._loop() as loop:
             while True:
                 for asked in self._admitted(waiting):
@@ -117,7 +124,8 @@ class OpenAIChat:
         # one alone until it has shown what a request costs
         most = self.params.max_in_flight if self.budget.proven else 1
         while not self._ending() and self._open < min(most + self._balancer.sleeping, 2 * most):
-            request, self._held = self._held or next(waiting, None), None
+            request = self._held or next(waiting, None)
+            self._held = None
             if request is None:
                 return
             bound = self.budget.bound(request)
@@ -135,6 +143,7 @@ class OpenAIChat:
         then.
         """
         try:
+            # the timeout is for an interrupt, which no request tells of
             done = self._done.get(timeout=0.2)
         except Empty:
             done = None
@@ -169,7 +178,10 @@ class OpenAIChat:
 
     async def _ask(self, asked: _Asked) -> Answer:
         """Ask until there is an answer or a failure that stays."""
-        request, server, wait, replies = asked.request, None, 0.0, 0
+        request = asked.request
+        server = None
+        wait = 0.0
+        replies = 0
         try:
             # an image takes milliseconds, in which the loop shall serve others
             in_thread = asyncio.to_thread(chat_messages, request) if request.image_id else None
@@ -181,7 +193,8 @@ class OpenAIChat:
         tokens = self.budget.tokens(request) + request.max_tokens
         while True:
             reply, server, begun = await self._balancer.send(body, tokens, after=wait, avoid=server)
-            asked.began, unheard = asked.began or begun, reply.answer.reason in _NO_WORD
+            asked.began = asked.began or begun
+            unheard = reply.answer.reason in _NO_WORD
             self._replies += not unheard
             if not asked.tries or not unheard:
                 replies = self._replies  # as it began to go unheard
@@ -201,6 +214,7 @@ class OpenAIChat:
         refused = answer.reason == "rate_limited"
         asked.tries[refused] += 1
         final = answer.reason not in RETRIED or asked.tries[refused] >= _TRIES[refused]
+        # sent, but nobody knows whether it was answered: it may be billed
         doubt = asked.bound if answer.reason in DOUBTFUL and not answer.tokens_in else 0.0
         asked.doubt += doubt
         if final and not doubt:  # it is settled
@@ -213,17 +227,20 @@ class OpenAIChat:
         """
         refused = reply.answer.reason == "rate_limited"
         longer: float = self.backoff_s * _LONGER[refused] ** (asked.tries[refused] - 1)
+        # jitter, so that what failed together does not come again together
         pause = min(longer, _LONGEST_PAUSE_S) * self._jitter.uniform(0.5, 1.0)
         return max(pause, 0.0 if refused else reply.wait or 0.0)
 
     def _summed(self, asked: _Asked) -> Answer:
         """The last answer with what all attempts took."""
-        total, seconds = asked.total, round(monotonic() - asked.began, 3)
+        total = asked.total
+        seconds = round(monotonic() - asked.began, 3)
         usd = self.budget.cost(**total.used) + asked.doubt
         return replace(total, model=total.model or self.model, usd=usd, seconds=seconds)
 
     def _settings(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "max_completion_tokens": request.max_tokens}
+        # models that think refuse a temperature
         if request.temperature >= 0:
             body["temperature"] = request.temperature
         if request.seed:
@@ -240,8 +257,10 @@ class OpenAIChat:
         """An event loop in a thread, with clients; on leaving, whatever still runs is cancelled."""
         clients = [ChatClient(url, self.params) for url in self.urls]
         servers = [Server(client, self.params, rest_s=self.backoff_s) for client in clients]
-        most, put_off = self.params.max_in_flight, lambda: self._done.put(None)
-        self._balancer = Balancer(servers, most, put_off=put_off)
+        most = self.params.max_in_flight
+        # a request that begins to wait makes room: the thread that admits must hear of it
+        self._balancer = Balancer(servers, most, put_off=lambda: self._done.put(None))
+        # the kernel of a notebook runs a loop in its main thread already
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai engine", daemon=True)
         thread.start()

@@ -56,7 +56,9 @@ class OwnModel(OpenAIChat):
                 " 11_captioner/model"
             )
         super().__init__(params, folder)
-        self._folder, self._log, self._command = folder, place / LOG, _command()
+        self._folder = folder
+        self._log = place / LOG
+        self._command = _command()
         self._lock = place.parent / ".workers.lock"
         reference = table_reference(params.model)
         self.model = f"{'/'.join(reference[1:]) if reference else folder.name}@{self._identity[:8]}"
@@ -82,6 +84,7 @@ class OwnModel(OpenAIChat):
         process.
         """
         with socket.socket() as probe:
+            # the system picks a free port; the server takes it a moment later
             probe.bind((_HOST, 0))
             port = probe.getsockname()[1]
         self.urls = [f"http://{_HOST}:{port}/v1"]
@@ -103,6 +106,7 @@ class OwnModel(OpenAIChat):
         the run's lock.
         """
         kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+        # who starts the stage anew waits until this server is gone, however the run ended
         lock = share(self._lock)
         try:
             with self._log.open("w", encoding="utf-8") as log:
@@ -142,6 +146,7 @@ class OwnModel(OpenAIChat):
 def _command() -> list[str]:
     """The server that is installed, with this Python or on the path."""
     for name, verb in _COMMANDS:
+        # an environment need not be activated for its server to be found
         beside = Path(sys.executable).with_name(name)
         if found := str(beside) if beside.exists() else shutil.which(name):
             return [found, verb]
@@ -167,4 +172,5 @@ def _end(process: Process) -> None:
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_S)
+    # kills the guard, and with it all that still runs
     end_process(process)

@@ -103,6 +103,7 @@ def _status(said: Mapping[str, Any]) -> int:
             return int(str(said[name]))
     words = " ".join(str(said.get(name) or "") for name in ("code", "type", "message"))[:1000]
     found = (status for sign, status in _STATUS_OF.items() if _fits(sign, words))
+    # no sign of what it is: as a bad gateway, it is tried again
     return next(found, 502)
 
 
@@ -146,6 +147,7 @@ def read_error(
             raise InputError(f"{url}: {error.status_code}, {short(error)}. {mend}. {_KEPT}")
         failed = failure(reason, error, f"{error.status_code} ")
         return replace(failed, **getattr(error, "used", {})), _retry_after(error.response.headers)
+    # the client wraps what the HTTP library says, and only that tells sent from never sent
     cause = error.__cause__ or error
     if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
         return failure("unreachable", cause), None
@@ -170,8 +172,11 @@ def other_words(error: Any, body: Mapping[str, Any], *, heard: bool) -> dict[str
     status = getattr(error, "status_code", 0)
     if status not in (400, 422):
         return {}
-    said, bound, schema = _said(error), "max_completion_tokens", "response_format" in body
+    said = _said(error)
+    bound = "max_completion_tokens"
+    schema = "response_format" in body
     if bound in body and not _fits(_TOO_LONG, said):
+        # FastAPI servers name the field in a form that proxies drop
         unnamed = status == 422 and not heard and not schema
         if unnamed or (bound in said and _fits(_NOT_TAKEN, said)):
             return {bound: "max_tokens"}
@@ -211,7 +216,9 @@ def refused_key(model: str) -> str:
 
 def _final(error: Any, url: str, model: str, heard: bool) -> str:
     """What the user must mend before any request can succeed; empty if others may."""
-    status, said = error.status_code, _said(error)
+    status = error.status_code
+    said = _said(error)
+    # the same key and model were good a moment ago
     if status in (403, 404) and heard:
         return ""
     if status in (401, 403):
@@ -223,6 +230,7 @@ def _final(error: Any, url: str, model: str, heard: bool) -> str:
         )
     if status == 402 or error.code == "insufficient_quota":
         return "The account of OPENAI_API_KEY is used up: add credit"
+    # providers name the setting in a code; others only in words
     known = error.code in ("unsupported_parameter", "unsupported_value")
     told = not heard and status in (400, 422) and _fits(_NOT_TAKEN, said)
     named = [name for name in _LEFT_OUT if name in said]
@@ -235,6 +243,7 @@ def _final(error: Any, url: str, model: str, heard: bool) -> str:
 def _status_reason(error: Any) -> str:
     if error.status_code == 429:
         return "rate_limited"
+    # 404 only of a server that has answered: one of its backends is missing
     if error.status_code in (404, 408, 409, 425) or error.status_code >= 500:
         return "server_error"
     return "content_filter" if _fits(_FILTERED, _said(error)) else "refused"

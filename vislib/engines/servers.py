@@ -31,7 +31,8 @@ class Server:
     """One address with its client, its limits and its health."""
 
     def __init__(self, client: Any, params: Any, *, rest_s: float) -> None:
-        self.client, self.rest_s = client, rest_s
+        self.client = client
+        self.rest_s = rest_s
         self.rate = RateLimiter(
             requests=params.requests_per_minute, tokens=params.tokens_per_minute
         )
@@ -52,6 +53,7 @@ class Server:
 
         An answer overdue counts as slowness.
         """
+        # a slow server may have become fast: one request finds out
         if not self.begun and now - self.heard_at > 10 * self.seconds:
             return 0.0
         oldest = next(iter(self.begun.values()), now)
@@ -59,12 +61,15 @@ class Server:
 
     def learn(self, reply: Reply, begun: float) -> None:
         """Take account of the end of one attempt."""
-        self.heard_at, answer = (now := monotonic()), reply.answer
+        now = monotonic()
+        self.heard_at = now
+        answer = reply.answer
         used_up = self.rate.follow(reply.headers, tokens=answer.tokens_in + answer.tokens_out)
         if answer.reason == "rate_limited":
             if not used_up:  # else the rate was too high, not the number in flight
                 in_flight = len(self.begun) + 1
                 self.window.refused(begun=begun, in_flight=in_flight, seconds=self.seconds)
+            # about as long as it takes until something under way is done
             pause = max(self.seconds / 4, _LEAST_PAUSE_S) * 2 ** min(self.window.bursts, 6)
             self.rate.hold(pause if reply.wait is None else reply.wait)
         elif answer.reason in _FAILURES:
@@ -72,10 +77,12 @@ class Server:
             self.strikes += _STRIKES if answer.reason == "unreachable" else 1
             if self.is_open and now >= self.rests_until:
                 self.rests_until = now + min(self.rest_s * 2**self.rests, _LONGEST_REST_S)
+                # 2 ** 20 is beyond any rest, and further powers overflow
                 self.rests = min(self.rests + 1, 20)
         else:
             self.strikes = self.rests = 0
             self.window.answered()
+            # a running mean that forgets half with each answer
             self.seconds += (now - begun - self.seconds) * (0.5 if self.seconds else 1.0)
 
 
@@ -96,10 +103,13 @@ class Balancer:
     """Sends requests to `servers`, at most `most` at once, those tried again before new ones."""
 
     def __init__(self, servers: list[Server], most: int, *, put_off: Callable[[], Any]) -> None:
-        self.servers, self.most, self.in_flight = servers, most, 0
+        self.servers = servers
+        self.most = most
+        self.in_flight = 0
         self.sleeping = 0  # requests that wait for another try
         self._put_off = put_off  # called when one begins to
-        self._ready, self._waiting = deque[_Turn](), set[_Turn]()
+        self._ready = deque[_Turn]()
+        self._waiting = set[_Turn]()
         self._given_up = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -114,7 +124,8 @@ class Balancer:
         """
         if self._given_up:
             raise GivenUp
-        turn, reply = _Turn(tokens, avoid), Reply(Answer(), None, {})
+        turn = _Turn(tokens, avoid)
+        reply = Reply(Answer(), None, {})
         self._waiting.add(turn)
         if after:
             self.sleeping += 1
@@ -146,6 +157,7 @@ class Balancer:
     def _wake(self, turn: _Turn) -> None:
         self.sleeping -= 1
         if not self._given_up:
+            # it has waited: before those that were never sent
             self._ready.appendleft(turn)
             self._grant()
 
@@ -164,7 +176,8 @@ class Balancer:
             turn = self._ready.popleft()
             self._waiting.discard(turn)
             if not turn.granted.done():  # not cancelled
-                turn.begun, turn.entry = now, server.rate.take(turn.tokens, now)
+                turn.begun = now
+                turn.entry = server.rate.take(turn.tokens, now)
                 server.begun[turn] = now
                 self.in_flight += 1
                 turn.granted.set_result(server)
@@ -182,4 +195,5 @@ class Balancer:
         ready = [server for server, wait in waits.items() if wait <= 0]
         if not ready:
             return None, min(waits.values(), default=math.inf)
+        # another server than the one that just failed, then the least load, then the emptiest
         return min(ready, key=lambda s: (s is turn.avoid, s.load(now), len(s.begun))), 0.0

@@ -48,9 +48,12 @@ def without_thoughts(text: str) -> tuple[str, str]:
     An opening mark at the beginning that nothing closes leaves no answer: the model was still
     thinking.
     """
-    answer, cut, begin = "", "", 0
+    answer = ""
+    cut = ""
+    begin = 0
     while opening := _OPENING.search(text, begin):
         closing = _CLOSING.search(text, opening.end())
+        # an answer was given before it: the mark is part of that text
         if not closing and text[: opening.start()].strip():
             break
         end = closing.end() if closing else len(text)
@@ -58,6 +61,7 @@ def without_thoughts(text: str) -> tuple[str, str]:
         cut += text[opening.start() : end]
         begin = end
     rest = answer + text[begin:]
+    # what stands before a closing mark was thought, wherever it was opened
     lone = _lone_end(rest)
     said, wrapper = _unwrapped(rest[lone:])
     return said, cut + rest[:lone] + wrapper
