@@ -128,6 +128,14 @@ def test_two_stages_at_once_leave_each_others_files_alone(ground, server, tmp_pa
     assert_clean(other, server)
 
 
+def test_files_keep_to_the_limits(ground, server, monkeypatch):
+    monkeypatch.setattr(OpenAIBatch, "max_requests", 100)
+    monkeypatch.setattr(OpenAIBatch, "max_bytes", 1000)
+    assert texts(ask(ground, batch(ground, server), asking(20))) == expected(20)
+    assert 600 < server.largest <= 1000
+    assert_clean(ground, server)
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

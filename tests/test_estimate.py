@@ -1,18 +1,12 @@
-"""What asking will take, held against what it then took on a loopback server; the dry run, which
-writes nothing.
-"""
+"""What asking will take, held against what it then took on a loopback server."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
 from tests.openai_server import completion
-from tests.sets import ROOT, variation
 from tests.test_budget import SETTINGS, Ground, _environment, ask, server  # noqa: F401
 from vislib.engines import Request
 from vislib.engines.asking import _Asking
@@ -21,10 +15,6 @@ from vislib.engines.estimate import Estimate, estimate_for
 from vislib.engines.extractive import Extractive
 from vislib.engines.openai_chat import OpenAIChat
 from vislib.media.tokenization import count_tokens, load_tokenizer
-from vislib.runs.contract import SCHEMAS
-from vislib.runs.journal import Journal
-from vislib.runs.runner import main
-from vislib.runs.tables import Output
 
 WORDS = Path(__file__).read_text().split()
 
@@ -168,145 +158,3 @@ def test_without_prices_it_says_which_to_set(tmp_path):
     assert "no prices: set usd_per_million_input_tokens and usd_per_million_output_tokens" in line
     assert "set prices_of" in surveyed(Ground(tmp_path, prices_of=""), asking(3)).line()
     assert estimate_for(Extractive()) is None
-
-
-# -- the dry run
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("VISLIB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    return tmp_path / "runs" / "paid"
-
-
-def paid_set(folder, **changes):
-    asks = (
-        SETTINGS
-        | {"base_url": "http://127.0.0.1:9/v1", "model": "gpt-6-sol", "image_billing": "auto"}
-        | changes
-    )
-    asks = {name: value for name, value in asks.items() if name != "image_billing"}
-    both = {"06_captioning": asks | {"image_billing": "auto"}, "07_qa_generation": asks}
-    return variation(folder / "paid", only="01 02 03 06 07", **both)
-
-
-def inputs_of_06(run, n=5):
-    samples, images = run / "02_filtering/data", run / "03_images/data"
-    row = {
-        "alt_text": "A mast.",
-        "page_url": "http://h/p",
-        "doc_id": "d",
-        "image_index": 0,
-        "n_context_tokens": 9,
-    }
-    with Output(samples, SCHEMAS["02_filtering"]) as output:
-        for i in range(n):
-            url = {"sample_id": f"s{i}", "image_url": f"http://h/{i}.png"}
-            output.write(
-                "samples", row | url | {"context": f"<image> Mast {i}.", "width": 90, "height": 60}
-            )
-    (images / "files").mkdir(parents=True)
-    Image.new("RGB", (90, 60)).save(images / "files/a.png")
-    with Output(images, SCHEMAS["03_images"]) as output:
-        for i in range(n):
-            output.write(
-                "images",
-                {
-                    "image_url": f"http://h/{i}.png",
-                    "image_id": f"i{i}",
-                    "status": "ok",
-                    "reason": "",
-                    "path": "files/a.png",
-                    "width": 90,
-                    "height": 60,
-                    "format": "PNG",
-                    "perceptual_hash": "0" * 16,
-                },
-            )
-
-
-def state(folder):
-    """Every file and folder; the digests of inputs are a cache."""
-    found = (p for p in sorted(folder.rglob("*")) if not p.name.startswith(".digests"))
-    return {str(p): p.read_bytes() if p.is_file() else None for p in found}
-
-
-def test_the_dry_run_estimates_what_has_its_inputs_and_writes_nothing(
-    runs,
-    tmp_path,
-    capsys,
-    server,  # noqa: F811
-):
-    folder = paid_set(tmp_path, base_url=server.url)
-    assert main([str(folder), "--dry-run"]) == 0
-    assert not runs.parent.exists()
-    assert (
-        capsys.readouterr().out.count(
-            "no estimate before 02_filtering/samples, 03_images/images is there"
-        )
-        == 1
-    )
-    inputs_of_06(runs)
-    before = state(tmp_path)
-    assert main([str(folder), "--dry-run", "--only", "06"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "requests" in line]
-    assert re.search(r"^ +10 requests · .* USD expected, .* at most.*prices of 2026-11-21", line)
-    assert main([str(folder), "--dry-run"]) == 0
-    assert "no estimate before 06_captioning/captions is there" in capsys.readouterr().out
-    assert state(tmp_path) == before
-
-
-def test_the_dry_run_reads_a_journal_without_touching_it(runs, tmp_path, capsys, server):  # noqa: F811
-    folder = paid_set(tmp_path, base_url=server.url)
-    inputs_of_06(runs)
-    journal = Journal(runs.parent / "journal/openai.sqlite")
-    journal.put("0" * 16, {"usd": 0.1, "tokens_in": 5})
-    for closed in (False, True):  # beside a run at work, and after one
-        if closed:
-            journal._db.close()
-        before = state(tmp_path)
-        assert main([str(folder), "--dry-run", "--only", "06"]) == 0
-        assert "10 requests" in capsys.readouterr().out
-        assert {k: v for k, v in state(tmp_path).items() if not k.endswith("-shm")} == {
-            k: v for k, v in before.items() if not k.endswith("-shm")
-        }
-
-
-def test_the_dry_run_refuses_what_the_run_would_refuse(runs, tmp_path, capsys):
-    inputs_of_06(runs)
-    for changes, said in (
-        ({"prices_of": "today"}, "prices_of is 'today'"),
-        ({"model": ""}, "model is empty"),
-        ({"language": "xx"}, "language is 'xx'"),
-        ({"checks": ["typos"]}, "checks: 'typos'"),
-        ({"engine": "openai_batch", "base_url": "http://a/v1 http://b/v1"}, "names 2 servers"),
-    ):
-        for run in (
-            [],
-            ["--dry-run"],
-        ):  # before anything is fetched or paid, with the name of the file
-            assert main([str(paid_set(tmp_path, **changes)), *run]) == 2
-            assert said in (told := capsys.readouterr().err)
-            assert "06_captioning.yaml: " in told
-
-
-def test_the_dry_run_says_when_a_journal_cannot_be_used(runs, tmp_path, capsys):
-    inputs_of_06(runs)
-    assert main([str(paid_set(tmp_path, replay=True)), "--dry-run", "--only", "06"]) == 0
-    assert "lacks 10 of 10 answers" in capsys.readouterr().out
-    (runs.parent / "journal").mkdir(exist_ok=True)
-    (runs.parent / "journal/openai.sqlite").write_bytes(b"no database, surely not")
-    assert main([str(paid_set(tmp_path)), "--dry-run", "--only", "06"]) == 2
-    assert "not a usable journal" in capsys.readouterr().err
-
-
-def test_the_dry_run_of_a_set_that_asks_no_model_stays_light(tmp_path):
-    folder = variation(tmp_path / "light", only="01 02 03 06 07")
-    code = (
-        "import sys; from vislib.runs.runner import main; main(sys.argv[1:]);"
-        "print({'vislib.captioning', 'torch', 'openai', 'tokenizers', 'pandas'} & set(sys.modules))"
-    )
-    command = [sys.executable, "-c", code, str(folder), "--dry-run"]
-    done = subprocess.run(
-        command, cwd=ROOT, env={"VISLIB_RUNS": str(tmp_path)}, capture_output=True, text=True
-    )
-    assert done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr

@@ -299,11 +299,3 @@ def test_a_full_queue_is_waited_for_and_files_are_made_to_fit_it(ground, server,
     server.most_tokens = most
     assert texts(ask(ground, batch(ground, server), asking(14))) == expected(14)
     assert_clean(ground, server)
-
-
-def test_files_keep_to_the_limits(ground, server, monkeypatch):
-    monkeypatch.setattr(OpenAIBatch, "max_requests", 100)
-    monkeypatch.setattr(OpenAIBatch, "max_bytes", 1000)
-    assert texts(ask(ground, batch(ground, server), asking(20))) == expected(20)
-    assert 600 < server.largest <= 1000
-    assert_clean(ground, server)

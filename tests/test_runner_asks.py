@@ -8,7 +8,7 @@ import pytest
 
 from tests.openai_server import KEY, MODEL, openai_server
 from tests.sets import ROOT
-from tests.test_estimate import inputs_of_06
+from tests.test_estimate_dry_run import inputs_of_06
 from vislib.runs import InputError, sets
 from vislib.runs.runner import main
 from vislib.runs.yaml_files import read_parameters, write_parameters

@@ -4,7 +4,7 @@ ask.
 
 import pytest
 
-from tests.test_estimate import inputs_of_06
+from tests.test_estimate_dry_run import inputs_of_06
 from vislib.runs.errors import InputError
 from vislib.runs.runner import main
 from vislib.runs.sets import SetFile, read_set, refuse_mixture, who_answers
