@@ -134,12 +134,26 @@ def begin(
     return start_run("04_selection", {"run_dir": "runs/demo", **least, **given})
 
 
+def select_images(run: Run) -> None:
+    """As the notebook has it."""
+    p = run.params
+    images = selection.distinct_images(run)
+    selection.choose_images(images, p.limit, p.seed)
+    selection.drop_small(images, p.min_side)
+    selection.drop_near_duplicates(images, p.hash_distance)
+    vectors = selection.embed_left(run, images)
+    selection.cluster_images(images, vectors, p.clusters, p.seed)
+    selection.drop_semantic_duplicates(images, vectors, p.epsilon)
+    selection.drop_below(images, p.top_k)
+    selection.write_tables(run, images, vectors)
+
+
 def selected(
     folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, **given: object
 ) -> dict:
     """Rows of every table by name, sorted; with the account of samples and the metrics."""
     run = begin(folder, pictures, monkeypatch, **given)
-    selection.select_images(run)
+    select_images(run)
     found: dict = {name: list(tables.read_rows(run.data / name)) for name in run.schemas}
     run.finish()
     for rows in found.values():
@@ -245,7 +259,7 @@ def test_one_sample_stands_for_a_file_the_one_with_an_alt_text(tmp_path, monkeyp
             | {"alt_text": "told" if row["sample_id"] in told else "" if row is rows[0] else None}
         )
     writer.close()
-    selection.select_images(run)
+    select_images(run)
     assert [row["sample_id"] for row in tables.read_rows(run.data / "samples")] == told[:1]
     dropped = list(tables.read_rows(run.data / "dropped"))
     assert {(row["reason"], row["detail"]) for row in dropped} == {("exact_duplicate", told[0])}
@@ -264,7 +278,7 @@ def test_bad_pictures_cost_themselves_alone(tmp_path, monkeypatch):
     file = run.table("images").parent / "files" / short_hash(pictures["cut.png"])
     file.write_bytes(pictures["cut.png"][:400])
     (file.parent / short_hash(pictures["2.png"])).unlink()
-    selection.select_images(run)
+    select_images(run)
     name = names(pictures)
     dropped = {
         name[row["id"]]: (row["reason"], row["detail"])
@@ -336,7 +350,7 @@ def test_nothing_left_and_senseless_values_say_what_to_mend(tmp_path, monkeypatc
     with pytest.raises(
         InputError, match=r"colour-gradient failed on all, first with .*No such file"
     ):
-        selection.select_images(run)
+        select_images(run)
     run.close()
 
 

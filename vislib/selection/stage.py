@@ -5,7 +5,6 @@ One table of distinct images goes through all of them: a step marks who goes and
 taken out, so that each sample can be told in the end. The table holds about 250 bytes an image.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -82,36 +81,24 @@ def connect(run: Run) -> duckdb.DuckDBPyConnection:
     return database
 
 
-def select_images(run: Run) -> None:
-    """Write `samples`, `embeddings`, `duplicates` and `dropped`; the metrics count the images left
-    by each step.
-
-    In order: distinct, chosen by `limit`, large enough, unlike by perceptual hash, embedded, unlike
-    within their cluster, among the `top_k` of it. Raises InputError when a step leaves none.
-    """
-    p = run.params
-    images = distinct_images(run)
-    choose_images(run, images)
-    drop_small(run, images)
-    drop_near_duplicates(images, p.hash_distance)
-    count_left(run, images, "after_hash")
-    vectors = embed_left(run, images)
-    cluster_images(images, vectors, p.clusters, seeded(run.seed) % 2**32)
-    with run.progress(len(vectors), "images compared") as progress:
-        drop_semantic_duplicates(images, vectors, p.epsilon, progress.update)
-    # Clusters are numbered from 0, and none is empty.
-    run.metrics["clusters"] = int(images["cluster"].max()) + 1
-    count_left(run, images, "after_semantic")
-    drop_below(images, p.top_k)
-    count_left(run, images, "selected")
-    write_tables(run, images, vectors)
+# What each step leaves, by the reason of those that it lets go.
+STEPS = {
+    "after_limit": "beyond_limit",
+    "after_size": "too_small",
+    "after_hash": "near_duplicate",
+    "embedded": "embedding_failed",
+    "after_semantic": "semantic_duplicate",
+    "selected": "below_top_k",
+}
 
 
-def count_left(run: Run, images: pd.DataFrame, step: str, mend: str = "") -> None:
-    """Count the images left after a step; raises InputError, saying what to `mend`, if none is."""
-    run.metrics[f"images_{step}"] = len(left(images))
-    if not len(left(images)):
-        raise InputError(f"04_selection: no image is left: {mend}")
+def count_steps(images: pd.DataFrame) -> dict[str, int]:
+    """Number of images left by each step."""
+    gone = images["reason"].value_counts()
+    counts = {"images_distinct": len(images)}
+    for step, reason in STEPS.items():
+        counts[f"images_{step}"] = list(counts.values())[-1] - int(gone.get(reason, 0))
+    return counts
 
 
 def left(images: pd.DataFrame) -> Ints:
@@ -119,11 +106,23 @@ def left(images: pd.DataFrame) -> Ints:
     return np.flatnonzero(images["reason"] == "")
 
 
-def drop(images: pd.DataFrame, places: Ints, reason: str, detail: Any = "", apart: Any = 0) -> None:
-    """Let the images at `places` go; `apart`: how little they resemble the image in `detail`."""
+def drop(
+    images: pd.DataFrame,
+    places: Ints,
+    reason: str,
+    detail: Any = "",
+    apart: Any = 0,
+    mend: str = "",
+) -> None:
+    """Let the images at `places` go; `apart`: how little they resemble the image in `detail`.
+
+    Raises InputError, saying what to `mend`, if that leaves none.
+    """
     images.loc[places, "reason"] = reason
     images.loc[places, "detail"] = detail
     images.loc[places, "apart"] = apart
+    if not len(left(images)):
+        raise InputError(f"04_selection: no image is left: {mend or reason}")
 
 
 def drop_alike(images: pd.DataFrame, places: Ints, reason: str, other: Ints, apart: Any) -> None:
@@ -143,27 +142,23 @@ def distinct_images(run: Run) -> pd.DataFrame:
     with connect(run) as database:
         images = database.execute(DISTINCT).df()
     mend = "no sample has a usable image; data/dropped of 03_images says why"
-    count_left(run, images, "distinct", mend)
+    drop(images, np.empty(0, np.int64), "", mend=mend)
     return images
 
 
-def choose_images(run: Run, images: pd.DataFrame) -> None:
+def choose_images(images: pd.DataFrame, limit: int, seed: int) -> None:
     """Keep `limit` images (0: all), chosen by the hash of seed and id."""
-    if run.params.limit:
-        chance = [seeded(run.seed, image) for image in images["image_id"]]
-        order = np.argsort(np.array(chance, np.uint64), stable=True)
-        drop(images, order[run.params.limit :], "beyond_limit")
-    count_left(run, images, "after_limit")
+    chance = [seeded(seed, image) for image in images["image_id"]]
+    order = np.argsort(np.array(chance, np.uint64), stable=True)
+    drop(images, order[limit or len(order) :], "beyond_limit")
 
 
-def drop_small(run: Run, images: pd.DataFrame) -> None:
+def drop_small(images: pd.DataFrame, min_side: int) -> None:
     """Let images go whose shorter edge is below `min_side` px."""
-    least = run.params.min_side
     there = images.loc[left(images)]
-    small = there[there["edge"] < least]
-    drop(images, small.index.to_numpy(), "too_small", small["size"])
-    mend = f"the largest short edge is {there['edge'].max()} px, min_side {least}; lower it"
-    count_left(run, images, "after_size", mend)
+    small = there[there["edge"] < min_side]
+    mend = f"the largest short edge is {there['edge'].max()} px, min_side {min_side}; lower it"
+    drop(images, small.index.to_numpy(), "too_small", small["size"], mend=mend)
 
 
 def drop_near_duplicates(images: pd.DataFrame, distance: int) -> None:
@@ -192,11 +187,11 @@ def embed_left(run: Run, images: pd.DataFrame) -> Vectors:
             workers=p.workers,
             on_done=progress.update,
         )
-    drop(images, places[list(failures)], "embedding_failed", list(failures.values()))
     run.metrics["embedding_model"] = encoder.name
     first = next(iter(failures.values()), "")
     mend = f"{p.embedding_model} failed on all, first with {first!r}; take another"
-    count_left(run, images, "embedded", mend)
+    reasons = list(failures.values())
+    drop(images, places[list(failures)], "embedding_failed", reasons, mend=mend)
     return vectors
 
 
@@ -206,17 +201,13 @@ def cluster_images(images: pd.DataFrame, vectors: Vectors, k: int, seed: int) ->
     """
     # The paper's 14 M images in 50,000 clusters are as many in each.
     places = left(images)
-    labels, distances = cluster(vectors, k or -(-len(places) // PER_CLUSTER), seed)
+    k = k or -(-len(places) // PER_CLUSTER)
+    labels, distances = cluster(vectors, k, seeded(seed) % 2**32)
     images.loc[places, "cluster"] = labels
     images.loc[places, "distance"] = distances
 
 
-def drop_semantic_duplicates(
-    images: pd.DataFrame,
-    vectors: Vectors,
-    epsilon: float,
-    on_done: Callable[[int], object] = lambda n: None,
-) -> None:
+def drop_semantic_duplicates(images: pd.DataFrame, vectors: Vectors, epsilon: float) -> None:
     """Let images go whose cosine to one that stays in their cluster is above 1 - `epsilon`, and
     rank the others from the centre.
     """
@@ -228,7 +219,6 @@ def drop_semantic_duplicates(
         kept[members], apart[members] = semantic_duplicates(vectors, members, epsilon)
         stay = members[kept[members] < 0]
         rank[stay] = np.arange(len(stay))
-        on_done(len(members))
     images.loc[places, "rank"] = rank
     drop_alike(images, places, "semantic_duplicate", np.where(kept < 0, -1, places[kept]), apart)
 
@@ -243,7 +233,11 @@ def drop_below(images: pd.DataFrame, top_k: int) -> None:
 
 
 def write_tables(run: Run, images: pd.DataFrame, vectors: Vectors) -> None:
-    """Write what was found of images, in order of id, and of samples, in the order of the input."""
+    """Write `embeddings`, `duplicates`, `samples` and `dropped`: what was found of images, in order
+    of id, and of samples, in the order of the input. The metrics count what each step left.
+    """
+    # Clusters are numbered from 0, and none is empty.
+    run.metrics |= count_steps(images) | {"clusters": int(images["cluster"].max()) + 1}
     with run.output() as output:
         embedded = images[images["cluster"] >= 0][["image_id", "cluster", "distance"]]
         for row, vector in zip(embedded.itertuples(index=False), vectors, strict=True):
