@@ -18,8 +18,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.csv import write_csv
 
@@ -35,25 +35,48 @@ if TYPE_CHECKING:
 
     from vislib.training.labels import Encoded, Encoder
 
-MOST_REFUSED = (
-    0.05  # share of a source's rows that images or lengths cost: above, a parameter is wrong
-)
-MOST_UNREADABLE = 0.5  # share that any reason may cost: rows of a wrong form are the data's own
+# Share of a source's rows that images or lengths may cost: above, a parameter is wrong.
+MOST_REFUSED = 0.05
+# Share that any reason may cost: rows of a wrong form are the data's own.
+MOST_UNREADABLE = 0.5
 _ROWS_PER_SHARD = 2000
-_COUNTS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
-_MENDS = {"n_left_out": "turns left out", "n_mended": "characters mended"}  # in rows that are kept
-_TURNS = CONVERSATIONS.field("conversations")
+_MENDS = ("n_left_out", "n_mended")  # turns and characters, in rows that are kept
 _CANDIDATES = pa.schema(
     [
         ("id", pa.string()),
         ("source", pa.string()),
         ("images", pa.list_(pa.string())),
-        _TURNS,
+        CONVERSATIONS.field("conversations"),
         *((name, pa.int64()) for name in _MENDS),
     ]
 )
 _REFUSED = pa.schema([(name, pa.string()) for name in ("id", "source", "reason", "detail")])
+_COUNTS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
 ROWS = pa.schema([*_CANDIDATES, *((name, pa.int64()) for name in _COUNTS)])
+_SUMS = """
+    SELECT count(*) AS rows,
+        count(*) FILTER (source = 'visual') AS visual_rows,
+        count(*) FILTER (source = 'own') AS own_rows,
+        count(*) FILTER (len(images) = 0) AS text_only_rows,
+        coalesce(sum(len(conversations) // 2), 0) AS rounds,  -- of a question and an answer
+        coalesce(sum(n_tokens), 0) AS tokens,
+        coalesce(sum(n_image_tokens), 0) AS image_tokens,
+        coalesce(sum(n_supervised), 0) AS supervised_tokens,
+        coalesce(sum(n_left_out), 0) AS n_left_out,
+        coalesce(sum(n_mended), 0) AS n_mended
+    FROM read_parquet($rows)
+"""
+_ACCOUNT = """
+    SELECT source, 0 AS place, 'kept' AS what, count(*) AS n
+        FROM read_parquet($rows) GROUP BY source
+    UNION ALL SELECT source, 1, 'dropped: ' || reason, count(*)
+        FROM read_parquet($refused) GROUP BY source, reason
+    UNION ALL SELECT source, 2, 'characters mended', sum(n_mended)
+        FROM read_parquet($rows) GROUP BY source HAVING sum(n_mended) > 0
+    UNION ALL SELECT source, 2, 'turns left out', sum(n_left_out)
+        FROM read_parquet($rows) GROUP BY source HAVING sum(n_left_out) > 0
+    ORDER BY place, what
+"""
 
 
 @dataclass(frozen=True)
@@ -68,53 +91,42 @@ class Planned:
         """The refused rows in order: id, source, reason, detail."""
         return (row for table in self.refused for row in tables.read_rows(table))
 
-    def counts(self) -> Counter[str]:
+    def counts(self) -> dict[str, int]:
         """Of the accepted rows: rows, rounds, text_only_rows, SOURCE_rows, tokens, image_tokens,
         supervised_tokens.
 
         Also n_left_out (turns) and n_mended (characters).
         """
-        found = Counter(rounds=_rounds(self.rows))
-        for row in tables.read_rows(self.rows, ["source", "images", *_MENDS, *_COUNTS]):
-            found.update(rows=1, text_only_rows=not row["images"], **{f"{row['source']}_rows": 1})
-            found.update(tokens=row["n_tokens"], image_tokens=row["n_image_tokens"])
-            found.update(supervised_tokens=row["n_supervised"])
-            found.update({name: row[name] for name in _MENDS})
-        return found
+        found = duckdb.execute(_SUMS, {"rows": str(self.rows)})
+        names = [column[0] for column in found.description or ()]
+        return {name: int(n) for name, n in zip(names, found.fetchone() or (), strict=True)}
 
     def account(self) -> "pd.DataFrame":
         """Rows by source: taken, kept, and dropped by reason; then what was left out of rows that
         were kept.
         """
-        import pandas as pd
-
-        counts, mends = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-        for row in tables.read_rows(self.rows, ["source", *_MENDS]):
-            counts[row["source"], "kept"] += 1
-            mends.update({(row["source"], what): row[n] for n, what in _MENDS.items() if row[n]})
-        counts.update((row["source"], f"dropped: {row['reason']}") for row in self.refusals())
-        sources = sorted({source for source, _ in counts}, reverse=True)
-        dropped = sorted({what for _, what in counts} - {"kept"})
-        columns = ["kept", *dropped, *sorted({what for _, what in mends})]
-        table = pd.DataFrame(
-            [[(counts + mends)[source, what] for what in columns] for source in sources],
-            index=sources,
-            columns=columns,
-        )
-        table.insert(0, "taken", table[["kept", *dropped]].sum(axis=1))
+        refused = [f"{table}/*.parquet" for table in self.refused]
+        found = duckdb.execute(_ACCOUNT, {"rows": str(self.rows), "refused": refused}).df()
+        columns = ["kept", *(what for what in found["what"].unique() if what != "kept")]
+        table = found.pivot_table("n", "source", "what", aggfunc="sum").reindex(columns=columns)
+        table = table.fillna(0).astype(int).sort_index(ascending=False)
+        dropped = table.filter(regex="^(kept|dropped: )").sum(axis=1)
+        table.insert(0, "taken", dropped)
         return table
 
 
-def plan_rows(run: Run, entries: Iterable[Entry], settings: Settings) -> Planned:
+def plan_rows(
+    run: Run, entries: Iterable[Entry], settings: Settings, *, name: str = "planning"
+) -> Planned:
     """Encode all `entries` as `settings` say and leave what passes in
-    `<scratch>/planning/rows.parquet`.
+    `<scratch>/<name>/rows.parquet`.
 
     Shards that are done stay done when the stage goes on after a stop. Raises InputError, which
     names reasons and a first row, if nothing passes or more than `MOST_REFUSED` of a source's rows
     are refused; these are then listed in `<scratch>/refused.csv`, and the next attempt reads all
     rows anew.
     """
-    folder = run.scratch / "planning"
+    folder = run.scratch / name
     candidates, file = _gathered(entries, folder), folder / "rows.parquet"
     counts = map_shards(
         partial(_encode_part, settings=settings),
@@ -127,9 +139,8 @@ def plan_rows(run: Run, entries: Iterable[Entry], settings: Settings) -> Planned
     )
     if not file.exists():
         _join(tables.parts(folder / "encoded/rows"), file)
-    planned = Planned(
-        file, (candidates / "refused", folder / "encoded/refused"), counts["note/truncated"]
-    )
+    refused = candidates / "refused", folder / "encoded/refused"
+    planned = Planned(file, refused, counts["note/truncated"])
     _require_enough(planned, folder)
     return planned
 
@@ -159,7 +170,7 @@ def _join(parts: Iterable[Path], file: Path) -> None:
     os.replace(file.with_suffix(".tmp"), file)
 
 
-@cache
+@cache  # a worker process encodes many shards with one processor
 def _encoder(settings: Settings) -> "Encoder":
     from vislib.training.labels import Encoder
     from vislib.training.models import open_processor
@@ -176,51 +187,46 @@ def _encode_part(part: Path, output: Output, *, settings: Settings) -> None:
         try:
             encoded = encoder.encode(row)
         except RowError as error:
-            output.write(
-                "refused", vars(Refusal(row["id"], row["source"], error.reason, error.detail))
-            )
+            refusal = Refusal(row["id"], row["source"], error.reason, error.detail)
+            output.write("refused", vars(refusal))
             continue
         output.note("truncated", encoded.truncated)
-        output.write(
-            "rows",
-            row
-            | {
-                "n_tokens": len(encoded.input_ids),
-                "n_image_tokens": encoded.n_image_tokens,
-                "n_supervised": encoded.n_supervised,
-                "n_pixels": encoded.n_pixels,
-            },
-        )
+        counts = {
+            "n_tokens": len(encoded.input_ids),
+            "n_image_tokens": encoded.n_image_tokens,
+            "n_supervised": encoded.n_supervised,
+            "n_pixels": encoded.n_pixels,
+        }
+        output.write("rows", row | counts)
 
 
 def _require_enough(planned: Planned, folder: Path) -> None:
     """Stop before anything is trained on data that lost more than it may, and forget what was
     planned.
     """
-    table = planned.account()
-    if table.empty:
+    taken = planned.account()["taken"]
+    if taken.empty:
         raise InputError(
             "there is no row to learn from; name conversations, own_data with an own_fraction"
             " above 0"
         )
-    for source, taken in table["taken"].items():
+    for source, count in taken.items():
         lost = [row for row in planned.refusals() if row["source"] == source]
         by_parameters = [row for row in lost if _mend(row["reason"])]
-        if len(by_parameters) > MOST_REFUSED * taken:
+        if len(by_parameters) > MOST_REFUSED * count:
             first, most = by_parameters[0], MOST_REFUSED
             mend = " or ".join(sorted({_mend(row["reason"]) for row in by_parameters}))
-        elif len(lost) > MOST_UNREADABLE * taken:
+        elif len(lost) > MOST_UNREADABLE * count:
             first, most, mend = lost[0], MOST_UNREADABLE, "mend the rows, or leave their file out"
         else:
             continue
-        reasons = ", ".join(
-            f"{n} {c}" for n, c in sorted(Counter(r["reason"] for r in lost).items())
-        )
+        reasons = Counter(row["reason"] for row in lost)
+        said = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items()))
         listed = folder.with_name("refused.csv")
         write_csv(pa.Table.from_pylist(list(planned.refusals()), _REFUSED), listed)
-        rmtree(folder)
+        rmtree(folder)  # so that rows which were mended meanwhile are read anew
         raise InputError(
-            f"{len(lost)} of {taken} rows of the {source} data are refused ({reasons}), such as"
+            f"{len(lost)} of {count} rows of the {source} data are refused ({said}), such as"
             f" {first['id']}: {first['detail']}; at most {most:.0%} may be: {mend}. All refused"
             f" rows stand in {listed}"
         )
@@ -235,15 +241,6 @@ def _mend(reason: str) -> str:
     return ""
 
 
-def _rounds(file: Path) -> int:
-    """Pairs of a question and an answer in all rows."""
-    with tables.open_part(file) as opened:
-        return sum(
-            pc.sum(pc.divide(pc.list_value_length(batch.column(0)), 2)).as_py() or 0
-            for batch in opened.iter_batches(columns=["conversations"])
-        )
-
-
 def examples(planned: Planned, settings: Settings, count: int, seed: int) -> list[Row]:
     """A seeded handful of the rows that passed, the sources in turn.
 
@@ -256,28 +253,24 @@ def examples(planned: Planned, settings: Settings, count: int, seed: int) -> lis
     in_turn = zip_longest(*(choose(names, count, seed) for names in ids.values()))
     names = [name for group in in_turn for name in group if name is not None][:count]
     found, encoder = tables.lookup(planned.rows, "id", names), _encoder(settings)
-    return [
-        found[name]
-        | {
-            "picture": next(iter(found[name]["images"]), None),
-            "text": _marked(encoder.encode(found[name]), encoder.processor),
-        }
-        for name in names
-    ]
+    shown = []
+    for row in map(found.__getitem__, names):
+        text = _marked(encoder.encode(row), encoder.processor)
+        shown.append(row | {"picture": next(iter(row["images"]), None), "text": text})
+    return shown
 
 
 def _marked(encoded: "Encoded", processor: Any) -> str:
     """The tokens as text, supervised ones between ⟦ and ⟧; a row of image tokens is written once
     with its number.
     """
-    shown, end, before = [], 0, ""
+    shown, end, before = "", 0, ""
     for learnt, group in groupby(label != -100 for label in encoded.labels):
-        end += sum(1 for _ in group)
-        text = processor.tokenizer.decode(
-            encoded.input_ids[:end]
-        )  # from the start: a piece alone may lose its space
-        shown.append(f"⟦{text[len(before) :]}⟧" if learnt else text[len(before) :])
-        before = text
+        end += len(list(group))
+        # from the start: a piece alone may lose its space
+        text = processor.tokenizer.decode(encoded.input_ids[:end])
+        said, before = text[len(before) :], text
+        shown += f"⟦{said}⟧" if learnt else said
     image = str(processor.image_token)
     many = re.compile(f"(?:{re.escape(image)}){{2,}}")
-    return many.sub(lambda found: f"{image}×{len(found[0]) // len(image)}", "".join(shown))
+    return many.sub(lambda found: f"{image}×{len(found[0]) // len(image)}", shown)
