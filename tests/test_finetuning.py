@@ -99,7 +99,7 @@ def trained(ground: Path, **parameters) -> Run:
 
 
 @contextmanager
-def here():
+def here(hear=None):
     """Within it the process that trains is this one, which has its imports already; what it sets is
     taken back.
     """
@@ -109,7 +109,17 @@ def here():
     )
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "run_child", lambda command, **_: worker.main(Path(command[-1])))
+
+        def run_child(command, *, on_event, **_):
+            def emit(event, **values):
+                on_event({"event": event, **values})
+                if hear:
+                    hear({"event": event, **values})
+
+            patch.setattr(worker, "emit", emit)
+            worker.main(Path(command[-1]))
+
+        patch.setattr(launch, "run_child", run_child)
         yield
     torch.set_num_threads(threads)
     for number, handler in before.items():
@@ -231,9 +241,25 @@ def test_a_plan_is_looked_at_before_anything_is_trained(ground):
     run.close()
 
 
+def test_the_test_split_is_evaluated_and_each_step_is_reported_and_drawn(ground):
+    told: list[dict] = []
+    run = begin(ground, variant="evaluated", eval_steps=4, load_best=True, max_samples=6)
+    with here(told.append):
+        finetuning.finetune(run, watch=finetuning.loss_curve())
+    assert [event["step"] for event in told if event["event"] == "evaluation"] == [4, 8]
+    assert run.metrics["eval_loss"] == pytest.approx(
+        min(event["eval_loss"] for event in told if event["event"] == "evaluation"), rel=1e-3
+    )
+    assert list((run.folder / "tensorboard").glob("events.*"))
+    assert rows_of(run, "arms")[0]["samples"] == 6
+    run.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"load_best": True}, "load_best is true, but eval_steps is 0"),
+        ({"conversations": "", "eval_steps": 2}, "set eval_steps to 0 in a base arm"),
         ({"conversations": "", "own_data": []}, "no row to learn from"),
         ({"own_images": "no/such/folder"}, r"own_images is 'no/such/folder', but .* is no folder"),
         (

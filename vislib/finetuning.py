@@ -10,19 +10,28 @@ becomes the tables `steps` and `arms`.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from vislib.runs import InputError, Run, tables
+import duckdb
+
+from vislib.runs import InputError, Run
 from vislib.runs.keys import input_path
 from vislib.runs.tables import Row
 from vislib.training import planning, tiny
-from vislib.training.launch import placed, train
+from vislib.training.launch import Watch, placed, train
 from vislib.training.models import read_facts, resolve_model
 from vislib.training.planning import Planned, plan_rows
 from vislib.training.settings import Settings
-from vislib.training.sources import OWN, VISUAL, Entry, contract_rows, own_rows, train_parts
+from vislib.training.sources import VISUAL, Entry, contract_rows, own_rows, parts_of
 
 BASE = "base"  # the arm without conversations: the same recipe on the model's own data alone
 _LEARNT = ("rounds", "tokens", "image_tokens", "supervised_tokens")  # in all steps
+_REDRAWN_S = 5.0
+# `separate` has two rows of each sample
+_SAMPLES = """
+    SELECT count(DISTINCT sample_id) FROM read_parquet($parts)
+    WHERE id IN (SELECT id FROM read_parquet($rows) WHERE source = $source)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +55,22 @@ class Plan:
             run.params,
             model=resolve_model(run.params.model, run),
             checkpoints=str(run.scratch / "checkpoints"),
+            reports=str(run.folder / "tensorboard"),
+            run_name=f"{run.stage.run.name}/{run.stage.name}",
             output=str(run.data / "model"),
         )
         placed(settings)  # what this machine lacks is said before rows are read for hours
+        held_out = _held_out(run, settings)
         planned = plan_rows(run, _entries(run), settings)
         arm = _arm(run, settings, planned)
-        return cls(settings=replace(settings, rows=str(planned.rows)), planned=planned, arm=arm)
+        settings = replace(settings, rows=str(planned.rows), held_out=held_out)
+        return cls(settings=settings, planned=planned, arm=arm)
 
     @property
     def remark(self) -> str:
         """What must stand beside every number of a tiny model."""
-        return (
-            "a tiny random model: the path, not a result" if self.arm["base"] in tiny.NAMES else ""
-        )
+        is_tiny = self.arm["base"] in tiny.NAMES
+        return "a tiny random model: the path, not a result" if is_tiny else ""
 
 
 def _entries(run: Run) -> Iterator[Entry]:
@@ -83,12 +95,32 @@ def _entries(run: Run) -> Iterator[Entry]:
     )
 
 
+def _held_out(run: Run, settings: Settings) -> str:
+    """The file of the test rows that are evaluated while it trains, "" if none are asked for."""
+    if settings.load_best and not settings.eval_steps:
+        raise InputError("load_best is true, but eval_steps is 0: set how often to evaluate")
+    if not settings.eval_steps:
+        return ""
+    conversations = run.input("conversations")
+    if conversations is None:
+        raise InputError(
+            f"eval_steps is {settings.eval_steps}, but conversations is empty: the rows that are"
+            " evaluated are its test split; set eval_steps to 0 in a base arm"
+        )
+    rows = contract_rows(
+        conversations,
+        run.table("images"),
+        max_samples=run.params.eval_samples,
+        seed=run.seed,
+        split="test",
+    )
+    return str(plan_rows(run, rows, settings, name="held_out").rows)
+
+
 def _arm(run: Run, settings: Settings, planned: Planned) -> Row:
     """The row of `arms` but for its steps, with the tokens of one pass."""
     p, counts = run.params, planned.counts()
-    trained_as = read_facts(settings.model).get(
-        "model"
-    )  # of a model that an earlier stage of this kind made
+    trained_as = read_facts(settings.model).get("model")  # if an earlier stage of this kind made it
     return {
         "model": p.model_name or trained_as or Path(p.model.partition("@")[0]).name,
         "arm": p.arm or Path(p.conversations).name or BASE,
@@ -97,26 +129,18 @@ def _arm(run: Run, settings: Settings, planned: Planned) -> Row:
         "method": p.method,
         "conversations": _without_folder(p.conversations),
         "samples": _samples(run, planned),
-        "rows": counts["rows"],
-        "own_rows": counts[f"{OWN}_rows"],
-        "text_only_rows": counts["text_only_rows"],
-        **{name: counts[name] for name in _LEARNT},
+        **{name: counts[name] for name in ("rows", "own_rows", "text_only_rows", *_LEARNT)},
     }
 
 
 def _samples(run: Run, planned: Planned) -> int:
-    """How many samples of the conversations have a row that passed (`separate` has two rows of
-    each).
-    """
+    """How many samples of the conversations have a row that passed."""
     table = run.input("conversations")
     if table is None:
         return 0
-    rows = tables.read_rows(planned.rows, ["id", "source"])
-    kept = {row["id"] for row in rows if row["source"] == VISUAL}
-    found = (
-        row for part in train_parts(table) for row in tables.read_rows(part, ["id", "sample_id"])
-    )
-    return len({row["sample_id"] for row in found if row["id"] in kept})
+    given = {"parts": [str(part) for part in parts_of(table)], "source": VISUAL}
+    found: Any = duckdb.execute(_SAMPLES, given | {"rows": str(planned.rows)}).fetchone()
+    return int(found[0])
 
 
 def _without_folder(value: str) -> str:
@@ -124,32 +148,63 @@ def _without_folder(value: str) -> str:
     return Path(value).name if Path(value).expanduser().is_absolute() else value
 
 
-def finetune(run: Run) -> None:
-    """Train the arm and write `steps`, `arms`, `dropped` and the folder `data/model`.
+def finetune(run: Run, watch: Watch = lambda event: None) -> None:
+    """Train the arm and write `steps`, `arms`, `dropped` and the folder `data/model`; `watch` gets
+    every event meanwhile.
 
-    Goes on from the last checkpoint after a stop. Adds speed and memory to the metrics. Raises
-    InputError.
+    Goes on from the last checkpoint after a stop. Adds speed, memory and evaluation to the metrics.
+    Raises InputError.
     """
     plan = Plan.of(run)
-    print(
-        f"{plan.planned.account()}\n{plan.planned.truncated} of them end at max_length."
-        f" {plan.remark}",
-        flush=True,
-    )
+    planned, counts = plan.planned, plan.planned.counts()
+    cut = f"{planned.truncated} of them end at max_length. {plan.remark}"
+    print(f"{planned.account()}\n{cut}", flush=True)
     facts = {name: value for name, value in plan.arm.items() if name not in _LEARNT}
-    totals = train(run, plan.settings, facts | {"base": run.params.model})
+    totals = train(run, plan.settings, facts | {"base": run.params.model}, watch=watch)
+    watch({"event": "end"})
     with run.output() as output:
-        output.take("row", plan.arm["rows"])
-        output.keep("row", plan.arm["rows"])
-        for row in plan.planned.refusals():
+        output.take("row", counts["rows"])
+        output.keep("row", counts["rows"])
+        for row in planned.refusals():
             output.take("row")
             output.drop("row", row["id"], row["reason"], row["detail"])
-        output.note("truncated_rows", plan.planned.truncated)
-        output.note("turns_left_out", plan.planned.counts()["n_left_out"])
-        output.note("characters_mended", plan.planned.counts()["n_mended"])
+        output.note("truncated_rows", planned.truncated)
+        output.note("turns_left_out", counts["n_left_out"])
+        output.note("characters_mended", counts["n_mended"])
         for step in totals["log"]:
             output.write("steps", step)
         output.write("arms", plan.arm | {name: totals[name] for name in (*_LEARNT, "steps")})
+
+
+def loss_curve() -> Watch:
+    """What draws the loss while it trains, when given to `finetune`: of the steps so far, and of
+    held-out rows.
+
+    Drawn anew every few seconds at most: a training of hours has more steps than a line has dots.
+    """
+    import time
+
+    import matplotlib.pyplot as plt
+    import pandas as pd
+    from IPython.display import DisplayHandle
+
+    losses, drawn = list[Row](), list[float]()
+    shown = DisplayHandle()  # type: ignore[no-untyped-call]
+
+    def watch(event: Row) -> None:
+        if event["event"] in ("step", "evaluation"):
+            losses.append({name: event.get(name) for name in ("step", "loss", "eval_loss")})
+        waited = not drawn or time.monotonic() - drawn[-1] > _REDRAWN_S
+        if losses and (waited or event["event"] == "end"):
+            table = pd.DataFrame(losses).groupby("step").first().astype(float)
+            axes = table.interpolate().plot(marker=".", figsize=(6, 2.5), ylabel="loss")
+            # an open figure would be shown once more when the cell ends
+            plt.close(axes.figure)
+            show = shown.update if drawn else shown.display
+            show(axes.figure)  # type: ignore[no-untyped-call]
+            drawn.append(time.monotonic())
+
+    return watch
 
 
 def examples(run: Run, count: int) -> list[Row]:

@@ -92,54 +92,51 @@ def entry(
 
 
 # ---- conversations of stage 08
-# ------------------------------------------------------------------------------
 
 
-def train_parts(table: Path) -> list[Path]:
-    """The parts of a configuration's train split; InputError if there are none."""
-    parts = [part for part in tables.parts(table) if part == table or part.name.startswith("train")]
+def parts_of(table: Path, split: str = "train") -> list[Path]:
+    """The parts of a configuration's train or test split; InputError if there are none."""
+    parts = tables.parts(table)
+    if split == "test" or parts != [table]:  # a single file has no other split
+        parts = [part for part in parts if part.name.startswith(split)]
     if not parts:
         raise InputError(
-            f"{table}: no train-*.parquet; name a configuration such as"
+            f"{table}: no {split}-*.parquet; name a configuration such as"
             " 08_merging/contextual/leaky_mix"
         )
     return parts
 
 
-def contract_rows(table: Path, ledger: Path, *, max_samples: int, seed: int) -> Iterator[Entry]:
-    """The train rows of a configuration, in order, their images through the ledger
+def contract_rows(
+    table: Path, ledger: Path, *, max_samples: int, seed: int, split: str = "train"
+) -> Iterator[Entry]:
+    """The rows of a configuration's `split`, in order, their images through the ledger
     `03_images/images`.
 
     `max_samples` (0: all) samples, drawn by the hash of seed and sample_id with all their rows:
     configurations that are made of the same samples keep the same ones.
     """
-    parts, wanted = train_parts(table), None
+    parts, wanted = parts_of(table, split), None
     if max_samples:
-        samples = dict.fromkeys(
-            row["sample_id"] for part in parts for row in tables.read_rows(part, ["sample_id"])
-        )
+        names = (tables.read_rows(part, ["sample_id"]) for part in parts)
+        samples = dict.fromkeys(row["sample_id"] for rows in names for row in rows)
         wanted = set(choose(samples, max_samples, seed))
-    columns = ["id", "sample_id", "images", "conversations"]
     for part in parts:
         rows = [
             row
-            for row in tables.read_rows(part, columns)
+            for row in tables.read_rows(part, ["id", "sample_id", "images", "conversations"])
             if wanted is None or row["sample_id"] in wanted
         ]
+        # a part at a time: the ledger of a million images need not be held
         ids = {image for row in rows for image in row["images"]}
         found = tables.lookup(ledger, "image_id", ids, ["path"])
         paths = {name: ledger.parent / row["path"] for name, row in found.items() if row["path"]}
         for row in rows:
-            yield entry(
-                row["id"],
-                VISUAL,
-                [paths.get(image) for image in row["images"]],
-                row["conversations"],
-            )
+            images = [paths.get(image) for image in row["images"]]
+            yield entry(row["id"], VISUAL, images, row["conversations"])
 
 
 # ---- a model's own data
-# -------------------------------------------------------------------------------------
 
 
 def own_rows(
