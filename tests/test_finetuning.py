@@ -93,7 +93,7 @@ def begin(ground: Path, **parameters) -> Run:
 
 def trained(ground: Path, **parameters) -> Run:
     run = begin(ground, **parameters)
-    finetuning.finetune(run)
+    finetuning.finetune(run, finetuning.Plan.of(run))
     run.finish()
     return run
 
@@ -234,7 +234,7 @@ def test_a_plan_is_looked_at_before_anything_is_trained(ground):
         20,
         24,
     )
-    shown = finetuning.examples(run, 4)
+    shown = finetuning.examples(run, plan, 4)
     assert [row["source"] for row in shown] == ["visual", "own"] * 2
     assert all("⟦" in row["text"] for row in shown)
     assert not (run.data / "model").exists()
@@ -245,7 +245,7 @@ def test_the_test_split_is_evaluated_and_each_step_is_reported_and_drawn(ground)
     told: list[dict] = []
     run = begin(ground, variant="evaluated", eval_steps=4, load_best=True, max_samples=6)
     with here(told.append):
-        finetuning.finetune(run, watch=finetuning.loss_curve())
+        finetuning.finetune(run, finetuning.Plan.of(run), watch=finetuning.loss_curve())
     assert [event["step"] for event in told if event["event"] == "evaluation"] == [4, 8]
     assert run.metrics["eval_loss"] == pytest.approx(
         min(event["eval_loss"] for event in told if event["event"] == "evaluation"), rel=1e-3
@@ -275,5 +275,5 @@ def test_the_test_split_is_evaluated_and_each_step_is_reported_and_drawn(ground)
 def test_what_cannot_be_trained_on_is_an_error_before_the_training(ground, changes, said):
     run = begin(ground, variant="bad", **changes)
     with pytest.raises(InputError, match=said):
-        finetuning.finetune(run)
+        finetuning.Plan.of(run)
     run.close()

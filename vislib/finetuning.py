@@ -18,6 +18,7 @@ from vislib.runs import InputError, Run
 from vislib.runs.keys import input_path
 from vislib.runs.tables import Row
 from vislib.training import planning, tiny
+from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
 from vislib.training.launch import Watch, placed, train
 from vislib.training.models import read_facts, resolve_model
 from vislib.training.planning import Planned, plan_rows
@@ -148,14 +149,13 @@ def _without_folder(value: str) -> str:
     return Path(value).name if Path(value).expanduser().is_absolute() else value
 
 
-def finetune(run: Run, watch: Watch = lambda event: None) -> None:
+def finetune(run: Run, plan: Plan, *, watch: Watch = lambda event: None) -> None:
     """Train the arm and write `steps`, `arms`, `dropped` and the folder `data/model`; `watch` gets
     every event meanwhile.
 
     Goes on from the last checkpoint after a stop. Adds speed, memory and evaluation to the metrics.
     Raises InputError.
     """
-    plan = Plan.of(run)
     planned, counts = plan.planned, plan.planned.counts()
     cut = f"{planned.truncated} of them end at max_length. {plan.remark}"
     print(f"{planned.account()}\n{cut}", flush=True)
@@ -207,9 +207,28 @@ def loss_curve() -> Watch:
     return watch
 
 
-def examples(run: Run, count: int) -> list[Row]:
+def examples(run: Run, plan: Plan, count: int) -> list[Row]:
     """A seeded handful of accepted rows with `picture` and the exact `text` that a model reads,
     learnt parts in ⟦⟧.
     """
-    plan = Plan.of(run)
     return planning.examples(plan.planned, plan.settings, count, run.seed)
+
+
+def answers(run: Run, plan: Plan, rows: list[Row], *, max_tokens: int = 32) -> list[Row]:
+    """The rows with their first `question`, the answer that is `expected`, and those of the model
+    `before` and `after`.
+    """
+    settings, asked = plan.settings, []
+    for row in rows:
+        picture = next(iter(row["images"]), None)
+        asked.append(Question(row["id"], row["conversations"][0]["value"], picture, max_tokens))
+    models = {"before": settings.model, "after": settings.output}
+    device, precision = settings.device, settings.precision
+    keys = answers_of_models(run, list(models.values()), asked, device=device, precision=precision)
+    told = []
+    for row, question in zip(rows, asked, strict=True):
+        given = {"question": question.text, "expected": row["conversations"][1]["value"]}
+        for name, key in zip(models, keys, strict=True):
+            given[name] = answer_to(run.journal(JOURNAL), key, question) or ""
+        told.append(row | given)
+    return told
