@@ -38,6 +38,7 @@ _QUOTED = re.compile(  # straight, curly, German, French, Japanese; code; single
     "|「[^「」\n]{0,2000}」|『[^『』\n]{0,2000}』|`[^`\n]{0,2000}`"
     r"|(?<!\w)['‘](?:[^'‘’\n]|(?<=\w)['’](?=\w)){1,500}['’](?!\w)"
 )
+Words = tuple[str, ...]
 _FILE = Path(__file__).with_suffix(".toml")
 _PHRASES: dict[str, dict[str, Any]] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 
@@ -143,7 +144,7 @@ def repetition(text: str) -> str:
     tokens = [match[0] for match in _TOKEN.finditer(text.casefold())]
     characters = sum("\u0e00" <= token < "\uac00" for token in tokens)
     size = _CHARACTERS if 2 * characters > len(tokens) else _GRAM
-    last: dict[tuple[str, ...], int] = {}
+    last: dict[Words, int] = {}
     again = until = 0  # tokens that repeat, and where they end
     since = distance = 0  # how long at one distance, and which
     for at, gram in enumerate(_grams(tokens, size)):
@@ -170,7 +171,7 @@ def loop(text: str) -> str:
     way. Sentences that differ in a number are no loop: so are the values of a chart told.
     """
     sentences = [re.findall(r"\w+", sentence) for sentence in _BREAK.split(text.casefold())]
-    alike: dict[tuple[tuple[str, ...], ...], set[int]] = defaultdict(set)
+    alike: dict[tuple[Words, Words], set[int]] = defaultdict(set)
     for number, words in enumerate(sentences):
         if len(words) <= _FRAMED:
             for frame in _frames(words):
@@ -183,7 +184,7 @@ def loop(text: str) -> str:
     return ""
 
 
-def _frames(words: Sequence[str]) -> Iterator[tuple[tuple[str, ...], ...]]:
+def _frames(words: Sequence[str]) -> Iterator[tuple[Words, Words]]:
     """What stands before and after each gap of a sentence."""
     for gap in range(1, _GAP + 1):
         if len(words) - gap < max(_FRAME, 1.5 * gap):
@@ -204,9 +205,11 @@ def truncation(text: str) -> str:
     sentences = list(_SENTENCE.finditer(body))
     if len(sentences) < 2 or _WHOLE_END.search(body) or _LIST_ITEM.match(line):
         return ""
-    rest = body[sentences[-1].end() :]
-    stops = len(rest.split()) > 4 or _NO_END.search(rest)
-    return rest[-60:] if stops and "\n" not in body[sentences[-1].start() :] else ""
+    last = sentences[-1]
+    if "\n" in body[last.start() :]:  # a title or a label after the last sentence
+        return ""
+    rest = body[last.end() :]
+    return rest[-60:] if len(rest.split()) > 4 or _NO_END.search(rest) else ""
 
 
 def echo(text: str, prompt: str) -> str:
@@ -217,19 +220,23 @@ def echo(text: str, prompt: str) -> str:
     for line in text.split("\n"):
         if line.strip() in lines:
             return line.strip()
-    words = re.findall(r"\w+", text.casefold())
-    return " ".join(next((gram for gram in _grams(words) if gram in grams), ()))
+    for gram in _grams(re.findall(r"\w+", text.casefold())):
+        if gram in grams:
+            return " ".join(gram)
+    return ""
 
 
 @cache
-def _fixed(prompt: str) -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
+def _fixed(prompt: str) -> tuple[frozenset[str], frozenset[Words]]:
     """Lines of a prompt that are neither its fields nor marks of the format, and its grams."""
-    lines = (line for line in prompt.split("\n") if len(line.split()) > 2 and line[0] not in '<"')
+    # Two words are a title; what begins with < or " is an example of the format to be written.
+    lines = [line for line in prompt.split("\n") if len(line.split()) > 2]
+    lines = [line.strip() for line in lines if line[0] not in '<"']
     words = re.findall(r"\w+", re.sub(r"\{\{\w+\}\}", "", prompt).casefold())
-    return frozenset(map(str.strip, lines)), frozenset(_grams(words))
+    return frozenset(lines), frozenset(_grams(words))
 
 
-def _grams(words: Sequence[str], size: int = _GRAM) -> Iterator[tuple[str, ...]]:
+def _grams(words: Sequence[str], size: int = _GRAM) -> Iterator[Words]:
     return zip(*(words[n:] for n in range(size)), strict=False)
 
 
@@ -246,7 +253,8 @@ def foreign(text: str, page: str = "", *, wanted: Collection[str] = ()) -> str:
         return ""
     half = len(text) // 2
     # A name or a quotation in another script must not decide for the rest.
-    pieces = text, text[:half], text[half:], " ".join(re.sub("[^\0-\u024f]", " ", text).split())
+    latin = " ".join(re.findall("[!-\u024f]+", text))
+    pieces = text, text[:half], text[half:], latin
     known = set(wanted) or _of_page(page)
     return "" if known & _codes(pieces, _LEAST // 2, _DOUBT) else surest
 
@@ -260,7 +268,8 @@ def _of_page(page: str) -> set[str]:
         return set(_identifier().labels) if re.search(r"[^\W\d]", page) else {"en"}
     parts = [page[at : at + _PART] for at in range(0, len(page), _PART)]
     # The last part may be short, and scripts other than Latin stand in few words of some pages.
-    parts += [page[-_PART:], " ".join(re.sub("[\0-\u024f]", " ", page[:_LONGEST]).split())]
+    others = " ".join(re.findall("[^\0-\u024f]+", page[:_LONGEST]))
+    parts += [page[-_PART:], others]
     return {"en"} | _codes(parts, _LEAST, _MAYBE)
 
 

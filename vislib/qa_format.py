@@ -11,7 +11,7 @@ is lost: a block that begins as a round is one or has one of `REASONS`; the rest
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from vislib.engines.thoughts import without_thoughts
 from vislib.prompts import IDENTIFIER
@@ -77,6 +77,10 @@ _REMARK = re.compile(
 )
 
 
+Names = tuple[str, ...]  # of the parts of a round
+Mark = re.Match[str]  # of an identifier
+
+
 @dataclass(frozen=True)
 class Round:
     """One question with its answer; `options` are four texts without letters, or none in free
@@ -97,6 +101,14 @@ class Block:
     round: Round
     reason: str
     text: str
+
+
+class Part(NamedTuple):
+    """What one identifier begins: `human`, `option` or `assistant`."""
+
+    name: str
+    words: str
+    text: str  # as it stands in the model's
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ def parse_multiple_choice(text: str) -> Parsed:
     return _parsed(text, _MULTIPLE_CHOICE)
 
 
-def _parsed(text: str, expected: tuple[str, ...]) -> Parsed:
+def _parsed(text: str, expected: Names) -> Parsed:
     # A server may send half of a surrogate pair, which no table could hold.
     text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
     text, outside = without_thoughts(text)
@@ -183,9 +195,7 @@ def _without_remark(block: Block) -> Block:
     return replace(block, round=replace(block.round, answer=_clean(answer)))
 
 
-def _json_pieces(
-    text: str, rounds: Iterable[JsonRound], expected: Sequence[str]
-) -> Iterator[Block | str]:
+def _json_pieces(text: str, rounds: Iterable[JsonRound], expected: Names) -> Iterator[Block | str]:
     """A block per JSON round, and the text between them."""
     last = 0
     for found in rounds:
@@ -214,7 +224,7 @@ def _checked(found: Round, fault: str, text: str) -> Block:
     return Block(found, fault, text)
 
 
-def _text_pieces(text: str, expected: tuple[str, ...]) -> Iterator[Block | str]:
+def _text_pieces(text: str, expected: Names) -> Iterator[Block | str]:
     """A block per <Human>, and the text outside them.
 
     Identifiers before the first <Human> make a block of their own.
@@ -228,34 +238,35 @@ def _text_pieces(text: str, expected: tuple[str, ...]) -> Iterator[Block | str]:
     if re.fullmatch(_FENCE, before.rstrip().rpartition("\n")[2]):
         ends.append(_FENCE)  # what a fence opened it shuts; elsewhere an answer may hold code
     ending = re.compile("|".join(ends), re.IGNORECASE | re.MULTILINE)
-    group: list[tuple[str, str, str]] = []  # name, words after it, text as it stands
+    group: list[Part] = []
     yield before
     for mark, limit in zip(marks, limits[1:], strict=True):
-        found = ending.search(text, mark.end(), limit)
-        cut = found.start() if found else limit
-        if group and _name(mark) == "human":
+        name = _name(mark)
+        if group and name == "human":
             yield _read(group, expected)
             group = []
-        followed = cut == limit < end
-        body = _clean(text[mark.end() : cut], bold=bool(mark["bold"]), followed=followed)
-        group.append((_name(mark), body, text[mark.start() : cut]))
+        found = ending.search(text, mark.end(), limit)
+        cut = found.start() if found else limit
+        words = text[mark.end() : cut]
+        words = _clean(words, bold=mark["bold"] != "", followed=cut == limit < end)
+        group.append(Part(name, words, text[mark.start() : cut]))
         yield text[cut:limit]
     if group:
         yield _read(group, expected)
     yield text[end:]
 
 
-def _name(mark: re.Match[str]) -> str:
+def _name(mark: Mark) -> str:
     return mark["name"].lower()
 
 
-def _identifiers(text: str, end: int, expected: Sequence[str]) -> list[re.Match[str]]:
+def _identifiers(text: str, end: int, expected: Names) -> list[Mark]:
     """The identifiers that are no words of a question or an answer.
 
     Those that begin a line are. One within a line is if the round lacks it at the beginning of a
     line: some models write no line breaks.
     """
-    rounds: list[list[tuple[re.Match[str], bool]]] = [[]]
+    rounds: list[list[tuple[Mark, bool]]] = [[]]
     for mark in IDENTIFIER.finditer(text, 0, end):
         if mark["close"]:
             continue
@@ -264,7 +275,7 @@ def _identifiers(text: str, end: int, expected: Sequence[str]) -> list[re.Match[
         if firm and _name(mark) == "human":
             rounds.append([])
         rounds[-1].append((mark, firm))
-    kept: list[re.Match[str]] = []
+    kept: list[Mark] = []
     for marks in rounds:
         whole = {_name(mark) for mark, firm in marks if firm}.issuperset(expected)
         lacking = () if whole else expected
@@ -288,12 +299,12 @@ def _clean(body: str, *, bold: bool = False, followed: bool = False) -> str:
     return text
 
 
-def _read(group: Sequence[tuple[str, str, str]], expected: tuple[str, ...]) -> Block:
-    names, bodies, texts = zip(*group, strict=True)
-    parts = dict(zip(names, bodies, strict=True))
-    options, fault = read_options(parts.get("option", "")) if "option" in expected else ((), "")
+def _read(group: Sequence[Part], expected: Names) -> Block:
+    names = tuple(part.name for part in group)
+    words = dict.fromkeys(_MULTIPLE_CHOICE, "") | {part.name: part.words for part in group}
+    options, fault = read_options(words["option"]) if "option" in expected else ((), "")
     if names != expected:
         known = names if set(names) <= set(expected) else ()
         fault = _INCOMPLETE.get(known, "identifiers_unpaired")
-    found = Round(parts.get("human", ""), options, parts.get("assistant", ""))
-    return _checked(found, fault, "".join(texts))
+    found = Round(words["human"], options, words["assistant"])
+    return _checked(found, fault, "".join(part.text for part in group))

@@ -69,8 +69,8 @@ def read_options(body: str) -> Options:
     if body[0] + body[-1] in ("[]", "{}"):  # as Python or JSON writes a list
         body = body[1:-1].strip()
     marks = _marks(body)
-    limits = [*(mark.start() for mark in marks[1:]), len(body)]
-    return _checked([_option(m, body[m.end() : n]) for m, n in zip(marks, limits, strict=False)])
+    ends = [*(mark.start() for mark in marks[1:]), len(body)]
+    return _checked([_option(body, mark, end) for mark, end in zip(marks, ends, strict=False)])
 
 
 def read_listed(options: Sequence[str]) -> Options:
@@ -111,9 +111,10 @@ def _letter(mark: Mark) -> str:
     return unicodedata.normalize("NFKC", mark["letter"]).upper()
 
 
-def _option(mark: Mark, text: str) -> str:
+def _option(body: str, mark: Mark, end: int) -> str:
     """The words of one option, without the quotes or stars around it."""
-    text = " ".join(text.strip().partition("\n\n")[0].split()).rstrip(_BETWEEN)
+    paragraph = body[mark.end() : end].strip().partition("\n\n")[0]
+    text = " ".join(paragraph.split()).rstrip(_BETWEEN)
     if "*" in mark["open"]:
         text = text.rstrip("*_")
     if re.search(_QUOTE, mark["open"]) and not re.search(_QUOTE, mark["shut"]):

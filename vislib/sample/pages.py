@@ -16,7 +16,7 @@ from vislib.runs.errors import InputError
 from vislib.sample import image_file
 
 FOLDER = Path(__file__).parent / "pages"
-# px as the page's crawl stated them: three dead links, and one that answers with a page
+# Sizes in px as the page's crawl stated them: three dead links, and one that answers with a page
 _NO_PICTURE = {
     "spring-banner.jpg": (960, 240),
     "summer-palace-plan.jpg": (800, 600),
@@ -72,9 +72,8 @@ def damaged(page: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "clock-face": {"texts": ["caption"] * len(row["texts"])},
         "osi-model": {"metadata": row["metadata"][:-20]},
         "eclipse-note": {"general_metadata": "{url: none}"},
-        "retina": {
-            "texts": [text and text.replace("i", "\udced", 1) for text in row["texts"]]
-        },  # Latin-1 bytes
+        # A byte of Latin-1 where UTF-8 is meant, as Python keeps it.
+        "retina": {"texts": [text and text.replace("i", "\udced", 1) for text in row["texts"]]},
     }
     if page in changes:
         yield row | changes[page]
@@ -104,16 +103,20 @@ def _image(block: str, address: str, path: Path) -> dict[str, Any] | None:
     if file.name not in _NO_PICTURE and not file.is_file():
         raise InputError(f"{path}: no picture {file.name!r}; put it into {file.parent}")
     width, height = _NO_PICTURE.get(file.name) or _size(file)
-    entry: dict[str, Any] = {"document_url": address, "unformatted_src": match["src"], "src": src}
-    if not file.stem.startswith("IMG_"):  # what a camera counts up is no name
-        entry["formatted_filename"] = re.sub("[-_]", " ", file.stem)
-    if match["alt"]:
-        entry["alt_text"] = match["alt"]
-    entry["original_width"], entry["original_height"] = width, height
-    entry["format"] = file.suffix[1:].replace("jpg", "jpeg")
+    counted = file.stem.startswith("IMG_")  # what a camera counts up is no name
+    entry: dict[str, Any] = {
+        "document_url": address,
+        "unformatted_src": match["src"],
+        "src": src,
+        "formatted_filename": None if counted else re.sub("[-_]", " ", file.stem),
+        "alt_text": match["alt"] or None,
+        "original_width": width,
+        "original_height": height,
+        "format": file.suffix[1:].replace("jpg", "jpeg"),
+    }
     for key, value in re.findall(r"(\w+)=(\S+)", match["attributes"] or ""):
         entry[f"rendered_{key}"] = int(value) if value.isdigit() else value  # or `100%`
-    return entry
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def _size(file: Path) -> tuple[int, int]:
