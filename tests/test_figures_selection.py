@@ -157,11 +157,12 @@ def test_every_cluster_shows_its_middle_and_no_picture_hides_another(inputs: Inp
     ]
     _, axes, shown = draw(table)
     assert len(shown) == len(axes.images) == 12
+    # left, right, bottom, top: downwards
     boxes = [image.get_extent() for image in axes.images]
-    right, top = axes.get_xlim()[1], axes.get_ylim()[1]
-    assert all(0 <= x1 < x2 <= right and 0 <= y1 < y2 <= top for x1, x2, y1, y2 in boxes)
+    right, down = axes.get_xlim()[1], axes.get_ylim()[0]
+    assert all(0 <= x1 < x2 <= right and 0 <= y2 < y1 <= down for x1, x2, y1, y2 in boxes)
     assert not any(
-        a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+        a[0] < b[1] and b[0] < a[1] and a[3] < b[2] and b[3] < a[2]
         for a in boxes
         for b in boxes
         if a is not b

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.notebook_cells import run_section
@@ -116,7 +118,7 @@ def conversation(sample_id: str, *rounds: tuple[str, str]) -> dict[str, object]:
     }
 
 
-def test_answers_and_pairs_per_sample() -> None:
+def test_words_of_answers() -> None:
     rows = [
         conversation(
             "a", ("caption", "A red barn."), ("free_form", "It is red."), ("multiple_choice", "B")
@@ -129,22 +131,30 @@ def test_answers_and_pairs_per_sample() -> None:
         "free_form": 7,
         "multiple_choice": 1,
     }
-    table = statistics.pairs_per_sample(answers, ["a", "b"])
-    assert table.to_dict("records") == [
-        {"question_type": "free_form", "pairs": 1, "samples": 1},
-        {"question_type": "free_form", "pairs": 2, "samples": 1},
-        {"question_type": "multiple_choice", "pairs": 0, "samples": 1},
-        {"question_type": "multiple_choice", "pairs": 1, "samples": 1},
+
+
+def test_samples_are_counted_by_their_pairs_as_generated_and_after(tmp_path) -> None:
+    """The SQL of notebook 23."""
+    talks = [
+        conversation("a", ("caption", "x"), ("free_form", "y"), ("multiple_choice", "B")),
+        conversation("b", ("free_form", "y"), ("free_form", "z")),
     ]
-    bins = statistics.as_bins(table, "pairs", "samples")
-    assert bins[["from", "to", "count"]].to_numpy().tolist()[0] == [0.5, 1.5, 1]
-
-
-def test_numbers_of_pairs_that_no_sample_has_stand_between(tmp_path) -> None:
-    pairs = pd.DataFrame({"sample_id": ["a"] * 3, "question_type": ["free_form"] * 3})
-    table = statistics.pairs_per_sample(pairs, ["a", "b"])
-    free = table[table["question_type"] == "free_form"]
-    assert free[["pairs", "samples"]].to_numpy().tolist() == [[0, 1], [1, 0], [2, 0], [3, 1]]
+    asked = [("a", "free_form")] * 4 + [("a", "multiple_choice"), ("b", "free_form")]
+    of = {"kind": "k", "status": "ok", "model": "m"}
+    rows = [{"sample_id": i, "question_type": t, **of} for i, t in asked]
+    part = tmp_path / "conversations/part-00000.parquet"
+    part.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist(talks), part)
+    tables = {"questions": pd.DataFrame(rows), "conversations": part.parent}
+    counts = run_section("23_qa_types", "## 1", tables, kind="k")["counts"]
+    of = counts.groupby(["pairs_are", "question_type"])
+    found = {key: dict(zip(g["pairs"], g["samples"], strict=True)) for key, g in of}
+    assert found == {
+        ("after de-duplication", "free_form"): {1: 1, 2: 1},
+        ("after de-duplication", "multiple_choice"): {0: 1, 1: 1},
+        ("generated", "free_form"): {1: 1, 4: 1},
+        ("generated", "multiple_choice"): {0: 1, 1: 1},
+    }
 
 
 def test_a_conversation_that_does_not_pair_is_an_error() -> None:

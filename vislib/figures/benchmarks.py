@@ -25,7 +25,7 @@ REFERENCE: dict[str, Any] = tomllib.loads(
 )
 TINY = "tiny models: the path, not a result"
 JUDGED = ("llava_in_the_wild", "mmvet")  # by a judge
-MME = ("mme", "mme_cognition")  # in points, not per cent
+_POINTS = {"mme": 2000, "mme_cognition": 800}  # all there are; other benchmarks are shares
 PAPER_MEAN = "mean_of_paper"
 MEANS = ("mean", "mean_seedbench_image", "mean_without_seedbench")
 _ORDER = list(REFERENCE["titles"])
@@ -38,7 +38,7 @@ def title_of(name: str) -> str:
 
 def scale_of(benchmark: str) -> int:
     """What an accuracy is multiplied by to be shown: per cent, or points as they are."""
-    return 1 if benchmark in MME else 100
+    return 1 if benchmark in _POINTS else 100
 
 
 def load_scores(table: Path, show: Sequence[str]) -> Any:
@@ -120,7 +120,8 @@ def _scaled(scores: Any) -> Any:
     """Scores in the order of `REFERENCE`'s titles, with the columns of `charts.plot_dots`."""
     places = scores["benchmark"].map(lambda name: _ORDER.index(name) if name in _ORDER else -1)
     scores = scores.iloc[places.argsort(kind="stable")]
-    scale = scores["benchmark"].map(scale_of)
+    # points as a share of all points, so that one axis holds all benchmarks
+    scale = 100 / scores["benchmark"].map(lambda name: _POINTS.get(name, 1))
     ends = {end: scale * scores[end] for end in ("low", "high")}
     return scores.assign(value=scale * scores["accuracy"], **ends)
 
@@ -140,7 +141,7 @@ def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) ->
     """A panel per model (figures 3 and 4); beside the models named in `paper` stand VisCon-100K's
     averages, their numbers in the legend.
     """
-    scores = scores[~scores["benchmark"].isin(MME)]
+    scores = scores[~scores["benchmark"].isin(_POINTS)]
     sizes = scores["n"].map(" (n = {:,})".format).mask(scores["benchmark"].isin(MEANS), "")
     names, labels = scores["arm"].map(title_of), scores["benchmark"].map(title_of) + sizes
     looks, by_model = (
@@ -161,10 +162,10 @@ def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) ->
 
 
 def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[str]) -> None:
-    """Benchmarks in per cent, MME in points, and the ablation of priors: the paper's numbers, red,
-    hollow without and filled with its data, and our arms beside them.
+    """Benchmarks and the ablation of priors: the paper's numbers, red, hollow without and filled
+    with its data, and our arms beside them.
 
-    `fusion`: arms whose captions were written without and with priors, which stand in the third
+    `fusion`: arms whose captions were written without and with priors, which stand in the second
     panel too. What only one side has is shown for that side alone.
     """
     names = scores["arm"].map(title_of)
@@ -172,15 +173,12 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
         names = scores["model"] + ": " + names
     ours = scores.assign(name=names)[~scores["benchmark"].isin(MEANS)]
     looks, paper = marks(ours["name"]), densefusion_table().rename(columns={"arm": "name"})
-    gains, ablation = (paper[paper["part"] == part] for part in ("gains", "fusion"))
+    ablation = set(paper.loc[paper["part"] == "fusion", "benchmark"])
     # which part of SEED the ablation is of is not known: ours stand near it, each on its own row
-    asked = {*ablation["benchmark"], "seedbench", "seedbench_image"}
-    ablated = ours[ours["arm"].isin(fusion) & ours["benchmark"].isin(asked)]
-    points, mme = ours["benchmark"].isin(MME), gains["benchmark"].isin(MME)
-    shown = [(gains[~mme], ours[~points]), (gains[mme], ours[points]), (ablation, ablated)]
-    for axes, (theirs, own), x in zip(
-        panels, shown, ("Accuracy, %", "Points", "Accuracy, %"), strict=True
-    ):
+    near = ours["benchmark"].isin({*ablation, "seedbench", "seedbench_image"})
+    shown = {"gains": ours, "fusion": ours[near & ours["arm"].isin(fusion)]}
+    for axes, (part, own) in zip(panels, shown.items(), strict=True):
+        theirs = paper[paper["part"] == part]
         without, with_data = theirs["name"].unique()
         red: Look = {"marker": "o", **PAPER}
         used = {without: red, with_data: red | {"markerfacecolor": CONTRAST}}
@@ -188,7 +186,7 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
         rows = _scaled(pd.concat([theirs, own]))
         written = theirs.groupby("benchmark")["accuracy"].agg(_pair)
         labels = rows["benchmark"].map(title_of) + rows["benchmark"].map(written).fillna("")
-        plot_dots(axes, rows.assign(label=labels), used, x=x)
+        plot_dots(axes, rows.assign(label=labels), used, x="Accuracy, %; MME: % of its points")
 
 
 def _pair(accuracies: Any) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from vislib.figures.sql import query
 from vislib.figures.statistics import histogram
@@ -46,22 +45,21 @@ def experts_note(experts: Path) -> str:
 
 
 def plot_sizes(axes: Axes, table: Any, *, short_edge: int) -> None:
-    """Images by width and height on logarithmic axes, circles by number; a corner marks the
-    smallest short edge.
+    """Images by width and height on logarithmic axes, circles by number; lines mark the smallest
+    short edge.
     """
-    most, last = int(table["images"].max()), table[["width", "height"]].max(axis=None) * 1.3
+    most = int(table["images"].max())
     areas = (table["images"] / most * _DOT).clip(lower=1.5)
     largest = f"largest: {most:,} image{'s' if most > 1 else ''}"
     axes.scatter(table["width"], table["height"], areas, label=largest, color=FILL, edgecolor=EDGE)
-    corner = [short_edge, short_edge, last], [last, short_edge, short_edge]
-    look: Look = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 1.2))}
-    axes.plot(*corner, label=f"short edge ≥ {short_edge:,} px", **look)
-    axes.axline((1, 1), (2, 2), color="0.75", linewidth=0.6, zorder=0)
-    ends = (short_edge / 1.3, last)
-    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-    axes.set(xlabel="Width (px)", ylabel="Height (px)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(FixedLocator([2.0**n for n in range(20)]))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter("{x:,.0f}")
+    dashed: Look = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 1.2))}
+    axes.axvline(short_edge, label=f"short edge ≥ {short_edge:,} px", **dashed)
+    axes.axhline(short_edge, **dashed)
+    axes.axline((1, 1), (2, 2), color="0.75", linewidth=0.6, zorder=0)  # square pictures
+    ends = short_edge / 1.3, 1.3 * table[["width", "height"]].max(axis=None)
+    axes.set(xlabel="Width (px)", ylabel="Height (px)", xlim=ends, ylim=ends)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     finish(axes)

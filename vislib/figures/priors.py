@@ -33,6 +33,8 @@ JOIN captions ON captions.sample_id = samples.sample_id
 """
 HEADINGS = dict(zip(FIELDS, ("World knowledge", "Tags", "Detections", "Visible text"), strict=True))
 _COLUMN, _LISTS = 225.0, 300.0  # points: width of an image, and where the lists begin
+_OBJECT: Look = {"color": EDGE, "linewidth": 0.6, "linestyle": "-"}
+_TEXT: Look = {"color": CONTRAST, "linewidth": 0.6, "linestyle": (0, (3, 1.5))}
 _HEADING: Look = {"size": 5.5, "weight": "bold", "color": GREY}
 _LABEL, _HIGH, _LONGEST = 5.0, 6.0, 70.0  # points: size, height and greatest width of a label
 
@@ -83,7 +85,7 @@ def plot_examples(sheet: Column, examples: Sequence[Example], *, lines: int) -> 
             sheet.y += 8
         image, beside = sheet.column(0, _COLUMN), sheet.column(_LISTS, sheet.width - _LISTS - 8)
         picture = image.draw(example["path"], height=140)
-        _draw_boxes(sheet.axes, example, picture, listed=lines)
+        _draw_findings(sheet.axes, example, picture, listed=lines)
         image.y += 2
         image.write(example["page_url"], size=5, max_lines=1, color=GREY)
         for name, title in HEADINGS.items():
@@ -108,60 +110,53 @@ def _write_list(beside: Column, text: str, lines: int, *, numbered: bool) -> Non
     beside.y += 3
 
 
-def _draw_boxes(axes: Axes, example: Example, picture: Bbox, *, listed: int) -> None:
-    """All boxes that a prompt holds; those among the first `listed` lines with their label or
-    number.
+def _draw_findings(axes: Axes, example: Example, picture: Bbox, *, listed: int) -> None:
+    """All texts and boxes that a prompt holds; those among the first `listed` lines with their
+    number or label.
     """
     texts = clearest(list(example["texts"]), example["fields"]["texts"].count("\n") + 1)
-    dashed: Look = {"color": CONTRAST, "linestyle": (0, (3, 1.5))}
-    taken = [_frame(axes, found, picture, margin=0.8, **dashed) for found in texts]
-    for number, at in enumerate(taken[:listed], 1):
-        x, y = at.x0 - 2 - 3.2 * len(str(number)), (at.y0 + at.y1 - _HIGH) / 2
-        places = [(x, y), (at.x1 + 0.5, y), (at.x0, at.y0 - _HIGH - 0.5)]
-        _draw_label(axes, str(number), places, picture, taken, color=CONTRAST)
-    for position, found in enumerate(objects(list(example["boxes"]))):
-        at = _frame(axes, found, picture, color=EDGE)
-        if position < listed:
-            above = at.y0 - _HIGH - 0.5
-            places = [(at.x0, above), (at.x0, at.y0), (at.x0, at.y1 + 0.5), (at.x1, at.y0)]
-            label = shortened(found["label"], _LONGEST, _LABEL)
-            _draw_label(axes, label, places, picture, taken, color=EDGE)
+    boxes = objects(list(example["boxes"]))
+    found = [(f, str(n), _TEXT) for n, f in enumerate(texts[:listed], 1)]
+    found += [(f, shortened(f["label"], _LONGEST, _LABEL), _OBJECT) for f in boxes[:listed]]
+    found += [(f, "", _TEXT) for f in texts[listed:]] + [(f, "", _OBJECT) for f in boxes[listed:]]
+    frames = [_frame(axes, finding, picture, look) for finding, _, look in found]
+    # frames first: a label keeps off all of them
+    taken = list(frames)
+    for (_, label, look), at in zip(found, frames, strict=True):
+        if label:
+            taken.append(_draw_label(axes, label, at, picture, taken, color=look["color"]))
 
 
-def _frame(
-    axes: Axes, found: Mapping[str, Any], picture: Bbox, *, margin: float = 0.0, **look: Any
-) -> Bbox:
+def _frame(axes: Axes, found: Mapping[str, Any], picture: Bbox, look: Look) -> Bbox:
     """Outline a finding, thin on a pale casing, so that it shows on any picture; returns where, in
     points.
     """
     corners = np.array([[found["x1"], found["y1"]], [found["x2"], found["y2"]]])
-    box = Bbox(picture.p0 + corners * picture.size).padded(margin)
-    look["path_effects"] = [withStroke(linewidth=1.2, foreground="white", alpha=0.8)]
-    frame = Rectangle(box.p0, box.width, box.height, fill=False, linewidth=0.6, **look)
-    axes.add_patch(frame)
+    box = Bbox(picture.p0 + corners * picture.size)
+    casing = [withStroke(linewidth=1.2, foreground="white", alpha=0.8)]
+    axes.add_patch(Rectangle(box.p0, *box.size, fill=False, path_effects=casing, **look))
     return box
 
 
 def _draw_label(
-    axes: Axes,
-    label: str,
-    places: Sequence[tuple[float, float]],
-    picture: Bbox,
-    taken: list[Bbox],
-    *,
-    color: str,
-) -> None:
-    """Write a label at that of `places` (top left corners, moved into the picture) where it hides
-    least of `taken`.
+    axes: Axes, label: str, at: Bbox, picture: Bbox, taken: Sequence[Bbox], *, color: str
+) -> Bbox:
+    """Write a label above, left, right or below its finding, moved into the picture, where it hides
+    least; returns where.
     """
     wide = 2 + text_width(label, _LABEL)
-    last = picture.x1 - wide, picture.y1 - _HIGH
+    last = picture.p1 - (wide, _HIGH)
     plates = []
-    for x, y in places:
-        left, top = max(picture.x0, min(x, last[0])), max(picture.y0, min(y, last[1]))
+    for x, y in (
+        (at.x0, at.y0 - _HIGH - 0.5),
+        (at.x0 - wide - 0.5, at.y0),
+        (at.x1 + 0.5, at.y0),
+        (at.x0, at.y1 + 0.5),
+    ):
+        left, top = np.clip((x, y), picture.p0, last)
         plates.append(Bbox.from_bounds(left, top, wide, _HIGH))
     plate = min(plates, key=lambda box: box.count_overlaps(taken))
-    taken.append(plate)
-    look: Look = {"facecolor": "white", "alpha": 0.92, "linewidth": 0, "zorder": 3}
-    axes.add_patch(Rectangle(plate.p0, wide, _HIGH, **look))
+    white: Look = {"facecolor": "white", "alpha": 0.92, "linewidth": 0, "zorder": 3}
+    axes.add_patch(Rectangle(plate.p0, wide, _HIGH, **white))
     axes.text(plate.x0 + 1, plate.y1 - 1.4, label, fontsize=_LABEL, color=color, zorder=4)
+    return plate

@@ -6,19 +6,17 @@ free cell of a grid, so that each is seen whole. Memory grows with the images th
 """
 
 from collections.abc import Mapping, Sequence
-from math import ceil, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 
 from vislib.figures.sql import query
 from vislib.figures.style import EDGE, GREY, INK, Look, finish
 from vislib.figures.text import Column
-from vislib.media.pixels import read_image, scaled
 from vislib.runs.stage import read_record
 
 MAP = """
@@ -62,7 +60,6 @@ _MARKS = {
     "below the top k": ("s", "white", GREY),
 }
 _STAND_IN = "an embedded descriptor of colours and gradients that stands in CLIP's place"
-_DPI = 240  # of embedded thumbnails, as printed
 _NUMBERED = 60  # clusters whose middle is marked, the largest: more would hide the pictures
 _REACH = 3.0  # cells that a thumbnail may stand from its point
 _PER_ROW, _SIDE = 4, 54.0  # pairs in a row; points of a picture
@@ -136,32 +133,32 @@ def plot_map(axes: Axes, table: Any, *, thumbnails: int) -> list[str]:
     axes.set_ylabel(f"Second ({second} of the variance)")
     finish(axes)  # before the grid is counted: the legend takes room from it
     # more cells than pictures: many lie where no image is
-    across, down, side = _grid(axes, 1.8 * max(thumbnails, 12))
-    table = table.assign(x=_spread(table["x"], across), y=_spread(table["y"], down))
+    across, down = _grid(axes, 1.8 * max(thumbnails, 12))
+    table = table.assign(x=_spread(table["x"], across), y=_spread(-table["y"], down))
     table[["middle_x", "middle_y"]] = table.groupby("cluster")[["x", "y"]].transform("mean")
     kept = table[table["state"] == "kept"].sort_values(["rank", "cluster", "image_id"])
     cells = snapped(kept[["x", "y"]].to_numpy().tolist(), across=across, down=down, most=thumbnails)
     shown = kept.iloc[list(cells)]
+    plate = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
     for (column, row), image in zip(cells.values(), shown.itertuples(), strict=True):
-        x, y = _draw_thumbnail(axes, image.path, column, row, side)
-        look = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-        axes.text(x + 0.04, y + 0.05, str(image.cluster), fontsize=4.5, bbox=look, zorder=3)
+        box = Column(axes, column + 0.03, 0.94, row + 0.03).draw(image.path, height=0.94)
+        axes.text(box.x0, box.y1, str(image.cluster), fontsize=4.5, bbox=plate, zorder=3)
     _plot_marks(axes, table.drop(shown.index))
     _plot_middles(axes, table)
     finish(axes)
     return list(shown["image_id"])
 
 
-def _grid(axes: Axes, cells: float) -> tuple[int, int, float]:
-    """Count the axes in about so many square cells: columns, rows, and a cell's side in inches."""
+def _grid(axes: Axes, cells: float) -> tuple[int, int]:
+    """Count the axes in about so many square cells, downwards: columns, rows."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # lays the figure out
-    box = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
-    side = sqrt(box.width * box.height / cells)
-    across, down = round(box.width / side), round(box.height / side)
-    axes.set(xlim=(0, across), ylim=(0, down), autoscale_on=False)
-    return across, down, side
+    width, height = axes.get_window_extent().size
+    side = sqrt(width * height / cells)
+    across, down = round(width / side), round(height / side)
+    axes.set(xlim=(0, across), ylim=(down, 0), autoscale_on=False)
+    return across, down
 
 
 def _spread(values: Any, cells: int) -> Any:
@@ -172,25 +169,8 @@ def _spread(values: Any, cells: int) -> Any:
     return 0.5 + (values - low) / (high - low) * (cells - 1)
 
 
-def _draw_thumbnail(
-    axes: Axes, path: str, left: int, bottom: int, inches: float
-) -> tuple[float, float]:
-    """Fit a picture into a cell of the grid; returns its lower left corner."""
-    picture = scaled(read_image(path), ceil(inches * _DPI))
-    width, height = (0.94 * length / max(picture.size) for length in picture.size)
-    x, y = left + (1 - width) / 2, bottom + (1 - height) / 2
-    right, top = x + width, y + height
-    axes.imshow(picture, extent=(x, right, y, top), aspect="auto", zorder=2)
-    axes.plot([x, right, right, x, x], [y, y, top, top, y], color="0.3", linewidth=0.4, zorder=2)
-    return x, y
-
-
 def _plot_marks(axes: Axes, table: Any) -> None:
-    """Images without a thumbnail, each with a line to the middle of its cluster; smaller the more
-    there are.
-    """
-    ends = table[["middle_x", "middle_y", "x", "y"]].to_numpy().reshape(-1, 2, 2)
-    axes.add_collection(LineCollection(list(ends), color="0.8", linewidth=0.3, zorder=1))
+    """Images without a thumbnail; smaller the more there are."""
     size = min(6.0, max(1.0, 1200 / max(len(table), 1)))
     for state, (marker, face, edge) in _MARKS.items():
         if len(group := table[table["state"] == state]):

@@ -107,12 +107,6 @@ def histogram(values: Iterable[float], edges: Iterable[float]) -> Any:
     return pd.DataFrame({"from": bins[:-1], "to": bins[1:], "count": counts})
 
 
-def as_bins(table: Any, value: str, count: str) -> Any:
-    """Whole numbers and how often each is there, as a `histogram` of bins around them."""
-    ends = {"from": table[value] - 0.5, "to": table[value] + 0.5, "count": table[count]}
-    return table.assign(**ends)
-
-
 def log_edges(values: Iterable[float], *, through: float, bins: int) -> Any:
     """About `bins` edges, evenly spaced on a logarithmic axis, around all `values` (above 0); one
     is `through`.
@@ -145,23 +139,6 @@ def answers(conversations: Iterable[Row]) -> Any:
         for source, turn in zip(row["sources"], row["conversations"][1::2], strict=True)
     ]
     return pd.DataFrame(rows, columns=["sample_id", "question_type", "n_words"])
-
-
-def pairs_per_sample(pairs: Any, sample_ids: Iterable[str]) -> Any:
-    """How many samples have how many pairs: question_type, pairs, samples; samples without a pair
-    have 0, and numbers between that no sample has stand there too.
-
-    `pairs` has a row per pair, with sample_id and question_type.
-    """
-    of_sample = pd.crosstab(pairs["sample_id"], pairs["question_type"])
-    tables = []
-    for name in ("free_form", "multiple_choice"):
-        numbers = of_sample.get(name, pd.Series(dtype=int)).reindex(list(sample_ids), fill_value=0)
-        every = range(numbers.min(), numbers.max() + 1)
-        samples = numbers.value_counts().reindex(every, fill_value=0)
-        rows = {"question_type": name, "pairs": samples.index, "samples": samples.to_numpy()}
-        tables.append(pd.DataFrame(rows))
-    return pd.concat(tables, ignore_index=True)
 
 
 def model_names(names: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from vislib.media import pixels
 from vislib.media.words import WORD, words
 
 SIZE, LEADING = 6.5, 1.32  # points of text; distance of lines in text sizes
-IMAGE_DPI = 300
+IMAGE_DPI = 240  # of embedded pictures, as printed
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -88,11 +88,11 @@ def wrap(text: str, *, width: float, size: float = SIZE, max_lines: int = 99) ->
 def new_sheet() -> tuple[Figure, "Column"]:
     """A two-column figure for text and images, bare, and the column that fills it."""
     start_style()
-    figure = Figure(figsize=figure_size(columns=2))
-    axes = figure.add_axes((0, 0, 1, 1))
+    figure = Figure(figsize=figure_size(columns=2, aspect=1))
+    width = figure.get_figwidth() * 72
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(width, 0), autoscale_on=False)
     axes.axis("off")
-    axes.set_autoscale_on(False)
-    return figure, Column(axes, 1, figure.get_figwidth() * 72 - 2, 2)
+    return figure, Column(axes, 1, width - 2, 2)
 
 
 def trim_sheet(figure: Figure, sheet: "Column", *, note: str) -> None:
@@ -108,7 +108,9 @@ def trim_sheet(figure: Figure, sheet: "Column", *, note: str) -> None:
 
 @dataclass
 class Column:
-    """A column of a sheet that is filled from `y` downwards; all in points."""
+    """A column that is filled from `y` downwards; in units of its axes, which are points on a
+    sheet.
+    """
 
     axes: Axes
     x: float
@@ -140,10 +142,13 @@ class Column:
         scale = min(self.width / picture.width, height / picture.height)
         box = Bbox.from_bounds(self.x, self.y, picture.width * scale, picture.height * scale)
         # no more pixels than print shows: the file stays small whatever the photograph
-        shown = pixels.scaled(picture, round(max(box.size) * IMAGE_DPI / 72))
-        self.axes.imshow(shown, extent=(box.x0, box.x1, box.y1, box.y0), aspect="auto")
+        pixel = self.axes.transData.transform_bbox(box)
+        inches = max(abs(pixel.width), abs(pixel.height)) / self.axes.figure.dpi
+        shown = pixels.scaled(picture, round(inches * IMAGE_DPI))
+        look: Look = {"aspect": "auto", "zorder": 2}
+        self.axes.imshow(shown, extent=(box.x0, box.x1, box.y1, box.y0), **look)
         outline = box.corners()[[0, 1, 3, 2, 0]]
-        self.axes.plot(*outline.T, color="0.6", linewidth=0.4)
+        self.axes.plot(*outline.T, color="0.5", linewidth=0.4, zorder=2)
         self.y = box.y1
         return box
 
