@@ -16,8 +16,10 @@ from PIL import Image
 
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from vislib import captioning
+from vislib.engines import Request
 from vislib.engines.openai_chat import OpenAIChat
 from vislib.runs import InputError, start_run, tables
+from vislib.runs.cells import do_work
 from vislib.runs.contract import IMAGES, PRIORS, SAMPLES
 from vislib.runs.tables import TableWriter
 
@@ -117,6 +119,20 @@ def start(inputs, url="", **parameters):
     return start_run("06_captioning", given)
 
 
+def requests(run):
+    """Every request of the stage, in order."""
+    plan = captioning.Plan.of(run)
+    p = run.params
+    query = captioning.join(p.kinds, with_priors=bool(p.priors), limit=p.limit, seed=p.seed)
+    given = {name: getattr(p, name) for name in ("samples", "images", "priors") if getattr(p, name)}
+    rows = tables.read_rows(run.sql(query, into="seen", **given))
+    return [made for made in map(plan.request, rows) if isinstance(made, Request)]
+
+
+def examples(run, count):
+    return captioning.examples(run, run.scratch / "answers", count)
+
+
 def record(run):
     return json.loads((run.stage.folder / "run.json").read_text())
 
@@ -129,7 +145,7 @@ def test_captions_in_order_with_closed_accounts(inputs, server):
     run = start(
         inputs, server.url, usd_per_million_input_tokens=1.0, usd_per_million_output_tokens=10.0
     )
-    captioning.write_captions(run)
+    do_work(run)
     run.finish()
     rows, kinds = captions(run), ["contextual", "non_contextual"]
     assert [(r["sample_id"], r["kind"]) for r in rows] == [
@@ -160,8 +176,7 @@ def test_captions_in_order_with_closed_accounts(inputs, server):
 
 
 def test_prompts_carry_the_page_only_when_contextual(inputs, server):
-    plan = captioning.Plan.of(run := start(inputs, server.url))
-    first, second = list(plan.requests())[4:6]
+    first, second = requests(run := start(inputs, server.url))[4:6]
     assert "alt 2" in first.prompt
     assert "Page 2 [image] says so." in first.prompt
     assert (
@@ -175,10 +190,8 @@ def test_prompts_carry_the_page_only_when_contextual(inputs, server):
 
 
 def test_fused_prompts_carry_the_priors_and_the_page_only_where_named_so(fused, server):
-    plan = captioning.Plan.of(
-        run := start({**fused, "kinds": ["contextual", *fused["kinds"]]}, server.url)
-    )
-    contextual, alone, both = list(plan.requests())[6:9]
+    run = start({**fused, "kinds": ["contextual", *fused["kinds"]]}, server.url)
+    contextual, alone, both = requests(run)[6:9]
     for request in (alone, both):
         assert "box2: [0.100, 0.200, 0.300, 0.400]\n" in request.prompt
         assert "\ntag2\n" in request.prompt
@@ -198,8 +211,8 @@ def test_fused_prompts_carry_the_priors_and_the_page_only_where_named_so(fused, 
 
 def test_an_image_without_priors_is_dropped_from_fused_kinds_alone(fused, server):
     run = start({**fused, "kinds": ["contextual", "fused"]}, server.url)
-    captioning.write_captions(run)
-    shown = captioning.examples(run, N)
+    do_work(run)
+    shown = examples(run, N)
     run.finish()
     assert [r["kind"] for r in captions(run) if r["sample_id"] == "s03"] == ["contextual"]
     assert record(run)["counts"]["caption"]["dropped"] == {"image_failed": 2, "no_priors": 1}
@@ -213,8 +226,8 @@ def test_an_image_without_priors_is_dropped_from_fused_kinds_alone(fused, server
 def test_a_limit_is_spent_on_images_with_priors(fused, server):
     chosen = set()
     for seed in range(1, 8):
-        plan = captioning.Plan.of(run := start(fused, server.url, limit=5, seed=seed))
-        ids = [request.id for request in plan.requests()]
+        run = start(fused, server.url, limit=5, seed=seed)
+        ids = [request.id for request in requests(run)]
         assert len(ids) == 10
         chosen |= set(ids)
         run.close()
@@ -238,14 +251,14 @@ def test_fused_kinds_need_priors(fused, server, tmp_path):
         TableWriter(tmp_path / "data/none", PRIORS).close()
         run = start({**fused, **change}, server.url)
         with pytest.raises(InputError, match=said):
-            captioning.write_captions(run)
+            do_work(run)
         run.close()
 
 
 def test_a_rerun_asks_nothing_and_another_side_everything(inputs, server):
     for side, asked in ((32, 21), (32, 21), (16, 42)):
         run = start(inputs, server.url, image_side=side, max_in_flight=side)
-        captioning.write_captions(run)
+        do_work(run)
         run.finish()
         assert len(server.bodies) == asked
     assert record(run)["usage"]["tokens_in"] == 2100
@@ -259,7 +272,7 @@ def test_failed_captions_are_kept_with_their_reason(inputs, server):
         error(400, "refused by policy") if "alt 3" in prompt else None
     )
     run = start(inputs, server.url, max_failure_rate=0.2)
-    captioning.write_captions(run)
+    do_work(run)
     run.finish()
     (row,) = [r for r in captions(run) if r["status"] != "ok"]
     assert (row["sample_id"], row["kind"], row["caption"], row["reason"]) == (
@@ -277,8 +290,8 @@ def test_captions_that_fail_a_check_keep_their_text_and_are_dropped(inputs, serv
         (200, completion(refusal), {}) if "alt 3" in prompt else None
     )
     run = start(inputs, server.url)
-    captioning.write_captions(run)
-    shown = captioning.examples(run, N)
+    do_work(run)
+    shown = examples(run, N)
     run.finish()
     (row,) = [r for r in captions(run) if r["status"] != "ok"]
     assert (row["sample_id"], row["status"], row["reason"], row["caption"]) == (
@@ -294,7 +307,7 @@ def test_captions_that_fail_a_check_keep_their_text_and_are_dropped(inputs, serv
 def test_reserved_words_in_an_answer_are_neutralised(inputs, server):
     server.script = lambda prompt, times: (200, completion("A <image> of <Human> things."), {})
     run = start(inputs, server.url, kinds=["non_contextual"], checks=[])
-    captioning.write_captions(run)
+    do_work(run)
     run.finish()
     assert {r["caption"] for r in captions(run)} == {"A ‹image› of ‹Human› things."}
     assert record(run)["metrics"]["placeholders_neutralised"] == 2 * (N - 1)
@@ -310,7 +323,7 @@ def test_a_limit_chooses_by_seed_and_own_prompts_replace_ours(inputs, server, tm
             "checks": [],
         }
         run = start(inputs, server.url, limit=4, seed=seed, **settings)
-        captioning.write_captions(run)
+        do_work(run)
         run.finish()
         chosen.append([r["sample_id"] for r in captions(run)])
         assert record(run)["counts"]["caption"]["taken"] == 4
@@ -327,14 +340,14 @@ def test_a_contextual_prompt_without_any_field_is_refused(inputs, server, tmp_pa
     with pytest.raises(
         InputError, match=r"own\.txt: a contextual prompt must hold \{\{context\}\}"
     ):
-        captioning.write_captions(run)
+        do_work(run)
     run.close()
 
 
 def test_examples_bring_picture_and_captions_together(inputs, server):
     run = start(inputs, server.url)
-    captioning.write_captions(run)
-    shown = captioning.examples(run, 3)
+    do_work(run)
+    shown = examples(run, 3)
     assert len(shown) == 3
     assert all(
         row["picture"].is_file() and row["contextual"] != row["non_contextual"] for row in shown
@@ -358,7 +371,7 @@ def test_bad_settings_stop_with_one_message(inputs, server, change, said):
         start(inputs, server.url, **change) if "base_url" not in change else start(inputs, **change)
     )
     with pytest.raises(InputError, match=said):
-        captioning.write_captions(run)
+        do_work(run)
     run.close()
 
 
@@ -367,16 +380,16 @@ def test_no_usable_image_is_an_error_that_says_where_to_look(inputs, server, tmp
     broken.close()
     run = start(inputs | {"images": str(tmp_path / "none")}, server.url)
     with pytest.raises(InputError, match="no sample has a usable image"):
-        captioning.write_captions(run)
+        do_work(run)
     run.close()
 
 
 _CHILD = """
 import json, sys
-from vislib import captioning
 from vislib.runs import start_run
+from vislib.runs.cells import do_work
 run = start_run("06_captioning", json.loads(sys.argv[1]))
-captioning.write_captions(run)
+do_work(run)
 run.finish()
 """
 

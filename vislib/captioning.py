@@ -3,137 +3,98 @@
 A `contextual` caption is written from the image and what its page says around it, a
 `non_contextual` one from the image alone, as the paper's control; a `fused` one from the image and
 its priors (DenseFusion-1M, Perceptual Fusion), a `fused_contextual` one from image, priors and
-page. Every answer is journalled before the tables are written from the journal, in the order of the
-samples, so that a rerun asks nothing twice. A caption that fails a check is set aside with its
-text.
+page. A caption that fails a check is set aside with its text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vislib import priors, prompts
 from vislib.checks import RULES, Checks
-from vislib.engines import Engine, Request, answer_of, open_engine
-from vislib.engines.asking import ask_all
+from vislib.engines import Request
 from vislib.engines.billing import Rule, rule_of, send_side
 from vislib.prompts.captions import FUSED, KINDS, load_prompt, render_prompt
-from vislib.runs import InputError, Run, choose, tables
-from vislib.runs.contract import SAMPLES
-from vislib.runs.journal import Journal
-from vislib.runs.tables import Output, Row
+from vislib.runs import Drop, InputError, Note, Run, To, choose, sql, tables
+from vislib.runs.tables import Row
+from vislib.runs.verbs import Said
 
-TEMPLATES = {kind: f"{kind}_caption" for kind in KINDS}
 REASONS = RULES  # why a caption that came is dropped
+ID = ("sample.sample_id", "kind")  # of a caption
+
+
+def join(kinds: Sequence[str], *, with_priors: bool, limit: int = 0, seed: int = 0) -> str:
+    """SQL: a row per sample and kind, with the sample's image and that image's priors.
+
+    With a `limit`, so many of the samples that can be captioned, by hash: a trial must not be spent
+    on dead links.
+    """
+    fused = bool(FUSED & set(kinds))
+    usable = "images.status = 'ok'" + (" AND priors.row IS NOT NULL" if fused else "")
+    chosen = f"WHERE usable ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
+    looked_at = (
+        "LEFT JOIN priors ON images.status = 'ok' AND priors.image_id = images.image_id"
+        if with_priors
+        else ""
+    )
+    return f"""
+    WITH whole AS (
+        SELECT samples.row AS sample, images.row AS image, sample_id,
+            {"priors.row" if with_priors else "NULL"} AS priors, {usable} AS usable
+        FROM samples LEFT JOIN images USING (image_url) {looked_at}
+    ), chosen AS (SELECT * FROM whole {chosen}),
+    kinds AS (SELECT unnest({list(kinds)}) AS kind, generate_subscripts({list(kinds)}, 1) AS place)
+    SELECT sample, image, priors, kind FROM chosen, kinds ORDER BY sample, place
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is asked: kinds with their templates, tables, and the chosen samples (None: all)."""
+    """How captions are asked for: templates by kind, checks, the size at which images are sent."""
 
     params: Any
     templates: dict[str, prompts.Template]
-    samples: Path
-    images: Path
-    priors: Path | None
-    chosen: frozenset[str] | None
+    root: Path  # below which image files lie
     checks: Checks
     rule: Rule | None
 
     @classmethod
     def of(cls, run: Run) -> "Plan":
-        """The plan that a run's parameters describe. Raises InputError if nothing can be asked."""
-        if not run.params.kinds or len(set(run.params.kinds)) < len(run.params.kinds):
-            raise InputError(
-                f"kinds is {run.params.kinds!r}; name each of {', '.join(TEMPLATES)} at most once"
-            )
-        if (fused := sorted(FUSED & set(run.params.kinds))) and not run.params.priors:
+        """The plan that a run's parameters describe. Raises InputError if they cannot work."""
+        kinds: list[str] = run.params.kinds
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise InputError(f"kinds is {kinds!r}; name each of {', '.join(KINDS)} at most once")
+        if (fused := sorted(FUSED & set(kinds))) and not run.params.priors:
             raise InputError(
                 f"kinds holds {fused[0]}, but priors is empty; set priors to 05_experts/priors"
             )
-        plan = cls(
+        return cls(
             params=run.params,
-            samples=run.table("samples"),
-            images=run.table("images"),
-            priors=run.input("priors"),
-            chosen=_chosen(run, bool(fused)),
-            templates={
-                k: load_prompt(k, run.input(f"{k}_prompt"), TEMPLATES[k]) for k in run.params.kinds
-            },
+            templates={k: load_prompt(k, run.input(f"{k}_prompt"), f"{k}_caption") for k in kinds},
+            root=run.table("images").parent,
             checks=Checks(run.params.checks, run.params.language),
             rule=rule_of(run.params),
         )
-        if next(plan.requests(), None) is None:
-            lacks = f"a usable image in {plan.images}" + (
-                f" and a row in {plan.priors}" if fused else ""
-            )
-            raise InputError(
-                f"{plan.samples}: no sample has {lacks}; see its reasons, mend and run"
-                f" {'05' if fused else '03'} again"
-            )
-        return plan
 
-    def requests(self) -> Iterator[Request]:
-        """Every request of the stage, in the order of samples and kinds."""
-        for part in tables.parts(self.samples):
-            yield from (request for _, _, request, _ in self.of_part(part) if request)
-
-    def of_part(self, part: Path) -> Iterator[tuple[Row, str, Request | None, tuple[str, str]]]:
-        """`(sample, kind, request, reason and detail if there is none)` for one part of the
-        samples.
-        """
-        rows = [
-            r
-            for r in tables.read_rows(part, SAMPLES.names)
-            if self.chosen is None or r["sample_id"] in self.chosen
-        ]
-        images = tables.lookup(self.images, "image_url", {row["image_url"] for row in rows})
-        usable = {url: image for url, image in images.items() if image["status"] == "ok"}
-        ids = {image["image_id"] for image in usable.values()}
-        found = tables.lookup(self.priors, "image_id", ids) if self.priors else {}
-        for row in rows:
-            image = usable.get(row["image_url"])
-            why = (
-                ""
-                if image
-                else images.get(row["image_url"], {"reason": "not in the ledger"})["reason"]
-            )
-            for kind in self.templates:
-                if image is None:
-                    yield row, kind, None, ("image_failed", why)
-                elif kind in FUSED and image["image_id"] not in found:  # 05 ran on fewer images
-                    yield row, kind, None, ("no_priors", image["image_id"])
-                else:
-                    yield (
-                        row,
-                        kind,
-                        self._request(row, kind, image, found.get(image["image_id"])),
-                        ("", ""),
-                    )
-
-    def fault(self, request: Request, text: str) -> tuple[str, str]:
-        """The check that a caption fails and what it found; two empty strings if there is none."""
-        page = request.evidence["sample"]["context"] or ""
-        return self.checks.fault(
-            text, prompt=self.templates[request.evidence["kind"]].text, page=page
-        )
-
-    def _request(self, row: Row, kind: str, image: Row, found: Row | None) -> Request:
-        template, path = self.templates[kind], self.images.parent / image["path"]
-        size, bounds = (
-            (image["width"], image["height"]),
-            (self.params.image_side, self.params.image_tokens),
-        )
+    def request(self, row: Row) -> Request | Drop:
+        """What is asked about a joined row, or why nothing can be."""
+        image, kind, sample, found = row["image"], row["kind"], row["sample"], row["priors"]
+        if image is None or image["status"] != "ok":
+            return Drop("image_failed", image["reason"] if image else "not in the ledger")
+        if kind in FUSED and found is None:  # 05 ran on fewer images
+            return Drop("no_priors", image["image_id"])
+        template, path = self.templates[kind], self.root / image["path"]
+        size = (image["width"], image["height"])
+        side, tokens = self.params.image_side, self.params.image_tokens
         return Request(
-            id=row["sample_id"],
-            prompt=render_prompt(template, kind, row, found),
+            id=sample["sample_id"],
+            prompt=render_prompt(template, kind, sample, found),
             prompt_sha=template.sha,
             shared=template.shared,
             image_id=image["image_id"],
             image_path=path,
-            image_side=send_side(*size, side=bounds[0], tokens=bounds[1], rule=self.rule),
+            image_side=send_side(*size, side=side, tokens=tokens, rule=self.rule),
             image_size=size,
             temperature=self.params.temperature,
             max_tokens=self.params.max_answer_tokens,
@@ -141,109 +102,73 @@ class Plan:
             evidence={
                 "task": "caption",
                 "kind": kind,
-                "sample": row,
+                "sample": sample,
                 "caption": "",
                 "image_path": str(path),
                 "priors": found,
             },
         )
 
+    def fault(self, request: Request, text: str) -> tuple[str, str]:
+        """The check that a caption fails and what it found; two empty strings if there is none."""
+        return self._fault(request.evidence["kind"], request.evidence["sample"], text)
 
-def _chosen(run: Run, fused: bool) -> frozenset[str] | None:
-    """The samples of a `limit`, of those that can be captioned: a trial must not be spent on dead
-    links.
-    """
-    if not run.params.limit:
-        return None
-    seen = (
-        {row["image_id"] for row in tables.read_rows(run.table("priors"), ["image_id"])}
-        if fused
-        else None
-    )
-    ledger = tables.read_rows(run.table("images"), ["image_url", "image_id", "status"])
-    usable = {
-        row["image_url"]
-        for row in ledger
-        if row["status"] == "ok" and (seen is None or row["image_id"] in seen)
-    }
-    rows = tables.read_rows(run.table("samples"), ["sample_id", "image_url"])
-    return frozenset(
-        choose(
-            (r["sample_id"] for r in rows if r["image_url"] in usable), run.params.limit, run.seed
+    def _fault(self, kind: str, sample: Row, text: str) -> tuple[str, str]:
+        page = sample["context"] or ""
+        return self.checks.fault(text, prompt=self.templates[kind].text, page=page)
+
+    def captions(self, rows: Iterable[Row]) -> Iterator[Said]:
+        """Answers become rows of `captions`; one that failed or fails a check is dropped too."""
+        for row in rows:
+            answer, sample, kind = row["answer"], row["sample"], row["kind"]
+            status, reason, detail = answer["status"], answer["reason"], answer["detail"]
+            if status == "ok":
+                reason, detail = self._fault(kind, sample, answer["text"])
+                status = "dropped" if reason else "ok"
+            caption, changed = prompts.neutralise(answer["text"])
+            yield Note("placeholders_neutralised", changed)
+            made = {"sample_id": sample["sample_id"], "kind": kind, "caption": caption}
+            names = ("model", "prompt_sha", "request_sha", "tokens_in", "tokens_out")
+            made |= {"status": status, "reason": reason} | {name: answer[name] for name in names}
+            yield To("captions", made)
+            if reason:
+                yield Drop(reason, detail)
+
+
+def check_joined(run: Run, joined: Path, plan: Plan) -> None:
+    """Raise InputError, with where to look, if nothing can be asked about any joined row."""
+    if all(isinstance(plan.request(row), Drop) for row in tables.read_rows(joined)):
+        fused = bool(FUSED & plan.templates.keys())
+        lacks = f"a usable image in {run.table('images')}"
+        lacks += f" and a row in {run.table('priors')}" if fused else ""
+        raise InputError(
+            f"{run.table('samples')}: no sample has {lacks}; see its reasons, mend and run"
+            f" {'05' if fused else '03'} again"
         )
-    )
 
 
-def write_captions(run: Run) -> None:
-    """Ask for every caption that the journal lacks, then write the table `captions`."""
-    plan, engine = Plan.of(run), open_engine(run)
-    ask_all(run, engine, plan.requests, plan.fault)
-    write = partial(_write_part, plan=plan, engine=engine, journal=run.journal(engine.journal))
-    run.map_shards(
-        write, tables.parts(plan.samples), resume=False
-    )  # the journal may hold more by now
-
-
-def _write_part(
-    part: Path, output: Output, *, plan: Plan, engine: Engine, journal: Journal
-) -> None:
-    for sample, kind, request, (lacking, why) in plan.of_part(part):
-        output.take("caption")
-        name = f"{sample['sample_id']}/{kind}"
-        if request is None:
-            output.drop("caption", name, lacking, why)
-            continue
-        answer = answer_of(journal, engine, request)
-        status, reason, detail = answer.status, answer.reason, answer.detail
-        if status == "ok":
-            reason, detail = plan.fault(request, answer.text)
-            status = "dropped" if reason else "ok"
-        caption, changed = prompts.neutralise(answer.text)
-        output.note("placeholders_neutralised", changed)
-        output.write(
-            "captions",
-            {
-                "sample_id": sample["sample_id"],
-                "kind": kind,
-                "caption": caption,
-                "status": status,
-                "reason": reason,
-                "model": answer.model,
-                "prompt_sha": request.prompt_sha,
-                "request_sha": answer.request_sha,
-                "tokens_in": answer.tokens_in,
-                "tokens_out": answer.tokens_out,
-            },
-        )
-        if reason:
-            output.drop("caption", name, reason, detail)
-        else:
-            output.keep("caption")
-
-
-def examples(run: Run, count: int) -> list[Row]:
+def examples(run: Run, answers: Path, count: int) -> list[Row]:
     """A seeded handful to look at: samples with `picture`, `priors` as a prompt holds them, and
     captions by kind.
     """
-    table, given = run.data / "captions", run.input("priors")
-    ids = dict.fromkeys(row["sample_id"] for row in tables.read_rows(table, ["sample_id"]))
-    chosen = tables.lookup(run.table("samples"), "sample_id", choose(ids, count, run.seed))
-    urls = {row["image_url"] for row in chosen.values()}
-    images = tables.lookup(run.table("images"), "image_url", urls, ["image_id", "path"])
-    found = (
-        tables.lookup(given, "image_id", {image["image_id"] for image in images.values()})
-        if given
-        else {}
+    cards: dict[str, Row] = {}
+    joined = sql.select(
+        "SELECT DISTINCT sample.sample_id FROM answers", {"answers": answers}, run.scratch
     )
-    for shown in chosen.values():
-        image = images[shown["image_url"]]
-        shown["picture"] = run.table("images").parent / image["path"]
-        fields = (
-            priors.as_fields(shown, found[image["image_id"]]) if image["image_id"] in found else {}
+    ids = set(choose(sorted(id for (id,) in joined), count, run.seed))
+    for row in tables.read_rows(answers):
+        sample, image = row["sample"], row["image"]
+        if sample["sample_id"] not in ids:
+            continue
+        fields = priors.as_fields(sample, row["priors"]) if row["priors"] else {}
+        cards.setdefault(
+            sample["sample_id"],
+            sample
+            | {"picture": run.table("images").parent / image["path"]}
+            | {"priors": [f"{name}: {text}" for name, text in fields.items() if text]},
         )
-        shown["priors"] = [f"{name}: {text}" for name, text in fields.items() if text]
-    for row in tables.read_rows(table):
-        if card := chosen.get(row["sample_id"]):
+    for row in tables.read_rows(run.data / "captions"):
+        if card := cards.get(row["sample_id"]):
             reason = f"({row['reason']})" if row["reason"] else ""
             card |= {row["kind"]: f"{row['caption']} {reason}".strip(), "model": row["model"]}
-    return [chosen[name] for name in ids if name in chosen]
+    return list(cards.values())

@@ -172,6 +172,7 @@ def join(
     their address, and a test image that is in train too is marked. With a `limit`, so many of the
     usable samples, by hash. `asked`: whether there are questions at all.
     """
+    page = "coalesce(nullif(page_url, ''), doc_id)"
     named = ", ".join(f"'{kind}'" for kind in kinds)
     edge = f"{min(int(test_fraction * 2**64), 2**64 - 1):016x}"
     types = f"coalesce(n_types, 0) = {len(kinds) * len(QUESTION_TYPES)}" if asked else "true"
@@ -183,7 +184,7 @@ def join(
         if asked
         else "SELECT '' AS sample_id, NULL::UBIGINT[] AS rows, 0 AS n_types"
     )
-    chosen = f"WHERE usable ORDER BY {_hash('sample_id', seed)} LIMIT {limit}" if limit else ""
+    chosen = f"WHERE usable ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     return f"""
     WITH caption AS (
         SELECT sample_id, list(row ORDER BY row) AS rows,
@@ -193,8 +194,7 @@ def join(
     ), whole AS (
         SELECT samples.row AS sample, images.row AS image, caption.rows AS captions,
             question.rows AS questions, sample_id, image_id,
-            if({_hash("coalesce(nullif(page_url, ''), doc_id)", seed)} < '{edge}', 'test', 'train')
-                AS split,
+            if({sql.drawn(page, seed)} < '{edge}', 'test', 'train') AS split,
             coalesce(images.status = 'ok', false) AND coalesce(n_kinds, 0) = {len(kinds)}
                 AND {types} AS usable
         FROM samples LEFT JOIN images USING (image_url) LEFT JOIN caption USING (sample_id)
@@ -205,11 +205,6 @@ def join(
     ) AS image_in_train
     FROM chosen ORDER BY sample
     """
-
-
-def _hash(column: str, seed: int) -> str:
-    """SQL of the 16 hex digits that `seeded` reads as a number."""
-    return f"left(sha256('{seed}' || chr(0) || {column}), 16)"
 
 
 def kinds_of(run: Run) -> list[str]:

@@ -64,10 +64,6 @@ def test_rows_go_on_or_are_dropped_and_the_account_closes(run, batch):
         (lambda pages: [Drop("no", unit="image")], "names no id"),
         (lambda pages: [Drop("a", id="d0"), Drop("b", id="d0")], "drops document d0 twice"),
         (lambda pages: [pages[0]], r"yields \{.*, a dict; yield To\(table, row\), Drop"),
-        (
-            lambda pages: [To("documents", pages[0] | {"n_tokens": 1}), Drop("no", id="d0")],
-            "document d0 goes on and is dropped",
-        ),
     ],
 )
 def test_what_is_neither_to_nor_drop_is_an_error_that_names_the_row(run, function, said):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vislib.runs.cells import preview
 from vislib.runs.errors import InputError
 from vislib.runs.keys import Change, expand, in_words, input_path, input_values, only_code
 from vislib.runs.record import Run
@@ -179,11 +180,7 @@ def estimate(entry: SetFile) -> str:
     ]
     if lacking:
         return f"no estimate before {', '.join(lacking)} is there"
-    from vislib.engines.asking import preview
-
-    run = Run(stage, {}, [])  # without record or locks: it only looks
-    plan = import_module(f"vislib.{stage.notebook[3:]}").Plan.of(run)
-    return preview(run, plan.requests)
+    return preview(Run(stage, {}, []))  # without record or locks: it only looks
 
 
 def _exists(path: Path) -> bool:

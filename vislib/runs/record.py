@@ -24,7 +24,7 @@ from vislib.runs.progress import Progress
 from vislib.runs.provenance import peak_memory_mib, relative_to_root
 from vislib.runs.shards import ShardFunction, map_shards
 from vislib.runs.stage import Stage, output_facts, write_record
-from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, parts
+from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, parts, read_rows
 from vislib.runs.verbs import (
     PARTS_PER_VERB,
     Mapped,
@@ -169,8 +169,6 @@ class Run:
         batch: int = 1,
         workers: int = 1,
     ) -> None:
-        verbs = list(self._counts)
-        order = verbs.index(name) if name in verbs else len(verbs)
         mapped = Mapped(
             function=function,
             unit=unit,
@@ -179,7 +177,7 @@ class Run:
             folder=self.data,
             schemas=schemas,
             marks=self.folder / "shards" / name,
-            first_dropped=order * PARTS_PER_VERB,
+            first_dropped=self._first_part(name),
             code=code_digest(function),
         )
         counts = map_parts(
@@ -192,16 +190,16 @@ class Run:
         text: str,
         *,
         into: str,
-        one_per: str = "",
+        one_per: str | Sequence[str] = "",
         rows_per_part: int = ROWS_PER_PART,
         **tables: Path | str,
     ) -> Path:
         """What a query selects from `tables`, as ordered parts in scratch; see `vislib.runs.sql`.
 
         `one_per` names the column (`sample_id`, or `sample.sample_id` of a whole row) of which no
-        value may be lost or doubled.
+        value may be lost or doubled. `into` may be a table of this stage, such as `dropped`.
         """
-        return sql.query(
+        found = sql.query(
             text,
             self.scratch / into,
             {name: self.place(table) for name, table in tables.items()},
@@ -209,6 +207,21 @@ class Run:
             one_per=one_per,
             rows_per_part=rows_per_part,
         )
+        if into not in self.schemas:
+            return found
+        name = f"rows of {into}"
+        with Output(
+            self.data, {into: self.schemas[into]}, first_part={into: self._first_part(name)}
+        ) as output:
+            for row in read_rows(found):
+                output.write(into, row)
+        self._count(name, output.counts)
+        return self.data / into
+
+    def _first_part(self, name: str) -> int:
+        """Number of the first part of a table that several verbs write."""
+        verbs = list(self._counts)
+        return PARTS_PER_VERB * (verbs.index(name) if name in verbs else len(verbs))
 
     def ask(
         self,

@@ -50,6 +50,11 @@ def connect(tables: Mapping[str, Path], scratch: Path) -> duckdb.DuckDBPyConnect
     return connection
 
 
+def drawn(column: str, seed: int) -> str:
+    """SQL of the 16 hex digits that `seeding.seeded` reads as a number: to draw rows by hash."""
+    return f"left(sha256('{seed}' || chr(0) || {column}), 16)"
+
+
 def select(text: str, tables: Mapping[str, Path], scratch: Path) -> list[tuple[Any, ...]]:
     """The rows of a small result, such as counts."""
     with connect(tables, scratch) as connection:
@@ -65,13 +70,13 @@ def query(
     tables: Mapping[str, Path],
     *,
     scratch: Path,
-    one_per: str = "",
+    one_per: str | Sequence[str] = "",
     rows_per_part: int = ROWS_PER_PART,
 ) -> Path:
     """Write what `text` selects from `tables` as the parts of the table `into`, in its order.
 
-    `one_per` is a column, or a field of a row (`sample.sample_id`), whose values must be there and
-    differ. Raises InputError if they do not, or if DuckDB refuses the query.
+    `one_per` is a column, a field of a row (`sample.sample_id`), or several of them, whose values
+    must be there and differ. Raises InputError if they do not, or if DuckDB refuses the query.
     """
     work = scratch / f"{into.name}.query"
     rmtree(work, ignore_errors=True)
@@ -108,15 +113,19 @@ def _batches(file: pq.ParquetFile, size: int) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
 
 
-def _check_unique(rows: pa.Table, name: str, seen: set[Any], into: Path) -> None:
-    column, *fields = name.split(".")
-    values = rows.column(column)
-    for field in fields:
-        values = pc.struct_field(values, field)
-    for value in values.to_pylist():
-        if value is None or value in seen:
-            fault = "is missing in a row" if value is None else f"{value!r} comes twice"
-            raise InputError(f"{into.name}: {name} {fault}; take all tables from one run")
+def _check_unique(rows: pa.Table, names: str | Sequence[str], seen: set[Any], into: Path) -> None:
+    columns = []
+    for name in [names] if isinstance(names, str) else names:
+        column, *fields = name.split(".")
+        values = rows.column(column)
+        for field in fields:
+            values = pc.struct_field(values, field)
+        columns.append(values.to_pylist())
+    for value in zip(*columns, strict=True):
+        if None in value or value in seen:
+            shown = "/".join(map(str, value))
+            fault = "is missing in a row" if None in value else f"{shown!r} comes twice"
+            raise InputError(f"{into.name}: {names} {fault}; take all tables from one run")
         seen.add(value)
 
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -124,13 +125,12 @@ class Mapped:
     def _write(self, rows: Rows, output: Output) -> None:
         went_on: set[str] = set()
         dropped: set[str] = set()
-        name, columns = _name(self.function), [column.split(".")[-1] for column in self.id]
+        name = _name(self.function)
         try:
             for said in self.function(rows):
                 if isinstance(said, To):
                     output.writer(said.table, path=said.path, stem=said.stem).write(said.row)
-                    if said.row.keys() >= set(columns):
-                        went_on.add(row_id(said.row, columns))
+                    went_on.add(self._id_of_output(said.row))
                 elif isinstance(said, Drop):
                     unit, id = said.unit or self.unit, said.id or self._current(rows, said)
                     output.drop(unit, id, said.reason, said.detail)
@@ -151,14 +151,20 @@ class Mapped:
             raise
         for id in (row_id(row, self.id) for row in list.__iter__(rows)):
             output.take(self.unit)
-            if (id in went_on) == (id in dropped):
-                fault = "goes on and is dropped" if id in dropped else "comes to nothing"
+            if id not in went_on | dropped:
                 raise InputError(
-                    f"{name}: {self.unit} {id} {fault}; yield a row To a table, with its"
-                    f" {', '.join(columns)}, or a Drop"
+                    f"{name}: {self.unit} {id} comes to nothing; yield a row To a table, with its"
+                    f" {', '.join(self.id)}, or a Drop"
                 )
-            if id in went_on:
+            if id not in dropped:  # a row of a failed answer stands in its table all the same
                 output.keep(self.unit)
+
+    def _id_of_output(self, row: Mapping[str, Any]) -> str:
+        """The id that a row of the output carries on: as the input has it, or in columns alone."""
+        for columns in (self.id, [column.split(".")[-1] for column in self.id]):
+            with suppress(KeyError, TypeError):
+                return row_id(row, columns)
+        return ""
 
     def _current(self, rows: Rows, said: Drop) -> str:
         if rows.current is None or said.unit:
