@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vislib import captioner, captioning
+from tests.work import requests
+from vislib import captioner
 from vislib.captioner import JOIN, Captions, Example, Split, swapped
 from vislib.engines import Request
 from vislib.engines.extractive import Extractive
@@ -223,7 +224,7 @@ def asked(ground):
         "06_captioning",
         {"run_dir": "runs/demo", "kinds": list(KINDS), "priors": "05_experts/priors"} | ours,
     )
-    found = {(r.evidence["kind"], r.id): r for r in captioning.Plan.of(run).requests()}
+    found = {(r.evidence["kind"], r.id): r for r in requests(run)}
     run.close()
     return found
 

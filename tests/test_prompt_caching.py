@@ -8,14 +8,15 @@ from PIL import Image
 from tests import openai_server as scripted_server
 from tests.openai_server import completion, openai_server
 from tests.test_budget import Ground, _environment, asking  # noqa: F401
-from vislib import captioning, priors, prompts
+from vislib import priors, prompts
 from vislib.engines import Request, budget
 from vislib.engines.asking import ask_all
 from vislib.engines.billing import caching_of
 from vislib.engines.openai_chat import OpenAIChat
 from vislib.media.tokenization import count_tokens, load_tokenizer
+from vislib.prompts.captions import KINDS
 
-TEMPLATES = (*captioning.TEMPLATES.values(), "free_form", "multiple_choice")
+TEMPLATES = (*(f"{kind}_caption" for kind in KINDS), "free_form", "multiple_choice")
 MODEL, URL = "gpt-6-sol", "https://api.openai.com/v1"
 
 

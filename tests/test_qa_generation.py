@@ -8,11 +8,13 @@ import re
 import pytest
 
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
+from tests.work import requests as requests_of_work
 from vislib import qa_generation
 from vislib.engines.openai_chat import OpenAIChat
 from vislib.prompts import load, neutralise
 from vislib.qa_format import Round, render_free_form, render_multiple_choice
 from vislib.runs import InputError, short_hash, start_run, tables
+from vislib.runs.cells import do_work
 from vislib.runs.contract import CAPTIONS, IMAGES, SAMPLES
 from vislib.runs.tables import TableWriter
 
@@ -112,8 +114,8 @@ def generate(inputs, url, **parameters):
         "07_qa_generation",
         {"engine": "openai", "model": MODEL, "base_url": url, **inputs, **parameters},
     )
-    qa_generation.generate_questions(run)
-    shown = qa_generation.examples(run, 2)
+    do_work(run)
+    shown = qa_generation.examples(run, run.scratch / "answers", 2)
     run.finish()
     return run, shown
 
@@ -178,7 +180,7 @@ def test_questions_in_the_order_of_the_captions_with_closed_accounts(inputs, ser
 
 def test_requests_carry_the_evidence_and_no_image(inputs):
     run = start_run("07_qa_generation", {**inputs})
-    requests = list(qa_generation.Plan.of(run).requests())
+    requests = requests_of_work(run)
     run.close()
     assert [r.id for r in requests] == [f"s{i}" for i in range(N - 1) for _ in range(4)]
     assert [r.evidence["task"] for r in requests[:2]] == ["free_form", "multiple_choice"]
@@ -266,12 +268,11 @@ def test_a_rerun_asks_nothing_and_a_template_file_asks_its_type_anew(inputs, ser
     }
 
 
-def test_the_number_of_rows_per_part_changes_nothing_but_the_parts(server, tmp_path):
+def test_the_parts_of_the_inputs_change_nothing(server, tmp_path):
     found = []
     for parts in ((2, 5), (100, 100), (3, 6)):
         run, _ = generate(write_tables(tmp_path / str(parts), parts=parts), server.url)
         found.append(rows(run))
-        assert len(tables.parts(run.stage.folder / "data/questions")) == -(-2 * N // parts[1])
     assert found[0] == found[1] == found[2]
 
 
@@ -318,7 +319,7 @@ def test_placeholders_in_answers_are_neutralised_and_counted(inputs, server):
 def test_no_caption_to_ask_about(tmp_path):
     inputs = write_tables(tmp_path / "data", ok=0)
     with pytest.raises(InputError, match=r"captions: no caption of status ok.*06"):
-        qa_generation.Plan.of(start_run("07_qa_generation", {**inputs}))
+        do_work(start_run("07_qa_generation", {**inputs}))
 
 
 def test_captions_and_samples_of_different_runs(inputs, tmp_path):
@@ -327,9 +328,7 @@ def test_captions_and_samples_of_different_runs(inputs, tmp_path):
     with pytest.raises(
         InputError, match=r"sample s0 is not in .*other; take both tables from one run"
     ):
-        qa_generation.Plan.of(
-            start_run("07_qa_generation", {**inputs, "samples": str(tmp_path / "other")})
-        )
+        do_work(start_run("07_qa_generation", {**inputs, "samples": str(tmp_path / "other")}))
 
 
 @pytest.mark.parametrize("text", ["Ask something.", "{{caption}} in {{language}}"])
@@ -337,6 +336,4 @@ def test_a_template_that_cannot_work_is_refused_before_anything_is_asked(inputs,
     mine = tmp_path / "mine.txt"
     mine.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"mine\.txt.*\{\{(caption|language)\}\}"):
-        qa_generation.Plan.of(
-            start_run("07_qa_generation", {**inputs, "multiple_choice_prompt": str(mine)})
-        )
+        do_work(start_run("07_qa_generation", {**inputs, "multiple_choice_prompt": str(mine)}))

@@ -12,6 +12,7 @@ import pytest
 from tests.openai_server import completion, openai_server
 from tests.test_qa_format import CHOICE, FREE, faults
 from tests.test_qa_generation import N, _environment, counts, generate, rows, write_tables  # noqa: F401
+from tests.work import requests
 from vislib import qa_generation
 from vislib.prompts import load
 from vislib.qa_format import (
@@ -192,12 +193,11 @@ def test_json_requests_and_tables_of_the_stage(tmp_path) -> None:
     inputs = write_tables(tmp_path / "data")
     with openai_server(script=reply) as server:
         run, _ = generate(inputs, server.url, answer_format="json", shuffle_options=False)
-        plain = qa_generation.Plan.of(start_run("07_qa_generation", {**inputs}))
+        asked = requests(start_run("07_qa_generation", {**inputs}))
     prompts = [body["messages"][-1]["content"] for body in server.bodies]
     assert all(prompt.split("\n")[-1].startswith('{"rounds": [{"question"') for prompt in prompts)
     read = [Round(r["question"], tuple(r["options"]), r["answer"]) for r in rows(run)]
     assert read == [*FREE, *CHOICE] * 2 * (N - 1)
-    asked = list(plain.requests())
     assert all(request.schema is None and "JSON" not in request.prompt for request in asked)
     assert {request.prompt_sha for request in asked} == {load(name).sha for name in SCHEMAS}
     assert not {request.prompt_sha for request in asked} & {row["prompt_sha"] for row in rows(run)}

@@ -17,6 +17,7 @@ from vislib.engines import Request
 from vislib.engines.billing import Rule, rule_of, send_side
 from vislib.prompts.captions import FUSED, KINDS, load_prompt, render_prompt
 from vislib.runs import Drop, InputError, Note, Run, To, choose, sql, tables
+from vislib.runs.contract import SAMPLES
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 
@@ -102,7 +103,7 @@ class Plan:
             evidence={
                 "task": "caption",
                 "kind": kind,
-                "sample": sample,
+                "sample": {name: sample[name] for name in SAMPLES.names},  # 04's has more
                 "caption": "",
                 "image_path": str(path),
                 "priors": found,

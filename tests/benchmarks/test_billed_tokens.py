@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.sets import variation
+from tests.work import requests
 from vislib import captioning, prompts, qa_generation
 from vislib.engines.billing import caching_of, rule_of, scaled_size, send_side
 from vislib.media.tokenization import count_tokens, load_tokenizer
@@ -61,7 +62,8 @@ def asked(tmp_path_factory):
                 template.sha: template.text.split("{{")[0] for template in plan.templates.values()
             }
             found[number] = [
-                (r.prompt, shared[r.prompt_sha], sizes.get(r.image_id)) for r in plan.requests()
+                (r.prompt, shared[r.prompt_sha], sizes.get(r.image_id))
+                for r in requests(runs[number])
             ]
     return found
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.campaigns.real_servers import serving
-from vislib import captioning, qa_generation
 from vislib.runs import InputError, start_run, tables
+from vislib.runs.cells import do_work
 from vislib.runs.contract import IMAGES, SAMPLES
 from vislib.runs.tables import TableWriter
 
@@ -180,7 +180,7 @@ def finished(run) -> dict:
 
 def test_stages_06_and_07_are_answered(parameters):
     run = start_run("06_captioning", parameters)
-    captioning.write_captions(run)
+    do_work(run)
     record, rows = finished(run), list(tables.read_rows(run.stage.folder / "data/captions"))
     assert [(row["status"], row["reason"]) for row in rows] == [("ok", "")] * 6, rows
     assert all(row["caption"] and 0 < row["tokens_out"] <= 64 for row in rows)
@@ -196,7 +196,7 @@ def test_stages_06_and_07_are_answered(parameters):
     with pytest.raises(
         InputError, match="no usable question in any answer"
     ):  # noise is not in the Q&A format
-        qa_generation.generate_questions(run)
+        do_work(run)
     assert run.counts()["request"] == {"taken": 12, "kept": 12, "dropped": {}}
     assert 6 < len(run.journal("openai")) <= 6 + 12  # equal captions share their answers
     run.close()

@@ -13,10 +13,10 @@ import pytest
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from tests.sets import result_bytes
 from tests.test_captioning import inputs  # noqa: F401
-from vislib import captioning, qa_generation
 from vislib.engines.openai_chat import OpenAIChat
 from vislib.qa_format import Round, render_free_form, render_multiple_choice
 from vislib.runs import InputError, start_run
+from vislib.runs.cells import do_work
 from vislib.runs.journal import Journal
 from vislib.runs.replay import export_answers, import_answers, main
 
@@ -63,10 +63,10 @@ def run_both(inputs, url, **parameters):  # noqa: F811
         **parameters,
     }
     run = start_run("06_captioning", {**given, **inputs, "image_side": 32})
-    captioning.write_captions(run)
+    do_work(run)
     run.finish()
     run = start_run("07_qa_generation", {**given, **inputs, "captions": "06_captioning/captions"})
-    qa_generation.generate_questions(run)
+    do_work(run)
     run.finish()
     return run.stage.run
 

@@ -114,7 +114,9 @@ def _batches(file: pq.ParquetFile, size: int) -> Iterator[pa.RecordBatch]:
 
 
 def _check_unique(rows: pa.Table, names: str | Sequence[str], seen: set[Any], into: Path) -> None:
-    columns = []
+    if not len(rows):
+        return
+    columns: list[list[Any]] = []
     for name in [names] if isinstance(names, str) else names:
         column, *fields = name.split(".")
         values = rows.column(column)
@@ -275,8 +277,8 @@ def _references(column: pa.Array) -> Numbers:
 
 def _whole(column: pa.Array, source: _Source | None) -> pa.Array:
     """A column with its references replaced by the rows that they stand for."""
-    if source is None:
-        return column
+    if source is None:  # of a reference that no row has, nobody knows of which table it would be
+        return pa.nulls(len(column)) if column.type == pa.uint64() else column
     rows = source.take(_references(column) & ((1 << _TABLE_BIT) - 1))
     if pa.types.is_list(column.type):
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
