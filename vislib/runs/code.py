@@ -64,7 +64,7 @@ def parse(source: str) -> ast.Module | None:
     """The tree of a module or a cell, its magics left out; None if it is no Python."""
     try:
         return ast.parse(MAGIC.sub("", source))
-    except SyntaxError:  # the kernel will say so
+    except SyntaxError:  # a cell under way; the kernel will say so
         return None
 
 
@@ -159,12 +159,13 @@ def _machinery(name: str) -> str:
     """The room of machinery that a module belongs to, or ''."""
     if name in ENGINES:
         return ""
+    # the dot: vislib.runs is a room, vislib.runsheets would be none of it
     return next((room for room in MACHINERY if f"{name}.".startswith(f"{room}.")), "")
 
 
 def _data_version(room: str) -> int:
     """`DATA_VERSION = 2` in the room's file, read without an import."""
-    _, file = _modules(room)[-1]
+    _, file = _modules(room)[-1]  # of a package, its __init__
     match = re.search(r"^DATA_VERSION = (\d+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     return int(match[1]) if match else 0
 
@@ -180,6 +181,7 @@ def _files_beside(modules: Iterable[Path]) -> dict[str, str]:
         reached.setdefault(module.parent, set()).add(module.name)
     found = {}
     for package, names in reached.items():
+        # all modules of the package, reached or not: a file of another one does not count
         sources = {m.name: m.read_text(encoding="utf-8") for m in package.glob("*.py")}
         files = []
         for file in _package_data(package):
@@ -276,6 +278,7 @@ def _names_in(code: CodeType) -> list[str]:
 def _describe_object(thing: Any, seen: set[Any]) -> Any:
     """Data classes by their fields, arrays by their content, other settings by their kind alone."""
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    # anything else (a run, a model, a connection) comes from parameters, which the key holds
     if is_dataclass(thing):
         return [_describe(type(thing), seen), _describe(vars(thing), seen)]
     if hasattr(thing, "tobytes") and hasattr(thing, "dtype"):

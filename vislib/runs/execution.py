@@ -25,7 +25,7 @@ from vislib.runs.record import summary
 from vislib.runs.redaction import redact, write_redacted
 from vislib.runs.stage import Stage, read_record, write_record
 
-_SCHEME = "redacted:"
+_SCHEME = "redacted:"  # papermill chooses who writes by the beginning of a path
 _PROGRESS = re.compile(
     r"^\S+ \S+ INFO vislib\.(?:runs\.(?:progress|interrupts)|engines\.\w+): (.+)", re.M
 )
@@ -83,7 +83,7 @@ def execute(stage: Stage, facts: dict[str, Any], *, tell: Callable[[str], None])
             reason = explain(error, stage.run)
         stage.fail(reason)
         if is_full(error):
-            raise StageFailed(reason) from None
+            raise StageFailed(reason) from None  # a chain of tracebacks would hide the sentence
         raise
     finally:
         os.environ.pop(RUNNER_VARIABLE, None)
@@ -114,6 +114,7 @@ def _followed(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
                 for line in _PROGRESS.findall(whole.decode(errors="replace")):
                     tell(line)
 
+    # a thread, since papermill gives control back only at the end
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
@@ -162,6 +163,7 @@ def _run_notebook(stage: Stage) -> Any:
     from papermill.exceptions import PapermillExecutionError
     from papermill.iorw import papermill_io
 
+    # once a process, which runs many stages
     if all(scheme != _SCHEME for scheme, _ in papermill_io._handlers):
         papermill_io.register(_SCHEME, _RedactingFiles())
     for name in (
@@ -220,6 +222,7 @@ def _log(stage: Stage, text: str) -> None:
 
 def _redact_logs(folder: Path) -> None:
     """What programs that a stage started have logged by themselves."""
+    # servers write logs of their own, with the key that they were given
     with suppress(OSError):
         for file in folder.glob("*.log"):
             write_redacted(file, file.read_text(encoding="utf-8", errors="replace"))
@@ -228,6 +231,7 @@ def _redact_logs(folder: Path) -> None:
 def interrupt_on_termination() -> None:
     """SIGTERM ends a run as Ctrl-C does: kernels are ended, records written."""
 
+    # a scheduler sends SIGTERM a moment before it kills
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 

@@ -61,6 +61,7 @@ class Journal:
                 check_same_thread=False,
                 isolation_level=None,
             )
+            # WAL lets a look read while answers are written; not every file system has it
             self._db.execute(f"PRAGMA journal_mode={journal_mode(path.parent)}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_TABLES)

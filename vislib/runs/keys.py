@@ -149,16 +149,17 @@ def in_words(found: Sequence[Change]) -> str:
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)  # a list of paths may be long
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _code_changes(before: Hashes, now: Hashes) -> Iterator[str]:
     if isinstance(before.get("code"), str):
-        yield OLD_HOUSE
+        yield OLD_HOUSE  # which of its files changed data cannot be told any more
         return
     cells, new = before.get("cells", {}), now.get("cells", {})
     if list(cells.values()) != list(new.values()):
+        # by content: a cell that only moved among looks has not changed
         numbers = [number for number, digest in new.items() if digest not in cells.values()]
         yield f"notebook cell {', '.join(numbers)}" if numbers else "order of notebook cells"
     code, reached = before.get("code", {}), now.get("code", {})

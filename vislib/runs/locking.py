@@ -76,10 +76,11 @@ class FolderLock:
         """Wait for the lock; end an orphan that holds it; give up after `wait` seconds with an
         InputError.
         """
+        # a kernel that was told to end may need some seconds for what is in flight
         deadline, said = time.monotonic() + wait, False
         while not self.try_acquire():
             owner = self.owner()
-            if _is_orphan(owner):
+            if _is_orphan(owner):  # left by a runner that was killed, and paying for nobody
                 end_group(int(owner["group"]))
             elif not said:
                 said = True

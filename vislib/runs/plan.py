@@ -18,8 +18,8 @@ from vislib.runs.record import Run
 from vislib.runs.sets import SetFile
 from vislib.runs.stage import Record, Stage, read_record
 
-_LONG_SECONDS = 600
-_STAND_IN_ENGINES = ("extractive", "recorded")
+_LONG_SECONDS = 600  # what takes less is sooner made again than asked about
+_STAND_IN_ENGINES = ("extractive", "recorded")  # cost nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,7 @@ def plan_one(entry: SetFile, options: Options, before: Sequence[str] = ()) -> Pl
         if not redo and accepted is None and only_code(found):
             stop = _price(entry, record)
     elif before:
+        # its inputs may come out the same, and then it stands
         verdict = f"would run if {', '.join(before)} changes its data"
     else:
         verdict = "unchanged"
@@ -104,6 +105,7 @@ def _changes(stage: Stage, record: Record, facts: Record) -> list[Change]:
     if record.get("status") != "ok":  # no page, no log of a whole run stands beside it
         return [Change("new", f"made outside the runner ({record.get('status')})")]
     found = stage.changes(record, facts)
+    # hashed last: an edited table is rare, and reading all of them is slow
     if not found and not stage.is_intact(record):
         found = [Change("files", "its files are not those of its record")]
     return found
@@ -163,6 +165,7 @@ def engine_of(entry: SetFile) -> Any:
     if not asks(entry):
         return None
     try:
+        # by name: sets that ask nobody do without the engines' imports
         return import_module("vislib.engines.asking").check_parameters(
             SimpleNamespace(**entry.stage.values)
         )
@@ -202,6 +205,7 @@ def meet_servers(plans: Sequence[Plan]) -> list[str]:
         try:
             seen = import_module("vislib.engines.identity").look_at_all(engine.places, engine.model)
         except InputError as error:
+            # looked at only now: an estimate reads every row
             if estimate(plan.entry).startswith("nothing to ask"):
                 continue
             raise InputError(f"{place}: {error}") from error

@@ -110,4 +110,5 @@ def without_places(text: str) -> str:
     """`text` without addresses, paths and account ids: `dropped` and exported answers are
     published.
     """
+    # a detail stays readable: what was refused matters, not where
     return _PLACE.sub("[removed]", text)

@@ -102,6 +102,7 @@ def _model(body: str, journal: Path) -> str:
         answer = json.loads(body)
     except (ValueError, TypeError) as error:
         raise unusable(journal, error) from error
+    # pages and links have journals of the same form
     if "model" not in answer:
         raise InputError(f"{journal}: not a journal of answers; name openai.sqlite, or a run")
     return str(answer["model"])
@@ -117,7 +118,7 @@ def _requests_of(run: Path) -> set[str]:
             found |= (
                 {row["request_sha"] for row in read_rows(part, ["request_sha"])} if named else set()
             )
-    return found - {"", None}
+    return found - {"", None}  # rows that no model answered
 
 
 def _rows(journal: Path) -> Iterator[Row]:
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for command in (export, load):
         command.add_argument("file", type=Path, help="Parquet file of answers")
+    # any run: the journal stands beside them all
     options, journals = parser.parse_args(arguments), run_folder("runs/any").parent / "journal"
     try:
         if options.what == "export":

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a stage alone mixes nothing
         if not options.only:
             refuse_mixture(entries)
+        # a plan leaves nothing behind, not even what it learnt about files
         with nothing_written() if options.dry_run else nullcontext():
             asked = Options(force=options.force, accept=options.accept, redo=options.redo)
             return _run(stages, asked, dry_run=options.dry_run)
@@ -133,7 +134,7 @@ def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
         for plan in plans:
             _print_plan(plan)
         return 0
-    refuse_costly(plans)
+    refuse_costly(plans)  # before anything starts: a night's run stops now or not at all
     lock = FolderLock(entries[0].stage.run / ".lock")
     lock.acquire()
     try:
@@ -172,7 +173,7 @@ def _print_results(run: Path) -> None:
 def _run_stage(entry: SetFile, options: Options) -> bool:
     """Skip or run one stage and print its line; whether it is ok."""
     stage = entry.stage
-    stage.finish_promotion()
+    stage.finish_promotion()  # a kill between two renames left the result under its old name
     plan = plan_one(entry, options)
     if plan.lacking:
         stage.fail(str(plan.lacking))
@@ -185,7 +186,7 @@ def _run_stage(entry: SetFile, options: Options) -> bool:
     # papermill and the kernel's client take a second to import
     from vislib.runs.execution import StageFailed, execute, interrupt_on_termination
 
-    interrupt_on_termination()
+    interrupt_on_termination()  # from here on there is a kernel to end
     line = _Line(stage.name)
     try:
         record = execute(stage, plan.facts, tell=line.tell)
@@ -205,7 +206,7 @@ class _Line:
 
     def __init__(self, name: str) -> None:
         self._name, self._broken = f"{name:<22} ", False
-        print(self._name, end="", flush=True)
+        print(self._name, end="", flush=True)  # what is at work is named before it ends
 
     def tell(self, progress: str) -> None:
         with suppress(BrokenPipeError):  # the end finds out
@@ -246,6 +247,7 @@ def _print_status(entries: list[SetFile]) -> int:
 
 
 def _version_warning(record: Record) -> str:
+    # no part of the key: a patch release of one package would make everything again
     made = {name.lower(): version for name, version in record.get("packages", {}).items()}
     other = [n for n, v in pinned_versions().items() if made.get(n.lower()) not in (None, v)]
     warning = f"made with other versions of {', '.join(other)}; --force makes it anew"

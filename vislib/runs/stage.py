@@ -64,13 +64,14 @@ def read_record(folder: Path) -> Record:
     """The run.json in `folder`; empty if there is none or it is broken."""
     try:
         record: Record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # a broken record counts as none: its stage is made again
         return {}
     return record if isinstance(record, dict) and isinstance(record.get("inputs", {}), dict) else {}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write run.json atomically and without secrets."""
+    # str: a metric may be a path, or a number of numpy
     text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
     write_redacted(folder / "run.json", text + "\n")
 
@@ -150,6 +151,7 @@ class Stage:
             "set": self.run.name,
             "key": key,
             **facts,
+            # sums alone, since the record is written anew after every batch of answers
             "inputs": {name: _sum(files) for name, files in facts["inputs"].items()},
             # what earlier attempts at the same work took, and whose code was accepted
             "earlier_seconds": before.get("earlier_seconds", 0) + _worked(self.partial, before),
@@ -178,7 +180,7 @@ class Stage:
     def set_aside(self) -> Path:
         """Move an unfinished attempt to `<run>/aside`, where no glob over stages meets it."""
         aside = self.run / "aside" / f"{self.name}.{datetime.now():{_TIME}}"
-        aside.parent.mkdir(exist_ok=True)
+        aside.parent.mkdir(exist_ok=True)  # renamed within one file system: whole or not at all
         return self.partial.rename(aside)
 
     def aside(self) -> Path | None:
@@ -285,6 +287,7 @@ def output_facts(folder: Path) -> Record:
 
     Files under `data/files/` are named by their own content and only counted.
     """
+    # before files are counted: what a killed writer left is no part of a table
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
     facts: Record = {}
@@ -297,6 +300,7 @@ def output_facts(folder: Path) -> Record:
         }
     if stored := sum(1 for _ in (folder / "data" / CONTENT_ADDRESSED).glob("*/*")):
         facts[f"data/{CONTENT_ADDRESSED}"] = {"files": stored}
+    # a stage without a result is a notebook that somebody has emptied
     if not facts:
         raise InputError(f"{folder}: the stage wrote neither data nor figures")
     return facts
