@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-_FIRST = json.loads((ROOT / "notebooks/01_documents.ipynb").read_text(encoding="utf-8"))["cells"][1]
-BOOTSTRAP = "".join(_FIRST["source"])  # the same in every notebook
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Project:
             f'{parameters}\nrun_dir: str = "runs/demo"  # folder of this run\nvariant: str = ""  #'
             " variant"
         )
-        first = f"import os\n{BOOTSTRAP}\nfrom vislib.runs import start_run"
+        first = "import os\nimport sys\nfrom vislib.runs import start_run"
         sources = [
             (first, []),
             (lines, ["parameters"]),
@@ -83,6 +81,7 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.delenv("VISLIB_RUNS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the copy goes before an installed library
     for name in ("notebooks", "params"):
         (tmp_path / name).mkdir()
     skip = shutil.ignore_patterns("__pycache__")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.runs.conftest import BOOTSTRAP
 from vislib.runs.record import summary
 
 PLAIN = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
@@ -76,21 +75,6 @@ def test_papermill_in_another_folder(project, tmp_path):
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "else/mine/demo/80_first/run.json").read_text())
     assert record["status"] == "finished"
-
-
-def test_a_notebook_that_finds_no_library_says_what_to_do(tmp_path):
-    bare = subprocess.run(  # without site-packages, where the library may be installed
-        [sys.executable, "-I", "-S", "-c", BOOTSTRAP],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (
-        bare.stderr.splitlines()[-1]
-        == "ModuleNotFoundError: vislib: `pip install -e PROJECT` once, or give papermill `--cwd"
-        " PROJECT`"
-    )
 
 
 def test_what_has_no_price_is_not_said_to_cost_nothing():

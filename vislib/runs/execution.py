@@ -25,6 +25,7 @@ from vislib.runs.record import summary
 from vislib.runs.redaction import redact, write_redacted
 from vislib.runs.stage import Stage, read_record, write_record
 
+_PYTHONPATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 _SCHEME = "redacted:"  # papermill chooses who writes by the beginning of a path
 _PROGRESS = re.compile(
     r"^\S+ \S+ INFO vislib\.(?:runs\.(?:progress|interrupts)|engines\.\w+): (.+)", re.M
@@ -56,6 +57,8 @@ def execute(stage: Stage, facts: dict[str, Any], *, tell: Callable[[str], None])
     The caller holds the run folder's lock. `tell` is given every line of progress.
     """
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
+    # the kernel's library is this one, also where another checkout is installed
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, _PYTHONPATH)])
     try:
         stage.open_partial(key_of(facts["hashes"]), facts, tell)
         # a kernel's output goes into the notebook; its log tells the terminal how far it is
