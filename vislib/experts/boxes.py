@@ -22,10 +22,11 @@ def clipped(box: Box) -> Box | None:
     """The part of a box within the image; None without an area, or with a coordinate or score that
     is no number.
     """
-    if not all(map(math.isfinite, (box.score, box.x1, box.y1, box.x2, box.y2))):
+    corners = box.x1, box.y1, box.x2, box.y2
+    if not all(map(math.isfinite, (box.score, *corners))):
         return None
-    x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in (box.x1, box.y1, box.x2, box.y2))
-    return Box(box.label, box.score, x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    within = Box(box.label, box.score, *(min(max(value, 0.0), 1.0) for value in corners))
+    return within if within.width > 0 and within.height > 0 else None
 
 
 def iou(box: Box, others: Sequence[Box]) -> NDArray[np.float64]:
@@ -35,8 +36,7 @@ def iou(box: Box, others: Sequence[Box]) -> NDArray[np.float64]:
     width = np.clip(np.minimum(box.x2, x2) - np.maximum(box.x1, x1), 0, None)
     height = np.clip(np.minimum(box.y2, y2) - np.maximum(box.y1, y1), 0, None)
     common = width * height
-    own = (box.x2 - box.x1) * (box.y2 - box.y1)
-    shared: NDArray[np.float64] = common / (own + (x2 - x1) * (y2 - y1) - common)
+    shared: NDArray[np.float64] = common / (box.area + (x2 - x1) * (y2 - y1) - common)
     return shared
 
 
@@ -51,6 +51,7 @@ def merge(found: Mapping[str, Sequence[Box]], *, overlap: float) -> list[Found]:
     everyone = [(expert, box) for expert, boxes in found.items() for box in boxes]
     for one in sorted(everyone, key=_rank):
         waiting.setdefault(_name(one), []).append(one)
+    # Non-maximum suppression, label by label: two things of different names may share a place.
     kept: list[Found] = []
     for alike in waiting.values():
         while alike:
@@ -68,6 +69,7 @@ def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> l
     `size` is the image's width and height in px, for COCO's classes of size. Within a class labels
     take turns too, best scores first, so that a crowd of one thing leaves room for the others.
     """
+    # Best scores alone would keep the large things: detectors are surer of them.
     ranked = sorted(found, key=_rank)
     if not max_boxes or len(ranked) <= max_boxes:
         return ranked
@@ -88,7 +90,7 @@ def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> l
 
 
 def _size_class(box: Box, size: tuple[int, int]) -> int:
-    area = (box.x2 - box.x1) * size[0] * (box.y2 - box.y1) * size[1]
+    area = box.area * size[0] * size[1]
     return sum(area >= limit for limit in LIMITS)
 
 
@@ -97,5 +99,6 @@ def _name(one: Found) -> str:
 
 
 def _rank(one: Found) -> tuple[float | str, ...]:
+    # Everything that a box has, so that equal scores fall the same way whatever the order.
     expert, box = one
     return -box.score, _name(one), box.x1, box.y1, box.x2, box.y2, expert, box.label

@@ -20,8 +20,32 @@ class Tag:
     score: float
 
 
+class Corners:
+    """What the corners of a box say of its size, as shares of the picture's sides."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def width(self) -> float:
+        """From left to right."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        """From top to bottom."""
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> float:
+        """Share of the picture."""
+        return self.width * self.height
+
+
 @dataclass(frozen=True)
-class Box:
+class Box(Corners):
     """An object: its label, score (0-1), and corners, x1 < x2 and y1 < y2."""
 
     label: str
@@ -33,7 +57,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Corners):
     """A line of text that can be read in the image, with score and upright bounding box."""
 
     text: str

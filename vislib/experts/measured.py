@@ -37,7 +37,9 @@ class MeasuredTagger:
         return [Findings(tags=tuple(self._best(picture.measure(image)))) for image in images]
 
     def _best(self, facts: picture.Picture | None) -> list[Tag]:
-        found = [Tag(label, round(score, 4)) for label, score in (_tags(facts) if facts else ())]
+        if facts is None:
+            return []
+        found = [Tag(label, round(score, 4)) for label, score in _tags(facts)]
         kept = [tag for tag in found if tag.score >= self._threshold]
         return sorted(kept, key=lambda tag: -tag.score)[: self._most]  # equal scores stay in order
 
@@ -45,6 +47,7 @@ class MeasuredTagger:
 def _tags(p: picture.Picture) -> Iterator[tuple[str, float]]:
     """Label and score: the measured share where there is one, else 1."""
     yield next(name for least, name in _SHAPES if p.width / p.height >= least), 1.0
+    # Between these bounds a picture is neither: what lies near a bound is not said.
     if p.light < 70 or p.light > 195:
         yield "dark picture" if p.light < 70 else "bright picture", 1.0
     if p.grey:
@@ -53,8 +56,7 @@ def _tags(p: picture.Picture) -> Iterator[tuple[str, float]]:
         yield "flat graphic", p.even
     elif p.even < 0.1:
         yield "photograph-like", 1 - p.even
-    yield from (
-        (colour.shade, colour.share)
-        for colour in p.areas["all"]
-        if colour.share > 0.05 and not p.grey
-    )
+    # A cast of colour in a grey picture is the paper's or the scanner's.
+    for colour in p.areas["all"] if not p.grey else ():
+        if colour.share > 0.05:
+            yield colour.shade, colour.share

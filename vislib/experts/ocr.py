@@ -24,9 +24,8 @@ from vislib.runs.errors import InputError
 _LEAST = 184
 # times its short side, of the canvas: as many lines are found as at 4, in five sixths of the time
 _LONGEST = 2
-BELOW_HALF = (  # the note: small print was lost, what was read may be wrong
-    "ocr_read_below_half_size"
-)
+# The note: small print was lost, what was read may be wrong.
+BELOW_HALF = "ocr_read_below_half_size"
 _PARTS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
 
 
@@ -48,18 +47,17 @@ class Reader:
         models = _models(Path(rapidocr.__file__).parent / "models")
         self.model, self._side = f"rapidocr {version('rapidocr')}", side
         self.revision = " ".join(path.stem for path in models.values())
-        self._engine = rapidocr.RapidOCR(
-            params={
-                "Global.log_level": "error",
-                "Global.text_score": threshold,
-                "Global.use_preprocess_img": False,
-                "Global.use_vertical_padding": False,
-                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
-                **{
-                    f"{part}.model_path": str(path) for part, path in models.items()
-                },  # named: nothing is fetched
-            }
-        )
+        params = {
+            "Global.log_level": "error",
+            "Global.text_score": threshold,
+            # Its own scaling and framing are what costs gigabytes.
+            "Global.use_preprocess_img": False,
+            "Global.use_vertical_padding": False,
+            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+        }
+        # Models are named, so that nothing is fetched.
+        params |= {f"{part}.model_path": str(path) for part, path in models.items()}
+        self._engine = rapidocr.RapidOCR(params=params)
 
     def __call__(
         self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]
@@ -83,9 +81,11 @@ class Reader:
             return []
         texts = []
         for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True):
+            # Four corners, as text may be turned; the prior takes the upright box around them.
             spots = np.asarray(corners) - (left, top) + box[:2]
             spots = np.clip(spots / small.size, 0, 1).round(5)
-            (x1, y1), (x2, y2) = spots.min(axis=0).tolist(), spots.max(axis=0).tolist()
+            x1, y1 = spots.min(axis=0).tolist()
+            x2, y2 = spots.max(axis=0).tolist()
             if (words := cleaned(text)) and x1 < x2 and y1 < y2:
                 texts.append(Text(words, round(float(score), 4), x1, y1, x2, y2))
         return texts
@@ -106,9 +106,11 @@ def framed(image: Image.Image) -> tuple[Image.Image, int, int]:
     left, top in px.
     """
     least = max(_LEAST, max(image.size) // _LONGEST)
-    width, height = max(image.width, least), max(image.height, least)
+    width = max(image.width, least)
+    height = max(image.height, least)
     if (width, height) == image.size:
         return image, 0, 0
+    # The border's own colour: on another, its edge would be read as a line.
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = tuple(int(value) for value in np.median(border, axis=0))
@@ -136,7 +138,7 @@ def in_reading_order(texts: Iterable[Text]) -> list[Text]:
     for text in sorted(texts, key=lambda t: (t.y1 + t.y2, t.x1, t.text)):
         first = rows[-1][0] if rows else text
         apart = (text.y1 + text.y2 - first.y1 - first.y2) / 2
-        if rows and apart < min(text.y2 - text.y1, first.y2 - first.y1) / 2:
+        if rows and apart < min(text.height, first.height) / 2:
             rows[-1].append(text)
         else:
             rows.append([text])

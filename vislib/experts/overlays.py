@@ -22,7 +22,8 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
     """
     image = read_image(path)
     scale = side / max(image.size)
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    wide, high = (max(1, round(edge * scale)) for edge in image.size)
+    image = image.resize((wide, high))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     shown = [(box, box["label"], _OBJECT) for box in prior["boxes"]]
     shown += [(text, str(number), _TEXT) for number, text in enumerate(prior["texts"], 1)]

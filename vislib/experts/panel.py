@@ -38,6 +38,7 @@ class Panel:
         """Write the priors of a batch: rows of image_id, path below `root`, image_url and reason
         (without a path).
         """
+        # Some rows at once, as many as their pixels allow: one may be as large as forty others.
         seen: list[Seen] = []
         pixels = 0
         for image_id, image in self._readable(rows, root):
@@ -103,6 +104,7 @@ class Panel:
     def _prior(
         self, found: Mapping[str, Findings], size: tuple[int, int]
     ) -> dict[str, list[dict[str, Any]]]:
+        # What has no area, or lies beside the picture, is counted and left out.
         whole = {name: list(filter(None, map(clipped, f.boxes))) for name, f in found.items()}
         prior: dict[str, list[dict[str, Any]]] = {"tags": [], "boxes": [], "texts": []}
         for name, box in balanced(merge(whole, overlap=self._overlap), self._max_boxes, size):

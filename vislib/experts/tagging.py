@@ -141,6 +141,7 @@ def read_tags(file: Path) -> list[str]:
         raise InputError(
             f"tag_list: {file} cannot be read ({error.strerror}); give a list, one tag a line"
         ) from error
+    # Case is kept for the prompt, but no tag stands twice: softmax would share its score.
     tags: dict[str, str] = {}
     first: dict[str, int] = {}  # the line of each
     for number, line in enumerate(lines, 1):

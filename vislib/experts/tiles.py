@@ -22,6 +22,7 @@ def legible_scale(size: Size, side: int) -> float:
     """The scale, at most 1, at which a picture of `size` px is read in tiles of at most `side`
     px.
     """
+    # Nobody waits an hour for one picture: beyond so many tiles legibility gives way.
     short, long = sorted(size)
     shared = side // _OVERLAP
     most = _MOST * (side - shared) + shared
@@ -51,14 +52,13 @@ def merged(tiles: Iterable[list[Text]], *, wide: bool) -> list[Text]:
     for found in tiles:
         current: list[Text] = []
         for line in found:
-            twin = next((t for t in current if _is_same(t, line)), None)
-            if twin is None:
-                twin = next(
-                    (t for t in previous if _is_same(t, line) or (wide and _goes_on(t, line))), None
-                )
-            if twin is not None:
+            same = [t for t in (*current, *previous) if _is_same(t, line)]
+            cut = [t for t in previous if wide and _goes_on(t, line)]
+            # A twin makes place for what the two make together, which may have a twin again.
+            if twins := same + cut:
+                twin = twins[0]
                 (current if twin in current else previous).remove(twin)
-                line = _better(twin, line) if _is_same(twin, line) else _joined(twin, line)
+                line = _better(twin, line) if same else _joined(twin, line)
             current.append(line)
         done += previous
         previous = current
@@ -67,8 +67,9 @@ def merged(tiles: Iterable[list[Text]], *, wide: bool) -> list[Text]:
 
 def _shared(a: Text, b: Text) -> tuple[float, float]:
     """What two boxes share of the lesser one's width and height."""
-    x, y = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
-    return x / min(a.x2 - a.x1, b.x2 - b.x1), y / min(a.y2 - a.y1, b.y2 - b.y1)
+    x = min(a.x2, b.x2) - max(a.x1, b.x1)
+    y = min(a.y2, b.y2) - max(a.y1, b.y1)
+    return x / min(a.width, b.width), y / min(a.height, b.height)
 
 
 def _is_same(a: Text, b: Text) -> bool:
@@ -82,15 +83,15 @@ def _goes_on(a: Text, b: Text) -> bool:
 
 def _better(a: Text, b: Text) -> Text:
     """The whole one of a line that was cut by a tile's end; of two whole ones the surer."""
-    areas = [(t.x2 - t.x1) * (t.y2 - t.y1) for t in (a, b)]
-    if min(areas) > 0.8 * max(areas):
-        return max(a, b, key=lambda t: t.score)
-    return a if areas[0] > areas[1] else b
+    small, large = sorted((b, a), key=lambda t: t.area)
+    return large if small.area <= 0.8 * large.area else max(a, b, key=lambda t: t.score)
 
 
 def _joined(a: Text, b: Text) -> Text:
     """One line of two parts that both hold its middle."""
     common = SequenceMatcher(None, a.text, b.text, autojunk=False).find_longest_match()
+    # Less in common may be chance: then both parts stand.
     words = a.text[: common.a] + b.text[common.b :] if common.size > 2 else f"{a.text} {b.text}"
-    box = min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2)
-    return Text(words, min(a.score, b.score), *box)
+    left, top = min(a.x1, b.x1), min(a.y1, b.y1)
+    right, bottom = max(a.x2, b.x2), max(a.y2, b.y2)
+    return Text(words, min(a.score, b.score), left, top, right, bottom)
