@@ -48,8 +48,7 @@ def statistics(
     rows: list[tuple], clusters: list[str] = (), kinds: list[str] = (), **options
 ) -> Statistics:
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table = table.assign(cluster=clusters) if clusters else table
-    table = table.assign(question_type=kinds) if kinds else table
+    table = table.assign(cluster=clusters or "", question_type=kinds or "", lenient=None)
     return Statistics(
         results=table,
         **{"resamples": 400, "confidence": 0.95, "seed": 0, "left_out": ("ours",), **options},

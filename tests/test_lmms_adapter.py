@@ -199,28 +199,6 @@ def test_a_question_of_mmbench_with_a_lost_rotation_is_dropped_whole():
 def test_questions_about_one_picture_share_a_cluster():
     pictures = {"0": "a picture", "1": "a picture"}
     assert {row["cluster"] for row in read_log("gqa", log("gqa"), **pictures)} == {"a picture"}
-    described = log("llava_in_the_wild")
-    assert (
-        len(
-            {
-                row["cluster"]
-                for row in read_log("llava_in_the_wild", described)
-                if "reason" not in row
-            }
-        )
-        == 1
-    )
-    described[1]["gpt_eval_llava_all"]["context"] = "A house."
-    assert (
-        len(
-            {
-                row["cluster"]
-                for row in read_log("llava_in_the_wild", described)
-                if "reason" not in row
-            }
-        )
-        == 2
-    )
 
 
 def test_a_judge_may_give_nothing():

@@ -89,12 +89,14 @@ class Example:
 
     def on_page_of(self, other: "Example") -> "Example":
         """This image, and what was found in it, as if it stood in the other's place."""
+        # The picture and its size stay; the place of the image in the page is the page's.
         page = {name: other.sample[name] for name in (*PAGE, "image_index")}
         return replace(self, sample=self.sample | page)
 
 
 def obstacle(row: Row, kind: str) -> tuple[str, str] | None:
     """Why a joined row (`JOIN`) is neither learnt from nor held out: reason and detail."""
+    # In the order in which a caption came about: the first lack is the cause.
     if row["caption"]["status"] != "ok":
         return "caption_failed", row["caption"]["reason"]
     if row["sample"] is None:
@@ -130,6 +132,7 @@ class Captions:
             raise InputError(
                 f"kind is {kind}, but priors is empty; set priors to 05_experts/priors"
             )
+        # One row per caption: what is lost or doubled in the join is an error, not fewer rows.
         joined = run.sql(
             JOIN.format(kind=kind, priors="p.row" if priors else "NULL"),
             into="joined",
@@ -137,12 +140,14 @@ class Captions:
             captions=run.table("captions"),
             samples=run.table("samples"),
             images=images,
+            # A kind without priors joins none, but the query names the table.
             priors=priors or images,
         )
         return cls(
             joined=joined,
             images=images.parent,
             kind=kind,
+            # A template of its own, short: a trained model needs no rules.
             template=load_prompt(kind, run.input("prompt"), f"captioner_{kind}"),
             seed=run.seed,
             test_fraction=run.params.test_fraction,
@@ -162,6 +167,7 @@ class Captions:
         """The rows to learn from: captions that can be used, of pages that are not held out."""
         for found in self:
             if isinstance(found, Example) and not found.held_out:
+                # As stage 06 asks and as stage 08 writes rows: one turn each.
                 turns = [
                     {"from": "human", "value": self.question(found)},
                     {"from": "gpt", "value": found.caption},
@@ -175,6 +181,7 @@ class Captions:
                 yield Refusal(row["caption"]["sample_id"], VISUAL, *lacking)
                 continue
             sample, image = row["sample"], row["image"]
+            # Page by page, as captions of one page say the same things.
             split = split_of(sample, seed=self.seed, test_fraction=self.test_fraction)
             yield Example(
                 sample=sample,
@@ -213,6 +220,7 @@ class Split:
         # An image may stand on several pages, and one that is learnt from tests nothing.
         apart = [example for example in held if example.image_id not in learnt]
         chosen = choose(apart, most, captions.seed, key=lambda example: example.name)
+        # Of one page alone nothing can be drawn: no score would have an interval.
         if not learnt or len({example.page for example in chosen}) < 2:
             raise InputError(
                 f"{captions.joined}: of {taken} {captions.kind} captions"
@@ -220,6 +228,7 @@ class Split:
                 " take some to learn from, and held-out ones of two pages at least: more captions,"
                 " another test_fraction, held_out or seed"
             )
+        # Whoever is neither learnt from nor asked must be in the account.
         kept = {example.name for example in chosen}
         for example in held:
             if example.name not in kept:
@@ -234,6 +243,7 @@ def swapped(examples: Sequence[Example], seed: int) -> list[Example]:
     """
     found = []
     for example in examples:
+        # From the example alone, so that a further one changes no other.
         start = seeded(seed, "swap", example.name) % len(examples)
         turned = (*examples[start:], *examples[:start])
         other = next(one for one in turned if one.page != example.page)
@@ -267,10 +277,12 @@ class Plan:
             model=resolve_model(params.model, run),
             checkpoints=str(run.scratch / "checkpoints"),
             output=str(run.data / "model"),
+            # Servers load whole weights.
             merge=True,
         )
         launch.placed(settings)  # what this machine lacks is said before rows are read for hours
         planned = plan_rows(run, captions.entries(), settings)
+        # What passed, not what was asked for: a caption that is too long teaches nothing.
         rows = planned.counts()["rows"]
         arm = {
             "model": Path(params.model.partition("@")[0]).name,
@@ -303,16 +315,19 @@ def train(run: Run, plan: Plan) -> dict[str, Any]:
 def write(run: Run, plan: Plan) -> Texts:
     """What each system writes for the held-out examples; nothing is asked twice."""
     held, template = plan.split.held_out, plan.captions.template
+    # Asked after the training: its processes need the whole GPU.
     texts = {"before": _answers(run, plan, plan.settings.model, held, "before")}
     other = swapped(held, run.seed) if template.fields & _OF_PAGE else []
     answers = _answers(run, plan, plan.settings.output, (*held, *other), "after")
     texts["after"] = answers[: len(held)]
     if other:  # a prompt without a word of the page has nothing to swap
         texts["after_swapped"] = answers[len(held) :]
+    # Two systems that know no model: whoever trains must do better than these.
     written = Extractive().answer(_request(example, plan.captions.kind) for example in held)
     texts["extractive"] = [answer.text for _, answer in written]
     texts["alt_text"] = [example.sample["alt_text"] or "" for example in held]
     for system, own in texts.items():
+        # As 06 writes them: a placeholder of training must not come out of a model.
         texts[system] = [prompts.neutralise(text)[0] for text in own]
     return texts
 
@@ -321,6 +336,7 @@ def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when
     """A model's captions; one that could not be had counts as an empty one, and in the metrics."""
     settings, most = plan.settings, run.params.max_answer_tokens
     asked = [Question(e.name, plan.captions.question(e), str(e.path), most) for e in examples]
+    # In a process of its own, greedy, and journalled one by one.
     (key,) = answers_of_models(
         run,
         [model],
@@ -331,6 +347,7 @@ def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when
         progress=f"captions {when}",
     )
     answers = [answer_to(run.journal(JOURNAL), key, question) for question in asked]
+    # A system that fails often must not gain by it: an empty caption scores 0.
     run.metrics[f"failed_{when}"] = answers.count(None)
     return [without_thoughts(answer or "")[0] for answer in answers]
 
@@ -366,6 +383,7 @@ def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None
                 row |= {"system": system, "caption": text, "reference": example.caption}
                 output.write("predictions", row)
         references, pages = [e.caption for e in held], [e.page for e in held]
+        # A prompt without the page has no swapped system.
         pairs = [pair for pair in _DIFFERENCES if set(pair) <= set(texts)]
         scores = score_systems(texts, references, pages, differences=pairs, seed=run.seed)
         for row in scores:
@@ -376,6 +394,7 @@ def _account(output: Output, plan: Plan) -> None:
     """Every caption of the kind is learnt from, held out, or dropped with its reason."""
     held = len(plan.split.held_out)
     output.take("caption", plan.split.taken)
+    # Held-out ones count as kept: they are what the scores are of.
     output.keep("caption", plan.arm["rows"] + held)
     for lost in (*map(vars, plan.split.refused), *plan.planned.refusals()):
         output.drop("caption", lost["id"], lost["reason"], lost["detail"])
@@ -398,6 +417,7 @@ def examples(plan: Plan, texts: Texts, count: int) -> list[Row]:
     found = []
     for number in choose(range(len(held)), count, seed, key=lambda number: held[number].name):
         one = held[number]
+        # Beside each other, as what differs is the point.
         captions = {system: written[number] for system, written in texts.items()}
         found.append(one.sample | captions | {"picture": one.path, "reference": one.caption})
     return found

@@ -101,6 +101,7 @@ def meant(answer: str, options: Sequence[str]) -> Meant:
     """
     text, texts = _normal(answer), _texts(options)
     alone, told = _letters_alone(text, texts), _quoted_whole(text, texts)
+    # The surest reading first; the first that finds anything decides.
     if len(alone) == 1:
         return Meant(named=alone)
     if told:
@@ -134,6 +135,7 @@ def _normal(answer: str) -> str:
 
 def _letters_alone(text: str, texts: dict[str, str]) -> frozenset[str]:
     """Letters of an answer that holds nothing else, as "b", "(B)", "Answer: B" and "B B B"."""
+    # Words of all languages that only introduce a letter say nothing themselves.
     words = [word for word in _WORDS.findall(text) if not _FILLING.fullmatch(word)]
     return (
         frozenset(map(str.upper, words))
@@ -143,6 +145,7 @@ def _letters_alone(text: str, texts: dict[str, str]) -> frozenset[str]:
 
 
 def _quoted_whole(text: str, texts: dict[str, str]) -> frozenset[str]:
+    # An option may be quoted with its letter, or alone.
     said = plain(text)
     return frozenset(
         letter
@@ -158,8 +161,10 @@ def _quoted_whole(text: str, texts: dict[str, str]) -> frozenset[str]:
 def _named(text: str, texts: dict[str, str]) -> Meant:
     named, told = set[str](), set[str]()
     for match in (*_OPENS.finditer(text), *_NAMED.finditer(text)):
+        # "It is not A, it is B": a denial reaches to the end of its clause.
         clause = _CLAUSE_ENDS.split(text[max(0, match.start(1) - _CLAUSE) : match.start(1)])[-1]
         if (letter := match[1].upper()) in texts and not _DENIAL.search(clause):
+            # A letter with another option's text is unsure: both are noted.
             rest = text[match.end() :].partition("\n")[0].lstrip(" .:)]")
             named |= {letter} | _listed(rest, texts)
             told |= _quoted_whole(rest, texts)  # "A: red" where red is B is unsure
@@ -181,6 +186,7 @@ def _quoted_inside(text: str, texts: dict[str, str]) -> frozenset[str]:
     does not count.
     """
     spoken, found = plain(text), set[str]()
+    # The longest first: "green" within "dark green" is not said.
     for letter, option in sorted(texts.items(), key=lambda item: -len(item[1])):
         if len(option) >= _LEAST or option.isdigit() or not option.isascii():
             before = spoken

@@ -6,9 +6,8 @@ MMBench it is one rotation of a question, of MME one of an image's two questions
 is a further row; a task without a row is read as one of letters or words that are right or wrong.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -18,15 +17,15 @@ Sample = Mapping[str, Any]  # one line of a log
 _ROTATION = 1_000_000  # the index of a rotation is its question's plus a multiple of this
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Benchmark:
-    """How a task of lmms-eval is read. `name` is its name in tables, for one of two of a task."""
+    """How a task of lmms-eval is read."""
 
-    task: str
-    name: str = ""
+    name: str  # in our tables
+    task: str = ""  # of the harness, where it has another name
     metric: str = "exact_match"  # the harness's headline, and its record in each sample
     scale: float = 1.0  # what the headline is where all is right
-    reads: str = "letter"  # what we read answers for beside the harness: letter, yes_no or text
+    reads: str = "letter"  # what we read replies for beside the harness: letter, yes_no or text
     graded: bool = False  # points, not right or wrong
     judged: bool = False  # by a model that is paid
     total: str = "mean"  # of items; or sum of `categories`' means, or `ratio` to the reference
@@ -34,28 +33,34 @@ class Benchmark:
     kind: str = ""  # field of the record that names the type of question
     note: str = ""
 
-    @property
-    def title(self) -> str:
-        """Its name in our tables."""
-        return self.name or self.task
-
 
 CONTEXTUAL = "vislib_contextual"  # our own benchmark
+SEED_PARTS = ("image", "video")  # which of them VisCon-100K means is not known
+_MME = Benchmark(
+    "mme",
+    metric="mme_perception_score",
+    reads="yes_no",
+    graded=True,
+    total="categories",
+    item="question_id",
+    kind="category",
+    note="the score that papers give",
+)
 BENCHMARKS = (
-    Benchmark(task="seedbench", metric="seed_all", note="VisCon-100K does not name its variant"),
+    Benchmark("seedbench", metric="seed_all", note="VisCon-100K does not name its variant"),
     Benchmark(
-        task="mmbench_en_dev_static",
+        "mmbench_en_dev_static",
         metric="gpt_eval_score",
         scale=100,
         item="index",
         kind="L2-category",
         note="read without a judge; VisCon-100K does not name its split",
     ),
-    Benchmark(task="mmmu_val", metric="mmmu_acc", kind="question_type"),
-    Benchmark(task="ai2d"),
-    Benchmark(task="scienceqa_img"),
+    Benchmark("mmmu_val", metric="mmmu_acc", kind="question_type"),
+    Benchmark("ai2d"),
+    Benchmark("scienceqa_img"),
     Benchmark(
-        task="llava_in_the_wild",
+        "llava_in_the_wild",
         metric="gpt_eval_llava_all",
         scale=100,
         reads="text",
@@ -65,37 +70,14 @@ BENCHMARKS = (
         kind="category",
         note="VisCon-100K's judge is LLaMA3-8b; another judge gives other levels",
     ),
-    Benchmark(task="vqav2_val", reads="text", graded=True, note="DenseFusion-1M has test-dev"),
-    Benchmark(task="gqa", reads="text"),
-    Benchmark(task="textvqa_val", reads="text", graded=True),
+    Benchmark("vqav2_val", reads="text", graded=True, note="DenseFusion-1M has test-dev"),
+    Benchmark("gqa", reads="text"),
+    Benchmark("textvqa_val", reads="text", graded=True),
+    _MME,
+    replace(_MME, name="mme_cognition", task="mme", metric="mme_cognition_score", note=""),
+    Benchmark("pope", metric="pope_accuracy", reads="yes_no", note="its paper's headline is F1"),
     Benchmark(
-        task="mme",
-        metric="mme_perception_score",
-        reads="yes_no",
-        graded=True,
-        total="categories",
-        item="question_id",
-        kind="category",
-        note="the score of papers",
-    ),
-    Benchmark(
-        task="mme",
-        name="mme_cognition",
-        metric="mme_cognition_score",
-        reads="yes_no",
-        graded=True,
-        total="categories",
-        item="question_id",
-        kind="category",
-    ),
-    Benchmark(
-        task="pope",
-        metric="pope_accuracy",
-        reads="yes_no",
-        note="DenseFusion-1M does not name its metric",
-    ),
-    Benchmark(
-        task="mmvet",
+        "mmvet",
         metric="gpt_eval_score",
         scale=100,
         reads="text",
@@ -103,22 +85,26 @@ BENCHMARKS = (
         judged=True,
         kind="capabilities",
     ),
-    Benchmark(task=CONTEXTUAL, note="ours: held-out questions about images on web pages"),
+    Benchmark(CONTEXTUAL, note="ours: held-out questions about images on web pages"),
 )
 # A judge's verdicts are not in the log of these; the task to take instead.
 UNLOGGED = {"mmbench_en_dev": "mmbench_en_dev_static"}
-JUDGED = frozenset(benchmark.task for benchmark in BENCHMARKS if benchmark.judged)
+JUDGED = frozenset(benchmark.name for benchmark in BENCHMARKS if benchmark.judged)
 
 
-@dataclass(frozen=True)
+def of_task(task: str) -> list[Benchmark]:
+    """The rows of a task; a plain one where it has none."""
+    return [b for b in BENCHMARKS if task == (b.task or b.name)] or [Benchmark(task)]
+
+
+@dataclass
 class Item:
-    """One item of a benchmark: its samples, or why it has no verdict (`reason`, `detail`)."""
+    """One item of a benchmark: its samples, and whether generation failed for one of them."""
 
     benchmark: Benchmark
     id: str
-    samples: Sequence[Sample]
-    reason: str = ""
-    detail: str = ""
+    samples: list[Sample] = field(default_factory=list)
+    failed: bool = False
 
     @property
     def records(self) -> list[Any]:
@@ -128,43 +114,59 @@ class Item:
     @property
     def kind(self) -> str:
         """The type of question that the record names, "" where it names none."""
-        record, field = self.records[0], self.benchmark.kind
-        found = str(record.get(field) or "") if field else ""
-        if self.benchmark.task == "seedbench":  # by a further metric of its own
-            parts = [part for part in ("image", "video") if f"seed_{part}" in self.samples[0]]
-            found = (parts or ["other"])[0]
-        return found.removeprefix("llava_bench_").replace("multiple-choice", "multiple_choice")
+        sample, named = self.samples[0], self.benchmark.kind
+        if self.benchmark.name == "seedbench":  # by a further metric of its own
+            return next((part for part in SEED_PARTS if f"seed_{part}" in sample), "other")
+        kind = str(self.records[0].get(named) or "") if named else ""
+        return kind.removeprefix("llava_bench_").replace("-", "_")
 
-
-def of_task(task: str) -> list[Benchmark]:
-    """The rows of a task; a plain one where it has none."""
-    found = [benchmark for benchmark in BENCHMARKS if benchmark.task == task]
-    return found or [Benchmark(task=task)]
+    @property
+    def fault(self) -> tuple[str, str] | None:
+        """Reason and detail, where there is no verdict on it."""
+        n, shared, record = len(self.samples), self.benchmark.item, self.records[0]
+        if self.failed:
+            return "generation_failed", "an empty answer of no tokens; see log.txt"
+        if shared == "index" and self.id not in [str(one["index"]) for one in self.records]:
+            return "unpaired", f"{n} rotations, but not the question itself"
+        if shared == "question_id" and n != 2:  # MME scores an image's pair
+            return "unpaired", f"{n} questions of the image were asked, not 2"
+        # A judge that gave no two numbers, or did not answer, is logged as -1.
+        if min(record["scores"] if self.benchmark.total == "ratio" else [0]) < 0:
+            return "no_judgement", str(record["review"])[:200]
+        if self.benchmark.judged and record["eval_model"] == "":
+            return "no_judgement", "the judge gave no score"
+        return None
 
 
 def items(task: str, log: Sequence[Sample]) -> list[Item]:
-    """The items of a task's log, in order.
-
-    The harness logs an empty answer where generation failed; where it counts tokens, such a one has
-    no count. Raises InputError where all failed, and for a log of another form.
+    """The items of a task's log, in order. Raises InputError where generation failed for all, and
+    for a log of another form.
     """
-    failed = [not logged_reply(sample) and not _counted(sample) for sample in log]
-    if log and all(failed):
+    # The harness logs an empty answer where generation failed. Where it counts tokens, such a one
+    # has no count; an empty answer with a count is the model's own.
+    silent = [not logged_reply(sample) and not _counted(sample) for sample in log]
+    if log and all(silent):
         raise InputError(
             f"tasks: {task} has {len(log)} answers without any text; see what failed in log.txt"
         )
-    known = any(map(_counted, log))
-    lost = {sample["doc_id"] for sample, bad in zip(log, failed, strict=True) if bad and known}
-    found: dict[tuple[Benchmark, str], list[Sample]] = {}
-    for sample in log:
+    counts = any(map(_counted, log))
+    found: dict[str, Item] = {}
+    for sample, failed in zip(log, silent, strict=True):
         benchmark = next((b for b in of_task(task) if b.metric in sample), None)
         if benchmark is None:
             raise InputError(
                 f"tasks: {task} logs {sorted(sample)}, but no {of_task(task)[0].metric}; leave it"
                 " out of tasks, or give it a row in vislib/evaluation/benchmarks.py"
             )
-        found.setdefault((benchmark, _item_id(benchmark, sample)), []).append(sample)
-    return [_item(*key, samples, lost) for key, samples in found.items()]
+        shared, name = benchmark.item, str(sample["doc_id"])
+        if shared:
+            name = str(sample[benchmark.metric][shared])
+        if shared == "index":
+            name = str(int(name) % _ROTATION)
+        item = found.setdefault(f"{benchmark.name}/{name}", Item(benchmark, name))
+        item.samples.append(sample)
+        item.failed |= failed and counts
+    return list(found.values())
 
 
 def logged_reply(sample: Sample) -> str:
@@ -179,50 +181,14 @@ def _counted(sample: Sample) -> bool:
     return any(sample.get("token_counts", ()))
 
 
-def _item_id(benchmark: Benchmark, sample: Sample) -> str:
-    if not benchmark.item:
-        return str(sample["doc_id"])
-    shared = sample[benchmark.metric][benchmark.item]
-    return str(int(shared) % _ROTATION) if benchmark.item == "index" else str(shared)
-
-
-def _item(benchmark: Benchmark, name: str, samples: Sequence[Sample], lost: set[Any]) -> Item:
-    found = Item(benchmark, name, samples)
-    reason, detail = "", ""
-    if any(sample["doc_id"] in lost for sample in samples):
-        reason, detail = "generation_failed", "an empty answer of no tokens; see log.txt"
-    elif benchmark.item == "index" and name not in [str(r["index"]) for r in found.records]:
-        reason, detail = "unpaired", f"{len(samples)} rotations, but not the question itself"
-    elif benchmark.item == "question_id" and len(samples) != 2:  # MME scores an image's pair
-        reason, detail = "unpaired", f"{len(samples)} questions of the image were asked, not 2"
-    elif benchmark.judged and (said := _no_judgement(found.records[0])):
-        reason, detail = "no_judgement", said
-    return Item(benchmark, name, samples, reason, detail)
-
-
-def _no_judgement(record: Mapping[str, Any]) -> str:
-    """What a judge said who gave no score, "" where there is one."""
-    if "scores" in record:  # -1 where it gave no two numbers or did not answer
-        return str(record["review"])[:200] if min(record["scores"]) < 0 else ""
-    return "" if record["eval_model"] else "the judge gave no score"
-
-
-def weights(found: Sequence[Item]) -> list[float]:
-    """What each item's score is multiplied by, such that the mean over a benchmark's items is the
-    harness's headline, of 1 where all is right (MME: its points). `found`: items with a verdict.
+def weight(item: Item, judged: Sequence[Item]) -> float:
+    """What an item's score is multiplied by, such that the mean over a benchmark's items is the
+    harness's headline, of 1 where all is right (MME: its points). `judged`: items with a verdict.
     """
-    sizes = Counter(item.benchmark.title for item in found)
-    kinds = Counter((item.benchmark.title, item.kind) for item in found)
-    ratios = [item.records[0]["scores"] for item in found if item.benchmark.total == "ratio"]
-    reference = fmean(score for score, _ in ratios) if ratios else 1.0
-    weight = []
-    for item in found:
-        name = item.benchmark.title
-        totals = {
-            "mean": 1 / item.benchmark.scale,
-            # A sum of categories' means: an item of a small category weighs more.
-            "categories": sizes[name] / kinds[name, item.kind],
-            "ratio": 1 / reference,
-        }
-        weight.append(totals[item.benchmark.total])
-    return weight
+    if item.benchmark.total == "mean":
+        return 1 / item.benchmark.scale
+    own = [other for other in judged if other.benchmark == item.benchmark]
+    if item.benchmark.total == "categories":
+        # A sum of categories' means: an item of a small category weighs more.
+        return len(own) / sum(other.kind == item.kind for other in own)
+    return 1 / fmean(other.records[0]["scores"][0] for other in own)

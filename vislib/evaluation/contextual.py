@@ -69,13 +69,16 @@ def load_questions(run: "Run") -> tuple[list[PageQuestion], list[Refused]]:
     InputError where nothing is held out.
     """
     table, ledger = run.table("questions"), run.table("images")
+    # What a model was trained on tests nothing.
     held_out = [part for part in tables.parts(table) if part.name.startswith("test")]
     rows = [row for part in held_out for row in tables.read_rows(part)]
     shown = {name for row in rows for name in row["images"]}
     files = tables.lookup(ledger, "image_id", shown, ["path"])
+    # A row without a path is a picture that was never fetched.
     places = {name: ledger.parent / (row["path"] or "") for name, row in files.items()}
     asked = [question for row in rows for question in _rounds(row, places)]
     chosen: list[PageQuestion] = []
+    # Of each type as many: there may be far more questions of one.
     for kind in TYPES:
         own = [question for question in asked if question.type == kind]
         chosen += choose(own, run.params.max_questions, run.seed, key=lambda question: question.id)
@@ -100,6 +103,7 @@ def _rounds(row: tables.Row, places: Mapping[str, Path]) -> Iterator[PageQuestio
                 id=f"{row['id']}-{number}",
                 page=str(row["doc_id"]),
                 type=kind,
+                # Where the image stands is for the chat form of the asked model.
                 text=text.removeprefix("<image>\n"),
                 answer=answer.strip(),
                 image_id=image_id,
@@ -119,6 +123,7 @@ def write_task(
     written = tables.TableWriter(folder / "questions", _QUESTIONS)
     images = tables.TableWriter(folder / "images", _IMAGES)
     faults: dict[str, tuple[str, str]] = {}
+    # Several questions show one picture, which is read and written once.
     for name, place in {question.image_id: question.image for question in questions}.items():
         try:
             images.write({"image_id": name, "image": portable(place)[0]})
@@ -130,6 +135,7 @@ def write_task(
             written.write(dict(zip(_QUESTIONS.names, values, strict=True)))
     written.close()
     images.close()
+    # The folder is whole: it runs wherever lmms-eval is, without this project.
     shutil.copyfile(contextual_task.__file__, folder / "contextual_task.py")
     task = {
         "task": CONTEXTUAL,
@@ -139,6 +145,7 @@ def write_task(
         "output_type": "generate_until",
         "doc_to_text": "question",
         "doc_to_target": "answer",
+        # Greedy, as our own generation: both must hear the same answers.
         "generation_kwargs": {"max_new_tokens": max_tokens, "temperature": 0, "do_sample": False},
         "metric_list": [{"metric": "exact_match"}],
         "metadata": [{"version": 2.0}],
@@ -147,4 +154,5 @@ def write_task(
     # A tag of lmms-eval's own, which a writer of YAML would quote.
     text += "doc_to_visual: !function contextual_task.visual\n"
     (folder / f"{CONTEXTUAL}.yaml").write_text(text, encoding="utf-8")
+    # Free-form ones too: they are asked with the same pictures.
     return [(q.id, *faults[q.image_id]) for q in questions if q.image_id in faults]

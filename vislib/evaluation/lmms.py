@@ -54,72 +54,52 @@ class Harness:
     """
 
     def __init__(self, run: "Run") -> None:
-        self.run, self.python = run, shutil.which(run.params.lmms_python or "") or ""
-        self.tasks = list(dict.fromkeys(run.params.tasks))
+        self.run, self.params, self.tasks = run, run.params, list(dict.fromkeys(run.params.tasks))
         for task in self.tasks:
-            if task in JUDGED and not (run.params.judge and os.environ.get(KEY)):
+            if task in JUDGED and not (self.params.judge and os.environ.get(KEY)):
                 raise InputError(
                     f"tasks holds {task}, whose answers a judge scores; name it in judge and set"
                     f" {KEY}"
                 )
+            # Without a verdict of each item no two arms can be compared.
             if task in UNLOGGED:
                 raise InputError(
                     f"tasks holds {task}, whose judge's verdicts lmms-eval does not log; name"
                     f" {UNLOGGED[task]}"
                 )
-        facts = self._probe()
+        # Asked first: a set should not train for days to learn that it is not installed.
+        facts = _probe(self.params.lmms_python)
         self.version = run.metrics["lmms_eval"] = facts["version"]
-        best = "cuda" if facts["cuda"] else "cpu"
-        self.device = best if run.params.device == "auto" else run.params.device
-
-    def _probe(self) -> dict[str, Any]:
-        """Version of lmms-eval, and whether it sees a GPU."""
-        mend = f"make its environment as {RECIPE} says, and name its bin/python in lmms_python"
-        given = self.run.params.lmms_python
-        if not self.python:
-            raise InputError(
-                f"evaluator is lmms_eval, but lmms_python is {given!r}, no program; {mend}"
-            )
-        done = subprocess.run(
-            [self.python, "-P", "-c", _PROBE],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise InputError(
-                f"lmms_python is {given!r}, where lmms-eval cannot be had ({said}); {mend}"
-            )
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
+        self.device = self.params.device
+        if self.device == "auto":
+            self.device = "cuda" if facts["cuda"] else "cpu"
 
     def rows(self, place: str, task: str, read: Reader) -> Iterator[Row]:
         """Results of the model at `place`, by `parsing.read_log`."""
         for name, body in self._logged(place, task).items():
-            found = list(
-                read_log(name, body["log"], body["scores"], pictures=body["pictures"], read=read)
-            )
+            log, scores, pictures = body["log"], body["scores"], body["pictures"]
+            # All of a task at once: its mean must be the harness's before a row is used.
+            found = list(read_log(name, log, scores, pictures=pictures, read=read))
             check(name, found, body["headline"])
             yield from found
 
     def _logged(self, place: str, task: str) -> dict[str, Any]:
         """By task (a group has several) its log and scores, from the journal or asked now."""
-        journal, params = self.run.journal(JOURNAL), self.run.params
-        own = task == CONTEXTUAL
+        journal, own = self.run.journal(JOURNAL), task == CONTEXTUAL
+        # Our own task is what its files hold; a public one is named by lmms-eval's version.
         files = sorted((self.run.data / "task").rglob("*.*")) if own else []
         key = short_hash(
             "items",
             self.version,
-            model_key(place, precision=params.precision),
+            model_key(place, precision=self.params.precision),
             task,
-            "" if own else str(params.limit),
-            params.judge if task in JUDGED else "",
+            "" if own else str(self.params.limit),
+            self.params.judge if task in JUDGED else "",
             *(file.read_bytes() for file in files),
         )
         if (body := journal.get(key)) is None:
             folder = self.run.scratch / "lmms" / key
+            # What an attempt before left there must not be taken for an answer of this one.
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._harness(self._command(place, task, folder))
@@ -129,45 +109,49 @@ class Harness:
         return found
 
     def _command(self, place: str, task: str, folder: Path) -> list[str]:
-        params, several = self.run.params, self.run.params.processes > 1
+        several = self.params.processes > 1
+        # lmms-eval loads no adapters.
         whole = self._whole_model(place)
-        model, options = _model_options(whole, self.device, params.precision, several=several)
+        model, options = _model_options(whole, self.device, self.params.precision, several=several)
         command = {
             "--model": model,
             "--model_args": options,
             "--tasks": task,
             "--device": self.device,
+            # Its answers change with the batch.
             "--batch_size": "1",
             "--output_path": str(folder),
             "--verbosity": "DEBUG",  # else it ends well after an error
             "--include_path": str(self.run.scratch / "task"),
+            # Its own cache of replies: after a kill it goes on with the next question.
             "--use_cache": str(folder.with_name(f"answers-{short_hash(place)}")),
         }
-        if params.limit and task != CONTEXTUAL:
-            command["--limit"] = str(params.limit)
-        launch = ["accelerate.commands.launch", "--num_processes", str(params.processes), "-m"]
-        start = ["-m", *(launch if several else []), "lmms_eval", "--log_samples"]
+        if self.params.limit and task != CONTEXTUAL:
+            command["--limit"] = str(self.params.limit)
+        start = ["-m", "lmms_eval", "--log_samples"]
+        if several:
+            launch = ["-m", "accelerate.commands.launch", "--num_processes"]
+            start = [*launch, str(self.params.processes), *start]
         return [*start, *(part for option in command.items() for part in option)]
 
     def _scored(self, folder: Path, task: str) -> dict[str, Any]:
         """What lmms-eval left in `folder`, with its scores of single items and their pictures."""
         logs = {
-            file.stem.partition("_samples_")[2]: _read(file)
-            for file in folder.rglob("*_samples_*.jsonl")
+            p.stem.partition("_samples_")[2]: _read(p) for p in folder.rglob("*_samples_*.jsonl")
         }
         if not any(logs.values()):
             raise InputError(f"lmms-eval ended without samples of {task}; see log.txt")
+        # One file for each run of the harness; a group has several tasks in one.
         headline: dict[str, Any] = {}
         for file in folder.rglob("*_results.json"):
             headline |= json.loads(file.read_text(encoding="utf-8"))["results"]
         asked = folder.with_suffix(".json")
-        write_items(asked, logs, limit=self.run.params.limit)
+        write_items(asked, logs, limit=self.params.limit)
         self._harness([item_scores.__file__, str(asked), str(self.run.scratch / "task")])
-        scored = json.loads(asked.read_text())
-        return {
-            name: scored[name] | {"log": log, "headline": headline.get(name, {})}
-            for name, log in logs.items()
-        }
+        body: dict[str, Any] = json.loads(asked.read_text())
+        for name, log in logs.items():
+            body[name] |= {"log": log, "headline": headline.get(name, {})}
+        return body
 
     def _whole_model(self, place: str) -> str:
         """Where the whole weights of a model lie; those of adapters are merged into scratch, in a
@@ -177,36 +161,53 @@ class Harness:
             return place
         folder = self.run.scratch / "merged" / short_hash(place)
         if not (folder / "training.json").is_file():  # written last
-            precision = self.run.params.precision
-            self._child([sys.executable, "-m", __name__, place, str(folder), precision], {})
+            self._child([sys.executable, "-m", __name__, place, str(folder), self.params.precision])
         return str(folder)
 
     def _harness(self, command: list[str]) -> None:
-        """Run Python of lmms-eval's environment in the folder of our own task, whose files lie
-        beside it; what it caches of them, or leaves there, is no result.
+        """Run Python of lmms-eval's environment in a copy of the folder of our own task, whose
+        files lie beside it; what it caches of them, or leaves there, is no result.
         """
-        task, judge = self.run.scratch / "task", self.run.params.judge
+        task = self.run.scratch / "task"
         shutil.copytree(self.run.data / "task", task, dirs_exist_ok=True)
-        environment = {"MODEL_VERSION": judge} if judge else {}
-        self._child(
-            [sys.executable, "-c", _IN_FOLDER, str(task), self.python, "-P", *command], environment
-        )
+        python = shutil.which(self.params.lmms_python) or ""
+        self._child([sys.executable, "-c", _IN_FOLDER, str(task), python, "-P", *command])
 
-    def _child(self, command: list[str], environment: Mapping[str, str]) -> None:
+    def _child(self, command: list[str]) -> None:
+        # The harness takes the judge's name from this variable alone.
+        judge = self.params.judge
         run_child(
             command,
             log=self.run.folder / "log.txt",
             lock=self.run.stage.run / ".workers.lock",
             on_event=lambda event: None,
-            environment=environment,
+            environment={"MODEL_VERSION": judge} if judge else {},
         )
+
+
+def _probe(python: str) -> dict[str, Any]:
+    """Version of lmms-eval in the environment of `python`, and whether that sees a GPU."""
+    said = "no program"
+    if python and shutil.which(python):
+        command = [python, "-P", "-c", _PROBE]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
+        if not done.returncode:
+            found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            return found
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    raise InputError(
+        f"evaluator is lmms_eval, but lmms_python is {python!r}, where lmms-eval cannot be had"
+        f" ({said}); make its environment as {RECIPE} says, and name its bin/python in lmms_python"
+    )
 
 
 def write_items(file: Path, logs: Mapping[str, Sequence[Any]], *, limit: int) -> None:
     """Write what `item_scores` is asked about the logs of tasks: items that have a verdict."""
     asked = {}
     for task, log in logs.items():
-        judged = [item for item in items(task, log) if not item.reason]
+        judged = [item for item in items(task, log) if not item.fault]
         pairs = [(item.benchmark.metric, item.records) for item in judged]
         asked[task] = {"items": pairs, "limit": limit}
     file.write_text(json.dumps(asked))
@@ -217,12 +218,11 @@ def check(task: str, rows: Sequence[Row], headline: Mapping[str, Any]) -> None:
     that the harness reports (`headline`, by metric and filter).
     """
     values = {name.partition(",")[0]: value for name, value in headline.items()}
-    for benchmark in of_task(task):
-        own = [row for row in rows if row["benchmark"] == benchmark.title]
+    # Of our own benchmark the lenient reading counts, not the harness's.
+    for benchmark in of_task(task) if task != CONTEXTUAL else []:
+        own = [row for row in rows if row["benchmark"] == benchmark.name]
         # The harness counts what is dropped here as wrong.
         if not own or benchmark.metric not in values or any("reason" in row for row in own):
-            continue
-        if task == CONTEXTUAL:
             continue
         score = values[benchmark.metric] / benchmark.scale
         mean = fmean(row["correct"] if row["points"] is None else row["points"] for row in own)
@@ -251,12 +251,15 @@ def _model_options(place: str, device: str, precision: str, *, several: bool) ->
             f"{place} is a {kind}; by lmms-eval {', '.join(_CLASSES)} are evaluated, others by"
             " local"
         )
+    # A folder may have an @ in its name; only of a hub id it is a revision.
     name, _, revision = (place, "", "") if Path(place).is_dir() else place.partition("@")
     options = {"pretrained": name, "revision": revision, "dtype": precision}
     # Without a map, each of several processes takes the GPU of its number.
     options["device_map"] = "" if several else device
+    # On a CPU its default attention may not run.
     options["attn_implementation"] = "eager" if device == "cpu" else ""
     given = {option: value for option, value in options.items() if value}
+    # It splits its options at these, and would load another model or none.
     if any("," in value or "=" in value for value in given.values()):
         raise InputError(
             f"lmms-eval reads no path with a comma or an equals sign ({place}); move the run's"

@@ -10,17 +10,15 @@ accuracy.
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import fmean
 
 from vislib.engines.thoughts import without_thoughts
-from vislib.evaluation.benchmarks import Item, Sample, items, logged_reply, weights
+from vislib.evaluation.benchmarks import Item, Sample, items, logged_reply, weight
 from vislib.letters import LETTERS, strict_letter
 from vislib.media.words import count_words
-from vislib.runs import short_hash
 from vislib.runs.tables import Row
 
 Reader = Callable[[str, Sequence[str]], str]  # (reply, options) -> the letter that it means, or ""
-_UNLISTED = [""] * 5  # options that are read for where a prompt lists none
+_UNLISTED = 5  # options that are read for where a prompt lists none
 
 
 def strict_yes_no(answer: str) -> str:
@@ -33,8 +31,10 @@ def lenient_yes_no(answer: str) -> str:
     """`yes` or `no`, if the answer begins with that word (not "yes or no") or holds only that one,
     else "".
     """
+    # Full-width letters are letters: models of some languages write them.
     words: list[str] = re.findall(r"\w+", unicodedata.normalize("NFKC", answer).lower())
     said = {"yes", "no"} & set(words)
+    # The first word is the answer, what follows are its reasons.
     if words and words[0] in said and words[1:2] != ["or"]:
         return words[0]
     return said.pop() if len(said) == 1 else ""
@@ -61,6 +61,7 @@ def result_row(
     verdict.
     """
     reply = without_thoughts(reply)[0].strip()
+    # Every column, so that rows of all benchmarks make one table.
     row: Row = {"sample_id": name, "question_type": "", "prediction": reply, "answer": answer}
     row |= dict.fromkeys(("correct", "parsed", "strictly_correct", "lenient", "points"))
     row |= {"cluster": "", "words": count_words(reply)}
@@ -88,42 +89,42 @@ def read_log(
     `scores`: the harness's own, of each item with a verdict; `pictures`: by number of a question.
     """
     found = items(task, log)
-    judged = [item for item in found if not item.reason]
-    verdicts = iter(zip(scores, weights(judged), strict=True))
-    shares = {0.0, 1.0, *(item.benchmark.scale for item in judged)}
-    # A further task may grade answers though its row does not say so.
-    graded = any(item.benchmark.graded for item in judged) or not shares.issuperset(scores)
+    judged = [item for item in found if not item.fault]
+    # By identity: an item has no name that is unique over the benchmarks of a task.
+    scored = dict(zip(map(id, judged), scores, strict=True))
     for item in found:
-        name: Row = {"benchmark": item.benchmark.title, "sample_id": item.id}
-        if item.reason:
-            yield name | {"reason": item.reason, "detail": item.detail}
+        row: Row = {"benchmark": item.benchmark.name, "sample_id": item.id}
+        if item.fault:
+            row["reason"], row["detail"] = item.fault
         else:
-            row = _item_row(item, *next(verdicts), graded=graded, read=read)
-            # A description names the picture of LLaVA-Bench where nothing else does.
-            described = str(item.records[0].get("context", "")) if item.benchmark.judged else ""
-            picture = pictures.get(str(item.samples[0]["doc_id"]), "")
-            yield row | name | {"cluster": picture or (described and short_hash(described))}
+            row = _item_row(item, scored[id(item)], judged, read) | row
+            row["cluster"] = pictures.get(str(item.samples[0]["doc_id"]), "")
+        yield row
 
 
-def _item_row(item: Item, score: float, weight: float, *, graded: bool, read: Reader) -> Row:
+def _item_row(item: Item, score: float, judged: Sequence[Item], read: Reader) -> Row:
     """One item, all its samples side by side: it is read right if all of them are."""
+    benchmark = item.benchmark
     parts = [_sample_row(item, sample, read) for sample in item.samples]
-    row, right = dict(parts[0]), [bool(part["lenient"]) for part in parts]
-    row |= {name: " / ".join(part[name] for part in parts) for name in ("prediction", "answer")}
+    row = dict(parts[0])
+    for name in ("prediction", "answer"):
+        row[name] = " / ".join(part[name] for part in parts)
     row["words"] = max(part["words"] for part in parts)
     if row["parsed"] is not None:
-        row |= {name: all(part[name] for part in parts) for name in ("parsed", "strictly_correct")}
-        row["lenient"] = float(all(right))
-    if not graded:
-        row["correct"] = bool(score)
-        # Text is compared by the harness alone, strictly.
-        return row if row["parsed"] is not None else row | {"strictly_correct": bool(score)}
-    if row["parsed"] is not None:  # MME: 100 for the share that is right, 100 more for both
-        row |= {"lenient": 100 * weight * (fmean(right) + all(right)), "strictly_correct": None}
-    if item.benchmark.metric == "exact_match":
-        row["answer"] = ""  # people's answers are not logged, the target names their column
-    exact = item.records[0]["scores"][1] if item.benchmark.total == "ratio" else score
-    return row | {"points": weight * exact}
+        for name in ("parsed", "strictly_correct", "lenient"):
+            row[name] = min(part[name] for part in parts)
+    # A further task may grade its answers though it has no row that says so.
+    if benchmark.graded or score not in (0, benchmark.scale):
+        if benchmark.total == "ratio":  # the harness rounds it
+            score = item.records[0]["scores"][1]
+        if benchmark.metric == "exact_match":
+            row["answer"] = ""  # people's answers are not logged, the target names their column
+        points = score * weight(item, judged)
+        return row | {"points": points, "lenient": None, "strictly_correct": None}
+    row["correct"] = bool(score)
+    if row["parsed"] is None:  # text, which the harness alone compares
+        row["strictly_correct"] = row["correct"]
+    return row
 
 
 def _sample_row(item: Item, sample: Sample, read: Reader) -> Row:
@@ -132,7 +133,8 @@ def _sample_row(item: Item, sample: Sample, read: Reader) -> Row:
     if reads == "letter":
         kind = kind or ("multiple_choice" if options else "")
         # An open question of MMMU may have a letter for its answer, a key of music.
-        reads = "letter" if kind not in ("", "open") and answer in tuple(LETTERS) else "text"
-    reply = logged_reply(sample)
-    row = result_row(item.id, reply, answer, reads, options=options or _UNLISTED, read=read)
+        lettered = kind not in ("", "open") and answer in tuple(LETTERS)
+        reads = "letter" if lettered else "text"
+    options = options or [""] * _UNLISTED
+    row = result_row(item.id, logged_reply(sample), answer, reads, options=options, read=read)
     return row | {"question_type": kind}

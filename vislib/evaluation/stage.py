@@ -53,8 +53,10 @@ def open_arms(run: "Run") -> list[Arm]:
     arms: list[Arm] = []
     for value in run.params.models:
         place = resolve_model(value, run)
+        # What was not trained here has no record beside it.
         facts = {"model": value, "arm": "untrained", "seed": 0} | read_facts(place)
         arms.append(Arm(place, str(facts["model"]), str(facts["arm"]), int(facts["seed"])))
+        # Two of one name would share their rows in every table.
         if [arm.name for arm in arms].count(arms[-1].name) > 1:
             raise InputError(
                 f"models holds {arms[-1].name} twice ({value}); leave one out, or train with"
@@ -81,19 +83,23 @@ def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
     arms = open_arms(run)
     questions, refused = load_questions(run)
     limit = run.params.max_answer_tokens_choice
+    # Written before anybody is asked: lmms-eval reads it from there.
     refused += write_task(questions, run.data / "task", max_tokens=limit)
     lost = {name for name, _, _ in refused}
+    # What one model cannot be asked, none is: all have the same questions.
     questions = [question for question in questions if question.id not in lost]
     with run.output() as output:
         output.take("question", len(questions) + len(refused))
         output.keep("question", len(questions))
         for name, reason, detail in refused:
             output.drop("question", name, reason, detail)
+        # Both ways give the same columns, so that all that follows is one.
         local = run.params.evaluator == "local"
         for row in (_asked_here if local else _asked_by_lmms)(run, arms, questions, read):
             output.take("answer")
             if "reason" in row:
                 name = f"{row['model']}/{row['arm']}/{row['seed']}/{row['sample_id']}"
+                # The model stands in the name: the same question may fail for one alone.
                 output.drop("answer", name, row["reason"], row["detail"])
             else:
                 output.keep("answer")
@@ -107,11 +113,13 @@ def replies(
     (`reason`, `detail`).
     """
     params, journal = run.params, run.journal(generation.JOURNAL)
+    # A letter is short; an answer in words may need a sentence.
     limits = {MULTIPLE_CHOICE: params.max_answer_tokens_choice}
     asked = [
         Question(q.id, q.text, str(q.image), limits.get(q.type, params.max_answer_tokens_free))
         for q in questions
     ]
+    # Answers go by weights and not by places, so a model that moved is not asked again.
     keys = generation.answers_of_models(
         run,
         [arm.place for arm in arms],
@@ -124,6 +132,7 @@ def replies(
     for arm, key in zip(arms, keys, strict=True):
         for question, entry in zip(questions, asked, strict=True):
             reason, detail = generation.failure_of(journal, key, entry)
+            # A failure is asked again by the next run; until then it has a reason.
             lost = {"reason": reason or "no_answer", "detail": detail}
             yield arm, question, generation.answer_to(journal, key, entry), lost
 
@@ -145,6 +154,7 @@ def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_lett
     options = question.options
     row = result_row(question.id, reply, question.answer, reads, options=options, read=read)
     row |= {"benchmark": CONTEXTUAL, "question_type": question.type, "cluster": question.page}
+    # No harness judges here: the lenient reading is the verdict.
     return row | ({} if row["parsed"] is None else {"correct": bool(row["lenient"])})
 
 
@@ -159,6 +169,7 @@ def _asked_by_lmms(
             for task in harness.tasks:
                 for row in harness.rows(arm.place, task, read):
                     if task == CONTEXTUAL and "reason" not in row:
+                        # The harness numbers the questions as the file of the task lists them.
                         question = asked[int(row["sample_id"])]
                         row = local_row(question, row["prediction"], read=read)
                     yield arm.cell | row
@@ -173,10 +184,12 @@ def compare(run: "Run") -> None:
     import pandas
 
     statistics = Statistics(
+        # Read back, so that a changed cell here compares without asking anybody.
         results=pandas.read_parquet(run.data / "results"),
         resamples=run.params.resamples,
         confidence=run.params.confidence,
         seed=run.seed,
+        # The papers have no benchmark like it.
         left_out=(CONTEXTUAL,),
     )
     found = {
@@ -196,6 +209,7 @@ def wrong_answers(run: "Run", count: int) -> list[Row]:
     """
     questions = {question.id: question for question in load_questions(run)[0]}
     rows = tables.read_rows(run.data / "results")
+    # Of public benchmarks neither question nor picture is here to be shown.
     wrong = [row for row in rows if row["correct"] is False and row["sample_id"] in questions]
     found = []
     for row in choose(wrong, count, run.seed, key=_own_name):

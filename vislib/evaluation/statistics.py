@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vislib.evaluation.benchmarks import SEED_PARTS
 from vislib.runs.contract import BENCHMARK_SCORES, COMPARISONS
 from vislib.runs.seeding import seeded
 from vislib.runs.tables import Row
 
-# The one that chose the paper's mix; which of its parts the paper means is not known.
-SEED_BENCHMARK = "seedbench"
-SEED_PARTS = ("image", "video")
+SEED_BENCHMARK = "seedbench"  # the one that chose the paper's mix
 MME = "mme"  # in points, not in shares
 POWER = 0.8  # of the difference that a comparison can detect
 Numbers = NDArray[np.float64]
@@ -44,6 +43,7 @@ def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
     """
     from scipy.stats import binom, norm
 
+    # Two-sided: which arm is the reference is a matter of the table.
     total = abs(float(sums.sum()))
     if unit is None:
         spread = float(np.sqrt((sums**2).sum()))
@@ -69,6 +69,7 @@ def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
     """
     from scipy.stats import norm
 
+    # Those of the test's level and of its power, as in every formula for sample sizes.
     deviations = norm.ppf((1 + confidence) / 2) + norm.ppf(POWER)
     return float(deviations * np.sqrt((sums**2).sum()) / n) or None
 
@@ -92,23 +93,23 @@ class Estimate:
         """The mean over benchmarks, which weigh alike."""
         import pandas
 
+        by_seed = pandas.concat([part.by_seed for part in parts], axis=1)
+        shares = pandas.concat([part.shares for part in parts], axis=1)
         return cls(
             n=sum(part.n for part in parts),
             mean=float(np.mean([part.mean for part in parts])),
             sums=np.concatenate([part.sums for part in parts]) / len(parts),
             draws=np.mean([part.draws for part in parts], axis=0),
-            by_seed=pandas.concat([part.by_seed for part in parts], axis=1).mean(axis=1),
-            # A share that one benchmark lacks, as a judge's points lack a strict reading, has none.
-            shares=pandas.concat([p.shares for p in parts], axis=1).mean(axis=1, skipna=False),
+            by_seed=by_seed.mean(axis=1),
+            # What one benchmark lacks, as a judge's points lack a strict reading, the mean lacks.
+            shares=shares.mean(axis=1, skipna=False),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Scores and comparisons of `results` (the contract's columns), deterministic by `seed`.
-
-    Without a column `cluster`, or where that is empty, a question stands for itself. `left_out`:
-    benchmarks that are in no mean.
+    """Scores and comparisons of `results` (a frame with the contract's columns), deterministic by
+    `seed`. `left_out`: benchmarks that are in no mean.
     """
 
     results: Any
@@ -123,12 +124,13 @@ class Statistics:
         """
         table = prepared(self.results)
         for (model, arm), own in table.groupby(["model", "arm"], sort=False):
+            # An arm that lacks a benchmark of its model's has a row without the mean.
+            means = self._means(table.loc[table["model"] == model, "benchmark"])
             cells = own.groupby("benchmark", sort=False)
-            found = {name: self._score(cell, str(name)) for name, cell in cells}
-            means = self._means(table[table["model"] == model])
-            for name, row in self._with_means(found, means, self._score_columns):
+            found = {name: self._score(cell, name) for name, cell in cells}
+            for name, row in _with_means(found, means, self._score_columns):
                 names = {"model": model, "arm": arm, "benchmark": name}
-                yield _plain(BENCHMARK_SCORES, names | row)
+                yield _plain(BENCHMARK_SCORES, row | names)
 
     def comparisons(self, reference: str) -> Iterator[Row]:
         """Rows of the contract's `comparisons`: each arm against `reference` of its model, on the
@@ -138,20 +140,22 @@ class Statistics:
         `difference` is the arm's minus the reference's; p_holm is p_clustered, adjusted over the
         arms of one benchmark.
         """
-        table = prepared(self.results)
-        for model, own in table.groupby("model", sort=False):
+        for model, own in prepared(self.results).groupby("model", sort=False):
             rows: list[Row] = []
-            cells, arms = own.groupby("benchmark", sort=False), list(dict.fromkeys(own["arm"]))
-            for arm in (name for name in arms if reference in arms and name != reference):
+            means, cells = self._means(own["benchmark"]), own.groupby("benchmark", sort=False)
+            arms = list(dict.fromkeys(own["arm"])) if reference in set(own["arm"]) else []
+            for arm in arms:
+                if arm == reference:
+                    continue
                 found = {name: self._compare(cell, arm, reference, name) for name, cell in cells}
-                for name, row in self._with_means(found, self._means(own), self._difference):
-                    names = {"model": model, "arm": arm, "reference": reference}
-                    rows.append(_plain(COMPARISONS, names | {"benchmark": name} | row))
+                for name, row in _with_means(found, means, self._difference):
+                    names = {"model": model, "arm": arm, "reference": reference, "benchmark": name}
+                    rows.append(_plain(COMPARISONS, row | names))
             yield from _with_holm(rows)
 
-    def _estimate(self, values: Any, cell: Any, name: str, by_seed: Any, shares: Any) -> Estimate:
-        """The mean of questions' values (by sample_id) on the benchmark of a name."""
-        grouped = values.groupby(_clusters(cell), sort=False)
+    def _estimate(self, values: Any, name: str, by_seed: Any, shares: Any) -> Estimate:
+        """The mean of questions' values (by cluster and sample_id) on the benchmark of a name."""
+        grouped = values.groupby(level="cluster")
         sums, sizes = np.asarray(grouped.sum(), np.float64), np.asarray(grouped.size())
         draws = np.full(self.resamples, np.nan)  # of one cluster nothing can be drawn
         # Of the seed and the benchmark alone: arms with the same questions have the same draws.
@@ -164,94 +168,86 @@ class Statistics:
 
     def _columns(self, found: Estimate) -> Row:
         """What scores and differences have in common."""
-        ends = np.quantile(found.draws, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
+        outside = (1 - self.confidence) / 2
         return {
             "n": found.n,
-            "low": float(ends[0]),
-            "high": float(ends[1]),
+            "low": float(np.quantile(found.draws, outside)),
+            "high": float(np.quantile(found.draws, 1 - outside)),
             "clusters": len(found.sums),
             "seeds": len(found.by_seed),
             "seed_deviation": found.by_seed.std(ddof=1),
         }
 
     def _score_columns(self, found: Estimate) -> Row:
-        shares: Row = found.shares.to_dict()
-        return self._columns(found) | shares | {"accuracy": found.mean}
+        row = self._columns(found) | {"accuracy": found.mean}
+        return row | found.shares.to_dict()  # type: ignore[no-any-return]
 
     def _score(self, cell: Any, name: str) -> tuple[Estimate, Row]:
         from statsmodels.stats.proportion import proportion_confint
 
-        values = cell.groupby("sample_id", sort=False)["value"].mean()
-        read = cell[["strictly_correct", "lenient", "parsed"]].mean()
-        shares = read.set_axis(["strict_accuracy", "lenient_accuracy", "unparsed"])
-        shares["unparsed"] = 1 - shares["unparsed"]
         by_seed = cell.groupby("seed")["value"].mean()
-        found = self._estimate(values, cell, name, by_seed, shares)
+        shares = cell[["strict_accuracy", "lenient_accuracy", "unparsed"]].mean()
+        values = cell.groupby(["cluster", "sample_id"])["value"].mean()
+        found = self._estimate(values, name, by_seed, shares)
         row, clusters = self._score_columns(found), len(found.sums)
+        # One answer a cluster is what Wilson's interval is of; and where all questions are alike,
+        # draws are too, which says nothing of the next question.
         alone = len(by_seed) == 1 and clusters == found.n
-        # Where all questions are alike there is nothing to draw.
         if cell["points"].isna().all() and (alone or found.mean in (0, 1)):
             right, alpha = round(found.mean * clusters), 1 - self.confidence
-            ends = proportion_confint(right, clusters, alpha=alpha, method="wilson")
-            row |= {"low": float(ends[0]), "high": float(ends[1])}
+            low, high = proportion_confint(right, clusters, alpha=alpha, method="wilson")
+            row |= {"low": float(low), "high": float(high)}
         return found, row
 
-    def _means(self, own: Any) -> dict[str, list[str]]:
+    def _means(self, benchmarks: Any) -> dict[str, list[str]]:
         """The benchmarks of each mean: those of any arm of a model, but for points; a mean has two
         or more. SEED is in it whole, with its images alone, or not at all.
         """
-        image, *parts = (f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS)
-        left_out = {image, *parts, *self.left_out}
-        known = dict.fromkeys(own["benchmark"])
+        known = list(dict.fromkeys(benchmarks))
+        left_out = (*self.left_out, *(f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS))
+        # MME's points would outweigh every share.
         names = [name for name in known if not name.startswith(MME) and name not in left_out]
-        images = [image if name == SEED_BENCHMARK else name for name in names]
-        without = [name for name in names if name != SEED_BENCHMARK]
-        means = {"mean": names, "mean_seedbench_image": images if image in known else []}
-        means["mean_without_seedbench"] = without
+        image = f"{SEED_BENCHMARK}_image"
+        means = {"mean": names}
+        if image in known:
+            means["mean_seedbench_image"] = [
+                image if name == SEED_BENCHMARK else name for name in names
+            ]
+        means["mean_without_seedbench"] = [name for name in names if name != SEED_BENCHMARK]
         return {mean: averaged for mean, averaged in means.items() if len(averaged) > 1}
-
-    def _with_means(
-        self,
-        found: Mapping[str, tuple[Estimate | None, Row]],
-        means: Mapping[str, list[str]],
-        describe: Callable[[Estimate], Row],
-    ) -> Iterator[tuple[str, Row]]:
-        """Rows by benchmark, then by mean; one that lacks a benchmark has no number."""
-        yield from ((name, row) for name, (_, row) in found.items())
-        for mean, names in means.items():
-            pairs = [found[name] for name in names if name in found]
-            held = [estimate for estimate, _ in pairs if estimate is not None]
-            row: Row = {"n": sum(estimate.n for estimate in held), "claim": ""}
-            if len(held) == len(names):
-                row = {"claim": pairs[0][1].get("claim")} | describe(Estimate.averaged(held))
-            yield mean, row
 
     def _compare(
         self, cell: Any, arm: str, reference: str, name: str
     ) -> tuple[Estimate | None, Row]:
         from statsmodels.stats.contingency_tables import mcnemar
 
-        wide = cell.pivot(index="sample_id", columns=["arm", "seed"], values="value")
-        ours, theirs = (wide[one] if one in wide else wide.iloc[:, :0] for one in (arm, reference))
+        wide = cell.pivot(index=["cluster", "sample_id"], columns=["arm", "seed"], values="value")
+        # By seed; without a column where the arm was not asked.
+        ours, theirs = (
+            wide.xs(one, axis=1) if one in wide else wide.iloc[:, :0] for one in (arm, reference)
+        )
         shared = ours.columns.intersection(theirs.columns)
         if len(shared):
+            # Seeds pair: they share the order of rows and what dropout drops.
             ours, theirs = ours[shared], theirs[shared]
         gains = (ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)).dropna()
-        claim = _claim(len(ours.columns), len(theirs.columns))
+        seeds = len(ours.columns), len(theirs.columns)
+        claim = f"these {seeds[0]} and {seeds[1]} checkpoints"
+        row: Row = {"n": 0, "claim": "these two checkpoints" if seeds == (1, 1) else claim}
         if gains.empty:
-            return None, {"n": 0, "claim": claim}
+            return None, row
         pointed = bool(cell["points"].notna().any())
-        found = self._estimate(gains, cell, name, (ours - theirs)[shared].mean(), gains.iloc[:0])
+        found = self._estimate(gains, name, (ours - theirs)[shared].mean(), gains.iloc[:0])
         # Means of seeds are multiples of this.
-        unit = None if pointed else 1 / lcm(len(ours.columns), len(theirs.columns)) / found.n
-        row = self._difference(found, unit) | {"claim": claim}
-        seeds = theirs if len(theirs.columns) > 1 else ours
-        if len(seeds.columns) > 1:  # A/A: two seeds of one arm, compared as arms are
-            same = (seeds.iloc[:, 0] - seeds.iloc[:, 1]).dropna()
-            sums = np.asarray(same.groupby(_clusters(cell)).sum(), np.float64)
+        row |= self._difference(found, None if pointed else 1 / lcm(*seeds) / found.n)
+        several = theirs if seeds[1] > 1 else ours
+        if len(several.columns) > 1:  # A/A: two seeds of one arm, compared as arms are
+            same = (several.iloc[:, 0] - several.iloc[:, 1]).dropna()
+            sums = np.asarray(same.groupby(level="cluster").sum(), np.float64)
             p = flip_test(sums, unit=None if pointed else 1.0)
             row |= {"aa_difference": float(same.mean()), "aa_p": p}
         if not pointed:
+            # With several seeds a question counts for the arm that more of them answer right.
             b, c = int((gains > _EQUAL).sum()), int((gains < -_EQUAL).sum())
             row |= {"b": b, "c": c, "p": float(mcnemar([[0, b], [c, 0]], exact=True).pvalue)}
         return found, row
@@ -265,37 +261,45 @@ class Statistics:
 
 
 def prepared(results: Any) -> Any:
-    """The results that count, with the `value` and `cluster` of each; SEED's parts stand as further
-    benchmarks.
+    """The results that count, with the `value` and `cluster` of each; a question without a cluster
+    stands for itself, and SEED's parts as further benchmarks.
     """
     import pandas
 
-    blank = {"cluster": "", "question_type": "", "lenient": None}
-    table = pandas.DataFrame(results)
-    table = table.assign(**{name: value for name, value in blank.items() if name not in table})
-    numbers = ["points", "correct", "strictly_correct", "parsed", "lenient"]
-    table[numbers] = table[numbers].astype(float)
-    table["value"] = table["points"].fillna(table["correct"])
+    table = results.assign(
+        value=results["points"].astype(float).fillna(results["correct"].astype(float)),
+        # In a question for itself, no name of a page or picture: those have no blank.
+        cluster=results["cluster"].replace("", None).fillna("question " + results["sample_id"]),
+        strict_accuracy=results["strictly_correct"].astype(float),
+        lenient_accuracy=results["lenient"].astype(float),
+        unparsed=1 - results["parsed"].astype(float),
+    )
     table = table.dropna(subset="value")
-    known = table["cluster"].fillna("").astype(str)
-    table["cluster"] = known.where(known != "", "question " + table["sample_id"].astype(str))
     seed = (table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)
     parts = table[seed].assign(benchmark=SEED_BENCHMARK + "_" + table["question_type"])
     return pandas.concat([table, parts], ignore_index=True)
 
 
-def _clusters(cell: Any) -> Any:
-    return cell.groupby("sample_id")["cluster"].first()
-
-
-def _claim(ours: int, theirs: int) -> str:
-    """What a p of this many checkpoints of each arm is about."""
-    two = ours == theirs == 1
-    return "these two checkpoints" if two else f"these {ours} and {theirs} checkpoints"
+def _with_means(
+    found: Mapping[str, tuple[Estimate | None, Row]],
+    means: Mapping[str, list[str]],
+    describe: Callable[[Estimate], Row],
+) -> Iterator[tuple[str, Row]]:
+    """Rows by benchmark, then by mean; the mean of an arm that lacks a benchmark has no number."""
+    for name, (_, row) in found.items():
+        yield name, row
+    for mean, names in means.items():
+        pairs = [found[name] for name in names if name in found]
+        held = [estimate for estimate, _ in pairs if estimate is not None]
+        if len(held) == len(names):
+            yield mean, {"claim": pairs[0][1].get("claim")} | describe(Estimate.averaged(held))
+        else:
+            yield mean, {"n": sum(estimate.n for estimate in held), "claim": ""}
 
 
 def _plain(schema: Any, row: Row) -> Row:
     """A row with the columns of a table of the contract: None for what is not known."""
+    # NaN alone differs from itself.
     known = {name: value for name, value in row.items() if value == value}
     return {name: known.get(name) for name in schema.names}
 
@@ -304,11 +308,13 @@ def _with_holm(rows: list[Row]) -> list[Row]:
     """The rows with `p_holm`: Holm's adjustment over the arms that one benchmark tests."""
     from statsmodels.stats.multitest import multipletests
 
-    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
-        own = [row for row in rows if row["benchmark"] == benchmark]
-        tested = [row for row in own if row["p_clustered"] is not None]
-        if tested:
-            values = multipletests([row["p_clustered"] for row in tested], method="holm")[1]
-            for row, value in zip(tested, values, strict=True):
-                row["p_holm"] = float(value)
+    tested: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["p_clustered"] is not None:
+            tested.setdefault(row["benchmark"], []).append(row)
+    # Benchmarks are questions of their own; arms are tries at one of them.
+    for own in tested.values():
+        adjusted = multipletests([row["p_clustered"] for row in own], method="holm")[1]
+        for row, value in zip(own, adjusted, strict=True):
+            row["p_holm"] = float(value)
     return rows
