@@ -22,6 +22,7 @@ from tests.engine_ground import Ground, ask, asking, chat
 from tests.openai_server import completion
 from tests.test_openai_batch import PRICES, assert_clean, batch, expected, texts
 from vislib.engines import open_engine
+from vislib.engines.asking import ask_all
 from vislib.engines.batch_files import state_folder
 from vislib.engines.openai_batch import OpenAIBatch
 from vislib.runs.errors import InputError
@@ -134,6 +135,16 @@ def test_files_keep_to_the_limits(ground, server, monkeypatch):
     assert texts(ask(ground, batch(ground, server), asking(20))) == expected(20)
     assert 600 < server.largest <= 1000
     assert_clean(ground, server)
+
+
+def test_checks_of_an_answer_see_the_page_of_its_request(ground, server):
+    seen = []
+    fault = lambda request, text: (seen.append((request.evidence["sample"], text)), ("", ""))[1]  # noqa: E731
+    requests = [replace(r, evidence={"sample": {"context": r.id}}) for r in asking(3)]
+    ask_all(ground, batch(ground, server), lambda: iter(requests), fault)
+    assert sorted(seen, key=str) == [
+        ({"context": f"s{n}"}, text) for n, text in enumerate(expected(3))
+    ]
 
 
 class Strict(BaseModel):

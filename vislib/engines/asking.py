@@ -80,7 +80,7 @@ def ask_all(
         )
     if missing:
         if asking.estimate:
-            _say(f"to ask: {asking.estimate.line()}")
+            say(f"to ask: {asking.estimate.line()}")
         with run.progress(missing, "request") as progress, interrupts(asking.stop):
             lacking = asking.lacking(requests())
             try:
@@ -98,7 +98,8 @@ def ask_all(
     asking.check()
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell the user, on the page and in the log."""
     print(line, flush=True)
     logging.getLogger(__name__).info(line)
 
@@ -233,11 +234,11 @@ class _Asking:
         if not self.origins:
             return
         if self.origins.count:
-            _say(self.origins.line(self.total))
+            say(self.origins.line(self.total))
         if not self.replay:
             self._source, notes = self.origins.meet(self.engine)
             for note in notes:
-                _say(f"note: {note}")
+                say(f"note: {note}")
 
     def no_replay(self, missing: int) -> str:
         """What is wrong when answers are missing that may not be asked for."""

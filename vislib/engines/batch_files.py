@@ -167,8 +167,8 @@ class Draft:
 
     def add(self, key: str, line: bytes, *, request: Request, usd: float) -> None:
         """Write the line of `key`; from now on it stands in this file."""
-        # evidence is for the extractive engine alone, and may be as long as a page
-        kept = json.dumps(vars(request) | {"evidence": {}}, default=str)
+        # whole, for the checks of its answer look at the page that it was made of
+        kept = json.dumps(vars(request), default=str)
         self._files.run("REPLACE INTO lines VALUES (?, ?, ?, ?)", key, self._name, usd, kept)
         self._stream.write(line)
         self.lines += 1

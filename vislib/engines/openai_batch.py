@@ -8,7 +8,6 @@ are those of `openai`. The same files run under `vllm run-batch` (`batch_folder`
 """
 
 import json
-import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vislib.engines import Answered, Request, request_key
+from vislib.engines.asking import say
 from vislib.engines.batch_files import BatchFile, BatchFiles, read_result, read_results
 from vislib.engines.batch_server import ENDPOINT, BatchServer, Refused
 from vislib.engines.budget import Budget, with_breakpoint
@@ -209,7 +209,7 @@ class OpenAIBatch(OpenAIChat):
         # batches take hours: the pause grows until something ends
         self._pause = self.poll_s[0] if changed else min(1.5 * self._pause, self.poll_s[1])
         if self._pause > _SAY_S:
-            self._say(f"{len(files)} batches at {self._place}, {done:,} requests done")
+            say(f"{self.name}: {len(files)} batches at {self._place}, {done:,} requests done")
         server.wait(0.0 if changed else self._pause)
 
     def _collect(self, file: BatchFile, batch: "Batch", server: BatchServer) -> Answered:
@@ -320,10 +320,11 @@ class OpenAIBatch(OpenAIChat):
         """Say what is left to do."""
         if self._odd:
             more = "" if len(self._odd) <= 3 else " …"
-            self._say(f"{len(self._odd)} lines set aside: {'; '.join(self._odd[:3])}{more}")
+            say(f"{self.name}: {len(self._odd)} lines set aside: {'; '.join(self._odd[:3])}{more}")
         files = self._files.all()
         if files and self._server:
-            self._say(f"{len(files)} batches go on at {self._place}; the next run collects them")
+            going = f"{len(files)} batches go on at {self._place}"
+            say(f"{self.name}: {going}; the next run collects them")
         if self._halt:
             raise self._halt
         # no failure, but nothing can go on here before somebody has answered them
@@ -334,7 +335,3 @@ class OpenAIBatch(OpenAIChat):
             output = first.with_suffix(".output.jsonl")
             command = f"vllm run-batch -i {first} -o {output} --model {self._weights}"
             raise InputError(f"{said}. Have each answered, as by `{command}`, and run again")
-
-    def _say(self, text: str) -> None:
-        print(f"{self.name}: {text}", flush=True)
-        logging.getLogger(__name__).info(text)
