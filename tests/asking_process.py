@@ -14,7 +14,7 @@ from typing import Any
 from tests.engine_ground import Ground, chat, questions
 from tests.openai_server import KEY
 from vislib.engines.asking import ask_all
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 
 
 def start(folder: Path, n: int, **settings: Any) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ from vislib.engines import Request
 from vislib.engines.asking import ask_all
 from vislib.engines.billing import rules, scaled_size
 from vislib.engines.budget import Budget
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.runs import Run
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal

@@ -14,7 +14,7 @@ from vislib import captioner
 from vislib.captioner import JOIN, Captions, Example, Split, swapped
 from vislib.engines import Request
 from vislib.engines.extractive import Extractive
-from vislib.engines.openai_chat import chat_messages
+from vislib.engines.openai import chat_messages
 from vislib.prompts.captions import KINDS, load_prompt
 from vislib.runs import InputError, Run, sql, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from vislib import captioning
 from vislib.engines import Request
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.runs import InputError, start_run, tables
 from vislib.runs.cells import do_work
 from vislib.runs.contract import IMAGES, PRIORS, SAMPLES

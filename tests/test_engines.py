@@ -8,8 +8,8 @@ import pytest
 
 from tests.engine_ground import SETTINGS, Ground, _environment, ask, asking, chat, ground, server  # noqa: F401
 from vislib.engines import Request, limits, open_engine, request_key
-from vislib.engines.chat_client import PROVIDER, ChatClient, server_urls
 from vislib.engines.extractive import Extractive
+from vislib.engines.transport import PROVIDER, ChatClient, server_urls
 from vislib.runs.errors import InputError
 
 

@@ -13,7 +13,7 @@ from vislib.engines.asking import _Asking
 from vislib.engines.budget import Budget
 from vislib.engines.estimate import Estimate, estimate_for
 from vislib.engines.extractive import Extractive
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.media.tokenization import count_tokens, load_tokenizer
 
 WORDS = Path(__file__).read_text().split()

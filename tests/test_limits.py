@@ -10,9 +10,9 @@ from collections import Counter, deque
 import pytest
 
 from tests.engine_ground import asking, chat
-from vislib.engines import Answer, limits, openai_chat, servers
+from vislib.engines import Answer, limits, openai, servers
 from vislib.engines.limits import AIMDWindow, RateLimiter, seconds
-from vislib.engines.openai_chat import _Asked
+from vislib.engines.openai import _Asked
 from vislib.engines.replies import Reply
 from vislib.engines.servers import Balancer, Server
 from vislib.runs.errors import InputError
@@ -30,7 +30,7 @@ class Clock(selectors.DefaultSelector):
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch):
-    for module in (limits, servers, openai_chat):
+    for module in (limits, servers, openai):
         monkeypatch.setattr(module, "monotonic", lambda: Clock.now)
 
 

@@ -12,7 +12,7 @@ from vislib import priors, prompts
 from vislib.engines import Request, budget
 from vislib.engines.asking import ask_all
 from vislib.engines.billing import caching_of
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.media.tokenization import count_tokens, load_tokenizer
 from vislib.prompts.captions import KINDS
 

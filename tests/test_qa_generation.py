@@ -10,7 +10,7 @@ import pytest
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from tests.work import requests as requests_of_work
 from vislib import qa_generation
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.prompts import load, neutralise
 from vislib.qa_format import Round, render_free_form, render_multiple_choice
 from vislib.runs import InputError, short_hash, start_run, tables

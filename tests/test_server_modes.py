@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine_ground import Ground, _environment, ask, asking, chat, ground, server  # noqa: F401
 from tests.openai_server import completion, error
-from vislib.engines import openai_chat
+from vislib.engines import openai
 from vislib.runs.errors import InputError
 from vislib.runs.locking import FORCE_VARIABLE
 
@@ -188,7 +188,7 @@ def test_forced_all_failures_are_asked_again(ground, server, monkeypatch):  # no
     ],
 )
 def test_what_no_request_would_survive_stops_the_run(ground, server, monkeypatch, reply, said):  # noqa: F811
-    monkeypatch.setattr(openai_chat, "_TRIES", {True: 4, False: 4})
+    monkeypatch.setattr(openai, "_TRIES", {True: 4, False: 4})
     server.script = lambda prompt, times: reply
     with pytest.raises(InputError, match=f"(?s){said}"):
         ask(ground, chat(server, max_in_flight=1), asking(3, seed=7))

@@ -13,7 +13,7 @@ import pytest
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from tests.sets import result_bytes
 from tests.test_captioning import inputs  # noqa: F401
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.qa_format import Round, render_free_form, render_multiple_choice
 from vislib.runs import InputError, start_run
 from vislib.runs.cells import do_work

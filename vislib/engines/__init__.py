@@ -119,11 +119,11 @@ def open_engine(run: "Run") -> Engine:
         return Extractive()
     folder = run.inputs("model")[0] if is_local_model(params.model) else None
     if params.engine == "openai" and folder is not None and not params.base_url:
-        from vislib.engines.own_server import OwnModel
+        from vislib.engines.serve import OwnModel
 
         return OwnModel(params, folder, run.folder)
     if params.engine == "openai":
-        from vislib.engines.openai_chat import OpenAIChat
+        from vislib.engines.openai import OpenAIChat
 
         return OpenAIChat(params, folder)
     if params.engine == "openai_batch":

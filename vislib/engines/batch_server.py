@@ -12,8 +12,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vislib.engines.chat_client import api_key
 from vislib.engines.replies import RETRIED, read_error, unreachable
+from vislib.engines.transport import api_key
 from vislib.runs.errors import InputError
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vislib.engines.chat_client import HERE, api_key
 from vislib.engines.completions import as_dict
 from vislib.engines.replies import refused_key, told_error, unreachable
+from vislib.engines.transport import HERE, api_key
 from vislib.runs.errors import InputError
 from vislib.runs.redaction import redact
 from vislib.runs.seeding import short_hash

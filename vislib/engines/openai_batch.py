@@ -20,8 +20,8 @@ from vislib.engines.asking import say
 from vislib.engines.batch_files import BatchFile, BatchFiles, read_result, read_results
 from vislib.engines.batch_server import ENDPOINT, BatchServer, Refused
 from vislib.engines.budget import Budget, with_breakpoint
-from vislib.engines.chat_client import PROVIDER
-from vislib.engines.openai_chat import OpenAIChat, chat_messages, unreadable
+from vislib.engines.openai import OpenAIChat, chat_messages, unreadable
+from vislib.engines.transport import PROVIDER
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
 

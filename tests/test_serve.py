@@ -17,9 +17,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.engine_ground import SETTINGS, Ground, asking
-from vislib.engines import Answer, answer_of, open_engine, own_server, request_key
+from vislib.engines import Answer, answer_of, open_engine, request_key, serve
 from vislib.engines.asking import ask_all, check_parameters, preview
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.runs import InputError, keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,9 +66,7 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "serve.py").write_text(textwrap.dedent(SERVER))
     monkeypatch.setattr(OpenAIChat, "backoff_s", 0.002)
-    monkeypatch.setattr(
-        own_server, "_command", lambda: [sys.executable, str(tmp_path / "serve.py")]
-    )
+    monkeypatch.setattr(serve, "_command", lambda: [sys.executable, str(tmp_path / "serve.py")])
     return run_in(tmp_path, "well")
 
 
@@ -140,7 +138,7 @@ def test_a_folder_is_served_while_it_is_asked(run, tmp_path, monkeypatch):
     identity = open_engine(run)._identity
     assert {a.model for a in found} == {f"model@{identity[:8]}"}  # no path of this machine
     assert facts(tmp_path) | {"pids": 0} == {"pids": 0, "host": "127.0.0.1", "keys": []}
-    assert "loading the weights" in (run.folder / own_server.LOG).read_text()
+    assert "loading the weights" in (run.folder / serve.LOG).read_text()
     assert_nothing_is_left(tmp_path)
     (tmp_path / "facts.json").unlink()
     assert answers(run, 5) == found
@@ -180,7 +178,7 @@ def test_a_server_that_ends_is_told_with_its_last_words(run, tmp_path, mood, sai
 )
 def test_nothing_outlives_the_one_that_asks(run, tmp_path, mood, number):
     run_in(tmp_path, mood)
-    code = "import sys; from tests.test_own_server import asker; asker(sys.argv[1], sys.argv[2])"
+    code = "import sys; from tests.test_serve import asker; asker(sys.argv[1], sys.argv[2])"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), mood], cwd=ROOT, stderr=subprocess.PIPE
     )
@@ -194,7 +192,7 @@ def test_nothing_outlives_the_one_that_asks(run, tmp_path, mood, number):
 
 def asker(folder: str, mood: str) -> None:
     """Ask in a process of its own."""
-    own_server._command = lambda: [sys.executable, f"{folder}/serve.py"]
+    serve._command = lambda: [sys.executable, f"{folder}/serve.py"]
     answers(run_in(Path(folder), mood), 3)
 
 
@@ -212,7 +210,7 @@ def test_bad_settings_are_told_before_anything_is_asked(run, tmp_path, monkeypat
         open_engine(run_in(tmp_path, "well"))
     (tmp_path / "model/adapter_config.json").unlink()
     monkeypatch.undo()
-    monkeypatch.setattr(own_server, "_COMMANDS", (("no-such-server", "serve"),))
+    monkeypatch.setattr(serve, "_COMMANDS", (("no-such-server", "serve"),))
     with pytest.raises(InputError, match="neither vllm nor transformers"):
         open_engine(run_in(tmp_path, "well"))
 

@@ -21,10 +21,10 @@ from typing import Any
 
 from vislib.engines import Answer, Answered, Request
 from vislib.engines.budget import Budget, with_breakpoint
-from vislib.engines.chat_client import ChatClient, server_urls
 from vislib.engines.completions import failure
 from vislib.engines.replies import DOUBTFUL, RETRIED, Reply, refusing, unreachable
 from vislib.engines.servers import Balancer, GivenUp, Server
+from vislib.engines.transport import ChatClient, server_urls
 from vislib.runs.digests import content_hash, folder_facts
 from vislib.runs.errors import InputError
 from vislib.runs.keys import expand

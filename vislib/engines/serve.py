@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vislib.engines import Answered, Request
-from vislib.engines.openai_chat import OpenAIChat
+from vislib.engines.openai import OpenAIChat
 from vislib.runs.children import end_process
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, table_reference
