@@ -215,7 +215,7 @@ def test_unfinished_work_is_continued_or_kept_aside(made):
     assert "its unfinished work is continued" in made.plan()["08_merging"]
     change_merging(made)
     said = made.plan()["08_merging"]
-    assert "its unfinished work is kept aside, made before code of vislib/merging" in said
+    assert "its unfinished work is kept aside: code of vislib/merging" in said
     assert "; `--accept 08_merging` goes on with it" in said
     assert "(accepted: 08_merging.partial)" in made.plan("--accept", "08_merging")["08_merging"]
 
@@ -251,7 +251,7 @@ def test_an_attempt_of_other_code_is_set_aside_and_comes_back_when_accepted(stag
     assert mark.exists()
     stage.open_partial("two", facts("2"))
     assert not mark.exists()
-    assert "kept aside, made before code of a.py" in capsys.readouterr().out
+    assert "kept aside: code of a.py" in capsys.readouterr().out
     aside = stage.aside()
     assert aside is not None
     assert aside.parent == stage.run / "aside"

@@ -170,7 +170,7 @@ class Stage:
         if not found:
             return "its unfinished work is continued"
         mend = f"; `--accept {self.name}` goes on with it" if only_code(found) else ""
-        return f"its unfinished work is kept aside, made before {in_words(found)}{mend}"
+        return f"its unfinished work is kept aside: {in_words(found)}{mend}"
 
     def has_work(self) -> bool:
         """Whether an unfinished attempt holds a finished part, a checkpoint or the like."""
