@@ -24,11 +24,10 @@ _SRGB_GAMMA = 0.45455  # near enough to sRGB's curve, and what most PNG files st
 def to_srgb(image: Image.Image) -> Conversion | None:
     """What brings the picture into sRGB (mode L, RGB or CMYK in, RGB out); None if it is there."""
     if profile := image.info.get("icc_profile"):
-        return (
-            _by_profile(bytes(profile), _MODES.get(image.mode, "RGB"))
-            if image.mode != "LAB"
-            else None
-        )
+        # Lab pixels say their colours by themselves.
+        mode = _MODES.get(image.mode, "RGB")
+        return _by_profile(bytes(profile), mode) if image.mode != "LAB" else None
+    # A PNG's chunks in their order of precedence: iCCP, sRGB, gAMA.
     gamma = image.info.get("gamma")
     if image.format != "PNG" or not gamma or "srgb" in image.info:
         return None
@@ -42,6 +41,7 @@ def _by_profile(profile: bytes, mode: str) -> Conversion | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        # CMYK has no sRGB under another name: its pixels are always converted.
         if mode != "CMYK" and _moves(transform, mode) <= _SAME:
             return None
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
@@ -60,13 +60,12 @@ def _moves(transform: Any, mode: str) -> int:
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
     before = Image.fromarray(grid).convert(mode)
     after = ImageCms.applyTransform(before, transform)
-    pixels = (
-        np.asarray(one.convert("RGB"), np.int16) for one in (before, after) if one is not None
-    )
-    return int(np.abs(np.subtract(*pixels)).max())
+    first, second = (np.asarray(one.convert("RGB"), np.int16) for one in (before, after) if one)
+    return int(np.abs(first - second).max())
 
 
 def _by_gamma(gamma: float) -> Conversion:
+    # From the stated gamma to light, and from light by sRGB's curve (IEC 61966-2-1).
     light = (np.arange(256) / 255) ** (1 / gamma)
     curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     table = (curve * 255).round().astype(int).tolist()

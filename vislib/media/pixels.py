@@ -128,9 +128,8 @@ def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
 
     def look(image: Image.Image) -> ImageFacts:
         if image.width * image.height > max_pixels:
-            raise ImageError(
-                "too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels}"
-            )
+            size = f"{image.width} x {image.height}"
+            raise ImageError("too_many_pixels", f"{size}, at most {max_pixels}")
         shown = _normalised(image)
         return ImageFacts(*shown.size, _format(image), perceptual_hash(shown))
 
@@ -177,9 +176,8 @@ def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[b
     data = Path(path).read_bytes()
 
     def look(image: Image.Image) -> tuple[str, Image.Image | None]:
-        if not data.endswith(
-            _JPEG_END
-        ):  # decoding shows what is to be mended; a JPEG is whole if it has its end
+        # Decoding shows what is to be mended; a JPEG is whole if it has its end.
+        if not data.endswith(_JPEG_END):
             image.load()
         kind, fits = _format(image), not side or max(image.size) <= side
         its_own = kind in _SENT and fits and _plain(image)
@@ -188,7 +186,9 @@ def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[b
     (kind, shown), mended = _looked_at(data, look)
     if shown is None and not mended:
         return data, kind
-    stream, kind = io.BytesIO(), "JPEG" if lossy and kind in _LOSSY else "PNG"
+    # JPEG of a lossless file would blur its edges; PNG of a photograph is several times as large.
+    kind = "JPEG" if lossy and kind in _LOSSY else "PNG"
+    stream = io.BytesIO()
     (shown or read_image(path)).save(stream, kind, quality=90, subsampling=0)
     return stream.getvalue(), kind
 
@@ -226,10 +226,10 @@ def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
     except Exception as error:  # decoders meet hostile bytes with any exception there is
         if (other := _unread(stream))[0] != "broken":  # a text that begins with BM, say
             raise ImageError(*other) from error
+        # Pillow has no class of its own for a file that ends too soon.
         cut_off = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        raise ImageError(
-            "truncated" if cut_off else "broken", f"{type(error).__name__}: {error}"
-        ) from error
+        detail = f"{type(error).__name__}: {error}"
+        raise ImageError("truncated" if cut_off else "broken", detail) from error
 
 
 def _unread(stream: IO[bytes]) -> tuple[Reason, str]:
@@ -247,9 +247,7 @@ def _format(image: Image.Image) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
-    except (
-        Exception
-    ):  # damaged metadata is no reason to lose the picture: browsers show it unrotated
+    except Exception:  # damaged metadata costs no picture: browsers show it unrotated
         return 1
 
 
@@ -262,6 +260,7 @@ def _plain(image: Image.Image) -> bool:
 
 def _normalised(image: Image.Image) -> Image.Image:
     image.load()
+    # Before anything else: turning and converting lose the profile and the orientation.
     orientation, in_srgb = _orientation(image), to_srgb(image)
     turned = image.transpose(_TURNS[orientation - 2]) if 2 <= orientation <= 8 else image
     if turned.mode[0] in "IF":
@@ -269,10 +268,9 @@ def _normalised(image: Image.Image) -> Image.Image:
     alpha = None
     if turned.has_transparency_data:
         layer = turned.convert("RGBA")
-        turned, alpha = (
-            layer.convert("L" if turned.mode in {"L", "LA"} else "RGB"),
-            layer.getchannel("A"),
-        )
+        # Colours and transparency part: a profile speaks of colours alone.
+        turned = layer.convert("L" if turned.mode in {"L", "LA"} else "RGB")
+        alpha = layer.getchannel("A")
     shown = (in_srgb(turned) if in_srgb else turned).convert("RGB")
     if alpha:
         shown = _opaque(shown, alpha)
@@ -303,8 +301,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     255.
     """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    ranges = (
-        (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0, float(values.max()))
-    )
+    # Other modes than 16 bits do not say their range: the smallest usual one that holds the values.
+    sixteen = image.mode.startswith("I;16")
+    ranges = (65535.0,) if sixteen else (1.0, 255.0, 65535.0, float(values.max()))
     top = next(top for top in ranges if values.max() <= top)
-    return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
+    grey = np.clip(values / top * 255 + 0.5, 0, 255)
+    return Image.fromarray(grey.astype(np.uint8))

@@ -45,6 +45,7 @@ def load_tokenizer(name: str) -> Any:
             " mistral-common, a tokenizer.json, a folder that holds one, or a hub id such as"
             " org/name@revision"
         ) from error
+    # A file may say that texts are cut or padded to its model's length: counts would be wrong.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -144,6 +145,7 @@ def _from_sentencepiece(path: Path) -> Any:
     vocabulary = {model.id_to_piece(i): i for i in ids}
     special = (model.is_byte, model.is_control, model.is_unknown, model.is_unused)
     plain = {piece: i for piece, i in vocabulary.items() if not any(test(i) for test in special)}
+    # SentencePiece merges the pair whose piece scores highest; a BPE takes merges in their order.
     ranked = sorted(
         (-model.get_score(i), i, cut, (piece[:cut], piece[cut:]))
         for piece, i in plain.items()
@@ -191,6 +193,7 @@ def _cuts(text: str) -> Iterator[int]:
     for match in _END.finditer(text):
         end = match.end()
         inside = "\n" not in (match["gap"] or "\n")
+        # A small letter goes on with the sentence: "etc. and so on", "... or not".
         if inside and (
             text[end : end + 1].islower()
             or (match["latin"] == "." and _abbreviated(text, match.start()))
@@ -206,6 +209,7 @@ def _abbreviated(text: str, stop: int) -> bool:
     before = text[max(0, stop - 32) : stop]
     words = before.rpartition("\n")[2].split() or [""]
     word = words[-1].lstrip("([\"'“‘«")
+    # "3.1. Results": the number of a heading, and not the end of a sentence.
     heading = len(words) <= 2 and ("\n" in before or stop <= 32)
     numbered = heading and word.replace(".", "").isdigit()
     return numbered or word.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(word) is not None

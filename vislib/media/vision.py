@@ -65,13 +65,10 @@ def load_vision_model(
     """
     with quiet_transformers(value, parameter, auto_class) as (transformers, place, revision):
         where = choose_device(device)
-        options = {
-            "revision": revision or None,
-            "trust_remote_code": False,
-        }  # nor asks for it at a terminal
-        config = transformers.AutoConfig.from_pretrained(
-            place, **options
-        )  # first: without a network it fails soonest
+        # Code of strangers is not run, nor asked for at a terminal.
+        options = {"revision": revision or None, "trust_remote_code": False}
+        # The configuration comes first: without a network it fails soonest.
+        config = transformers.AutoConfig.from_pretrained(place, **options)
         prepare = getattr(transformers, processor).from_pretrained(place, backend="pil", **options)
         model, loading = getattr(transformers, auto_class).from_pretrained(
             place,
@@ -80,7 +77,8 @@ def load_vision_model(
             output_loading_info=True,
             **options,
         )
-        if missing := sorted(loading["missing_keys"]):  # else chance would fill them
+        # transformers fills missing weights by chance and says so in a log that nobody reads.
+        if missing := sorted(loading["missing_keys"]):
             raise ValueError(
                 f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another"
                 " kind"
@@ -104,13 +102,9 @@ def choose_device(device: str) -> Any:
     import torch
 
     if device == "auto":
-        device = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else mps
+    # A tensor of no size tells whether the device is really there, and what it is called in full.
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
