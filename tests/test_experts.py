@@ -12,6 +12,7 @@ from vislib.experts import Box, Findings, Tag, Text, panel, stage
 from vislib.experts.measured import MODEL, MeasuredTagger
 from vislib.media.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
+from vislib.runs.cells import do_work
 from vislib.runs.contract import IMAGES, SAMPLES
 
 
@@ -48,6 +49,7 @@ def begin(
     another address.
     """
     monkeypatch.setenv("VISLIB_RUNS", str(folder / "runs"))
+    stage.panel_of.cache_clear()  # as in a new kernel
     root = folder / "runs" / "demo"
     data, ledger = root / "03_images" / "data", root / "03_images" / "data" / "images"
     if not ledger.exists():
@@ -101,9 +103,9 @@ def test_each_image_is_looked_at_once_and_has_its_priors(tmp_path, monkeypatch):
     tagger, detector = Fixed("tagger", TAGS), Fixed("open_detector", BOXES)
     reader = Fixed("ocr", Findings(texts=(Text("STOP", 0.5, 0.0, 0.25, 1.0, 0.5),)))
     monkeypatch.setattr(stage, "team", lambda settings: (tagger, detector, reader))
-    monkeypatch.setattr(stage, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(stage, "IMAGES_PER_PART", 2)
     run = begin(tmp_path, [picture(width) for width in (90, 60, 70, 80, 50)], monkeypatch)
-    experts.run_experts(run)
+    do_work(run)
     assert [width for width, _ in tagger.asked] == [90, 60, 70, 80, 50]  # in order of appearance
     assert detector.asked == [
         (width, ["lamp", "street"]) for width in (90, 60, 70, 80, 50)
@@ -160,12 +162,12 @@ def test_large_pictures_are_seen_whole_a_few_at_once_and_notes_are_counted(tmp_p
             return [Findings(notes=("read_small",)) for _ in images]
 
     monkeypatch.setattr(stage, "team", lambda settings: (Noting("ocr", Findings()),))
-    monkeypatch.setattr(stage, "_FEWEST_SHARDS", 1)
+    monkeypatch.setattr(stage, "_FEWEST_PARTS", 1)
     monkeypatch.setattr(panel, "_PIXELS", 400_000)
     run = begin(
         tmp_path, [picture(width) for width in (3000, 50, 4000, 60)], monkeypatch, batch_size=4
     )
-    experts.run_experts(run)
+    do_work(run)
     assert [[width for width, _ in batch] for batch in seen] == [[3000, 50], [4000], [60]]
     assert run.metrics["read_small"] == 4
 
@@ -174,7 +176,7 @@ def test_an_expert_that_fails_on_an_image_loses_that_image_only(tmp_path, monkey
     detector = Fixed("detector", BOXES, fails=lambda image: image.width == 70)
     monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS), detector))
     run = begin(tmp_path, [picture(width) for width in (90, 70, 80)], monkeypatch, batch_size=64)
-    experts.run_experts(run)
+    do_work(run)
     assert [len(row["boxes"]) for row in priors(run).values()] == [1, 0, 1]
     assert [len(row["tags"]) for row in priors(run).values()] == [2, 2, 2]
     assert list(tables.read_rows(run.data / "dropped")) == [
@@ -190,26 +192,26 @@ def test_an_expert_that_fails_on_an_image_loses_that_image_only(tmp_path, monkey
     run.finish()
 
 
-@pytest.mark.parametrize(("images", "asked"), [(3, 3), (40, 10)])
+@pytest.mark.parametrize(("images", "asked"), [(3, "3"), (40, "1[0-9]")])
 def test_an_expert_that_always_fails_is_an_error_and_a_rerun_asks_again(
     tmp_path, monkeypatch, images, asked
 ):
     broken = Fixed("ocr", BOXES, fails=lambda image: True)
     monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS), broken))
-    monkeypatch.setattr(stage, "IMAGES_PER_SHARD", 10)
-    monkeypatch.setattr(stage, "_FEWEST_SHARDS", 1)
+    monkeypatch.setattr(stage, "IMAGES_PER_PART", 10)
+    monkeypatch.setattr(stage, "_FEWEST_PARTS", 1)
     pictures = [picture(50 + number) for number in range(images)]
     run = begin(tmp_path, pictures, monkeypatch)
     with pytest.raises(
         InputError, match=rf"ocr failed on all of {asked} images \(RuntimeError: cannot look"
     ):
-        experts.run_experts(run)
+        do_work(run)
     run.close()
     monkeypatch.setattr(
         stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("ocr", BOXES))
     )
     run = begin(tmp_path, pictures, monkeypatch)
-    experts.run_experts(run)
+    do_work(run)
     assert run.counts()["ocr"]["kept"] == images
     run.finish()
 
@@ -220,7 +222,7 @@ def test_dead_links_and_unreadable_files_are_set_aside(tmp_path, monkeypatch):
     files = run.table("images").parent / "files"
     (files / f"{ids(2)[0]}.png").write_bytes(b"\x89PNG, cut off")
     (files / f"{ids(3)[0]}.png").unlink()
-    experts.run_experts(run)
+    do_work(run)
     assert list(priors(run)) == ids(0)
     dropped = {row["id"]: row["reason"] for row in tables.read_rows(run.data / "dropped")}
     assert dropped == {
@@ -231,7 +233,7 @@ def test_dead_links_and_unreadable_files_are_set_aside(tmp_path, monkeypatch):
     run.finish()
     run = begin(tmp_path / "other", [None], monkeypatch)
     with pytest.raises(InputError, match="no image of 02_filtering/samples can be read"):
-        experts.run_experts(run)
+        do_work(run)
     run.close()
 
 
@@ -241,17 +243,17 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return False
 
-    monkeypatch.setattr(stage, "IMAGES_PER_SHARD", 1)
+    monkeypatch.setattr(stage, "IMAGES_PER_PART", 1)
     pictures = [picture(width) for width in (90, 70, 80, 60)]
     monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS, fails=stop),))
     run = begin(tmp_path, pictures, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        experts.run_experts(run)
+        do_work(run)
     run.close()
     tagger = Fixed("tagger", TAGS)
     monkeypatch.setattr(stage, "team", lambda settings: (tagger,))
     run = begin(tmp_path, pictures, monkeypatch)
-    experts.run_experts(run)
+    do_work(run)
     assert [width for width, _ in tagger.asked] == [80, 60]
     assert list(priors(run)) == ids(0, 1, 2, 3)
     run.finish()
@@ -263,7 +265,7 @@ def test_workers_change_no_byte_of_what_is_read_and_measured(tmp_path, monkeypat
     found = []
     for workers in (1, 2):
         run = begin(tmp_path / str(workers), pictures, monkeypatch, workers=workers)
-        experts.run_experts(run)
+        do_work(run)
         found.append(contents(run))
         rows = list(priors(run).values())
         run.finish()
@@ -290,9 +292,9 @@ def test_a_limit_is_a_choice_of_usable_images_that_no_order_changes(tmp_path, mo
     turned.close()
     chosen = []
     for place, table, seed in (("a", samples, 0), ("b", tmp_path / "turned", 0), ("c", samples, 1)):
-        (tmp_path / place).mkdir()
-        shards = stage.distinct_images(table, ledger, tmp_path / place, limit=4, seed=seed)
-        chosen.append([row["image_id"] for shard in shards for row in tables.read_rows(shard)])
+        query = experts.distinct(limit=4, seed=seed)
+        found = run.sql(query, into=place, samples=table, images=ledger)
+        chosen.append([row["image_id"] for row in tables.read_rows(found)])
     assert [len(set(found)) for found in chosen] == [4, 4, 4]
     assert set(chosen[0]) == set(chosen[1]) != set(chosen[2])
     assert None not in chosen[0] + chosen[2]
@@ -302,7 +304,7 @@ def test_a_limit_is_a_choice_of_usable_images_that_no_order_changes(tmp_path, mo
 def test_a_run_without_experts_is_refused(tmp_path, monkeypatch):
     run = begin(tmp_path, [picture(90)], monkeypatch, tagger="", ocr="none")
     with pytest.raises(InputError, match="name an expert"):
-        experts.run_experts(run)
+        do_work(run)
     run.close()
 
 
@@ -359,7 +361,7 @@ def test_a_seeded_handful_is_shown(tmp_path, monkeypatch):
         stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("detector", BOXES))
     )
     run = begin(tmp_path, [picture(width) for width in (90, 60, 70)], monkeypatch)
-    experts.run_experts(run)
+    do_work(run)
     two = experts.examples(run, 2)
     assert [max(read_image(row["picture"]).size) for row in two] == [480, 480]
     assert two[0]["boxes"] == ["lamp 0.75 (detector)"]

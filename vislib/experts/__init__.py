@@ -4,6 +4,19 @@ Perceptual Fusion).
 
 from vislib.experts.findings import Box, Expert, Findings, Tag, Text
 from vislib.experts.overlays import overlay
-from vislib.experts.stage import examples, run_experts
+from vislib.experts.stage import check_looked, distinct, examples, look, part_size, settings_of
 
-__all__ = ["Box", "Expert", "Findings", "Tag", "Text", "examples", "overlay", "run_experts"]
+__all__ = [
+    "Box",
+    "Expert",
+    "Findings",
+    "Tag",
+    "Text",
+    "check_looked",
+    "distinct",
+    "examples",
+    "look",
+    "overlay",
+    "part_size",
+    "settings_of",
+]

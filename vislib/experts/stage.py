@@ -6,75 +6,102 @@ and shares the cores with the others.
 """
 
 import os
-import sqlite3
-from contextlib import closing
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
-
 from vislib.experts.findings import Expert
 from vislib.experts.panel import Panel
-from vislib.runs import InputError, Run, choose, short_hash, tables
-from vislib.runs.tables import Output, Row, TableWriter, parts, read_rows
+from vislib.runs import InputError, Run, To, choose, sql, tables
+from vislib.runs.tables import Row, read_rows
+from vislib.runs.verbs import Said
 
-NAMES = (
-    "tagger",
-    "detector",
-    "open_detector",
-    "ocr",
-)  # of experts; also what their parameters begin with
-IMAGES_PER_SHARD, _FEWEST_SHARDS = 200, 16  # small sets too are shared among workers
-_IMAGES = pa.schema([(name, pa.string()) for name in ("image_id", "path", "image_url", "reason")])
-Settings = tuple[
-    tuple[str, Any], ...
-]  # parameters of the experts, hashable, and the `threads` of each process
+NAMES = ("tagger", "detector", "open_detector", "ocr")  # of experts, and of their parameters
+IMAGES_PER_PART, _FEWEST_PARTS = 200, 16  # small sets too are shared among workers
+Settings = tuple[tuple[str, Any], ...]  # parameters of the experts, hashable, and their threads
 
 
-def run_experts(run: Run) -> None:
-    """Fill `priors` (a row per distinct image of the input `samples`) and `experts` (a row per
-    expert in use).
+def distinct(*, limit: int = 0, seed: int = 0) -> str:
+    """SQL: each distinct image behind `samples` once, in order of first appearance.
 
-    Parameters: those of the experts, samples, images, box_overlap, max_boxes, batch_size, workers,
-    device, limit, seed. Raises InputError when no sample has an image that can be read, or an
-    expert fails on all.
+    An address without a usable image stands among them under itself, with its reason and no path.
+    With `limit` (0: all) there are so many images, all usable, by the hash of seed and image_id.
     """
-    p = run.params
-    shards = distinct_images(
-        run.table("samples"), run.table("images"), run.scratch, limit=p.limit, seed=run.seed
+    chosen = (
+        f"WHERE path <> '' ORDER BY {sql.drawn('image_id', seed)} LIMIT {limit}" if limit else ""
     )
-    work = partial(
-        experts_part,
-        settings=settings_of(run),
-        root=run.table("images").parent,
-        batch_size=p.batch_size,
-        overlap=p.box_overlap,
-        max_boxes=p.max_boxes,
+    return f"""
+    WITH wanted AS (SELECT image_url, min(row) AS place FROM samples GROUP BY image_url),
+    found AS (
+        SELECT coalesce(image_id, image_url) AS image_id, coalesce(path, '') AS path, place,
+            coalesce(reason, 'not in the ledger') AS reason
+        FROM wanted LEFT JOIN images USING (image_url)
+        QUALIFY row_number() OVER (PARTITION BY coalesce(image_id, image_url) ORDER BY place) = 1
+    ), chosen AS (SELECT * FROM found {chosen})
+    SELECT image_id, path, reason, row_number() OVER (ORDER BY place) AS number
+    FROM chosen ORDER BY place
+    """
+
+
+def part_size(run: Run) -> int:
+    """Images of a part: few enough that all workers have some."""
+    ((n,),) = sql.select(
+        "SELECT count(DISTINCT image_url) FROM samples",
+        {"samples": run.table("samples")},
+        run.scratch,
     )
-    run.map_shards(work, shards, workers=p.workers)
-    counts = run.counts()
-    if not (kept := counts.get("image", {}).get("kept")):
+    wanted = min(int(n), run.params.limit or int(n))
+    return max(1, min(IMAGES_PER_PART, -(-wanted // _FEWEST_PARTS)))
+
+
+def look(
+    rows: Sequence[Row], *, settings: Settings, root: Path, overlap: float, max_boxes: int
+) -> Iterator[Said]:
+    """The priors of a batch of images, whose paths are below `root`; the first names the experts.
+
+    Raises InputError for an expert that has failed on all of many images: now, not after a million.
+    """
+    panel = panel_of(settings, overlap, max_boxes)
+    if any(row["number"] == 1 for row in rows):
+        for expert in panel.experts:
+            facts = {"expert": expert.name, "model": expert.model, "revision": expert.revision}
+            yield To("experts", facts)
+    yield from panel.look(rows, root)
+    for name, (n_failed, n_asked) in panel.failed.items():
+        if n_failed == n_asked >= IMAGES_PER_PART:
+            raise _broken(name, n_failed, panel.faults[name])
+
+
+@cache
+def panel_of(settings: Settings, overlap: float, max_boxes: int) -> Panel:
+    """The experts of this process, which load once."""
+    return Panel(team(settings), overlap=overlap, max_boxes=max_boxes)
+
+
+def check_looked(run: Run) -> None:
+    """Close the account of each expert. Raises InputError when no image could be read, or an expert
+    failed on all.
+    """
+    if not (kept := run.counts().get("image", {}).get("kept")):
         raise InputError(
-            f"05_experts: no image of {p.samples} can be read; see {p.images}, mend and run 03"
-            " again"
+            f"05_experts: no image of {run.params.samples} can be read; see {run.params.images},"
+            " mend and run 03 again"
         )
-    run.metrics["share_with_text"] = round(run.metrics["images_with_text"] / kept, 4)
-    for name in (name for name in NAMES if name in counts):
-        taken = counts[name]["taken"]
-        if not counts[name]["kept"]:
+    names = [row["expert"] for row in read_rows(run.data / "experts")]
+    for name in names:
+        run.account(name, taken=f"SELECT image_id || '/{name}' FROM priors")
+        if not run.counts()[name]["kept"]:
             rmtree(run.folder / "shards")  # what is mended may not be in the key
-            faults = (
-                row["detail"]
-                for row in read_rows(run.data / "dropped")
-                if row["id"].endswith(f"/{name}")
-            )
-            raise _broken(name, taken, next(faults))
-        run.metrics[f"seconds_per_image_{name}"] = round(
-            run.metrics.pop(f"seconds_{name}") / taken, 4
-        )
+            rows = read_rows(run.data / "dropped")
+            fault = next(row["detail"] for row in rows if row["id"].endswith(f"/{name}"))
+            raise _broken(name, run.counts()[name]["taken"], fault)
+    run.metrics["share_with_text"] = round(run.metrics["images_with_text"] / kept, 4)
+    for name in names:
+        seconds = run.metrics.pop(f"seconds_{name}")
+        run.metrics[f"seconds_per_image_{name}"] = round(seconds / kept, 4)
 
 
 def settings_of(run: Run) -> Settings:
@@ -89,54 +116,6 @@ def settings_of(run: Run) -> Settings:
         "device": run.params.device,
     }
     return tuple((found | {"threads": max(1, cores // run.params.workers)}).items())
-
-
-def distinct_images(
-    samples: Path, ledger: Path, scratch: Path, *, limit: int = 0, seed: int = 0
-) -> list[Path]:
-    """Each distinct image behind `samples` once, in order of first appearance, as scratch parts;
-    memory is constant.
-
-    An address without a usable image stands among them with its reason and no path. With `limit`
-    (0: all) there are so many images, all usable, chosen by the hash of seed and image_id.
-    """
-    folder, building, seen = (
-        scratch / name for name in ("images", "images.building", "images.sqlite")
-    )
-    if not folder.exists():
-        seen.unlink(missing_ok=True)  # of a run that was ended here
-        with closing(sqlite3.connect(seen)) as database:
-            database.execute(
-                "CREATE TABLE wanted (place INTEGER PRIMARY KEY, image_url TEXT UNIQUE)"
-            )
-            urls = ((row["image_url"],) for row in read_rows(samples, ["image_url"]))
-            database.executemany("INSERT OR IGNORE INTO wanted (image_url) VALUES (?)", urls)
-            database.execute(
-                "CREATE TABLE ledger (image_url TEXT PRIMARY KEY, image_id TEXT, path TEXT, reason"
-                " TEXT)"
-            )
-            rows = read_rows(ledger, ["image_url", "image_id", "path", "reason"])
-            database.executemany(
-                "INSERT OR IGNORE INTO ledger VALUES (:image_url, :image_id, :path, :reason)", rows
-            )
-            database.create_function(
-                "chance", 1, partial(short_hash, str(seed)), deterministic=True
-            )
-            (wanted,) = database.execute("SELECT count(*) FROM wanted").fetchone()
-            share = min(IMAGES_PER_SHARD, -(-min(wanted, limit or wanted) // _FEWEST_SHARDS))
-            writer = TableWriter(building, _IMAGES, rows_per_part=max(1, share))
-            group = f"WHERE path > '' GROUP BY image_id ORDER BY chance(image_id) LIMIT {limit}"
-            found = database.execute(
-                "SELECT image_id, path, image_url, reason FROM (SELECT min(place) AS first,"
-                " image_url, image_id, coalesce(path, '') AS path, coalesce(reason, 'not in the"
-                " ledger') AS reason FROM wanted LEFT JOIN ledger USING (image_url)"
-                f" {group if limit else 'GROUP BY coalesce(image_id, image_url)'}) ORDER BY first"
-            )
-            for values in found:
-                writer.write(dict(zip(_IMAGES.names, values, strict=True)))
-            writer.close()
-        os.replace(building, folder)
-    return parts(folder)
 
 
 @cache
@@ -178,37 +157,8 @@ def team(settings: Settings) -> tuple[Expert, ...]:
     return tuple(found)
 
 
-def experts_part(
-    part: Path,
-    output: Output,
-    *,
-    settings: Settings,
-    root: Path,
-    batch_size: int,
-    overlap: float,
-    max_boxes: int,
-) -> None:
-    """Write the priors of the images of one scratch part, whose paths are below `root`; the first
-    names the experts.
-
-    Raises InputError for an expert that fails on all images of a full part.
-    """
-    panel, rows = (
-        Panel(team(settings), output, overlap=overlap, max_boxes=max_boxes),
-        list(read_rows(part)),
-    )
-    for expert in panel.experts if part.stem == "part-00000" else ():
-        output.write(
-            "experts", {"expert": expert.name, "model": expert.model, "revision": expert.revision}
-        )
-    for start in range(0, len(rows), batch_size):
-        panel.look(rows[start : start + batch_size], root)
-    for name, fault in panel.faults.items():
-        if output.counts[f"{name}/dropped/expert_failed"] == IMAGES_PER_SHARD:
-            raise _broken(name, IMAGES_PER_SHARD, fault)  # now, not after a million
-
-
 def _broken(name: str, failed: int, fault: str) -> InputError:
+    panel_of.cache_clear()  # what is mended loads and counts anew
     return InputError(
         f"05_experts: {name} failed on all of {failed} images ({fault}); mend it or leave it out"
     )
