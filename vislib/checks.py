@@ -104,7 +104,8 @@ class Checks:
             raise InputError(
                 f"language is {language!r}; take page, or one of the codes {', '.join(codes[1:])}"
             )
-        self.names, self.language = [name for name in RULES if name in names], language
+        self.names = [name for name in RULES if name in names]
+        self.language = language
 
     def fault(
         self, text: str, *, prompt: str = "", page: str = "", fragment: bool = False
@@ -115,6 +116,7 @@ class Checks:
         `fragment` may end anywhere.
         """
         said = _QUOTED.sub("“”", text.replace("’", "'"))
+        # For `page`, none: `foreign` asks the page itself.
         wanted = () if self.language == "page" else (self.language,)
         rules: dict[str, Callable[[], str]] = {
             "refusal": lambda: _found(_REFUSAL, said),
@@ -157,8 +159,9 @@ def repetition(text: str) -> str:
         since = since + 1 if at - before == distance else 1
         distance = at - before
         looped = since + size - 1 + distance  # tokens of the passage in all its rounds
-        much = again > _SHARE * len(tokens) or looped >= max(_FEWEST, _ROUNDS * distance)
-        if again >= _FEWEST and much:
+        if again < _FEWEST:
+            continue
+        if again > _SHARE * len(tokens) or looped >= max(_FEWEST, _ROUNDS * distance):
             return " ".join(tokens[before : before + 20])
     return ""
 
@@ -170,7 +173,8 @@ def loop(text: str) -> str:
     `There is a cup on the table. There is a plate on the table.` and so on: captioners run dry this
     way. Sentences that differ in a number are no loop: so are the values of a chart told.
     """
-    sentences = [re.findall(r"\w+", sentence) for sentence in _BREAK.split(text.casefold())]
+    parts = _BREAK.split(text.casefold())
+    sentences = [re.findall(r"\w+", part) for part in parts]
     alike: dict[tuple[Words, Words], set[int]] = defaultdict(set)
     for number, words in enumerate(sentences):
         if len(words) <= _FRAMED:
@@ -206,7 +210,7 @@ def truncation(text: str) -> str:
     if len(sentences) < 2 or _WHOLE_END.search(body) or _LIST_ITEM.match(line):
         return ""
     last = sentences[-1]
-    if "\n" in body[last.start() :]:  # a title or a label after the last sentence
+    if "\n" in body[last.start() :]:  # a title or a label after it
         return ""
     rest = body[last.end() :]
     return rest[-60:] if len(rest.split()) > 4 or _NO_END.search(rest) else ""

@@ -27,12 +27,13 @@ def as_fields(sample: Found, priors: Found) -> dict[str, str]:
     tags = sorted(priors["tags"], key=lambda tag: (-tag["score"], tag["label"]))
     # Two experts may give one label: it stands once, where the surer one put it.
     labels = dict.fromkeys(_line(tag["label"], _LABEL) for tag in tags)
-    texts = clearest(priors["texts"], _MOST)
+    boxes = [_object(box) for box in objects(priors["boxes"])]
+    texts = [_line(text["text"], _TEXT) for text in clearest(priors["texts"], _MOST)]
     return {
         "world_knowledge": world_knowledge(sample),
         "tags": ", ".join(list(labels)[:_MOST]),
-        "detections": "\n".join(map(_object, objects(priors["boxes"]))),
-        "texts": "\n".join(_line(text["text"], _TEXT) for text in texts),
+        "detections": "\n".join(boxes),
+        "texts": "\n".join(texts),
     }
 
 
@@ -48,7 +49,8 @@ def world_knowledge(sample: Found) -> str:
     title = _line(before.partition("\n")[0], _TEXT + 1)
     # A blank line follows each block: with fewer than stand before the image, the page begins
     # earlier, and the first line is any heading.
-    if before.count("\n\n") >= sample["image_index"] > 0 and _TITLE.fullmatch(title):
+    whole = before.count("\n\n") >= sample["image_index"] > 0
+    if whole and _TITLE.fullmatch(title):
         known.append(f"page: {title}")
     return " | ".join(filter(None, known))
 
@@ -58,7 +60,8 @@ def objects(boxes: Sequence[Found]) -> list[Found]:
     the second best.
     """
     seen, turns = Counter[str](), list[tuple[int, Found]]()
-    for box in sorted(boxes, key=lambda box: (-box["score"], _place(box), box["label"])):
+    ranked = sorted(boxes, key=lambda box: (-box["score"], _place(box), box["label"]))
+    for box in ranked:
         seen[box["label"]] += 1
         turns.append((seen[box["label"]], box))
     turns.sort(key=itemgetter(0))  # stable: the surest of each turn stay in front
@@ -91,7 +94,8 @@ def _height(text: Found) -> tuple[float, float]:
 
 def size(text: Found) -> float:
     """The size of a text's letters, 0-1: the short side of its box, as some text runs upwards."""
-    return float(min(text["x2"] - text["x1"], text["y2"] - text["y1"]))
+    width, height = text["x2"] - text["x1"], text["y2"] - text["y1"]
+    return float(min(width, height))
 
 
 def _object(box: Found) -> str:

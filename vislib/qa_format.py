@@ -133,24 +133,22 @@ def render_multiple_choice(rounds: Iterable[Round]) -> str:
     """Write rounds of four options each in the canonical multiple-choice format; `answer` is a
     letter.
     """
-    return "\n\n".join(
-        "\n".join(
-            [
-                f"<Human> {entry.question}\n<Options>",
-                *(f'"{line}"' for line in lettered(entry.options)),
-                f"<Assistant> {entry.answer}",
-            ]
-        )
-        for entry in rounds
-    )
+    texts = []
+    for entry in rounds:
+        options = (f'"{line}"' for line in lettered(entry.options))
+        lines = [f"<Human> {entry.question}", "<Options>", *options, f"<Assistant> {entry.answer}"]
+        texts.append("\n".join(lines))
+    return "\n\n".join(texts)
 
 
 def as_text(row: Mapping[str, Any]) -> str:
     """One row of `questions` as a reader sees it: question, options, answer, and the reason if it
     was dropped.
     """
-    reason = [f"({row['reason']})"] if row["reason"] else []
-    return "\n".join([row["question"], *lettered(row["options"]), f"→ {row['answer']}", *reason])
+    lines = [row["question"], *lettered(row["options"]), f"→ {row['answer']}"]
+    if row["reason"]:
+        lines.append(f"({row['reason']})")
+    return "\n".join(lines)
 
 
 def parse_free_form(text: str) -> Parsed:
@@ -167,10 +165,12 @@ def parse_multiple_choice(text: str) -> Parsed:
 
 def _parsed(text: str, expected: Names) -> Parsed:
     # A server may send half of a surrogate pair, which no table could hold.
-    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()
-    text, outside = without_thoughts(text)
-    if _BREAK.search(text):  # a text that was escaped: as a whole if no line is left
-        text = (_BREAK if "\n" in text.strip() else _ANY_BREAK).sub("\n", text)
+    text = text.encode("utf-8", "replace").decode()
+    text, outside = without_thoughts(text.replace("\r\n", "\n"))
+    if _BREAK.search(text):
+        # A text that was escaped: as a whole if no line is left, else where a part ends.
+        escaped = _BREAK if "\n" in text.strip() else _ANY_BREAK
+        text = escaped.sub("\n", text)
     label, in_json = IDENTIFIER.search(text), list(json_rounds(text))
     if in_json and not (label and label.start() < in_json[0].start):
         pieces = list(_json_pieces(text, in_json, expected))
@@ -179,7 +179,8 @@ def _parsed(text: str, expected: Names) -> Parsed:
     outside += "".join(piece for piece in pieces if isinstance(piece, str))
     blocks = [piece for piece in pieces if isinstance(piece, Block)]
     if not blocks:
-        return Parsed((Block(Round(""), "no_rounds", outside),), "")
+        nothing = Block(Round(""), "no_rounds", outside)
+        return Parsed((nothing,), "")
     if expected == _FREE_FORM:
         blocks[-1] = _without_remark(blocks[-1])
     good = [number for number, block in enumerate(blocks) if not block.reason]
@@ -192,7 +193,8 @@ def _without_remark(block: Block) -> Block:
     answer, _, remark = block.round.answer.rpartition("\n\n")
     if not answer or not _REMARK.match(remark.strip(_DECORATION)):
         return block
-    return replace(block, round=replace(block.round, answer=_clean(answer)))
+    shorter = replace(block.round, answer=_clean(answer))
+    return replace(block, round=shorter)
 
 
 def _json_pieces(text: str, rounds: Iterable[JsonRound], expected: Names) -> Iterator[Block | str]:
@@ -235,7 +237,8 @@ def _text_pieces(text: str, expected: Names) -> Iterator[Block | str]:
     limits = [*(mark.start() for mark in marks), end]
     before = text[: limits[0]]
     ends = [_TAIL, _CLOSING.format("|".join(expected))]
-    if re.fullmatch(_FENCE, before.rstrip().rpartition("\n")[2]):
+    line = before.rstrip().rpartition("\n")[2]
+    if re.fullmatch(_FENCE, line):
         ends.append(_FENCE)  # what a fence opened it shuts; elsewhere an answer may hold code
     ending = re.compile("|".join(ends), re.IGNORECASE | re.MULTILINE)
     group: list[Part] = []
@@ -270,7 +273,8 @@ def _identifiers(text: str, end: int, expected: Names) -> list[Mark]:
     for mark in IDENTIFIER.finditer(text, 0, end):
         if mark["close"]:
             continue
-        line = text[max(0, mark.start() - 40) : mark.start()].rpartition("\n")[2]
+        before = text[max(0, mark.start() - 40) : mark.start()]  # bounded: lines may be endless
+        line = before.rpartition("\n")[2]
         firm = _BEFORE.fullmatch(line) is not None
         if firm and _name(mark) == "human":
             rounds.append([])
@@ -292,9 +296,12 @@ def _clean(body: str, *, bold: bool = False, followed: bool = False) -> str:
         lines.pop()  # one number at most: more are the answer's own
     while len(lines) > 1 and _HEADING.fullmatch(lines[-1].strip(_DECORATION)):
         lines.pop()
-    text = "\n".join(lines).lstrip(_COLONS + (" \t*_" if bold else " \t")).strip()
+    around = _COLONS + (" \t*_" if bold else " \t")  # stars are a list's, else
+    text = "\n".join(lines).lstrip(around).strip()
     markers = text.count("**")
-    if markers == 1 or (markers == 2 and text.startswith("**") and text.endswith("**")):
+    in_bold = text.startswith("**") and text.endswith("**")
+    # One marker alone is the identifier's other half, two around the words are layout.
+    if markers == 1 or (markers == 2 and in_bold):
         text = text.removeprefix("**").removesuffix("**").strip()
     return text
 

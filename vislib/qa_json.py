@@ -76,9 +76,13 @@ class JsonRound(NamedTuple):
             return read_options(given)
         if isinstance(given, Mapping):
             by_letter = {name.strip().upper(): text for name, text in given.items()}
-            given = [text for _, text in sorted(by_letter.items())]
-            given = given if sorted(by_letter) == list(LETTERS) else []
-        return read_listed([_words(text) for text in given] if isinstance(given, list) else [])
+            # Five letters, or other ones, are no options of ours: guessing which to leave out
+            # would make data of it.
+            complete = by_letter.keys() == set(LETTERS)
+            given = [by_letter[letter] for letter in LETTERS] if complete else []
+        if not isinstance(given, list):
+            given = []
+        return read_listed([_words(text) for text in given])
 
 
 def _words(value: Any) -> str:
@@ -116,8 +120,11 @@ def _read(text: str) -> tuple[dict[str, Any], int]:
             value = _DECODER.decode(repaired)
         except (ValueError, RecursionError):
             return {}, 0
-    keys = {re.sub(r"[\W_]", "", key).lower(): item for key, item in value.items()}
-    return {_ALIASES[key]: keys[key] for key in _ALIASES if key in keys} | keys, end
+    fields = {re.sub(r"[\W_]", "", key).lower(): item for key, item in value.items()}
+    for alias, name in _ALIASES.items():
+        if alias in fields:
+            fields.setdefault(name, fields[alias])
+    return fields, end
 
 
 def _repaired(text: str) -> tuple[str, int]:

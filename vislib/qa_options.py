@@ -89,7 +89,8 @@ def _marks(body: str) -> list[Mark]:
     first = found[0]
     quote = next((sign for sign in first["open"] if sign in _OPENING), "\0")
     # In the case of the first: an `a.` among `A.` to `D.` is a word.
-    alike = [m for m in found[1:] if m["letter"].isupper() == first["letter"].isupper()]
+    capital = first["letter"].isupper()
+    alike = [mark for mark in found[1:] if mark["letter"].isupper() == capital]
     # Initials and abbreviations look like marks. So the surest kind of mark that gives a B decides.
     kinds = (
         [mark for mark in alike if mark["line"] is not None],
@@ -103,7 +104,8 @@ def _marks(body: str) -> list[Mark]:
         if "B" in letters:
             # One way alone to choose a B, a C and a D in this order, and no E after them.
             cut = re.fullmatch("[^B]*(B)[^BC]*(C)[^CD]*(D)[^DE]*", letters)
-            return [first, *(marks[cut.start(n)] for n in (1, 2, 3))] if cut else []
+            chosen = [cut.start(group) for group in (1, 2, 3)] if cut else []
+            return [first, *(marks[number] for number in chosen)]
     return []
 
 
@@ -117,8 +119,10 @@ def _option(body: str, mark: Mark, end: int) -> str:
     text = " ".join(paragraph.split()).rstrip(_BETWEEN)
     if "*" in mark["open"]:
         text = text.rstrip("*_")
-    if re.search(_QUOTE, mark["open"]) and not re.search(_QUOTE, mark["shut"]):
-        text = re.sub(rf"{_QUOTE}\Z", "", text)  # closes what was opened before the letter
+    opened, shut = (re.search(_QUOTE, mark[name]) for name in ("open", "shut"))
+    if opened and not shut:
+        # A quote at the end closes what was opened before the letter.
+        text = re.sub(rf"{_QUOTE}\Z", "", text)
     else:
         text = re.sub(rf"\A{_QUOTE}(.*){_QUOTE}\Z", r"\1", text)
     return text.strip(_BETWEEN)
@@ -161,4 +165,5 @@ def shuffle(
         return None
     # By hash: the order of a question is the same in every run, whatever stands before it.
     order = sorted(range(len(options)), key=lambda i: seeded(seed, name, str(i)))
-    return [options[i] for i in order], LETTERS[order.index(LETTERS.index(letter))]
+    right = LETTERS.index(letter)
+    return [options[i] for i in order], LETTERS[order.index(right)]

@@ -71,6 +71,7 @@ class Template:
                 f"{self.name}: unknown field {{{{{unknown[0]}}}}}; the fields of this prompt:"
                 f" {known}"
             )
+        # In one pass: a value that holds a field's name is not filled in its turn.
         return _FIELD.sub(lambda match: fence(values[match[1]]), self.text)
 
 

@@ -47,6 +47,8 @@ def read_page(path: Path) -> dict[str, Any]:
         )
     blocks = list(_blocks(body))
     metadata = [_image(block, address, path) for block in blocks]
+    slots = zip(blocks, metadata, strict=True)
+    texts = [None if entry else block for block, entry in slots]
     general = {
         "url": address,
         "warc_filename": f"vislib/sample/pages/{path.name}",
@@ -55,7 +57,7 @@ def read_page(path: Path) -> dict[str, Any]:
     }
     return {
         "images": [entry and entry["src"] for entry in metadata],
-        "texts": [None if entry else block for block, entry in zip(blocks, metadata, strict=True)],
+        "texts": texts,
         "metadata": json.dumps(metadata, ensure_ascii=False),
         "general_metadata": json.dumps(general, ensure_ascii=False),
     }
@@ -84,8 +86,8 @@ def _blocks(body: str) -> Iterator[str]:
     marks.
     """
     blocks = (block.strip() for block in re.split(r"\n\s*\n", body.strip()))
-    for are_images, group in groupby(blocks, key=lambda block: bool(_IMAGE.fullmatch(block))):
-        if are_images:
+    for is_text, group in groupby(blocks, key=lambda block: _IMAGE.fullmatch(block) is None):
+        if not is_text:
             yield from group
         else:
             yield "\n\n".join(re.sub("^#+ ", "", block) for block in group)
