@@ -137,6 +137,10 @@ class Clock(transformers.TrainerCallback):
 
     def __init__(self) -> None:
         self.ended: list[float] = []
+        self.seen = [0]  # tokens, of ours
+
+    def on_log(self, args: Any, state: Any, *given: Any, **named: Any) -> None:
+        self.seen.append(self.seen[-1] + state.log_history[-1].get("tokens", 0))
 
     def on_step_end(self, args: Any, *given: Any, **named: Any) -> None:
         if args.device.type == "cuda":
@@ -148,23 +152,12 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
     """Tokens per second, padding not counted, of all steps but the first two; FLOPs a token, if
     ours.
     """
-    model, args, clock, seen = (
-        model_of(shape, settings, settings.device),
-        _arguments(settings),
-        Clock(),
-        [0],
-    )
+    model, args = model_of(shape, settings, settings.device), _arguments(settings)
+    clock = Clock()
     args.save_strategy, encoder, counter = "no", rows.encoder, FlopMeter()
     args.gradient_accumulation_steps = passes(settings.batch_size, settings, 1)
     if ours:
-        trainer: Any = AnswerTrainer(
-            model,
-            args,
-            rows,
-            settings,
-            on_log=lambda row: seen.append(seen[-1] + row.get("tokens", 0)),
-            stop=Event(),
-        )
+        trainer: Any = AnswerTrainer(model, args, rows, settings, stop=Event())
         trainer.counter = counter
     else:
 
@@ -176,8 +169,8 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
     trainer.add_callback(clock)
     trainer.train()
     steps, seconds = len(clock.ended), clock.ended[-1] - clock.ended[1]
-    tokens = seen[-1] - seen[2] if ours else trainer.tokens * (steps - 2) / steps
-    return tokens / seconds, counter.flops / seen[1] if ours else 0.0
+    tokens = clock.seen[-1] - clock.seen[2] if ours else trainer.tokens * (steps - 2) / steps
+    return tokens / seconds, counter.flops / clock.seen[1] if ours else 0.0
 
 
 def compared(

@@ -112,7 +112,7 @@ class Planned:
         table = table.fillna(0).astype(int).sort_index(ascending=False)
         dropped = table.filter(regex="^(kept|dropped: )").sum(axis=1)
         table.insert(0, "taken", dropped)
-        return table
+        return table.rename_axis(columns=None)
 
 
 def plan_rows(

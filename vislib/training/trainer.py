@@ -11,7 +11,7 @@ is the plain next-token one.
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -153,11 +153,7 @@ class Share(Sampler[list[int]]):
                 yield step[start : start + width]
 
     def __len__(self) -> int:
-        rows, whole = len(self.rows), self.settings.batch_size
-        return sum(
-            passes(min(whole, rows - start), self.settings, self.processes)
-            for start in range(0, rows, whole)
-        )
+        return sum(1 for _ in self)
 
 
 def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -194,8 +190,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 class AnswerTrainer(Trainer):
-    """Trains on answers. `on_log` gets each row of the log; `stop` ends it after the step under
-    way, and `stopped` tells whether it did.
+    """Trains on answers. `stop` ends it after the step under way, and `stopped` tells whether it
+    did.
 
     `counter` counts the FLOPs of this process in the first step of this start. `held_out`: rows
     that are evaluated as `args` say.
@@ -210,7 +206,6 @@ class AnswerTrainer(Trainer):
         rows: Rows,
         settings: Settings,
         *,
-        on_log: Callable[[dict[str, Any]], None],
         stop: Event,
         held_out: Rows | None = None,
     ) -> None:
@@ -221,7 +216,7 @@ class AnswerTrainer(Trainer):
         # so that tokens of a step are counted, whatever the model says
         self.model_accepts_loss_kwargs = True
         self.rows, self.settings, self.held_out = rows, settings, held_out
-        self.on_log, self.stop, self.stopped = on_log, stop, False
+        self.stop, self.stopped = stop, False
         self.share = Share(rows, settings, process=args.process_index, processes=args.world_size)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -283,7 +278,6 @@ class AnswerTrainer(Trainer):
         """
         if "loss" not in logs:  # an evaluation, or the Trainer's summary
             super().log(logs)
-            self.on_log(self.state.log_history[-1])
             return
         done = self.state.global_step
         rows = self.share.of_step(done - 1)
@@ -297,7 +291,6 @@ class AnswerTrainer(Trainer):
         logs["supervised_tokens"] = int(self.rows.counts["n_supervised"][rows].sum())
         super().log(logs)
         self.counter = None  # counting slows the passes down: the first step is not timed
-        self.on_log(self.state.log_history[-1])
         if done >= self.state.max_steps:  # what is compared with the best is the whole training
             self.control.should_evaluate = self.held_out is not None
         elif self._asked_to_stop():

@@ -6,18 +6,18 @@ the stage wants to know it says in events; what it leaves is `done.json` beside 
 """
 
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from vislib.runs.children import child_main, emit
@@ -28,7 +28,7 @@ from vislib.training.labels import Encoder
 from vislib.training.models import open_model, save_trained
 from vislib.training.settings import DONE, FACTS, Settings
 from vislib.training.throughput import FlopMeter, peak_flops
-from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint, passes, unpack
+from vislib.training.trainer import AnswerTrainer, Rows, last_checkpoint, passes, unpack
 
 _FSDP = {
     "version": 2,
@@ -40,6 +40,13 @@ MEND = (
     " weights out with strategy zero3 or fsdp"
 )
 _LOGGED = ("step", "loss", "learning_rate", "tokens", "supervised_tokens")
+_EVALUATED = {"eval_loss": "eval_loss", "eval_step": "step"}
+_SUMMED = {
+    "rounds": "n_rounds",
+    "tokens": "n_tokens",
+    "image_tokens": "n_image_tokens",
+    "supervised_tokens": "n_supervised",
+}
 
 
 def main(file: Path) -> None:
@@ -57,19 +64,11 @@ def main(file: Path) -> None:
     model, processor = open_model(settings.model, settings=settings)
     encoder = Encoder(processor, max_length=settings.max_length)
     learnt, *held_out = [Rows(rows, encoder) for rows in files]
-    meter = Meter(learnt, settings, args)
-    trainer = AnswerTrainer(
-        model,
-        args,
-        learnt,
-        settings,
-        on_log=meter.hear,
-        stop=stop,
-        held_out=next(iter(held_out), None),
-    )
-    trainer.counter = meter.counter
+    trainer = AnswerTrainer(model, args, learnt, settings, stop=stop, held_out=[*held_out, None][0])
+    meter = Meter(trainer)
+    trainer.add_callback(meter)
+    # known only now: it hangs on what the rows hold where tokens are capped
     args.max_steps = trainer.share.steps_to_learn()
-    meter.begin(trainer.share, args.max_steps, resumed)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.stopped:
         raise InputError(
@@ -154,103 +153,92 @@ def _save(
     )
 
 
-class Meter:
-    """The log of all steps, and how fast those of this start were, the first one left out: it warms
-    up.
+class Meter(TrainerCallback):
+    """Tells of each step; at the end, what was learnt from, and how fast. The first step of a start
+    is not timed: it warms up.
     """
 
-    share: Share
-
-    def __init__(self, rows: Rows, settings: Settings, args: TrainingArguments) -> None:
-        self.rows, self.settings, self.args = rows, settings, args
-        device = torch.cuda.get_device_name() if args.device.type == "cuda" else ""
-        self.peak = peak_flops(device, settings.precision)
-        self.counter = FlopMeter() if self.peak else None
-        self.log, self.evaluated = list[dict[str, Any]](), list[dict[str, Any]]()
+    def __init__(self, trainer: AnswerTrainer) -> None:
+        self.trainer, self.share, self.counts = trainer, trainer.share, trainer.rows.counts
+        self.cuda = trainer.args.device.type == "cuda"
+        device = torch.cuda.get_device_name() if self.cuda else ""
+        self.peak = peak_flops(device, trainer.settings.precision)
+        trainer.counter = self.counter = FlopMeter() if self.peak else None
         self.ended: list[float] = []  # s, of the steps of this start
 
-    def begin(self, share: Share, total: int, resumed: Path | None) -> None:
-        """Tell what there is to do: `total` steps but those before the checkpoint `resumed`."""
-        self.share = share
-        if resumed:
-            state = json.loads((resumed / "trainer_state.json").read_text(encoding="utf-8"))
-            for entry in state["log_history"]:
-                self._keep(entry)
-        self._tell("begin", done=len(self.log), steps=total)
+    def on_train_begin(self, args: Any, state: Any, *_: Any, **given: Any) -> None:
+        """What there is to do; of a training that goes on, the Trainer has read the log by now."""
+        self._tell("begin", done=len(self.log()), steps=state.max_steps)
 
-    def hear(self, entry: dict[str, Any]) -> None:
-        """Keep a row of the Trainer's log, and tell of it."""
-        self._keep(entry)
+    def on_log(self, args: Any, state: Any, *_: Any, **given: Any) -> None:
+        """The row that the Trainer has just added to its log."""
+        entry = state.log_history[-1]
         if "eval_loss" in entry:
-            self._tell("evaluation", **self.evaluated[-1])
-        if "loss" not in entry:
-            return
-        self.ended.append(time.perf_counter())
-        first = len(self.log) - len(self.ended) + 1
-        tokens = sum(row["tokens"] for row in self.log[first:])
-        seconds = self.ended[-1] - self.ended[0]
-        rate = tokens / seconds if seconds else 0.0
-        told = {"step": entry["step"], "loss": entry["loss"]}
-        self._tell("step", **told, tokens_per_second=rate, memory_gib=self._memory())
-
-    def _keep(self, entry: dict[str, Any]) -> None:
-        if "eval_loss" in entry:
-            self.evaluated.append({"step": entry["step"], "eval_loss": entry["eval_loss"]})
+            self._tell("evaluation", step=entry["step"], eval_loss=entry["eval_loss"])
         if "loss" in entry:
-            row = {name: entry[name] for name in _LOGGED}
-            # the Trainer's own epoch depends on the number of processes
-            row |= {"epoch": entry["step"] / self.share.steps}
-            self.log.append(row | {"gradient_norm": entry.get("grad_norm")})
+            self.ended.append(time.perf_counter())
+            seconds = self.ended[-1] - self.ended[-2] if len(self.ended) > 1 else math.inf
+            told = {"step": entry["step"], "loss": entry["loss"], "memory_gib": self._memory()}
+            self._tell("step", **told, tokens_per_second=entry["tokens"] / seconds)
 
     def _tell(self, event: str, **values: Any) -> None:
-        if self.args.process_index == 0:
+        if self.trainer.is_world_process_zero():
             emit(event, **values)
 
-    def _memory(self) -> float:
-        if self.args.device.type == "cuda":
+    def _memory(self) -> float:  # GiB
+        if self.cuda:
             return torch.cuda.max_memory_reserved() / 2**30
         return peak_memory_mib() / 1024
 
-    def _sum(self, name: str, steps: range) -> int:
-        """Of a number of the rows, over all that were learnt from in `steps`, from 0."""
-        return sum(int(self.rows.counts[name][self.share.of_step(n)].sum()) for n in steps)
+    def log(self) -> list[dict[str, Any]]:
+        """A row of the table `steps` for each step, of earlier starts too."""
+        rows = []
+        for entry in self.trainer.state.log_history:
+            if "loss" in entry:
+                row: dict[str, Any] = {name: entry[name] for name in _LOGGED}
+                # the Trainer's own epoch depends on the number of processes
+                row["epoch"] = entry["step"] / self.share.steps
+                rows.append(row | {"gradient_norm": entry.get("grad_norm")})
+        return rows
+
+    def _sums(self, steps: range) -> dict[str, int]:
+        """What the rows of `steps`, counted from 0, hold."""
+        rows = [row for step in steps for row in self.share.of_step(step)]
+        sums = {name: int(self.counts[column][rows].sum()) for name, column in _SUMMED.items()}
+        return {"rows": len(rows), **sums}
 
     def totals(self) -> dict[str, int]:
         """What was learnt from in all steps: rows, rounds, tokens, image_tokens, supervised_tokens;
         and steps.
         """
-        steps, sums = range(len(self.log)), Counter[str]()
-        for row in self.log:
-            sums.update({name: row[name] for name in ("tokens", "supervised_tokens")})
-        sums["rows"] = sum(len(self.share.of_step(n)) for n in steps)
-        for name in ("image_tokens", "rounds"):
-            sums[name] = self._sum(f"n_{name}", steps)
-        return {"steps": len(self.log), **sums}
+        steps = self.trainer.state.global_step
+        return {"steps": steps, **self._sums(range(steps))}
 
     def end(self) -> None:
         """Leave totals, metrics and log for the stage; the checkpoints are of no more use."""
-        folder = Path(self.settings.checkpoints)
-        found = {"totals": self.totals(), "metrics": self._metrics(), "log": self.log}
+        folder = Path(self.trainer.settings.checkpoints)
+        found = {"totals": self.totals(), "metrics": self._metrics(), "log": self.log()}
         (folder / "done.tmp").write_text(json.dumps(found), encoding="utf-8")
         os.replace(folder / "done.tmp", folder / DONE)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
 
     def _metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = {"peak_memory_gib": round(self._memory(), 2)}
-        if self.evaluated:
-            best = min(self.evaluated, key=lambda row: row["eval_loss"])
-            kept = best if self.settings.load_best else self.evaluated[-1]
-            metrics |= {"eval_loss": kept["eval_loss"], "eval_step": kept["step"]}
+        metrics = {"peak_memory_gib": round(self._memory(), 2)}
+        history = self.trainer.state.log_history
+        if evaluated := [entry for entry in history if "eval_loss" in entry]:
+            best = min(evaluated, key=lambda entry: float(entry["eval_loss"]))
+            kept = best if self.trainer.settings.load_best else evaluated[-1]
+            metrics |= {name: float(kept[key]) for name, key in _EVALUATED.items()}
         if len(self.ended) > 1:
-            first = len(self.log) - len(self.ended) + 1
-            timed, seconds = range(first, len(self.log)), self.ended[-1] - self.ended[0]
-            rate = self._sum("n_tokens", timed) / seconds
-            rows = sum(len(self.share.of_step(n)) for n in timed)
-            metrics |= {"tokens_per_second": rate, "samples_per_second": rows / seconds}
+            last = self.trainer.state.global_step
+            first = last - len(self.ended) + 1
+            sums, seconds = self._sums(range(first, last)), self.ended[-1] - self.ended[0]
+            rate = sums["tokens"] / seconds
+            metrics |= {"tokens_per_second": rate, "samples_per_second": sums["rows"] / seconds}
             if self.peak and self.counter:
                 # The counted step is a fair sample of the rest; each process did its share of it.
-                tokens = self._sum("n_tokens", range(first - 1, first))
+                tokens = self._sums(range(first - 1, first))["tokens"]
                 metrics["mfu"] = self.counter.flops / tokens * rate / self.peak
         return {name: float(f"{value:.4g}") for name, value in metrics.items()}
 
