@@ -61,7 +61,7 @@ class Plan:
             output=str(run.data / "model"),
         )
         placed(settings)  # what this machine lacks is said before rows are read for hours
-        held_out = _held_out(run, settings)
+        held_out = _held_out(run, settings)  # fewer rows: a fault is found sooner
         planned = plan_rows(run, _entries(run), settings)
         arm = _arm(run, settings, planned)
         settings = replace(settings, rows=str(planned.rows), held_out=held_out)
@@ -220,6 +220,7 @@ def answers(run: Run, plan: Plan, rows: list[Row], *, max_tokens: int = 32) -> l
     """
     settings, asked = plan.settings, []
     for row in rows:
+        # of several images the first: the answer may then lack one, and is left empty
         picture = next(iter(row["images"]), None)
         asked.append(Question(row["id"], row["conversations"][0]["value"], picture, max_tokens))
     models = {"before": settings.model, "after": settings.output}

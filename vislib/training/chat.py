@@ -67,6 +67,7 @@ class Chat:
         for count, message in enumerate(messages):
             if message["role"] == "user":
                 continue
+            # the template is asked twice: what it adds for the answer is the answer's own
             asked = self._templated(messages[:count], written, generating=True)
             whole = self._templated(messages[: count + 1], asked, generating=False)
             spoken, after = self._closed(whole[len(asked) :], message["content"][0]["text"])
@@ -89,14 +90,13 @@ class Chat:
             if number:
                 yield {"type": "image"}
             if number in told:
-                piece = piece.lstrip("\n") if number == told[0] and number else piece
-                piece = (
-                    piece.rstrip("\n") if number == told[-1] and number < len(pieces) - 1 else piece
-                )
-                yield {
-                    "type": "text",
-                    "text": self._specials.sub(lambda word: f"‹{word[0][1:-1]}›", piece),
-                }
+                if number == told[0] and number:
+                    piece = piece.lstrip("\n")
+                if number == told[-1] and number < len(pieces) - 1:
+                    piece = piece.rstrip("\n")
+                # a page that says <image> or </s> must not show one, nor end an answer
+                text = self._specials.sub(lambda word: f"‹{word[0][1:-1]}›", piece)
+                yield {"type": "text", "text": text}
 
     def _templated(self, messages: Sequence[Any], begins: str, *, generating: bool) -> str:
         text = self.processor.apply_chat_template(

@@ -108,6 +108,7 @@ def answers_of_models(
     lines: list[dict[str, Any]] = []
     lacking = set[str]()
     for model, name in zip(models, names, strict=True):
+        # with its questions behind it, if the journal lacks any
         lines.append({"model": model, **how})
         for question in questions:
             key = question_key(name, question)

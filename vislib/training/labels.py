@@ -138,30 +138,31 @@ class Encoder:
         Cut from the right at `max_length` tokens, never within an image's. Raises RowError.
         """
         turns = row["conversations"]
+        # before images are decoded, which takes longest
         _check(turns, len(row["images"]) if images is None else len(images))
-        whole, before = self._labelled(
-            turns, [open_image(path) for path in row["images"]] if images is None else images
-        )
+        if images is None:
+            images = [open_image(path) for path in row["images"]]
+        whole, before = self._labelled(turns, images)
         if before > self.max_length:
             raise RowError(
                 "image_cut",
                 f"the last image ends at token {before}, max_length is {self.max_length}",
             )
         labels = whole.labels[: self.max_length]
+        # a row without an answer would be paid for and teach nothing
         if all(label == IGNORED for label in labels):
             first = next(place for place, label in enumerate(whole.labels) if label != IGNORED)
             raise RowError(
                 "no_answer_left",
                 f"the answer begins at token {first + 1}, max_length is {self.max_length}",
             )
-        cut = len(whole.input_ids) > self.max_length
-        return Encoded(
-            whole.input_ids[: self.max_length], labels, whole.pixels, whole.n_image_tokens, cut
-        )
+        ids, cut = whole.input_ids[: self.max_length], len(whole.input_ids) > self.max_length
+        return Encoded(ids, labels, whole.pixels, whole.n_image_tokens, cut)
 
     def _labelled(self, turns: Turns, images: Sequence[Image.Image]) -> tuple[Encoded, int]:
         """The whole row, and the number of tokens up to the end of its last image."""
         text, answers = self.chat.render(turns)
+        # a copy: other threads and the saved model keep the tokenizer itself
         listening = copy(self.processor)
         listening.tokenizer = ears = _Overheard(self.processor.tokenizer)
         try:
@@ -171,23 +172,21 @@ class Encoder:
                 "processor_failed", f"{type(error).__name__}: {str(error).strip()[:200]}"
             ) from error
         ids = batch.pop("input_ids")[0].tolist()
-        if (
-            ears.encoding is None
-            or ears.encoding.ids != ids
-            or set(batch) - {"attention_mask", *PIXELS}
-        ):
+        unknown = set(batch) - {"attention_mask", *PIXELS}
+        # what was not overheard cannot be followed; what is unknown would be left out of batches
+        if ears.encoding is None or ears.encoding.ids != ids or unknown:
             raise InputError(
                 f"its processor makes {', '.join(batch)} in a way that is not known here"
             )
+        offsets = ears.encoding.offsets
         labels, places = [IGNORED] * len(ids), _places(text, ears.text, self.chat.image_token)
         starts = [start for start, _ in places]
         for start, end in answers:
             moved = places[bisect_right(starts, start) - 1][1]
-            self._mark(
-                labels, ids, ears.encoding.offsets, (start + moved, end + moved), text[start:end]
-            )
+            self._mark(labels, ids, offsets, (start + moved, end + moved), text[start:end])
+        # the last piece begins where the last image ends
         after = sum(places[-1]) if images else 0
-        before = sum(end <= after for _, end in ears.encoding.offsets) if images else 0
+        before = sum(end <= after for _, end in offsets) if images else 0
         pixels = {name: batch[name] for name in PIXELS if name in batch}
         return Encoded(ids, labels, pixels, ids.count(self.processor.image_token_id)), before
 
@@ -204,14 +203,11 @@ class Encoder:
         """
         places = [place for place, (begin, _) in enumerate(offsets) if span[0] <= begin < span[1]]
         first, last = (places[0], places[-1] + 1) if places else (0, 0)
-        read = [self._decoded(ids[max(first - 1, 0) : end]) for end in (first, last)]
-        if read[1] not in {
-            read[0] + answer,
-            f"{read[0]} {answer}",
-        }:  # some tokenizers begin every text with a space
-            raise RowError(
-                "not_word_for_word", f"{answer[:80]!r} is read back as {read[1][:120]!r}"
-            )
+        # read behind the token before it: a token's text may hang on its neighbour
+        before, read = (self._decoded(ids[max(first - 1, 0) : end]) for end in (first, last))
+        # some tokenizers begin every text with a space
+        if read not in {before + answer, f"{before} {answer}"}:
+            raise RowError("not_word_for_word", f"{answer[:80]!r} is read back as {read[:120]!r}")
         labels[first:last] = ids[first:last]
 
     def _decoded(self, ids: list[int]) -> str:
@@ -240,18 +236,18 @@ def _check(turns: Turns, n_images: int) -> None:
             "bad_turns", f"the turns are of {', '.join(map(str, speakers)) or 'nobody'}"[:200]
         )
     answers = [turn["value"].strip() for turn in turns[1::2]]
-    if not all(answers) or not answers:
-        blank = (
-            f"answer {answers.index('') + 1} of {len(answers)} is blank"
-            if answers
-            else "only a question"
-        )
+    if not answers:
+        raise RowError("no_answer", "only a question")
+    if "" in answers:  # it would teach to say nothing
+        blank = f"answer {answers.index('') + 1} of {len(answers)} is blank"
         raise RowError("no_answer", blank)
-    if (marks := sum(turn["value"].count(MARK) for turn in turns[::2])) != n_images:
+    marks = sum(turn["value"].count(MARK) for turn in turns[::2])
+    if marks != n_images:
         raise RowError("image_count", f"{marks} {MARK} in the questions, {n_images} images")
 
 
 def open_image(path: str) -> Image.Image:
+    """The picture in a file, in RGB; raises RowError, whose detail names no folder."""
     try:
         return read_image(path)
     except ImageError as error:

@@ -78,7 +78,7 @@ def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
     _check_machines(settings, gpus, processes)
     _check_packages(settings)
     environment = {
-        "TOKENIZERS_PARALLELISM": "false",
+        "TOKENIZERS_PARALLELISM": "false",  # loader workers are forked after tokenizers have begun
         "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
     }
     if not gpus:
@@ -152,6 +152,7 @@ def launch_command(settings: Settings, folder: Path) -> list[str]:
     several = settings.machines * settings.processes > 1 or settings.strategy != "ddp"
     host, _, port = settings.main_address.rpartition(":")
     config = {
+        # in a file, since a user's own `accelerate config` would fill in what is not said
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU" if several else "NO",
         "debug": False,
@@ -205,7 +206,7 @@ def join(run: Path, rank: int) -> None:
     while True:
         for file in sorted(run.glob(f"*.partial/scratch/*/{SETTINGS}")):
             with suppress(FileNotFoundError):
-                begun = file.stat().st_mtime_ns
+                begun = file.stat().st_mtime_ns  # a training that begins again writes it again
                 if joined.get(file) == begun:
                     continue
                 joined[file] = begun

@@ -42,8 +42,9 @@ def resolve_model(value: str, run: "Run") -> str:
                 " org/name"
             )
         return value
-    folder = input_path(value, run.stage.run) if value not in tiny.NAMES else run.scratch / value
+    folder = run.scratch / value if value in tiny.NAMES else input_path(value, run.stage.run)
     if value in tiny.NAMES and not folder.exists():
+        # whole or not at all: a kill leaves no half model to be opened next time
         building = folder.with_name(f"{value}.building")
         shutil.rmtree(building, ignore_errors=True)
         tiny.build(value, building)
@@ -114,7 +115,7 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
     """
     import torch
 
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # of the adapters' first weights
     processor = open_processor(place, image_splitting=settings.image_splitting)
     if settings.vision_from_layer and "vision" not in settings.parts:
         raise InputError(
@@ -186,8 +187,9 @@ def save_trained(
         _save_whole(model, folder, precision, state)
     _write_facts(folder, kept)
     if merge and is_adapter(folder):
+        # opened anew: the base may be here in bfloat16, quantized, or in other processes' hands
         whole, _ = open_trained(folder, precision=precision, merge=True)
-        for file in (adapters.CONFIG, adapters.WEIGHTS):
+        for file in (adapters.CONFIG, adapters.WEIGHTS):  # else it would be opened as an adapter
             (folder / file).unlink()
         _save_whole(whole, folder, precision)
         _write_facts(folder, facts)

@@ -12,9 +12,8 @@ from typing import Any
 
 from vislib.runs.errors import InputError
 
-NAMES: dict[
-    str, tuple[str, ...]
-] = {  # of modules, in transformers; of several in one path the innermost counts
+# Of modules, in transformers; of several in one path the innermost counts.
+NAMES: dict[str, tuple[str, ...]] = {
     "vision": ("vision_tower", "vision_model", "visual", "vision_encoder", "image_encoder"),
     "connector": (
         "multi_modal_projector",
@@ -87,9 +86,8 @@ def _features(config: Any) -> int | None:
     layer = getattr(config, "vision_feature_layer", None)
     layers = [layer] if isinstance(layer, int) else layer or []
     depth = getattr(getattr(config, "vision_config", None), "num_hidden_layers", 0)
-    return max(
-        (n if n < 0 else n - depth - 1 for n in layers), default=None
-    )  # 0 is the embeddings' output
+    # counted from the start, 0 is the embeddings' output
+    return max((n if n < 0 else n - depth - 1 for n in layers), default=None)
 
 
 def _vision(names: Sequence[str], first: int, features: int | None) -> list[str]:
@@ -103,7 +101,7 @@ def _vision(names: Sequence[str], first: int, features: int | None) -> list[str]
             f"vision_from_layer is {first}; the vision tower has {depth} layers: 0 to {depth - 1}"
         )
     start = min(i for i, layer in layers.items() if layer >= first) if first else 0
-    if features is None:
+    if features is None:  # all that the tower makes goes on
         return list(names[start:])
     used = [i for i, layer in layers.items() if layer <= depth + features]
     return list(names[start : max(used, default=start - 1) + 1])

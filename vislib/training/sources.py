@@ -21,14 +21,10 @@ from vislib.runs.keys import expand
 from vislib.runs.seeding import seeded, short_hash
 
 MARK = "<image>"  # in a question: the place of an image
-VISUAL, OWN = (
-    "visual",
-    "own",
-)  # sources: conversations of stage 08 (or captions of 06), and the model's own data
-_CHUNK, _LONGEST = (
-    1 << 20,
-    1 << 26,
-)  # characters that are read at once, and that one row of JSON may have
+# Sources: conversations of stage 08 (or captions of 06), and the model's own data.
+VISUAL, OWN = "visual", "own"
+# Characters that are read at once, and that one row of JSON may have.
+_CHUNK, _LONGEST = 1 << 20, 1 << 26
 _GAP = re.compile(r"[\s,]*")
 _ENDINGS = (".json", ".parquet")
 Row = dict[str, Any]
@@ -82,6 +78,7 @@ def entry(
     if not any(turn["from"] == "human" for turn in turns):
         speakers = ", ".join(turn["from"] for turn in turns)
         return Refusal(name, source, "bad_turns", f"the turns are of {speakers}"[:200])
+    # what comes before the first question answers nothing
     first = [turn["from"] for turn in turns].index("human")
     conversation = [{"from": turn["from"], "value": turn["value"]} for turn in turns[first:]]
     if images and not any(MARK in turn["value"] for turn in conversation[::2]):
@@ -150,6 +147,7 @@ def own_rows(
     for a file in which no row has the form.
     """
     for file in _own_files(places):
+        # one bad row costs itself; a file without a good one is of another form
         malformed, formed = "", 0
         read = _cauldron_rows if file.suffix == ".parquet" else _llava_rows
         for found in read(file, images or file.parent, int(fraction * 2**64), seed, store):
@@ -220,9 +218,8 @@ def _json_items(file: Path) -> Iterator[Any]:
                 try:
                     item, at = decode(text, at)
                 except ValueError:
-                    more = stream.read(
-                        max(_CHUNK, len(text) - at)
-                    )  # an item that is cut by the end of what was read
+                    # cut by the end of what was read: twice as much keeps long items linear
+                    more = stream.read(max(_CHUNK, len(text) - at))
                     if not more or len(text) - at > _LONGEST:
                         raise
                     text, at = text[at:] + more, 0
@@ -266,6 +263,7 @@ def _stored(image: Row, root: Path, store: Path) -> Path | None:
     data = image.get("bytes")
     if not isinstance(data, bytes) or not data:
         return root / image["path"] if image.get("path") else None
+    # The Cauldron shows one image in many rows; folders of two digits keep listings short
     name = short_hash(data)
     path = store / name[:2] / name
     if not path.exists():

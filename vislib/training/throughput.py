@@ -15,9 +15,8 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-PEAKS: tuple[
-    tuple[str, float], ...
-] = (  # FLOP/s, bfloat16, dense, by a pattern of CUDA's device name
+# FLOP/s, bfloat16, dense, by a pattern of CUDA's device name; the first that fits counts.
+PEAKS: tuple[tuple[str, float], ...] = (
     (r"\bH200 NVL\b", 835.5e12),  # NVIDIA H200 datasheet: 1,671 TFLOPS with sparsity
     (r"\bH200\b", 989.5e12),  # the same: 1,979 with sparsity (SXM)
     (r"\bH100 PCIe\b", 756e12),  # NVIDIA H100 datasheet: 1,513 with sparsity

@@ -51,6 +51,7 @@ def build(name: str, folder: Path, *, seed: int = 0) -> None:
 
     from vislib.media.vision import quiet_transformers
 
+    # always the same weights, and the caller's chance as it was
     with quiet_transformers(name, "model", "AutoModel"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = NAMES[name]()
@@ -70,6 +71,7 @@ def _trained_tokenizer() -> str:
 
     from vislib.sample import pages
 
+    # of bytes: no text of a test is unknown to it, in any script
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -50,12 +50,9 @@ class Rows(Dataset[Encoded]):
     def __init__(self, file: Path, encoder: Encoder) -> None:
         self.table = pa.ipc.open_file(pa.memory_map(str(file.with_suffix(_UNPACKED)))).read_all()
         self.encoder = encoder
-        turns, images = (
-            pc.list_value_length(self.table.column(name)).to_numpy()
-            for name in ("conversations", "images")
-        )
         self.counts = {name: self.table.column(name).to_numpy() for name in COLUMNS}
-        self.counts |= {"n_rounds": turns // 2, "n_images": images}  # a question and its answer
+        turns = pc.list_value_length(self.table.column("conversations")).to_numpy()
+        self.counts["n_rounds"] = turns // 2  # of a question and its answer
 
     def __getitem__(self, number: int) -> Encoded:
         row = self.table.slice(number, 1).to_pylist()[0]
@@ -65,6 +62,7 @@ class Rows(Dataset[Encoded]):
             raise InputError(
                 f"row {row['id']} cannot be read any more ({error}); its files have changed"
             ) from error
+        # steps were dealt out, and tokens promised to `arms`, by what the plan had counted
         if (len(encoded.input_ids), encoded.n_supervised) != (row["n_tokens"], row["n_supervised"]):
             raise InputError(
                 f"row {row['id']} is no longer what it was when it was planned; begin this stage"
@@ -90,6 +88,7 @@ def unpack(file: Path) -> None:
 
 def passes(rows: int, settings: Settings, processes: int) -> int:
     """Forward passes of each process in a step of that many rows."""
+    # rounded up twice: the last pass may be narrower, and the last round lack some processes
     return math.ceil(math.ceil(rows / settings.device_batch_size) / processes)
 
 
@@ -113,7 +112,7 @@ class Share(Sampler[list[int]]):
 
     def plan(self, epoch: int) -> list[list[int]]:
         """The row numbers of each step of an epoch."""
-        if self._planned[0] != epoch:
+        if self._planned[0] != epoch:  # steps are asked for one by one, epochs come in order
             lengths, pixels = (self.rows.counts[name].tolist() for name in ("n_tokens", "n_pixels"))
             settings = self.settings
             steps = plan_batches(
@@ -134,6 +133,7 @@ class Share(Sampler[list[int]]):
         """
         settings, tokens = self.settings, 0
         steps = settings.max_steps or math.ceil(settings.epochs * self.steps)
+        # as the schedule must know its end before it begins, steps are counted ahead
         if not settings.max_supervised_tokens:
             return steps
         for step in range(steps):
@@ -149,6 +149,7 @@ class Share(Sampler[list[int]]):
         width = self.settings.device_batch_size
         for step in self.plan(self.epoch):
             for number in range(passes(len(step), self.settings, self.processes)):
+                # neighbours are alike: dealt out in turn, processes get passes of one length
                 start = (number * self.processes + self.process) * width
                 yield step[start : start + width]
 

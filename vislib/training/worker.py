@@ -56,6 +56,7 @@ def main(file: Path) -> None:
         signal.signal(number, lambda *_: stop.set())
     args, folder = _arguments(settings), Path(settings.checkpoints)
     files = [Path(name) for name in (settings.rows, settings.held_out) if name]
+    # the first process clears torn checkpoints away before others look for the last one
     with args.main_process_first(local=False):
         resumed = last_checkpoint(folder)
         if args.process_index == 0:
@@ -140,7 +141,7 @@ def _save(
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if not trainer.is_world_process_zero():
         return
-    shutil.rmtree(settings.output, ignore_errors=True)
+    shutil.rmtree(settings.output, ignore_errors=True)  # of a save that was stopped
     model = trainer.accelerator.unwrap_model(trainer.model)
     if settings.strategy == "zero3":
         # else opening a base would deal it out
