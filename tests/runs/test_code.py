@@ -99,6 +99,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "deep/more/__init__.py": "",
         "deep/more/other.txt": "of a package that nobody imports",
         "one.csv": "beside the code",
+        "deep/LICENCES.md": "about the words",
         "two.toml": "of the other module",
         "runs/__init__.py": "DATA_VERSION = 4",
         "runs/tables.py": "from vislib import two",
@@ -139,6 +140,7 @@ def test_pure_code_is_followed_with_its_files_and_machinery_is_not(library):
     for file in (
         "two.py",
         "two.toml",
+        "deep/LICENCES.md",
         "deep/more/other.txt",
         "runs/tables.py",
         "engines/transport.py",

@@ -202,7 +202,9 @@ def _package_data(package: Path) -> list[Path]:
         inner = [name for name in folders if not (Path(place, name) / "__init__.py").exists()]
         folders[:] = [name for name in inner if name[0] not in "._"]
         found += [Path(place, name) for name in names if name[0] != "."]
-    return [file for file in found if file.suffix not in (".py", ".pyc")]
+    # LICENCES.md and the like speak of the files; pages in Markdown are data
+    about = [file for file in found if file.suffix == ".md" and file.stem.isupper()]
+    return [file for file in found if file.suffix not in (".py", ".pyc") and file not in about]
 
 
 # ---- the code of a function, as a part's mark holds it
