@@ -49,10 +49,7 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     try:
         for lock in locks:
             lock.acquire()
-        # taken only to wait for what a kernel that was ended has left at work
-        workers = FolderLock(stage.run / ".workers.lock")
-        workers.acquire()
-        workers.release()
+        _wait_for_workers(stage.run)
         facts = stage.facts(notebook)
         record = stage.open_partial(key_of(facts["hashes"]), facts)
         record |= {
@@ -130,6 +127,13 @@ def _locks_of(run: Path) -> list[FolderLock]:
     """The kernel's lock; the runner's too, and first, when no runner started this kernel."""
     names = [".kernel.lock"] if os.environ.get(RUNNER_VARIABLE) else [".lock", ".kernel.lock"]
     return [FolderLock(run / name) for name in names]
+
+
+def _wait_for_workers(run: Path) -> None:
+    """Let what a kernel that was ended has left at work come to its end."""
+    workers = FolderLock(run / ".workers.lock")
+    workers.acquire()
+    workers.release()
 
 
 class _RedactedFile(logging.FileHandler):
