@@ -72,7 +72,7 @@ def _form(node: Any) -> Any:
     """A tree as nested lists: class names and fields that hold something."""
     if isinstance(node, list):
         # first and sorted, one name each: how they are grouped is a formatter's matter
-        imports = sorted(name for one in node for name in _imported_by(one))
+        imports: list[Any] = sorted(pair for one in node for pair in _imported_by(one))
         return imports + [_form(one) for one in node if not _is_import(one)]
     if not isinstance(node, ast.AST):
         return repr(node)
@@ -91,13 +91,13 @@ def _is_import(node: Any) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom)
 
 
-def _imported_by(node: Any) -> list[str]:
-    """`module as name` or `module:object as name` of one import statement."""
+def _imported_by(node: Any) -> list[tuple[str, str]]:
+    """The names that one import statement binds, and the dotted name behind each."""
     if isinstance(node, ast.Import):
-        return [f"{alias.name} as {alias.asname}" for alias in node.names]
+        return [(alias.asname or alias.name.split(".")[0], alias.name) for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         module = "." * node.level + (node.module or "")
-        return [f"{module}:{alias.name} as {alias.asname}" for alias in node.names]
+        return [(alias.asname or alias.name, f"{module}.{alias.name}") for alias in node.names]
     return []
 
 
@@ -108,13 +108,8 @@ def imports_of(source: str) -> list[tuple[str, str]]:
     waiting: list[ast.AST] = [tree] if (tree := parse(source)) else []
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                found.append((alias.asname or alias.name.split(".")[0], alias.name))
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                found.append((alias.asname or alias.name, f"{node.module}.{alias.name}"))
-        if not _is_import(node):
+        found += _imported_by(node)
+        if not _is_import(node):  # nor what only a type checker reads
             waiting += ast.iter_child_nodes(node)
     return found
 

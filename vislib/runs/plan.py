@@ -4,7 +4,8 @@ A change of code never destroys work in silence: what took long or would be paid
 until its owner says `--accept` (keep it) or `--redo` (make it again).
 """
 
-from collections.abc import Collection, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,15 +21,6 @@ from vislib.runs.stage import Record, Stage, read_record
 
 _LONG_SECONDS = 600  # what takes less is sooner made again than asked about
 _STAND_IN_ENGINES = ("extractive", "recorded")  # cost nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the command line asks for; stages by name, as `07` or `10_finetuning.leaky`."""
-
-    force: bool = False
-    accept: Collection[str] = ()
-    redo: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +48,7 @@ def matches(name: str, wanted: str) -> bool:
     return wanted in (name, name.split("_")[0], name.split(".")[0])
 
 
-def plan_all(entries: Sequence[SetFile], options: Options) -> list[Plan]:
+def plan_all(entries: Sequence[SetFile], options: Namespace) -> list[Plan]:
     """The plan of every stage, in the light of those before it that would run."""
     plans: list[Plan] = []
     for entry in entries:
@@ -67,7 +59,7 @@ def plan_all(entries: Sequence[SetFile], options: Options) -> list[Plan]:
     return plans
 
 
-def plan_one(entry: SetFile, options: Options, before: Sequence[str] = ()) -> Plan:
+def plan_one(entry: SetFile, options: Namespace, before: Sequence[str] = ()) -> Plan:
     """The plan of a stage after others (`before`) that would run and may change its inputs."""
     stage, record = entry.stage, read_record(entry.stage.folder)
     try:

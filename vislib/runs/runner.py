@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from vislib.runs.errors import InputError
 from vislib.runs.keys import OLD_HOUSE, ROOT
 from vislib.runs.locking import FORCE_VARIABLE, FolderLock
 from vislib.runs.plan import (
-    Options,
     Plan,
     asks,
     estimate,
@@ -65,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_mixture(entries)
         # a plan leaves nothing behind, not even what it learnt about files
         with nothing_written() if options.dry_run else nullcontext():
-            asked = Options(force=options.force, accept=options.accept, redo=options.redo)
-            return _run(stages, asked, dry_run=options.dry_run)
+            return _run(stages, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -122,7 +119,7 @@ def _select(entries: list[SetFile], only: str, start: str) -> list[SetFile]:
     return [entries[n] for n in found] if only else entries[found[0] :]
 
 
-def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
+def _run(entries: list[SetFile], options: argparse.Namespace) -> int:
     if answering := who_answers(entries):
         print(f"answers: {answering}")
     plans = plan_all(entries, options)
@@ -130,7 +127,7 @@ def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
         print(note)
     if any(OLD_HOUSE in plan.verdict for plan in plans):
         print(_OLD_HOUSE)
-    if dry_run:
+    if options.dry_run:
         for plan in plans:
             _print_plan(plan)
         return 0
@@ -144,8 +141,8 @@ def _run(entries: list[SetFile], options: Options, *, dry_run: bool) -> int:
         if options.force:
             os.environ[FORCE_VARIABLE] = "1"  # kernels ask failures again
         # each is planned anew at its turn, when those before it have made its inputs
-        turn = replace(options, accept=())
-        if not all(_run_stage(entry, turn) for entry in entries):
+        options.accept = []
+        if not all(_run_stage(entry, options) for entry in entries):
             return 1
     finally:
         os.environ.pop(FORCE_VARIABLE, None)
@@ -170,7 +167,7 @@ def _print_results(run: Path) -> None:
             print(f"{what:<10} {relative_to_root(one)}")
 
 
-def _run_stage(entry: SetFile, options: Options) -> bool:
+def _run_stage(entry: SetFile, options: argparse.Namespace) -> bool:
     """Skip or run one stage and print its line; whether it is ok."""
     stage = entry.stage
     stage.finish_promotion()  # a kill between two renames left the result under its old name
