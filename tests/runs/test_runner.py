@@ -37,7 +37,6 @@ def test_runs_skips_and_reruns_what_depends_on_a_change(project):
     allow_tables(project)
     first = project.run()
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "81_second.yaml: takes the notebook's defaults for" not in first.stdout  # it names all
     folder = project.root / "runs/demo/81_second"
     assert (folder / "data/copy.txt").read_text() == "3\n"
     assert {p.name for p in folder.iterdir()} == {
