@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vislib.engines import Answer, Request
-from vislib.engines.completions import read_completion
+from vislib.engines.completions import as_dict, read_completion
 from vislib.engines.replies import read_error, status_error, told_error
 from vislib.runs.errors import InputError
 
@@ -233,20 +233,18 @@ def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
 
     Raises InputError, as that does, for what no other request would survive.
     """
-    response = result.get("response")
     error = result.get("error")
-    response = response if isinstance(response, dict) else {}
+    response = as_dict(result.get("response"))
     status = response.get("status_code")
     body = response.get("body")
     # a failure may be told in a whole reply, as live servers do
     if status == 200 and body:
-        told = told_error(body, url)
-        return read_error(told, url=url, model=model)[0] if told else read_completion(body)
-    said: Any = {"message": str(error or body or "no word why")}  # vLLM's error is a text
-    for part in (error, body):
-        if isinstance(part, dict):
-            inner = part.get("error") or part
-            said = inner if isinstance(inner, dict) else said
+        if refused := told_error(body, url):
+            return read_error(refused, url=url, model=model)[0]
+        return read_completion(body)
+    told = (part.get("error") or part for part in map(as_dict, (body, error)))
+    plain = {"message": str(error or body or "no word why")}  # vLLM's error is a text
+    said: dict[str, Any] = next(filter(None, map(as_dict, told)), plain)
     if not isinstance(status, int) or status < 400:  # it never came to the model
         reason = said["code"] if said.get("code") in _NEVER_RUN else "server_error"
         detail = str(said.get("message") or reason)[:200]

@@ -19,7 +19,9 @@ from vislib.runs.errors import InputError
 
 _FILE = Path(__file__).with_name("image_billing.toml")
 # The longest side may lose 5 % where that saves a fifth and 64 tokens.
-_SNAP, _WORTH, _FEW = 0.95, 0.8, 64
+_SNAP = 0.95
+_WORTH = 0.8
+_FEW = 64
 
 
 @dataclass(frozen=True, kw_only=True)

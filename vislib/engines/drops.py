@@ -9,9 +9,8 @@ from typing import Any
 from vislib.engines import Request
 from vislib.runs.errors import InputError
 
-Fault = Callable[
-    [Request, str], tuple[str, str]
-]  # (request, text) -> the check that drops it, and what that found
+# Of a request and its text: the check that drops it, and what that found.
+Fault = Callable[[Request, str], tuple[str, str]]
 _FEW = 50  # answers before their share means anything
 # answers that are judged: a sample that tells a bad prompt or server, at no cost for the rest
 _JUDGED = 200

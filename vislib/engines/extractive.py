@@ -38,8 +38,8 @@ _SOURCES = {  # what a kind may use beside the picture and the text that can be 
     "fused": {"alt_text", "boxes"},
     "fused_contextual": {"alt_text", "context", "boxes"},
 }
-# Sentences nearest to the picture that a caption quotes, and that questions are about.
-_QUOTED, _ASKED = 2, 6
+_QUOTED = 2  # sentences nearest to the picture that a caption quotes
+_ASKED = 6  # and that questions are about
 _SENTENCE = range(30, 261)  # characters of a sentence of prose that can be quoted
 _LABEL = range(3, 301)  # characters of an alternative text that somebody wrote for readers
 _SURE, _TEXTS, _OBJECTS = 0.95, 6, 6  # score of a text that is quoted; texts and labels named
@@ -128,15 +128,25 @@ def gather(request: Request) -> Evidence:
     sample = given["sample"]
     # kinds without experts have no priors at all
     found = given["priors"] or {"texts": (), "boxes": ()}
-    texts = [
-        text for text in found["texts"] if text["score"] >= _SURE and _LETTERS.search(text["text"])
-    ]
-    label = clean(str(sample["alt_text"] or "")).strip(" .-–:;,") if "alt_text" in uses else ""
+    label = ""
+    near: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
+    if "alt_text" in uses:
+        named = clean(str(sample["alt_text"] or "")).strip(" .-–:;,")
+        # a single word is a file's name or a heading, and labels nothing
+        label = named if len(named) in _LABEL and " " in named else ""
+    if "context" in uses:
+        near = nearest_sentences(str(sample["context"] or ""))
+    if "boxes" in uses:
+        objects = _objects(found["boxes"])
+    sure = [text for text in found["texts"] if text["score"] >= _SURE]
+    legible = [text for text in sure if _LETTERS.search(text["text"])]
+    quoted = [clean(text["text"]) for text in clearest(legible, _TEXTS)]
     return Evidence(
-        label=label if len(label) in _LABEL and " " in label else "",
-        sentences=nearest_sentences(str(sample["context"] or "")) if "context" in uses else (),
-        texts=tuple(dict.fromkeys(clean(text["text"]) for text in clearest(texts, _TEXTS))),
-        objects=_objects(found["boxes"]) if "boxes" in uses else (),
+        label=label,
+        sentences=near,
+        texts=tuple(dict.fromkeys(quoted)),  # a sign that is read twice is said once
+        objects=objects,
         picture=_picture(str(given["image_path"])),
         seed=seeded(request.seed, request.id, given["kind"]),
     )
@@ -145,7 +155,7 @@ def gather(request: Request) -> Evidence:
 def clean(text: str) -> str:
     """One line without control characters and pictographs, fit to stand between “ and ”."""
     # pictographs would be read as words by the checks that follow
-    kept = (c for c in text if c.isspace() or not unicodedata.category(c).startswith(("C", "So")))
+    kept = [c for c in text if c.isspace() or not unicodedata.category(c).startswith(("C", "So"))]
     line = " ".join("".join(kept).replace("**", "").split())
     return line.translate(str.maketrans('“”"<>', "‘’’‹›"))
 

@@ -16,7 +16,8 @@ from time import monotonic
 _MINUTE = 60.0
 _PLANNED = 0.98  # of a limit on requests: replies and clocks jitter
 _LATE_S = 0.1  # that much of the pace may be made up for when a timer was late
-_CUT, _NEAR = 0.8, 0.95  # of the window that was refused
+_CUT = 0.8  # of the window that was refused: what is left of it
+_NEAR = 0.95  # of it again, from where it widens slowly
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 

@@ -45,7 +45,8 @@ class OpenAIBatch(OpenAIChat):
     # developers.openai.com/api/docs/guides/batch, November 2026: 50,000 requests and 200 MB a file.
     # How many tokens may wait depends on account and model, and only a refusal tells
     # (`token_limit_exceeded`).
-    max_requests, max_bytes = 50_000, 200_000_000
+    max_requests = 50_000
+    max_bytes = 200_000_000
     poll_s = (10.0, 300.0)  # first and longest interval
 
     def __init__(

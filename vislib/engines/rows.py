@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from vislib.engines import Engine, Request, answer_of, open_engine
 from vislib.engines.asking import ask_all
+from vislib.engines.drops import Fault
 from vislib.runs.tables import open_part, parts, read_rows
 from vislib.runs.verbs import Drop, RowFunction, Said, To
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from vislib.runs import Run
 
 Build = Callable[[Mapping[str, Any]], Request | Drop]
-Check = Callable[[Request, str], tuple[str, str]]  # the check that a text fails, and what it found
+Check = Fault
 
 ANSWER = pa.struct(
     [

@@ -18,7 +18,8 @@ from vislib.engines import Answer
 from vislib.engines.limits import AIMDWindow, RateLimiter
 from vislib.engines.replies import DOUBTFUL, Reply
 
-_STRIKES, _LONGEST_REST_S = 5, 60.0  # failures in a row that open the breaker, and for how long
+_STRIKES = 5  # failures in a row that open the breaker
+_LONGEST_REST_S = 60.0  # and for how long at most
 _LEAST_PAUSE_S = 0.02  # after a refusal without Retry-After; doubles while there is no answer
 _FAILURES = DOUBTFUL | {"unreachable", "server_error"}  # those that are the server's
 
