@@ -106,8 +106,8 @@ def test_random_text_never_raises_and_nothing_is_lost(parse: object) -> None:
         "<|",
     ],
 )
-def test_a_megabyte_of_garbage_takes_linear_time(parse: object, unit: str) -> None:
-    body = unit * (500_000 // len(unit))
+def test_garbage_takes_linear_time(parse: object, unit: str) -> None:
+    body = unit * (125_000 // len(unit))
     start = time.process_time()
     parse(f"<Human> q\n<Options>\n{body}\n<Assistant>{body}\n<Human> q")  # type: ignore[operator]
-    assert time.process_time() - start < 20  # a quadratic pattern would take hours
+    assert time.process_time() - start < 5  # a quadratic pattern would take minutes

@@ -43,9 +43,12 @@ _OBJECT = re.compile(
     r"|\w{1,20}[\"'”]\s{0,4}:\s{0,4}(?:\"[^\"\\]{0,40}\"|'[^'\\]{0,40}'|\d{1,4}))",
     re.IGNORECASE,
 )
-_TOKEN = re.compile(  # a string ends at a quote before a sign of JSON: others stand in it unescaped
-    r"(?P<string>\"(?:[^\"\\]|\\.|\"(?!\s{0,40}[,:}\]]))*+\"|'(?:[^'\\]|\\.|'(?!\s{0,40}[,:}\]]))*+'|“[^”]*+”)"
-    r"|(?P<trailing>,(?=\s{0,40}[}\]]))|(?P<open>[{\[])|(?P<shut>[}\]])|(?P<name>\b(?:None|True|False)\b)|[^\"'“{}\[\]]",
+_TOKEN = re.compile(
+    # a string ends at a quote before a sign of JSON: others stand in it unescaped
+    r"(?P<string>\"(?:[^\"\\]|\\.|\"(?!\s{0,40}[,:}\]]))*+\""
+    r"|'(?:[^'\\]|\\.|'(?!\s{0,40}[,:}\]]))*+'|“[^”]*+”)"
+    r"|(?P<trailing>,(?=\s{0,40}[}\]]))|(?P<open>[{\[])|(?P<shut>[}\]])"
+    r"|(?P<name>\b(?:None|True|False)\b)|[^\"'“{}\[\]]",
     re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\([^\"\\/bfnrtu])|(\\.)|\"", re.DOTALL)
