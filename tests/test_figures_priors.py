@@ -190,6 +190,7 @@ def test_boxes_stand_where_the_experts_saw_them(tmp_path: Path) -> None:
         [left + wide / 4, top + high / 2, left + wide * 3 / 4, bottom]
     )
     assert len(frames) == 2
+    assert min(frame.get_zorder() for frame in frames) > axes.images[0].get_zorder()
     assert sum(p.get_linestyle() in SOLID for p in frames) == 1
     assert {"boat: [0.250, 0.500, 0.750, 1.000]", "OPEN DAILY", "boat", "1"} <= set(shown(axes))
 

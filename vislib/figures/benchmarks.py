@@ -25,7 +25,10 @@ REFERENCE: dict[str, Any] = tomllib.loads(
 )
 TINY = "tiny models: the path, not a result"
 JUDGED = ("llava_in_the_wild", "mmvet")  # by a judge
-_POINTS = {"mme": 2000, "mme_cognition": 800}  # all there are; other benchmarks are shares
+_POINTS = {
+    "mme": 2000,
+    "mme_cognition": 800,
+}  # all there are; other benchmarks are shares
 PAPER_MEAN = "mean_of_paper"
 MEANS = ("mean", "mean_seedbench_image", "mean_without_seedbench")
 _ORDER = list(REFERENCE["titles"])
@@ -51,8 +54,10 @@ def load_scores(table: Path, show: Sequence[str]) -> Any:
     scores = pd.read_parquet(table).dropna(subset=["accuracy"])
     arms, models = (list(scores[name].unique()) for name in ("arm", "model"))
     if not arms or set(show) - set(arms):
+        # a name that is not there would be an arm that silently lacks
         known = ", ".join(arms) or "none, run 12 on some"
         raise InputError(f"{table}: show is {list(show)}; arms with scores: {known}")
+    # models keep their order, and within each the arms stand as they were asked for
     order = list(show) or arms
     scores = scores[scores["arm"].isin(order)]
     places = scores["model"].map(models.index) * len(order) + scores["arm"].map(order.index)
@@ -61,6 +66,7 @@ def load_scores(table: Path, show: Sequence[str]) -> Any:
 
 def load_arms(tables: Sequence[Path]) -> Any:
     """Rows of the `arms` tables of 10: one per model, arm and seed."""
+    # no table at all still has the columns that are asked for below
     empty = ARMS.empty_table().to_pandas()
     return pd.concat([empty, *map(pd.read_parquet, tables)], ignore_index=True)
 
@@ -69,6 +75,7 @@ def remarks(table: Path, scores: Any, *, paper: Sequence[str] = ()) -> str:
     """What small print says of the `scores` read from `table`: intervals, seeds, who judged, what
     is the paper's.
     """
+    # what judged and how wide intervals are is known to the record of 12 alone
     parameters = read_record(table.parent.parent).get("hashes", {}).get("parameters", {})
     interval = 100 * parameters.get("confidence", 0.95)
     said = [f"Lines: {interval:g} % intervals over pages or images."]
@@ -88,6 +95,7 @@ def remarks(table: Path, scores: Any, *, paper: Sequence[str] = ()) -> str:
 
 def caveat(scores: Any, arms: Any) -> str:
     """What every figure of tiny models says beside its title; empty for other models."""
+    # a tiny model may be renamed, but the arms tell what they started from
     names = [*scores["model"], *arms["base"]]
     return f" · {TINY}" if any(str(name).startswith("tiny-") for name in names) else ""
 
@@ -118,6 +126,7 @@ def densefusion_table() -> Any:
 
 def _scaled(scores: Any) -> Any:
     """Scores in the order of `REFERENCE`'s titles, with the columns of `charts.plot_dots`."""
+    # what the titles do not name stands first, so that it is seen
     places = scores["benchmark"].map(lambda name: _ORDER.index(name) if name in _ORDER else -1)
     scores = scores.iloc[places.argsort(kind="stable")]
     # points as a share of all points, so that one axis holds all benchmarks
@@ -143,20 +152,28 @@ def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) ->
     """
     scores = scores[~scores["benchmark"].isin(_POINTS)]
     sizes = scores["n"].map(" (n = {:,})".format).mask(scores["benchmark"].isin(MEANS), "")
-    names, labels = scores["arm"].map(title_of), scores["benchmark"].map(title_of) + sizes
+    names, labels = (
+        scores["arm"].map(title_of),
+        scores["benchmark"].map(title_of) + sizes,
+    )
     looks, by_model = (
         marks(names),
         scores.assign(name=names, label=labels).groupby("model", sort=False),
     )
     for axes, (model, rows) in zip(panels, by_model, strict=True):
+        # the legend of a panel names only what it shows
         shown = {name: looks[name] for name in rows["name"]}
         means = REFERENCE["viscon"]["means"][model] if model in paper else {}
         for arm, mean in means.items():
             name = f"{title_of(arm)} (paper): {mean:.2f}"
+            # the shape of our arm of that name; a bar where we have none
             shown[name] = looks.get(title_of(arm), {"marker": "|"}) | PAPER
             place = {"benchmark": PAPER_MEAN, "label": title_of(PAPER_MEAN)}
             rows = pd.concat(
-                [rows, pd.DataFrame([{**place, "name": name, "accuracy": mean / 100}])]
+                [
+                    rows,
+                    pd.DataFrame([{**place, "name": name, "accuracy": mean / 100}]),
+                ]
             )
         plot_dots(axes, _scaled(rows), shown, x="Accuracy, %")
 
@@ -169,27 +186,41 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
     panel too. What only one side has is shown for that side alone.
     """
     names = scores["arm"].map(title_of)
+    # one model alone needs no name before each of its arms
     if scores["model"].nunique() > 1:
         names = scores["model"] + ": " + names
     ours = scores.assign(name=names)[~scores["benchmark"].isin(MEANS)]
-    looks, paper = marks(ours["name"]), densefusion_table().rename(columns={"arm": "name"})
+    looks, paper = (
+        marks(ours["name"]),
+        densefusion_table().rename(columns={"arm": "name"}),
+    )
     ablation = set(paper.loc[paper["part"] == "fusion", "benchmark"])
     # which part of SEED the ablation is of is not known: ours stand near it, each on its own row
     near = ours["benchmark"].isin({*ablation, "seedbench", "seedbench_image"})
     shown = {"gains": ours, "fusion": ours[near & ours["arm"].isin(fusion)]}
     for axes, (part, own) in zip(panels, shown.items(), strict=True):
         theirs = paper[paper["part"] == part]
+        # the labels of a part are in the order without, with
         without, with_data = theirs["name"].unique()
         red: Look = {"marker": "o", **PAPER}
-        used = {without: red, with_data: red | {"markerfacecolor": CONTRAST}}
+        used = {
+            without: red,
+            with_data: red | {"markerfacecolor": CONTRAST},
+        }
         used |= {name: looks[name] for name in own["name"]}
         rows = _scaled(pd.concat([theirs, own]))
         written = theirs.groupby("benchmark")["accuracy"].agg(_pair)
         labels = rows["benchmark"].map(title_of) + rows["benchmark"].map(written).fillna("")
-        plot_dots(axes, rows.assign(label=labels), used, x="Accuracy, %; MME: % of its points")
+        plot_dots(
+            axes,
+            rows.assign(label=labels),
+            used,
+            x="Accuracy, %; MME: % of its points",
+        )
 
 
 def _pair(accuracies: Any) -> str:
     """Two numbers of a paper, per cent or points, behind the name of their benchmark."""
+    # shares become per cent; points stay what the paper prints
     scale = 100 if accuracies.max() <= 1 else 1
     return "  " + " → ".join(f"{scale * value:,.4g}" for value in accuracies)

@@ -16,7 +16,17 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from matplotlib.transforms import Affine2D
 
-from vislib.figures.style import CONTRAST, EDGE, FILLED, HATCHED, INK, OUTLINED, Look, finish, say
+from vislib.figures.style import (
+    CONTRAST,
+    EDGE,
+    FILLED,
+    HATCHED,
+    INK,
+    OUTLINED,
+    Look,
+    finish,
+    say,
+)
 from vislib.figures.text import shortened
 from vislib.runs import InputError
 
@@ -26,9 +36,15 @@ GROUPS: Sequence[Look] = (  # how up to four groups of a histogram are told apar
     {"edgecolor": EDGE, "linewidth": 1.4},
     OUTLINED | {"linestyle": (0, (0.8, 0.8))},
 )
-PAPER: Look = {"color": CONTRAST, "markerfacecolor": "white"}  # the mark of a paper's number
+PAPER: Look = {
+    "color": CONTRAST,
+    "markerfacecolor": "white",
+}  # the mark of a paper's number
 _RUN_LINES: Sequence[Any] = ("-", (0, (4, 1.2)))
-_PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line has these patterns
+_PAPER_LINES: Sequence[Any] = (
+    (0, (5, 1, 1, 1)),
+    (0, (1, 1)),
+)  # no run's line has these patterns
 _SHAPES = "osD^vPX<>hdp"  # of marks, every other one hollow
 _LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 points in one column
 
@@ -52,6 +68,7 @@ def plot_histogram(
     """
     if not any(table["count"].sum() for table in groups.values()):
         return say(axes, "nothing to count")
+    # groups beyond the looks would be drawn alike: callers bound them
     for (label, table), look in zip(groups.items(), looks, strict=False):
         if total := table["count"].sum():
             heights = table["count"] / (total if share else 1)
@@ -59,20 +76,35 @@ def plot_histogram(
             edges = [*table["from"], table["to"].iloc[-1]]
             named = f"{label} ({total:,})" if label else None
             axes.stairs(heights.where(heights > 0), edges, label=named, **look)
-    for name, values, patterns in (("", run, _RUN_LINES), ("paper's ", paper, _PAPER_LINES)):
+    for name, values, patterns in (
+        ("", run, _RUN_LINES),
+        ("paper's ", paper, _PAPER_LINES),
+    ):
         if values is None:
             continue
         color = CONTRAST if name else INK
         for (of, value), line in zip(values.items(), patterns, strict=False):
             number = f"{value:,.2f}".rstrip("0").rstrip(".")
-            axes.axvline(value, color=color, linestyle=line, label=f"{name}{of} {number}")
+            axes.axvline(
+                value,
+                color=color,
+                linestyle=line,
+                label=f"{name}{of} {number}",
+            )
+    # the bars at the ends must not touch the axis
     axes.margins(x=0.02)
-    axes.set(xlabel=x, ylabel=y, ylim=(0, None), xscale="log" if log else "linear")
+    axes.set(
+        xlabel=x,
+        ylabel=y,
+        ylim=(0, None),
+        xscale="log" if log else "linear",
+    )
     if not log:
         # whole numbers are counted, but for shares
         whole = np.ptp(axes.get_xlim()) > 1.5
         axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole))
     axes.xaxis.set_major_formatter("{x:,g}")
+    # numbers at every decade are enough: those between would overlap in one column
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=not share))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0) if share else "{x:,.0f}")
@@ -83,18 +115,27 @@ def plot_bars(axes: Axes, table: Any, *, form: str = "{:,.0f}") -> None:
     """A group of bars per row of a table, downwards, a bar per column, its number written out."""
     if table.empty:
         return say(axes, "nothing to count")
+    # a fifth of the room stays free between groups
     height = 0.8 / len(table.columns)
     places = np.arange(len(table))
     for n, (name, look) in enumerate(zip(table.columns, (FILLED, HATCHED), strict=False)):
+        # one series alone needs no legend
         label = str(name) if len(table.columns) > 1 else None
         bars = axes.barh(places + n * height, table[name], height, label=label, **look)
-        axes.bar_label(bars, [form.format(value) for value in table[name]], padding=2, fontsize=6)
+        axes.bar_label(
+            bars,
+            [form.format(value) for value in table[name]],
+            padding=2,
+            fontsize=6,
+        )
+    # long names would take the room of the bars
     names = [shortened(str(name), 90, 6.5) for name in table.index]
     axes.set_yticks(places + 0.4 - height / 2, names)
     axes.tick_params(axis="y", length=0)
     # one bar alone stays slim
     axes.set_ylim(max(len(table), 4) - height / 2, -0.2 - height / 2)
     axes.margins(x=0.18)  # room for the numbers
+    # numbers are written out: an axis of them would say the same twice
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     finish(axes)
@@ -112,7 +153,11 @@ def marks(names: Iterable[str]) -> dict[str, Look]:
     looks = {}
     for number, name in enumerate(names):
         color, face = (INK, "white") if number % 2 else (EDGE, EDGE)
-        looks[name] = {"marker": _SHAPES[number], "color": color, "markerfacecolor": face}
+        looks[name] = {
+            "marker": _SHAPES[number],
+            "color": color,
+            "markerfacecolor": face,
+        }
     return looks
 
 
@@ -124,9 +169,12 @@ def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> No
     """
     if rows.empty:
         return say(axes, "nothing to count")
+    # in the order of the rows, which is the caller's
     labels, names = list(dict.fromkeys(rows["label"])), list(looks)
+    # marks of one line stand below one another, so that equal values are both seen
     step = min(0.25, 0.7 / len(names))
     for name, own in rows.groupby("name", sort=False):
+        # around the middle of the line, whatever the number of names
         shift = step * (names.index(name) - (len(names) - 1) / 2)
         # rounding may put an end beyond its value, by 1e-17
         ends = [own["value"] - own["low"], own["high"] - own["value"]]
@@ -134,6 +182,7 @@ def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> No
         places = own["label"].map(labels.index) + shift
         look = {"linestyle": "", "elinewidth": 0.8, **looks[name]}
         axes.errorbar(own["value"], places, xerr=reach, label=name, **look)
+    # a hairline between lines leads the eye from name to mark
     for border in range(1, len(labels)):
         axes.axhline(border - 0.5, color="0.88", linewidth=0.5)
     axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel=x)
@@ -143,7 +192,11 @@ def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> No
 
 
 def plot_word_cloud(
-    axes: Axes, counts: Sequence[tuple[str, int]], *, max_words: int, seed: int
+    axes: Axes,
+    counts: Sequence[tuple[str, int]],
+    *,
+    max_words: int,
+    seed: int,
 ) -> list[tuple[str, int]]:
     """Fill the axes with words, frequent ones larger and darker (VisCon-100K, figure 7); returns
     those that found a place.
@@ -162,6 +215,7 @@ def plot_word_cloud(
     # lays the figure out, so that the cloud takes the shape of the axes
     figure.draw_without_rendering()
     box = axes.get_window_extent()
+    # 900 px over a column are about 280 a inch, as fine as print
     width, height = 900, round(900 * box.height / box.width)
     placed = _cloud(counts[:max_words], width, height, seed=seed).layout_
     for (word, _), size, (top, left), _, _ in placed:
@@ -169,6 +223,7 @@ def plot_word_cloud(
         # origin of the pen
         glyphs = TextPath((0, 0), word, size=size)
         place = Affine2D().translate(0, -glyphs.get_extents().y1).scale(1, -1).translate(left, top)
+        # paler where a word is smaller, dark enough to be read
         shade = 0.5 * (1 - (size / placed[0][1]) ** 0.5)
         color = [dark + (1 - dark) * shade for dark in (0.06, 0.18, 0.33)]
         axes.add_patch(PathPatch(place.transform_path(glyphs), facecolor=color, linewidth=0))
@@ -183,6 +238,7 @@ def _cloud(counts: Sequence[tuple[str, int]], width: int, height: int, *, seed: 
     """
     from wordcloud import WordCloud
 
+    # 0 where all words are as frequent: then they are of one size
     spread = log(counts[0][1] / counts[-1][1])
     for part in (5, 6, 7, 8, 9, 10, 12, 15):
         # A word is (n / n of the word before) ** scaling as large as that one: sizes grow slower
@@ -194,6 +250,7 @@ def _cloud(counts: Sequence[tuple[str, int]], width: int, height: int, *, seed: 
             font_path=findfont("DejaVu Sans"),
             max_words=len(counts),
             random_state=seed,
+            # words that stand upright are hard to read
             prefer_horizontal=1.0,
             relative_scaling=scaling,
             max_font_size=height // part,

@@ -40,6 +40,7 @@ WHERE sample_id IN (SELECT sample_id FROM chosen)
 def read_sides(run: Run) -> dict[str, Any]:
     """Both sides by what tells them apart (kind, models, else stage): tables by sample_id of text,
     reason ("": usable), model, and counts."""
+    # kinds are parameters of their own: two kinds of one table compare too
     sources = [(run.table(name), str(getattr(run.params, f"{name}_kind"))) for name in SIDES]
     texts = [_texts(*source) for source in sources]
     if sources[0] == sources[1] or texts[0].attrs != texts[1].attrs:
@@ -47,10 +48,18 @@ def read_sides(run: Run) -> dict[str, Any]:
             f"left is {sources[0][1]} of {sources[0][0]}, right {sources[1][1]} of {sources[1][0]};"
             " name two tables of captions, or two of questions, or two kinds of one table"
         )
+    # from what tells most to what tells least
     facts = []
     for (table, kind), side in zip(sources, texts, strict=True):
         stage = "/".join(table.parts[-4:-2])
-        facts.append([kind.replace("_", "-"), model_names(side["model"]), stage, str(table)])
+        facts.append(
+            [
+                kind.replace("_", "-"),
+                model_names(side["model"]),
+                stage,
+                str(table),
+            ]
+        )
     apart = [pair for pair in zip(*facts, strict=True) if pair[0] != pair[1]]
     # of two kinds by two models both are said; else the first that differs is enough
     named = apart[:2] if facts[0][0] != facts[1][0] and facts[0][1] != facts[1][1] else apart[:1]
@@ -59,11 +68,13 @@ def read_sides(run: Run) -> dict[str, Any]:
 
 
 def _texts(table: Path, kind: str) -> Any:
+    # read whole: a table of answers is small beside its pages
     every = list(tables.read_rows(table))
     rows = pd.DataFrame([row for row in every if row["kind"] == kind])
     if rows.empty:
         kinds = ", ".join(sorted({row["kind"] for row in every})) or "no rows"
         raise InputError(f"{table}: no text of kind {kind!r}; it has {kinds}")
+    # captions are one row a sample, questions several
     asked, good = "question" in rows, rows["status"] == "ok"
     rows["text"] = [as_text(row) for row in rows.to_dict("records")] if asked else rows["caption"]
     rows["rounds set aside"] = ~good if asked else 0
@@ -72,7 +83,9 @@ def _texts(table: Path, kind: str) -> Any:
     rows["words"] = rows["text"].where(good, "").map(count_words)
     samples = rows.groupby("sample_id", sort=False)
     side = samples[["reason", "model"]].first().join(samples[FACTS].sum())
+    # what failed a check is no part of what a reader votes on
     side["text"] = rows[good].groupby("sample_id")["text"].agg("\n\n".join)
+    # a sample with one good round is usable, whatever its other rounds
     side["reason"] = side["reason"].where(side["text"].isna(), "")
     side.attrs["task"] = "questions" if asked else "captions"
     return side
@@ -99,9 +112,11 @@ def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:
     swapped.
     """
     with run.output() as output:
+        # chosen by hash of the sample, so that a longer table keeps its pairs
         usable = _usable(output, sides)
         ids = sorted(usable, key=lambda name: seeded(run.seed, "pair", name))[: run.params.count]
         mixed = sorted(ids, key=lambda name: seeded(run.seed, "swap", name))
+        # exactly half: a coin for each could put one side left too often
         swapped = mixed[::2] if run.params.blind else []
         pairs: list[Row] = []
         for position, name in enumerate(ids, 1):
@@ -109,17 +124,40 @@ def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:
                 side: table.loc[name] for side, table in zip(SIDES, sides.values(), strict=True)
             }
             order = list(SIDES[::-1] if name in swapped else SIDES)
-            pair = {"pair_id": short_hash(str(run.seed), name), "sample_id": name}
+            pair = {
+                "pair_id": short_hash(str(run.seed), name),
+                "sample_id": name,
+            }
             said = {side: row["text"] for side, row in rows.items()}
             said |= {f"{side}_model": row["model"] for side, row in rows.items()}
-            output.write("pairs", {**pair, "position": position, "shown_left": order[0], **said})
+            output.write(
+                "pairs",
+                {
+                    **pair,
+                    "position": position,
+                    "shown_left": order[0],
+                    **said,
+                },
+            )
             aside = [int(rows[side]["rounds set aside"]) for side in order]
             notes = [f"{n} more failed a check" if n else "" for n in aside]
             pairs.append(
-                {**pair, "order": order, "texts": [said[s] for s in order], "notes": notes}
+                {
+                    **pair,
+                    "order": order,
+                    "texts": [said[s] for s in order],
+                    "notes": notes,
+                }
             )
+        # votes belong to these texts in this order, and to no other page
         page = short_hash(*(text for pair in pairs for text in (pair["pair_id"], *pair["texts"])))
-        _write_votes(output, run.input("votes"), page, {pair["pair_id"]: pair for pair in pairs})
+        _write_votes(
+            output,
+            run.input("votes"),
+            page,
+            {pair["pair_id"]: pair for pair in pairs},
+        )
+    # what the page holds, its reader can find: blind pages hold no names
     names = None if run.params.blind else list(sides)
     captions = next(iter(sides.values())).attrs["task"] == "captions"
     title = f"Which {'caption is' if captions else 'questions are'} better?"
@@ -131,6 +169,7 @@ def _usable(output: Output, sides: Mapping[str, Any]) -> list[str]:
     """Samples that can be read on both sides; of the others, what each side says of them."""
     reasons = pd.concat([side["reason"] for side in sides.values()], axis=1, keys=SIDES)
     usable = []
+    # "not there" of one side is a reason of its own
     for name, row in reasons.fillna("not there").sort_index().iterrows():
         output.take("sample")
         if lost := [side for side in SIDES if row[side]]:
@@ -171,6 +210,7 @@ def _write_votes(output: Output, file: Path | None, page: str, pairs: Mapping[st
     for name, (choice, remark) in votes.items():
         if choice not in CHOICES:
             raise InputError(f"{file}: {choice!r} is no vote; allowed: {', '.join(CHOICES)}")
+        # left and right of the page become the sides that stood there
         whose = known[name]["order"][SIDES.index(choice)] if choice in SIDES else choice
         ids = {key: known[name][key] for key in ("pair_id", "sample_id")}
         output.write("votes", {**ids, "choice": whose, "remark": remark})
@@ -190,9 +230,13 @@ def _write_page(run: Run, data: Row, pairs: Sequence[Row]) -> None:
         pair |= found.loc[pair["sample_id"]].to_dict()
         path = pair.pop("path")
         pair["picture"] = None if pd.isna(path) else inputs["images"].parent / path
+        # the page marks where the picture stands; other pictures are named
         context = pair["context"].replace("<another-image>", "[another picture]")
         facts = {name: pair[name] for name in ("url", "alt", "texts", "notes")}
-        facts |= {"id": pair["pair_id"], "context": context.split("<image>")}
+        facts |= {
+            "id": pair["pair_id"],
+            "context": context.split("<image>"),
+        }
         shown.append(facts | {"image": _thumbnail(pair["picture"], run.params.image_side)})
     source = json.dumps({**data, "pairs": shown}, ensure_ascii=False)
     html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
@@ -224,5 +268,10 @@ def tally(votes: Any) -> dict[str, float]:
         return {**counts}
     test = binomtest(won, n)
     low, high = test.proportion_ci(0.95, method="wilson")
-    found = {"left_share": won / n, "from": low, "to": high, "sign_test_p": test.pvalue}
+    found = {
+        "left_share": won / n,
+        "from": low,
+        "to": high,
+        "sign_test_p": test.pvalue,
+    }
     return counts | {name: float(value) for name, value in found.items()}

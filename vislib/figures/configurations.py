@@ -27,6 +27,7 @@ _EQUAL = 0.01  # sizes that differ by less of the larger one: a step more or les
 
 def mean_sizes(arms: Any) -> Any:
     """What each model and arm learnt from, a mean over its seeds; NaN where nobody knows."""
+    # older tables of arms lack some sizes: they are not known, not 0
     known = arms.reindex(columns=["model", "arm", *ARM_SIZES, "steps"])
     return known.groupby(["model", "arm"]).mean().reset_index()
 
@@ -39,6 +40,7 @@ def join(scores: Any, comparisons: Any, arms: Any, benchmark: str) -> Any:
     questions that both answered. `unequal` says in which sizes arm and reference differ, "" where
     in none or where they are not known. Raises InputError when no arm has scores on `benchmark`.
     """
+    # one benchmark a table: p values of several would be too many tests
     own = scores[scores["benchmark"] == benchmark]
     if own.empty:
         known = ", ".join(dict.fromkeys(scores["benchmark"]))
@@ -47,13 +49,20 @@ def join(scores: Any, comparisons: Any, arms: Any, benchmark: str) -> Any:
         )
     sizes = mean_sizes(arms)
     tested = comparisons[comparisons["benchmark"] == benchmark].drop(columns="benchmark")
+    # both tables have ends and counts: those of the difference get its name
     names = {name: f"difference_{name}" for name in ("low", "high", "seed_deviation")}
     names |= {"n": "pairs", "clusters": "compared_clusters"}
+    # left joins: an arm without sizes or without a reference stands in the table all the same
     table = own.merge(sizes, how="left", on=["model", "arm"])
     table = table.merge(tested.rename(columns=names), how="left", on=["model", "arm"])
     # the same sizes once more, of the arm that each is held against
     theirs = sizes.rename(columns={"arm": "reference"})
-    both = table.merge(theirs, how="left", on=["model", "reference"], suffixes=("", "_against"))
+    both = table.merge(
+        theirs,
+        how="left",
+        on=["model", "reference"],
+        suffixes=("", "_against"),
+    )
     return table.assign(unequal=[_unequal(row) for row in both.to_dict("records")])
 
 
@@ -79,6 +88,7 @@ def _p(value: float) -> str:
 
 def readable(table: Any) -> Any:
     """A `join`ed table as it is read: texts, "" where a number is not known."""
+    # a form a column, in the order in which they are read
     scale = scale_of(table["benchmark"].iloc[0])
     forms: dict[str, Callable[[Any], str]] = {
         "model": str,
@@ -98,6 +108,7 @@ def readable(table: Any) -> Any:
         form = forms[name]
         low, high = (table[f"{prefix}{end}"].map(form, "ignore") for end in ("low", "high"))
         shown[name] += (" [" + low + ", " + high + "]").fillna("")
+    # marked where it is read: at the name, not in a column that may be passed over
     shown["arm"] += table["unequal"].map(lambda sizes: " †" if sizes else "")
     return shown.fillna("").rename(columns=lambda name: name.replace("_", " "))
 
@@ -106,6 +117,7 @@ def remarks(table: Any, *, paper: Sequence[str]) -> list[str]:
     """What must be read beside a `join`ed table, per model: unequal sizes, checkpoints, the A/A
     comparison, and the paper's own tests of the models named in `paper`.
     """
+    # per model, as each has its own arms and references
     said = [NOTE]
     for model, rows in table.groupby("model", sort=False):
         said += [f"{model}: {remark}" for remark in _remarks(rows.dropna(subset=["reference"]))]
@@ -129,7 +141,10 @@ def _remarks(held: Any) -> list[str]:
         return [*said, f"No arm has two seeds here, so {nothing}."]
     row = tested.loc[tested["aa_difference"].abs().idxmax()]  # the worst that chance did
     chance = f"{scale_of(row['benchmark']) * row['aa_difference']:+.1f}, p = {row['aa_p']:.2g}"
-    return [*said, f"A/A, two seeds of one arm compared in the same way: {chance}."]
+    return [
+        *said,
+        f"A/A, two seeds of one arm compared in the same way: {chance}.",
+    ]
 
 
 def paper_tests(model: str, benchmark: str) -> str:
@@ -149,11 +164,21 @@ def save_table(table: Any, folder: Path, name: str, notes: Sequence[str]) -> lis
     below, and as LaTeX to be included.
     """
     csv, markdown, latex = (folder / f"{name}{ending}" for ending in (".csv", ".md", ".tex"))
-    table.to_csv(csv, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    table.to_csv(
+        csv,
+        index=False,
+        float_format="%.6g",
+        lineterminator="\n",
+        encoding="utf-8",
+    )
     shown, below = readable(table), "\n".join(f"- {note}" for note in notes)
     # numbers stay as they are written: tabulate would drop the last nought of "70.0"
     rows = shown.to_markdown(index=False, disable_numparse=True)
     markdown.write_text(f"{rows}\n\n{below}\n", encoding="utf-8")
+    # signs that pdflatex does not know are written as its commands
     escaped = shown.to_latex(index=False, escape=True)
-    latex.write_text(escaped.replace("†", r"\dag{}").replace("±", r"$\pm$"), encoding="utf-8")
+    latex.write_text(
+        escaped.replace("†", r"\dag{}").replace("±", r"$\pm$"),
+        encoding="utf-8",
+    )
     return [csv, markdown, latex]

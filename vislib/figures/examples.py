@@ -37,14 +37,24 @@ _NOTHING = f"No sample can be shown: each lacks {_LACKS}."
 Example = Mapping[str, Any]
 
 
-def find(sql: str, inputs: Mapping[str, Path], *, ids: Sequence[str], n: int, seed: int) -> Any:
+def find(
+    sql: str,
+    inputs: Mapping[str, Path],
+    *,
+    ids: Sequence[str],
+    n: int,
+    seed: int,
+) -> Any:
     """The rows of a query of samples that are `ids`, or for none a seeded choice of candidates for
     `n` examples; `path` is completed.
     """
+    # all samples are in question where none is named
     among = ", ".join(f"'{name}'" for name in ids) or "sample_id"
+    # more than are wanted, as some cannot be set; the whole table would be too many
     pool = f"ORDER BY seeded({seed}, sample_id) LIMIT {len(ids) or n * _POOL}"
     found = query(f"FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
     found["path"] = f"{inputs['images'].parent}/" + found["path"]
+    # candidates in one order, whatever the files' order
     return found.sort_values("sample_id").to_dict("records")
 
 
@@ -59,8 +69,14 @@ def pick(found: Sequence[Example], *, ids: Sequence[str], n: int, seed: int) -> 
         )
     if ids:
         return sorted(found, key=lambda example: list(ids).index(example["sample_id"]))
+    # pages with many pictures would fill the figure
     one_each = {example["doc_id"]: example for example in found}
-    return choose(one_each.values(), n, seed, key=lambda example: str(example["sample_id"]))
+    return choose(
+        one_each.values(),
+        n,
+        seed,
+        key=lambda example: str(example["sample_id"]),
+    )
 
 
 def load_examples(
@@ -77,6 +93,7 @@ def load_examples(
 
 
 def _settable(example: Example) -> bool:
+    # a box of a missing glyph would pass for the text
     said = [turn["value"] for turn in example["conversations"]]
     page = [example[name] or "" for name in ("page_url", "alt_text", "context", *KINDS)]
     return all(map(drawable, [*said, *page]))
@@ -104,8 +121,12 @@ def plot_page(sheet: Column, examples: Sequence[Example], *, words_around: int) 
     """
     if not examples:
         return sheet.write(_NOTHING)
+    # page and captions side by side, as in the paper
     example, half = examples[0], sheet.width / 2 - 8
-    page, beside = sheet.column(7, half - 14), sheet.column(half + 16, half - 8)
+    page, beside = (
+        sheet.column(7, half - 14),
+        sheet.column(half + 16, half - 8),
+    )
     page.y += 3
     _write_page(page, example, words_around)
     frame: Look = {"fill": False, "edgecolor": "0.6", "linewidth": 0.6}
@@ -128,6 +149,7 @@ def _write_page(page: Column, example: Example, words_around: int) -> None:
     page.y += 3
     page.axes.plot([1, page.width + 15], [page.y] * 2, color="0.6", linewidth=0.6)
     page.y += 6
+    # paler than the captions, which are what the figure is about
     page.write(_around(before, words_around, end=True), color="0.25")
     page.y += 4
     page.draw(example["path"], height=130)
@@ -144,8 +166,10 @@ def _around(text: str, words: int, *, end: bool) -> str:
     """
     parts, tokens = sentences(text), re.findall(r"\S+\s*", text)
     sizes = accumulate(len(part.split()) for part in (parts[::-1] if end else parts))
+    # as many whole sentences as fit
     whole = sum(size <= words for size in sizes)
     kept = parts[len(parts) - whole :] if end else parts[:whole]
+    # one long sentence is cut by words, else nothing would be shown
     if not "".join(kept).strip():
         kept = tokens[max(0, len(tokens) - words) :] if end else tokens[:words]
     said = "".join(kept).strip()
@@ -161,7 +185,10 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
     if not examples:
         sheet.write(_NOTHING)
     for example in examples:
-        image, talk = sheet.column(0, 118), sheet.column(168, sheet.width - 175)
+        image, talk = (
+            sheet.column(0, 118),
+            sheet.column(168, sheet.width - 175),
+        )
         image.draw(example["path"], height=150)
         image.y += 2
         image.write(example["page_url"], size=5, max_lines=1, color=GREY)
@@ -172,6 +199,7 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
 def _write_talk(talk: Column, example: Example, rounds: int) -> None:
     spoken = rounds_of(example)
     others = [one for one in spoken if one[0] != "caption"]
+    # in the order of the conversation, the caption wherever it stands
     shown = [one for one in spoken if one not in others[rounds - 1 :]]
     for _, question, answer in shown:
         # answers alone are marked: questions hold fixed phrases

@@ -26,6 +26,7 @@ def text_table(images: Any) -> Any:
     """Images by number of texts, as a `histogram` around whole numbers; those without text are the
     first row.
     """
+    # images that nobody read count neither way
     texts = images["texts"].dropna()
     most = int(max([1, *texts]))
     step = ceil(most / _BARS)
@@ -38,6 +39,7 @@ def experts_note(experts: Path) -> str:
     models = query("SELECT expert, model FROM experts", experts=experts).set_index("expert")[
         "model"
     ]
+    # measured tags look like a model's: who reads the figure must know
     tagger = str(models.get("tagger", "none"))
     if tagger.startswith("measured"):
         tagger += ", which measures properties and knows no categories of meaning"
@@ -49,15 +51,28 @@ def plot_sizes(axes: Axes, table: Any, *, short_edge: int) -> None:
     short edge.
     """
     most = int(table["images"].max())
+    # areas, not widths, grow with the number; one image stays visible
     areas = (table["images"] / most * _DOT).clip(lower=1.5)
     largest = f"largest: {most:,} image{'s' if most > 1 else ''}"
-    axes.scatter(table["width"], table["height"], areas, label=largest, color=FILL, edgecolor=EDGE)
-    dashed: Look = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 1.2))}
+    axes.scatter(
+        table["width"],
+        table["height"],
+        areas,
+        label=largest,
+        color=FILL,
+        edgecolor=EDGE,
+    )
+    dashed: Look = {
+        "color": INK,
+        "linewidth": 0.8,
+        "linestyle": (0, (4, 1.2)),
+    }
     axes.axvline(short_edge, label=f"short edge ≥ {short_edge:,} px", **dashed)
     axes.axhline(short_edge, **dashed)
     axes.axline((1, 1), (2, 2), color="0.75", linewidth=0.6, zorder=0)  # square pictures
     ends = short_edge / 1.3, 1.3 * table[["width", "height"]].max(axis=None)
     axes.set(xlabel="Width (px)", ylabel="Height (px)", xlim=ends, ylim=ends)
+    # a step is a doubling, as sizes of pictures are thought of
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -62,6 +62,7 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
             facts = [row[name] for name in ("kind", "sample_id", "model")]
             rows.append([number, *facts, *caption_lengths(row["caption"])])
     table = pd.DataFrame(rows, columns=["table", "kind", "sample_id", "model", *LENGTHS])
+    # a kind of two captioners is two groups, named by the stage that wrote it
     stages = table["table"].map(lambda number: f" · {'/'.join(captions[number].parts[-4:-2])}")
     several = table.groupby("kind")["table"].transform("nunique") > 1
     kind_names = table["kind"].map(lambda kind: kind.replace("_", "-"))
@@ -72,6 +73,7 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
             f" panel shows at most {len(GROUPS)}: name other kinds or tables, or leave this figure"
             " out of the set"
         )
+    # kinds in the order asked for, tables within a kind
     order = table["kind"].map(list(kinds).index) * len(captions) + table["table"]
     return table.iloc[order.argsort(kind="stable")], left_out
 
@@ -95,9 +97,11 @@ def class_table(captions: Sequence[Path], lengths: Any, *, limit: int, seed: int
     `lengths` is the `length_table` of these captions. One row per group and class of `CLASSES`:
     group, captions (tagged ones), class, words, share (0 to 1; NaN without one).
     """
+    # the same ids whatever the order of rows
     groups = lengths.groupby(["table", "kind"], sort=False)
     chosen = {key: set(choose(rows["sample_id"], limit, seed)) for key, rows in groups}
     counts: dict[tuple[int, str], Counter[str]] = {key: Counter() for key in chosen}
+    # a second pass in place of all texts in memory
     for number, row in _good_captions(captions, lengths["kind"].unique()):
         key = number, row["kind"]
         if row["sample_id"] in chosen.get(key, ()):
@@ -119,6 +123,7 @@ def word_classes(text: str) -> list[str]:
 
     found = []
     for sentence in sentences(text):
+        # tags need the sentence, not the caption
         tokens = [token[:_LONGEST] for token in word_tokenize(sentence, preserve_line=True)]
         tags = zip(tokens, _tagger().tag_sent(tokens, taglevel=0), strict=True)
         found += [_class_of(tag) for token, tag in tags if any(map(str.isalnum, token))]
@@ -144,6 +149,7 @@ def length_bins(lengths: Any, *, bins: int) -> Any:
     for name, paper in PAPER.items():
         # the paper's means are in the picture
         end = ceil(max(*lengths[name], *paper.values()))
+        # whole numbers wide: half a word is none, and uneven bins would show false gaps
         step = end // bins + 1
         edges = [n - 0.5 for n in range(0, end + step + 1, step)]
         for group, rows in lengths.groupby("group", sort=False):
@@ -164,6 +170,7 @@ def groups_of(lengths: Any, histograms: Any, name: str) -> dict[str, Any]:
 
 def plot_classes(axes: Axes, classes: Any) -> None:
     """The share of tokens that belong to each class: a mark per group, in a row per class."""
+    # shares of few tokens say little: how many stands in the legend
     tokens = classes.groupby("group")["words"].transform("sum").map("{:,}".format)
     names = classes["group"] + ": " + tokens + " tokens"
     rows = classes.assign(name=names, label=classes["class"], value=100 * classes["share"])

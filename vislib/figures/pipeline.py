@@ -71,8 +71,10 @@ def pipeline_table(inputs: Mapping[str, Path], conversations: Sequence[Path]) ->
     `inputs`: the folder of each of `TABLES`. `conversations`: a folder of configurations per kind
     of caption; all kinds have the same samples, so the first one's are counted.
     """
+    # footers alone are read: conversations are the largest tables
     folders = [(folder.name, count_rows(folder)) for folder in conversations[0].iterdir()]
     configurations = pd.DataFrame(folders, columns=["item", "count"])
+    # the mix holds every question that was kept, once
     mixes = [kind / "leaky_mix" for kind in conversations]
     tables = {name: inputs[name] for name in TABLES}
     return query(COUNTS, **tables, mixes=mixes, configurations=configurations)
@@ -83,6 +85,7 @@ def plot_pipeline(sheet: Column, table: Any) -> None:
 
     Rows run there and back, so that an arrow always joins neighbours.
     """
+    # all boxes are as wide, so that columns line up over the rows
     width = (sheet.width - (_PER_ROW - 1) * _GAP) / _PER_ROW
     before, bottom = sheet, sheet.y
     for n, (step, rows) in enumerate(table.groupby("step", sort=False)):
@@ -104,6 +107,7 @@ def plot_pipeline(sheet: Column, table: Any) -> None:
 
 def _plot_step(box: Column, rows: Any, title: str) -> None:
     """A box with a step's counts, and below it a list of what was set aside."""
+    # what was lost stands below its box, smaller: the way on is what is read first
     kept, dropped = (rows[rows["role"] == role] for role in ("kept", "dropped"))
     inside = box.column(6, box.width - 12)
     inside.y += 4
@@ -111,7 +115,12 @@ def _plot_step(box: Column, rows: Any, title: str) -> None:
     inside.y += 2
     _write_counts(inside, kept, size=6)
     inside.y += 2
-    look: Look = {"boxstyle": "round,pad=0,rounding_size=3", "facecolor": _TINT, "edgecolor": EDGE}
+    look: Look = {
+        "boxstyle": "round,pad=0,rounding_size=3",
+        "facecolor": _TINT,
+        "edgecolor": EDGE,
+    }
+    # drawn last, when its height is known; patches lie below texts all the same
     frame = FancyBboxPatch((box.x, box.y), box.width, inside.y - box.y, linewidth=0.7, **look)
     box.axes.add_patch(frame)
     inside.y += 3
@@ -131,5 +140,11 @@ def _write_counts(inside: Column, counts: Any, *, size: float, sign: str = "", *
 
 
 def _plot_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    style = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+    style = {
+        "arrowstyle": "-|>",
+        "color": INK,
+        "linewidth": 0.8,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
     axes.annotate("", end, start, arrowprops={**style, "mutation_scale": 7})

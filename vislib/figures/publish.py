@@ -16,7 +16,13 @@ from vislib.runs.keys import ROOT
 from vislib.runs.stage import read_record, run_folder
 from vislib.runs.terminal import any_terminal
 
-_KINDS = (".pdf", ".png", ".csv", ".md", ".tex")  # of figures, and of the tables behind them
+_KINDS = (
+    ".pdf",
+    ".png",
+    ".csv",
+    ".md",
+    ".tex",
+)  # of figures, and of the tables behind them
 
 
 def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
@@ -26,6 +32,7 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
     run = run_folder(f"runs/{set_name}")
     files: dict[str, Path] = {}
     for folder in sorted(run.glob("[0-9][0-9]_*")):
+        # attempts and results of before are not the run's
         if folder.name.endswith((".partial", ".previous")) or not any(
             (folder / "figures").glob("*.pdf")
         ):
@@ -34,6 +41,7 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
         if status not in ("ok", "finished"):
             print(f"left out: {folder.name} is {status}")
             continue
+        # two variants of a notebook make figures of one name
         variant = folder.name.partition(".")[2]
         for file in sorted((folder / "figures").iterdir()):
             if file.suffix in _KINDS:
@@ -44,6 +52,7 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
             " first"
         )
     (target / set_name).mkdir(parents=True, exist_ok=True)
+    # a figure may be of a run elsewhere: deleting it is nobody's wish here
     others = sorted(
         p.name for p in (target / set_name).iterdir() if p.suffix in _KINDS and p.name not in files
     )

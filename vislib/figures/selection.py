@@ -49,7 +49,10 @@ STEPS = {
     "semantic_duplicate": "no semantic duplicate",
     "below_top_k": "top k of a cluster",
 }
-_SELDOM = ("beyond_limit", "embedding_failed")  # steps that are left out if they set nothing aside
+_SELDOM = (
+    "beyond_limit",
+    "embedding_failed",
+)  # steps that are left out if they set nothing aside
 LAYOUT: dict[int, Look] = {
     1: {"layout": "a;b", "height_ratios": (1.2, 1), "stretch": 3},
     2: {"layout": "ab", "width_ratios": (11, 4)},
@@ -60,13 +63,13 @@ _MARKS = {
     "below the top k": ("s", "white", GREY),
 }
 _STAND_IN = "an embedded descriptor of colours and gradients that stands in CLIP's place"
-_NUMBERED = 60  # clusters whose middle is marked, the largest: more would hide the pictures
 _REACH = 3.0  # cells that a thumbnail may stand from its point
 _PER_ROW, _SIDE = 4, 54.0  # pairs in a row; points of a picture
 
 
 def embedding_model(table: Path) -> str:
     """What embedded the images, for small print, by the record of the stage that wrote `table`."""
+    # the tables do not say it: the record of the stage does
     parameters = read_record(table.parent.parent).get("hashes", {}).get("parameters", {})
     model = parameters.get("embedding_model", "unknown")
     return f"{model}, {_STAND_IN}" if model == "colour-gradient" else str(model)
@@ -80,6 +83,7 @@ def map_table(inputs: Mapping[str, Path], *, points: int, seed: int) -> Any:
     two principal components; `attrs["explained"]` has their shares of the variance.
     """
     table = query(MAP.format(points=points, seed=seed), **inputs)
+    # the ledger's paths are below its own folder
     table["path"] = f"{inputs['images'].parent}/" + table["path"]
     table[["x", "y"]], table.attrs["explained"] = _projected(np.stack(table.pop("vector")))
     return table
@@ -91,6 +95,7 @@ def _projected(vectors: Any) -> tuple[Any, list[float]]:
     """
     from sklearn.decomposition import PCA
 
+    # one image, or equal ones: all stand in the middle
     xy, shares = np.zeros((len(vectors), 2)), np.zeros(2)
     if np.ptp(vectors, axis=0).any():  # equal vectors have no variance to share
         # the full solver settles signs by the largest loading: equal bytes on every machine
@@ -109,6 +114,7 @@ def snapped(
     A point gets the free cell whose middle is nearest; none if that is further than `_REACH` cells.
     """
     cells: dict[int, tuple[int, int]] = {}
+    # a picture takes a whole cell: none hides another
     free = {(column, row) for column in range(across) for row in range(down)}
     for index, (x, y) in enumerate(points):
         if not free or len(cells) == most:
@@ -125,8 +131,7 @@ def plot_map(axes: Axes, table: Any, *, thumbnails: int) -> list[str]:
     thumbnails.
 
     `table` is a `map_table`. Kept images are thumbnails with the number of their cluster, best
-    ranks first, so that every cluster shows its middle; the others are marks. Numbers in boxes
-    stand at the middles of clusters.
+    ranks first, so that every cluster shows its middle; the others are marks, below the pictures.
     """
     first, second = (f"{share:.0%}" for share in table.attrs["explained"])
     axes.set(xticks=[], yticks=[], xlabel=f"First principal component ({first})")
@@ -135,16 +140,31 @@ def plot_map(axes: Axes, table: Any, *, thumbnails: int) -> list[str]:
     # more cells than pictures: many lie where no image is
     across, down = _grid(axes, 1.8 * max(thumbnails, 12))
     table = table.assign(x=_spread(table["x"], across), y=_spread(-table["y"], down))
-    table[["middle_x", "middle_y"]] = table.groupby("cluster")[["x", "y"]].transform("mean")
+    # best ranks first: each cluster shows its middle before any shows more
     kept = table[table["state"] == "kept"].sort_values(["rank", "cluster", "image_id"])
-    cells = snapped(kept[["x", "y"]].to_numpy().tolist(), across=across, down=down, most=thumbnails)
+    cells = snapped(
+        kept[["x", "y"]].to_numpy().tolist(),
+        across=across,
+        down=down,
+        most=thumbnails,
+    )
     shown = kept.iloc[list(cells)]
-    plate = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+    plate = {
+        "boxstyle": "square,pad=0.15",
+        "facecolor": "white",
+        "edgecolor": "none",
+    }
     for (column, row), image in zip(cells.values(), shown.itertuples(), strict=True):
         box = Column(axes, column + 0.03, 0.94, row + 0.03).draw(image.path, height=0.94)
-        axes.text(box.x0, box.y1, str(image.cluster), fontsize=4.5, bbox=plate, zorder=3)
+        axes.text(
+            box.x0,
+            box.y1,
+            str(image.cluster),
+            fontsize=4.5,
+            bbox=plate,
+            zorder=3,
+        )
     _plot_marks(axes, table.drop(shown.index))
-    _plot_middles(axes, table)
     finish(axes)
     return list(shown["image_id"])
 
@@ -171,22 +191,22 @@ def _spread(values: Any, cells: int) -> Any:
 
 def _plot_marks(axes: Axes, table: Any) -> None:
     """Images without a thumbnail; smaller the more there are."""
+    # many marks become small, or they would be one blot
     size = min(6.0, max(1.0, 1200 / max(len(table), 1)))
     for state, (marker, face, edge) in _MARKS.items():
         if len(group := table[table["state"] == state]):
             name = f"{state}, without thumbnail" if state == "kept" else state
-            look: Look = {"marker": marker, "facecolor": face, "edgecolor": edge}
-            look |= {"linewidths": 0.5, "zorder": 3, "label": f"{name} ({len(group):,})"}
+            look: Look = {
+                "marker": marker,
+                "facecolor": face,
+                "edgecolor": edge,
+            }
+            look |= {
+                "linewidths": 0.5,
+                "zorder": 1,
+                "label": f"{name} ({len(group):,})",
+            }
             axes.scatter(group["x"], group["y"], size, **look)
-
-
-def _plot_middles(axes: Axes, table: Any) -> None:
-    look = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.6}
-    place: Look = {"ha": "center", "va": "center", "zorder": 4, "bbox": look}
-    largest = table["cluster"].value_counts().sort_index().nlargest(_NUMBERED).index
-    middles = table.groupby("cluster")[["middle_x", "middle_y"]].first().loc[largest]
-    for cluster, x, y in middles.itertuples():
-        axes.text(x, y, str(cluster), fontsize=6, weight="bold", **place)
 
 
 def funnel_table(dropped: Mapping[str, int], *, kept: int) -> Any:
@@ -194,9 +214,11 @@ def funnel_table(dropped: Mapping[str, int], *, kept: int) -> Any:
 
     Reasons of a step that is not known here come last: they are shown, not lost.
     """
+    # steps that set nothing aside are shown too: that they ran is part of the story
     names = [name for name in STEPS if dropped.get(name, 0) or name not in _SELDOM]
     names += sorted(set(dropped) - set(STEPS))
     aside = [0, *(dropped.get(name, 0) for name in names)]
+    # counted back from what is left: the account closes by itself
     left = kept + sum(aside) - np.cumsum(aside)
     steps = ["samples", *(STEPS.get(name, name) for name in names)]
     return pd.DataFrame({"step": steps, "left": left, "set_aside": aside})
@@ -221,17 +243,21 @@ def plot_duplicates(sheet: Column, table: Any) -> None:
         sheet.write("No image was set aside as a duplicate.")
     for reason, group in table.groupby("reason"):
         of = f"{len(group):,} of {group['of_reason'].iloc[0]:,} that were set aside"
-        sheet.write(f"{str(reason).replace('_', ' ').capitalize()}s", size=7.5, weight="bold")
+        sheet.write(
+            f"{str(reason).replace('_', ' ').capitalize()}s",
+            size=7.5,
+            weight="bold",
+        )
         sheet.write(f"{of}, each right of the one kept", size=5.5, color=GREY)
         sheet.y += 4
         for place, pair in enumerate(group.itertuples()):
             if place and place % _PER_ROW == 0:
                 sheet.y += _SIDE + 16
             left = place % _PER_ROW * sheet.width / _PER_ROW
-            for x, path in ((left, pair.kept_path), (left + _SIDE + 3, pair.path)):
-                sheet.column(x, _SIDE).draw(path, height=_SIDE)
+            kept = sheet.column(left, _SIDE).draw(pair.kept_path, height=_SIDE)
+            aside = sheet.column(left + _SIDE + 3, _SIDE).draw(pair.path, height=_SIDE)
             below = sheet.column(left, 2 * _SIDE)
-            below.y += _SIDE
+            below.y = max(kept.y1, aside.y1)
             bits = pair.reason == "near_duplicate"  # of perceptual hashes; else of embeddings
             distance = f"{pair.distance:.0f} bits" if bits else f"1 − cosine = {pair.distance:.3f}"
             below.write(distance, size=5.5)

@@ -22,6 +22,7 @@ def query(sql: str, **tables: Any) -> Any:
         connection.execute(_SEEDED)
         for name, table in tables.items():
             folders = [table] if isinstance(table, Path) else table
+            # pandas tables come in as they are: steps of a notebook join with the run's tables
             if isinstance(folders, list):
                 files = [str(part) for folder in folders for part in parts(folder)]
                 connection.read_parquet(files).create_view(name)

@@ -57,6 +57,7 @@ def source_stems(sample: Row) -> frozenset[str]:
     """Stems of what a sample's captioner was given beside the image: page URL, alt text and
     context.
     """
+    # the address counts: it often names what the picture shows
     text = "\n".join(sample[name] or "" for name in ("page_url", "alt_text", "context"))
     # the placeholders are no words of the page: "image" in a caption must not match them
     return text_stems(_PLACEHOLDER.sub(" ", text))
@@ -67,6 +68,7 @@ def overlap(caption: str, source: frozenset[str]) -> dict[str, int]:
     these, whose stem is in `source` (figure 5b).
     """
     found = [stems(word) for word in words(caption)]
+    # a run without blanks counts by its pairs, like words of other scripts
     content = [stem for word in found for stem in word]
     return {
         "all_words": len(content) + sum(not word for word in found),
@@ -82,6 +84,7 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
     Both ratios have the matched words above, and below the content words or all words; without
     words there is no ratio (NaN). Samples are streamed; captions are held in memory.
     """
+    # captions are short and fit; pages pass by one at a time
     by_sample = defaultdict(list)
     for caption in captions:
         if caption["status"] == "ok":
@@ -94,9 +97,19 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
         source = source_stems(sample)
         for caption in by_sample[sample["sample_id"]]:
             counts = overlap(caption["caption"], source)
-            rows.append({"sample_id": sample["sample_id"], "kind": caption["kind"], **counts})
+            rows.append(
+                {
+                    "sample_id": sample["sample_id"],
+                    "kind": caption["kind"],
+                    **counts,
+                }
+            )
+    # columns are named for a table without a row too
     table = pd.DataFrame(rows, columns=["sample_id", "kind", *overlap("", frozenset())])
-    for name, whole in (("over_content", "content_words"), ("over_all", "all_words")):
+    for name, whole in (
+        ("over_content", "content_words"),
+        ("over_all", "all_words"),
+    ):
         table[name] = table["matched"] / table[whole].where(table[whole] > 0)
     return table
 
@@ -114,6 +127,7 @@ def log_edges(values: Iterable[float], *, through: float, bins: int) -> Any:
     logs = np.log(np.array([*values, through]) / through)
     # a little more on both sides: rounding must leave no value outside
     low, high = min(logs.min(), -0.1) - 1e-6, logs.max() + 1e-6
+    # edges are counted from `through`, so that it is one of them
     step = (high - low) / bins
     return through * np.exp(step * np.arange(-np.ceil(-low / step), np.ceil(high / step) + 1))
 
@@ -124,6 +138,7 @@ def word_counts(texts: Iterable[str]) -> list[tuple[str, int]]:
 
     A run of a script without blanks is no word, so it counts as often as it stands there, whole.
     """
+    # counted first: stems are asked once a word, not once an occurrence
     counts = Counter(word for text in texts for word in words(text))
     named = {w: n for w, n in counts.items() if stems(w) and any(map(str.isalpha, w))}
     return sorted(named.items(), key=lambda item: (-item[1], item[0]))

@@ -15,15 +15,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
-COLUMN, GUTTER = 3.25, 0.25  # inches: a column of a two-column page, and the space between two
+COLUMN, GUTTER = (
+    3.25,
+    0.25,
+)  # inches: a column of a two-column page, and the space between two
 PREVIEW_DPI = 110
 LETTERS = "abcdefgh"  # of panels
 INK, GREY, FILL, EDGE = "#1b1b1b", "#6b6b6b", "#9dbddb", "#3b6ea5"
 CONTRAST = "#c2410c"  # what is a paper's, and what a page adds
 Look = dict[str, Any]  # properties of an artist, passed on to matplotlib
-FILLED: Look = {"fill": True, "facecolor": FILL, "edgecolor": EDGE, "linewidth": 0.6}
+FILLED: Look = {
+    "fill": True,
+    "facecolor": FILL,
+    "edgecolor": EDGE,
+    "linewidth": 0.6,
+}
 HATCHED: Look = {**FILLED, "facecolor": "white", "hatch": "//////"}
-OUTLINED: Look = {"edgecolor": INK, "linewidth": 1.0, "linestyle": (0, (2, 1))}
+OUTLINED: Look = {
+    "edgecolor": INK,
+    "linewidth": 1.0,
+    "linestyle": (0, (2, 1)),
+}
 _LEGEND_LINE = 9.4  # points
 
 
@@ -33,6 +45,7 @@ def figure_size(*, columns: int = 1, aspect: float = 0.62) -> tuple[float, float
         raise ValueError(
             f"columns={columns}, aspect={aspect}: a page has 1 or 2 columns, and a height above 0"
         )
+    # a figure over both columns covers the space between them
     width = columns * COLUMN + (columns - 1) * GUTTER
     return width, width * aspect
 
@@ -53,14 +66,21 @@ def new_figure(
     `note` is small print below; `ratios` are width_ratios and height_ratios of the layout.
     """
     start_style()
+    # one column is too narrow for two panels
     down, across = (len(titles), 1) if columns == 1 else (1, len(titles))
     if layout:
         down = across = 1
     size = figure_size(columns=columns, aspect=aspect * stretch * down / across)
     figure = Figure(figsize=size, layout="constrained")
     if note:
-        small: Look = {"x": 0.995, "ha": "right", "fontsize": 5.5, "color": "0.35"}
+        small: Look = {
+            "x": 0.995,
+            "ha": "right",
+            "fontsize": 5.5,
+            "color": "0.35",
+        }
         figure.supxlabel(wrapped(note, columns), **small)
+    # a mosaic in letters: rows are parted by semicolons
     between = ";" if columns == 1 else ""
     axes = figure.subplot_mosaic(layout or between.join(LETTERS[: len(titles)]), **ratios)
     panels = [axes[letter] for letter in sorted(axes)]
@@ -92,6 +112,7 @@ def finish(axes: Axes) -> None:
         legend.set_in_layout(False)  # else a wide one would squeeze the axes
         if legend.get_window_extent().x1 <= axes.bbox.x1:
             break
+    # one legend of two lines lifts the titles beside it
     row = [other for other in figure.axes if _row(other) == _row(axes)]
     pad = 6 + _LEGEND_LINE * max(map(_legend_lines, row))
     for panel in row:
@@ -110,8 +131,17 @@ def _legend_lines(axes: Axes) -> int:
 
 def say(axes: Axes, text: str) -> None:
     """A panel that has nothing to draw says why."""
+    # axes without data would look like a result of 0
     axes.axis("off")
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)
+    axes.text(
+        0.5,
+        0.5,
+        text,
+        ha="center",
+        va="center",
+        transform=axes.transAxes,
+        color=GREY,
+    )
 
 
 def save_figure(figure: Figure, folder: Path, name: str, table: Any = None) -> list[Path]:
@@ -121,11 +151,18 @@ def save_figure(figure: Figure, folder: Path, name: str, table: Any = None) -> l
     Equal figures and tables give equal bytes. Numbers in the CSV have six significant digits.
     """
     pdf, png, csv = (folder / f"{name}{ending}" for ending in (".pdf", ".png", ".csv"))
+    # dates and versions would change the bytes of an equal figure
     figure.savefig(pdf, metadata={"CreationDate": None, "Title": name})
     figure.savefig(png, metadata={"Software": None})
     if table is None:
         return [pdf, png]
-    table.to_csv(csv, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    table.to_csv(
+        csv,
+        index=False,
+        float_format="%.6g",
+        lineterminator="\n",
+        encoding="utf-8",
+    )
     return [pdf, png, csv]
 
 

@@ -17,7 +17,14 @@ from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox
 
 from vislib.figures.statistics import stems
-from vislib.figures.style import CONTRAST, INK, Look, figure_size, start_style, wrapped
+from vislib.figures.style import (
+    CONTRAST,
+    INK,
+    Look,
+    figure_size,
+    start_style,
+    wrapped,
+)
 from vislib.media import pixels
 from vislib.media.words import WORD, words
 
@@ -34,6 +41,7 @@ def _glyphs() -> frozenset[int]:
 def drawable(text: str) -> bool:
     """Whether the font that matplotlib carries can set a text, word by word from left to right."""
     shown = set(text) - set(" \n\t\r")
+    # right-to-left scripts need shaping, which matplotlib lacks
     directions = {unicodedata.bidirectional(character) for character in shown}
     return _glyphs().issuperset(map(ord, shown)) and directions.isdisjoint(("R", "AL", "AN"))
 
@@ -43,14 +51,19 @@ def marked(token: str, source: frozenset[str]) -> list[tuple[str, bool]]:
     pieces, end = [], 0
     for match in WORD.finditer(token):
         found = stems(words(match[0])[0])
+        # a stop word has no stem, and is nobody's addition
         is_marked = bool(found) and source.issuperset(found)
-        pieces += [(token[end : match.start()], False), (match[0], is_marked)]
+        pieces += [
+            (token[end : match.start()], False),
+            (match[0], is_marked),
+        ]
         end = match.end()
     return [*pieces, (token[end:], False)]
 
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Points that a text takes on a line."""
+    # measured as drawn: at the size of print, without hinting
     font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
     return float(text_to_path.get_text_width_height_descent(text, font, False)[0])
 
@@ -60,6 +73,7 @@ def shortened(text: str, width: float, size: float) -> str:
     if text_width(text, size) <= width:
         return text
     cut = len(text)
+    # from the end: texts are cut by a few letters mostly
     while cut and text_width(f"{text[:cut]}…", size) > width:
         cut -= 1
     return f"{text[:cut]}…"
@@ -73,6 +87,7 @@ def wrap(text: str, *, width: float, size: float = SIZE, max_lines: int = 99) ->
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
+            # an address may be longer than a line
             word = shortened(word, width, size)
             if line and text_width(f"{line} {word}", size) > width:
                 lines.append(line)
@@ -88,6 +103,7 @@ def wrap(text: str, *, width: float, size: float = SIZE, max_lines: int = 99) ->
 def new_sheet() -> tuple[Figure, "Column"]:
     """A two-column figure for text and images, bare, and the column that fills it."""
     start_style()
+    # as high as wide at first; `trim_sheet` knows what was filled
     figure = Figure(figsize=figure_size(columns=2, aspect=1))
     width = figure.get_figwidth() * 72
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(width, 0), autoscale_on=False)
@@ -154,9 +170,15 @@ class Column:
 
 
 def _draw_line(
-    axes: Axes, line: str, x: float, base: float, source: frozenset[str], look: Look
+    axes: Axes,
+    line: str,
+    x: float,
+    base: float,
+    source: frozenset[str],
+    look: Look,
 ) -> None:
     plain = ""
+    # the last, empty one sets what is still to be set
     for piece, is_marked in [*marked(line, source), ("", True)]:
         if not is_marked:
             plain += piece
@@ -166,5 +188,11 @@ def _draw_line(
         left = x + text_width(plain, look["fontsize"], look.get("weight", "normal"))
         x, plain = left + text_width(piece, look["fontsize"]), ""
         if piece:
-            axes.text(left, base, piece, va="baseline", **look | {"color": CONTRAST})
+            axes.text(
+                left,
+                base,
+                piece,
+                va="baseline",
+                **look | {"color": CONTRAST},
+            )
             axes.plot([left, x], [base + 1.1] * 2, color=CONTRAST, linewidth=0.4)
