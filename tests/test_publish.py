@@ -36,5 +36,9 @@ def test_what_was_run_by_hand_is_published_and_nothing_published_is_lost(
     }
     said = capsys.readouterr().out
     assert "left out: 21_b is failed\n" in said
+    for ending in (".md", ".tex"):  # a table beside its figure
+        (tmp_path / f"runs/demo/20_a/figures/20_table{ending}").write_text("table")
+    assert len(publish("demo", tmp_path / "figures")) == 8
+    assert (published / "20_table.md").read_text() == "table"
     assert "left out: 22_c.wide is without a record" in said
     assert "left as published: 21_b.csv, 21_b.pdf, 21_b.png, 22_c.wide.csv" in said
