@@ -1,6 +1,7 @@
 """LAION-style rows become documents of one image, and small ones are never fetched."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,7 +113,10 @@ def test_small_images_are_dropped_before_their_link_is_fetched(tmp_path):
     """
     run = load(shard(tmp_path / "0.parquet", ROWS))
     run = start_run("02_filtering", {"run_dir": "runs/demo", "min_side": 448})
-    filtering.filter_documents(run)
+    names = ("tokenizer", "max_tokens", "min_side")
+    rule = partial(filtering.filter_pages, **{name: getattr(run.params, name) for name in names})
+    run.map(rule, run.table("documents"), unit="document", id="doc_id")
+    run.account("image", taken=filtering.IMAGES, kept="SELECT sample_id FROM samples")
     run.finish()
     run.close()
     samples = table(run, "samples")

@@ -47,9 +47,8 @@ _ENTRY: dict[str, tuple[type, ...]] = {
     "alt_text": _OPTIONAL,
 }
 Numbered = Iterator[tuple[str, int, Mapping[str, Any]]]
-ReadRows = Callable[
-    [Any, str], list[dict[str, Any]]
-]  # of an Arrow table or batch, and the place to name in errors
+# Of an Arrow table or batch, and the place to name in errors.
+ReadRows = Callable[[Any, str], list[dict[str, Any]]]
 
 
 class BrokenRow(Exception):
@@ -65,27 +64,23 @@ def load_documents(run: Run) -> None:
     """
     rows, total = open_source(run)
     first = ""
-    with (
-        run.output() as output,
-        run.progress(total, "rows") as progress,
-        unseen(run.scratch) as is_new,
-    ):
+    progress = run.progress(total, "rows")
+    with run.output() as output, progress, unseen(run.scratch) as is_new:
         for source, number, row in rows:
             output.take("row")
-            try:
-                document = _read_safely(row)
-                if not is_new(document["doc_id"]):
-                    raise BrokenRow("duplicate", f"repeats document {document['doc_id']}")
+            document, (reason, detail) = read_or_fault(row)
+            if document and not is_new(document["doc_id"]):
+                reason, detail = "duplicate", f"repeats document {document['doc_id']}"
+            if document and not reason:
                 output.write("documents", document)
                 output.keep("row")
-            except BrokenRow as fault:
-                reason, detail = fault.args
-                first = first or f"; {source}, row {number}: {reason}: {detail}"
-                output.write(
-                    "quarantine", {"source": source, "row": number, "reason": f"{reason}: {detail}"}
-                )
+            else:
+                said = f"{reason}: {detail}"
+                first = first or f"; {source}, row {number}: {said}"
+                output.write("quarantine", {"source": source, "row": number, "reason": said})
                 output.drop("row", f"{source}:{number}", reason, detail)
             progress.update()
+        # Within the block: what was written so far is no result, and is not completed.
         if not output.counts["row/kept"]:
             taken = output.counts["row/taken"]
             raise InputError(
@@ -101,9 +96,8 @@ def open_source(run: Run) -> tuple[Numbered, int]:
     if source == "sample":
         from vislib import sample
 
-        chosen = choose(
-            list(enumerate(sample.rows())), limit, run.seed, key=lambda pair: str(pair[0])
-        )
+        rows = list(enumerate(sample.rows()))
+        chosen = choose(rows, limit, run.seed, key=lambda pair: str(pair[0]))
         return (("sample", number, row) for number, row in chosen), len(chosen)
     if source == "hub":
         if not re.fullmatch(r"[0-9a-f]{40}", run.params.revision):
@@ -125,6 +119,7 @@ def open_source(run: Run) -> tuple[Numbered, int]:
         )
     read = laion.obelics_rows if source == "laion" else obelics_rows
     positions: Sequence[int] = range(sum(_count_rows(file, read) for file in files))
+    # Positions over all files, so that the choice is the same however rows are spread over them.
     if 0 < limit < len(positions):
         positions = sorted(random.Random(seeded(run.seed, "01_documents")).sample(positions, limit))
     return parquet_rows(files, positions, read), len(positions)
@@ -149,9 +144,8 @@ def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows
                     for batch in batches(parquet, [group]) if within(start, size) else ():
                         chosen = within(at, len(batch))
                         rows = read(batch.take([position - at for position in chosen]), source)
-                        yield from (
-                            (source, p - first, row) for p, row in zip(chosen, rows, strict=True)
-                        )
+                        for position, row in zip(chosen, rows, strict=True):
+                            yield source, position - first, row
                         at += len(batch)
                     start += size
         except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # whole, but of odd types
@@ -209,13 +203,14 @@ def _held(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def _read_safely(row: Mapping[str, Any]) -> dict[str, Any]:
+def read_or_fault(row: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, str]]:
+    """A row as `read_document` has it, or the reason and detail of its quarantine."""
     try:
-        return read_document(row)
-    except BrokenRow:
-        raise
+        return read_document(row), ("", "")
+    except BrokenRow as fault:
+        return None, fault.args
     except Exception as error:  # a fault that nobody thought of costs its row, not the stage
-        raise BrokenRow("unexpected", f"{type(error).__name__}: {error}"[:300]) from error
+        return None, ("unexpected", f"{type(error).__name__}: {error}"[:300])
 
 
 def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,24 +219,23 @@ def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     images, texts = _texts(row, "images"), _texts(row, "texts")
     metadata, general = _json(row, "metadata", list), _json(row, "general_metadata", dict)
-    if not len(images) == len(texts) == len(metadata):
-        raise BrokenRow(
-            "unequal_lengths", f"images {len(images)}, texts {len(texts)}, metadata {len(metadata)}"
-        )
+    lengths = {"images": len(images), "texts": len(texts), "metadata": len(metadata)}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise BrokenRow("unequal_lengths", said)
     if not images:
         raise BrokenRow("empty", "neither text nor image")
     for index, (image, text, entry) in enumerate(zip(images, texts, metadata, strict=True)):
         if (image is None) == (text is None):
-            raise BrokenRow(
-                "both_or_neither", f"index {index} holds {'neither' if text is None else 'both'}"
-            )
-        if fault := (
-            _entry_fault(entry) if text is None else entry is not None and "stands beside a text"
-        ):
+            held = "neither" if text is None else "both"
+            raise BrokenRow("both_or_neither", f"index {index} holds {held}")
+        fault = "" if entry is None else "stands beside a text"
+        if fault := _entry_fault(entry) if text is None else fault:
             raise BrokenRow("bad_metadata", f"metadata[{index}] {fault}")
     url = general.get("url")
     if not isinstance(url, str) or not url:
         raise BrokenRow("no_page_url", f"general_metadata.url is {url!r:.60}")
+    # By address and texts: a page that was crawled twice and has changed is two documents.
     doc_id = short_hash(url, *(text for text in texts if text is not None))
     unchanged = {name: _text(row[name], name) for name in ("metadata", "general_metadata")}
     return {"doc_id": doc_id, "images": images, "texts": texts, **unchanged}
@@ -256,6 +250,7 @@ def unseen(folder: Path) -> Iterator[Callable[[str], bool]]:
     file = folder / "seen.sqlite"
     file.unlink(missing_ok=True)  # left by an interrupted run: this one begins at the first row
     with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        # Nothing of it is kept: no journal, no waiting for the disk, 64 MB of cache.
         for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
             database.execute(f"PRAGMA {setting}")
         database.execute("CREATE TABLE seen (id INTEGER PRIMARY KEY)")

@@ -43,6 +43,7 @@ def addresses(*, limit: int = 0, seed: int = 0) -> str:
     """The query of each distinct address of `samples`, in order of first appearance; with `limit`
     (0: all) so many, chosen by the hash of seed and address.
     """
+    # The rule of `seeding.choose`, in SQL: the hash decides, whatever the order of rows.
     by_chance = f"ORDER BY sha256('{seed}' || chr(0) || image_url) LIMIT {limit}"
     return f"""
     SELECT image_url
@@ -60,6 +61,7 @@ def open_source(run: Run, links: Path) -> Source:
     if root == EMBEDDED:
         return from_sample
     if folder is None:
+        # Late: workers need the journal alone, and no client.
         from vislib.fetching.fetcher import fetch_all
 
         source = Links.of(run.journal_path("images"), run.params)
@@ -94,6 +96,7 @@ def describe(
                 size = f"{found.width} x {found.height}"
                 raise ImageError("too_small", f"{size}, at least {min_side} a side")
         except ImageError as error:
+            # Spoilt bytes from the web may come better another time: their link is asked again.
             if isinstance(source, Links):
                 source.refuse(row[UNIT], error)
             yield To("images", facts | {"status": "failed", "reason": error.reason})
@@ -101,6 +104,7 @@ def describe(
             continue
         image_id = short_hash(data)
         path = f"files/{image_id[:2]}/{image_id}.{ENDINGS[found.format]}"
+        # Before its row: a row of the ledger never names a file that is not there.
         store(given, folder / path)
         facts |= {"image_id": image_id, "status": "ok", "reason": "", "path": path}
         yield To("images", facts | vars(found))
@@ -172,6 +176,7 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
                     raise ImageError("too_many_bytes", f"{size} bytes, at most {max_bytes}")
                 return path.read_bytes()
     except OSError as error:
+        # An address may be longer than any file's name: then there is no such file.
         if error.errno != errno.ENAMETOOLONG:
             raise ImageError("unreadable", f"{error.strerror}: {error.filename}") from error
     raise ImageError("not_found", f"no file {tried[0]} below {root.name}/")
@@ -192,6 +197,7 @@ def _candidates(url: str, root: Path) -> Iterator[Path]:
     name = os.fsdecode(unquote_to_bytes(raw)).lstrip("/")
     if not name or "\0" in name:
         raise ImageError("bad_url", "not the http or https address of a file")
+    # As the bytes that it means, then as it is written: mirrors keep either.
     names = [f"{name}?{query}", f"{raw}?{query}"] if query else [name, raw]
     if query and Path(name).suffix.lower() in _PICTURE_ENDINGS:
         names.append(name)

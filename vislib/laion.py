@@ -31,19 +31,22 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
 
     Raises InputError where `table` lacks an address or a text, or holds them in another type.
     """
+    # Of two that differ in case alone the first one wins.
     columns = {name.lower(): name for name in reversed(table.schema.names)}
-    found = {
-        key: next((columns[n] for n in names if n in columns), None)
-        for key, names in _NAMES.items()
-    }
+    found: dict[str, str] = {}
+    for key, names in _NAMES.items():
+        for name in names:
+            if name in columns:
+                found.setdefault(key, columns[name])
     try:
-        if not found["url"] or not found["text"]:
-            raise KeyError("no column of addresses" if not found["url"] else "no column of texts")
+        for key, what in (("url", "addresses"), ("text", "texts")):
+            if key not in found:
+                raise KeyError(f"no column of {what}")
+        # Not safely: a size that no float holds exactly is odd, and no fault of the shard.
         data = plain(table)
         chosen = {
-            key: data.column(name).cast(_TYPES[key], safe=False).to_pylist()  # a huge size is odd
+            key: data.column(name).cast(_TYPES[key], safe=False).to_pylist()
             for key, name in found.items()
-            if name
         }
     except (pa.ArrowException, KeyError) as error:
         held = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
@@ -51,9 +54,8 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
             f"{place}: not a LAION shard ({error.args[0]}); it holds {held}, and must hold url and"
             " text (or caption, alt, alt_text), strings, and may hold width and height, numbers"
         ) from error
-    return [
-        _document(dict(zip(chosen, row, strict=True))) for row in zip(*chosen.values(), strict=True)
-    ]
+    rows = zip(*chosen.values(), strict=True)
+    return [_document(dict(zip(chosen, row, strict=True))) for row in rows]
 
 
 def _document(row: Mapping[str, Any]) -> dict[str, Any]:
