@@ -2,6 +2,7 @@
 opting out holds.
 """
 
+import errno
 import io
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.test_fetching import allowing, fetch
@@ -264,3 +266,18 @@ def test_two_sets_at_once_ask_each_link_once(tmp_path):
     assert waits
     assert [first.returncode, second.returncode] == [0, 0], said
     assert sum(server.asked.values()) == len(urls)
+
+
+def test_a_disk_that_is_full_ends_the_run_and_is_held_against_no_link(tmp_path, monkeypatch):
+    def full(self: Links, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with web_server() as server:
+        urls = [f"{server.url}/{n}" for n in range(8)]
+        with monkeypatch.context() as patch:
+            patch.setattr(Links, "keep", full)
+            with pytest.raises(OSError, match="No space left"):
+                fetch(tmp_path, urls, patch, **allowing(server))
+        found, metrics = fetch(tmp_path, urls, monkeypatch, **allowing(server))
+    assert set(found.values()) == {"ok"}
+    assert metrics["links_asked"] == len(urls)

@@ -58,10 +58,8 @@ class Fetcher:
         # Failures by host, held back until one is reached: without a network they say nothing.
         self._unreached: dict[str, list[tuple[str, ImageError]]] = {}
         self._reached, self._asking = reached, 0
-        self._slots, self._places = (
-            asyncio.Semaphore(params.max_in_flight),
-            asyncio.Semaphore(_HOSTS),
-        )
+        self._slots = asyncio.Semaphore(params.max_in_flight)
+        self._places = asyncio.Semaphore(_HOSTS)
         self._ending = asyncio.Event()
         headers = {"User-Agent": params.user_agent, "Accept": "image/*,*/*;q=0.5"}
         headers["Accept-Encoding"] = "identity"
@@ -127,6 +125,7 @@ class Fetcher:
             self._group.create_task(self._work(host))
 
     async def _work(self, host: Host) -> None:
+        """Go through a host's links one after another, at its pace, a slot for each request."""
         while host.waiting and not self._ending.is_set():
             if host.fault:
                 if host.asking:
@@ -154,24 +153,25 @@ class Fetcher:
         host.asking, self._asking = host.asking + 1, self._asking + 1
         began, link.hold = monotonic(), 0.0
         try:
-            address = link.address or address_of(link.url)
-            link.address = await self._ask(host, link, address)
+            found = await self._ask(link, link.address or address_of(link.url))
         except TimeoutError:
             self._failed(host, link, ImageError("timed_out", "no whole answer within timeout_s"))
         except (OSError, ImageError) as error:
             failure = ImageError("disconnected", f"{type(error).__name__}: {error}"[:200])
             self._failed(host, link, error if isinstance(error, ImageError) else failure)
         else:
+            host.answered()
             link.left -= monotonic() - began
-            if link.address:
-                self._move(link, link.address)
-            else:
+            if isinstance(found, URL):
+                self._move(link, found)
+            else:  # a disk that is full is no fault of the link's, and ends the run
+                self.links.keep(link.url, found, link.robots)
                 self.counts["fetched"] += 1
         finally:
             host.asking, self._asking = host.asking - 1, self._asking - 1
 
-    async def _ask(self, host: Host, link: Link, address: URL) -> URL | None:
-        """One request: where it leads on to, or nothing when the bytes are stored."""
+    async def _ask(self, link: Link, address: URL) -> URL | bytes:
+        """One request: where it leads on to, or the file."""
         self.counts["requests"] += 1
         connect_s = min(_CONNECT_S, link.left / 2)
         async with asyncio.timeout(link.left), self._client.get(address, connect_s) as reply:
@@ -180,19 +180,16 @@ class Fetcher:
             location = redirect(reply, address)
             link.robots += reply.values("x-robots-tag")
             self.links.respect(link.robots)
-            if not location:
-                try:
-                    data = await read_body(reply, self.params.max_bytes)
-                finally:
-                    self.counts["bytes"] += reply.received
-        host.answered()
-        if not location:
-            self.links.keep(link.url, data, link.robots)
-        return location
+            if location:
+                return location
+            try:
+                return await read_body(reply, self.params.max_bytes)
+            finally:
+                self.counts["bytes"] += reply.received
 
     def _move(self, link: Link, address: URL) -> None:
         """Let a link go on where a reply led to, at that host's pace."""
-        link.redirects += 1
+        link.address, link.redirects = address, link.redirects + 1
         if link.redirects > _REDIRECTS:
             detail = f"more than {_REDIRECTS}, the last to {address.href}"
             self._fail(link.url, ImageError("too_many_redirects", detail[:200]))
