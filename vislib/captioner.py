@@ -277,6 +277,8 @@ class Plan:
             model=resolve_model(params.model, run),
             checkpoints=str(run.scratch / "checkpoints"),
             output=str(run.data / "model"),
+            # The parameter of that name is a number of captions; training takes a file of rows.
+            held_out="",
             # Servers load whole weights.
             merge=True,
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from vislib.evaluation import contextual_task
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 MULTIPLE_CHOICE = "multiple_choice"
 TYPES = (MULTIPLE_CHOICE, "free_form")
-_QUESTIONS = pa.schema([(n, pa.string()) for n in ("sample_id", "question", "answer", "image_id")])
+_FILE = "questions/part-00000.parquet"  # of the task
 _IMAGES = pa.schema([("image_id", pa.string()), ("image", pa.binary())])
 Refused = tuple[str, str, str]  # id, reason, detail
 
@@ -120,7 +121,6 @@ def write_task(
     Images have the pixels that training sees: the file's own bytes where any reader would see
     these, else a PNG. Returns the questions, of both types, whose picture nobody can read.
     """
-    written = tables.TableWriter(folder / "questions", _QUESTIONS)
     images = tables.TableWriter(folder / "images", _IMAGES)
     faults: dict[str, tuple[str, str]] = {}
     # Several questions show one picture, which is read and written once.
@@ -129,18 +129,20 @@ def write_task(
             images.write({"image_id": name, "image": portable(place)[0]})
         except ImageError as error:
             faults[name] = f"image_{error.reason}", error.detail
+    images.close()
+    rows = []
     for question in questions:
         if question.type == MULTIPLE_CHOICE and question.image_id not in faults:
-            values = (question.id, question.text, question.answer, question.image_id)
-            written.write(dict(zip(_QUESTIONS.names, values, strict=True)))
-    written.close()
-    images.close()
+            row = {"sample_id": question.id, "question": question.text, "answer": question.answer}
+            rows.append(row | {"image_id": question.image_id})
+    (folder / "questions").mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / _FILE, compression="zstd")
     # The folder is whole: it runs wherever lmms-eval is, without this project.
     shutil.copyfile(contextual_task.__file__, folder / "contextual_task.py")
     task = {
         "task": CONTEXTUAL,
         "dataset_path": "parquet",
-        "dataset_kwargs": {"data_files": {"test": "questions/part-00000.parquet"}},
+        "dataset_kwargs": {"data_files": {"test": _FILE}},
         "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "question",

@@ -142,11 +142,11 @@ class Statistics:
         """
         for model, own in prepared(self.results).groupby("model", sort=False):
             rows: list[Row] = []
-            means, cells = self._means(own["benchmark"]), own.groupby("benchmark", sort=False)
-            arms = list(dict.fromkeys(own["arm"])) if reference in set(own["arm"]) else []
-            for arm in arms:
-                if arm == reference:
-                    continue
+            means = self._means(own["benchmark"])
+            cells = own.groupby("benchmark", sort=False)
+            arms = list(dict.fromkeys(own["arm"]))
+            others = [arm for arm in arms if arm != reference]
+            for arm in others if reference in arms else []:
                 found = {name: self._compare(cell, arm, reference, name) for name, cell in cells}
                 for name, row in _with_means(found, means, self._difference):
                     names = {"model": model, "arm": arm, "reference": reference, "benchmark": name}
@@ -156,7 +156,8 @@ class Statistics:
     def _estimate(self, values: Any, name: str, by_seed: Any, shares: Any) -> Estimate:
         """The mean of questions' values (by cluster and sample_id) on the benchmark of a name."""
         grouped = values.groupby(level="cluster")
-        sums, sizes = np.asarray(grouped.sum(), np.float64), np.asarray(grouped.size())
+        sums = np.asarray(grouped.sum(), np.float64)
+        sizes = np.asarray(grouped.size())
         draws = np.full(self.resamples, np.nan)  # of one cluster nothing can be drawn
         # Of the seed and the benchmark alone: arms with the same questions have the same draws.
         rng = np.random.default_rng(seeded(self.seed, name))
@@ -189,12 +190,14 @@ class Statistics:
         shares = cell[["strict_accuracy", "lenient_accuracy", "unparsed"]].mean()
         values = cell.groupby(["cluster", "sample_id"])["value"].mean()
         found = self._estimate(values, name, by_seed, shares)
-        row, clusters = self._score_columns(found), len(found.sums)
+        row = self._score_columns(found)
+        clusters = len(found.sums)
         # One answer a cluster is what Wilson's interval is of; and where all questions are alike,
         # draws are too, which says nothing of the next question.
         alone = len(by_seed) == 1 and clusters == found.n
         if cell["points"].isna().all() and (alone or found.mean in (0, 1)):
-            right, alpha = round(found.mean * clusters), 1 - self.confidence
+            right = round(found.mean * clusters)
+            alpha = 1 - self.confidence
             low, high = proportion_confint(right, clusters, alpha=alpha, method="wilson")
             row |= {"low": float(low), "high": float(high)}
         return found, row
@@ -222,34 +225,36 @@ class Statistics:
         from statsmodels.stats.contingency_tables import mcnemar
 
         wide = cell.pivot(index=["cluster", "sample_id"], columns=["arm", "seed"], values="value")
-        # By seed; without a column where the arm was not asked.
-        ours, theirs = (
-            wide.xs(one, axis=1) if one in wide else wide.iloc[:, :0] for one in (arm, reference)
-        )
+        ours, theirs = _by_seed(wide, arm), _by_seed(wide, reference)
         shared = ours.columns.intersection(theirs.columns)
         if len(shared):
             # Seeds pair: they share the order of rows and what dropout drops.
             ours, theirs = ours[shared], theirs[shared]
         gains = (ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)).dropna()
-        seeds = len(ours.columns), len(theirs.columns)
+        seeds = (len(ours.columns), len(theirs.columns))
         claim = f"these {seeds[0]} and {seeds[1]} checkpoints"
-        row: Row = {"n": 0, "claim": "these two checkpoints" if seeds == (1, 1) else claim}
+        if seeds == (1, 1):
+            claim = "these two checkpoints"
+        row: Row = {"n": 0, "claim": claim}
         if gains.empty:
             return None, row
         pointed = bool(cell["points"].notna().any())
         found = self._estimate(gains, name, (ours - theirs)[shared].mean(), gains.iloc[:0])
-        # Means of seeds are multiples of this.
-        row |= self._difference(found, None if pointed else 1 / lcm(*seeds) / found.n)
+        # Means of seeds are multiples of this; points have no unit.
+        unit = None if pointed else 1 / lcm(*seeds) / found.n
+        row |= self._difference(found, unit)
         several = theirs if seeds[1] > 1 else ours
         if len(several.columns) > 1:  # A/A: two seeds of one arm, compared as arms are
             same = (several.iloc[:, 0] - several.iloc[:, 1]).dropna()
             sums = np.asarray(same.groupby(level="cluster").sum(), np.float64)
-            p = flip_test(sums, unit=None if pointed else 1.0)
-            row |= {"aa_difference": float(same.mean()), "aa_p": p}
+            row["aa_difference"] = float(same.mean())
+            row["aa_p"] = flip_test(sums, unit=None if pointed else 1.0)
         if not pointed:
             # With several seeds a question counts for the arm that more of them answer right.
-            b, c = int((gains > _EQUAL).sum()), int((gains < -_EQUAL).sum())
-            row |= {"b": b, "c": c, "p": float(mcnemar([[0, b], [c, 0]], exact=True).pvalue)}
+            b = int((gains > _EQUAL).sum())
+            c = int((gains < -_EQUAL).sum())
+            tested = mcnemar([[0, b], [c, 0]], exact=True)
+            row |= {"b": b, "c": c, "p": float(tested.pvalue)}
         return found, row
 
     def _difference(self, found: Estimate, unit: float | None = None) -> Row:
@@ -278,6 +283,11 @@ def prepared(results: Any) -> Any:
     seed = (table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)
     parts = table[seed].assign(benchmark=SEED_BENCHMARK + "_" + table["question_type"])
     return pandas.concat([table, parts], ignore_index=True)
+
+
+def _by_seed(wide: Any, arm: str) -> Any:
+    """The values of an arm, a column for each seed; none where it was not asked."""
+    return wide[arm] if arm in wide else wide.iloc[:, :0]
 
 
 def _with_means(
