@@ -250,9 +250,10 @@ def plot_duplicates(sheet: Column, table: Any) -> None:
         )
         sheet.write(f"{of}, each right of the one kept", size=5.5, color=GREY)
         sheet.y += 4
+        lowest = sheet.y
         for place, pair in enumerate(group.itertuples()):
             if place and place % _PER_ROW == 0:
-                sheet.y += _SIDE + 16
+                sheet.y = lowest + 6
             left = place % _PER_ROW * sheet.width / _PER_ROW
             kept = sheet.column(left, _SIDE).draw(pair.kept_path, height=_SIDE)
             aside = sheet.column(left + _SIDE + 3, _SIDE).draw(pair.path, height=_SIDE)
@@ -261,4 +262,6 @@ def plot_duplicates(sheet: Column, table: Any) -> None:
             bits = pair.reason == "near_duplicate"  # of perceptual hashes; else of embeddings
             distance = f"{pair.distance:.0f} bits" if bits else f"1 − cosine = {pair.distance:.3f}"
             below.write(distance, size=5.5)
-        sheet.y += _SIDE + 22
+            # a row is as high as its highest pair: wide pictures leave no gap
+            lowest = max(lowest, below.y)
+        sheet.y = lowest + 10
