@@ -11,8 +11,7 @@ from vislib.qa_format import (
     Round,
     parse_free_form,
     parse_multiple_choice,
-    render_free_form,
-    render_multiple_choice,
+    render_rounds,
 )
 
 FREE = (
@@ -85,14 +84,14 @@ STYLES = {
 @pytest.mark.parametrize("reverse", [False, True])
 def test_free_form_in_every_style(style: str, reverse: bool) -> None:
     rounds = FREE[::-1] if reverse else FREE
-    parsed = parse_free_form(STYLES[style](render_free_form(rounds)))
+    parsed = parse_free_form(STYLES[style](render_rounds(rounds)))
     assert parsed.rounds == rounds
     assert len(parsed.blocks) == len(rounds)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_multiple_choice_in_every_style(style: str) -> None:
-    parsed = parse_multiple_choice(STYLES[style](render_multiple_choice(CHOICE)))
+    parsed = parse_multiple_choice(STYLES[style](render_rounds(CHOICE)))
     assert parsed.rounds == CHOICE
 
 
@@ -125,7 +124,7 @@ def test_every_reason_is_explained() -> None:
 
 
 def test_bad_rounds_leave_their_neighbours_alone() -> None:
-    good = render_multiple_choice(CHOICE[:1])
+    good = render_rounds(CHOICE[:1])
     parsed = parse_multiple_choice(
         f"{good}\n\n<Human> What?\n<Options> none\n<Assistant> A\n\n{good}"
     )
@@ -135,7 +134,7 @@ def test_bad_rounds_leave_their_neighbours_alone() -> None:
 
 
 def test_more_than_five_rounds() -> None:
-    parsed = parse_free_form("<Human> A?\n" + render_free_form(FREE + FREE + FREE))
+    parsed = parse_free_form("<Human> A?\n" + render_rounds(FREE + FREE + FREE))
     assert len(parsed.rounds) == MAX_ROUNDS
     assert faults(parsed) == ["missing_answer"] + [""] * 5 + ["beyond_five_rounds"] * 4
 
@@ -156,7 +155,7 @@ def test_more_than_five_rounds() -> None:
 )
 def test_answers_keep_their_words(answer: str) -> None:
     rounds = (Round("What?", (), answer), Round("Why?", (), answer))
-    assert parse_free_form(render_free_form(rounds)).rounds == rounds
+    assert parse_free_form(render_rounds(rounds)).rounds == rounds
 
 
 @pytest.mark.parametrize(
@@ -197,12 +196,12 @@ def test_backslashes_before_quotes_and_marks_are_undone() -> None:
 def test_a_question_about_a_tag_is_whole(question: str, kind: str) -> None:
     rounds = (Round(question, (), "It lists <option> and </human> tags."), FREE[0])
     if kind == "free_form":
-        assert parse_free_form(render_free_form(rounds)).rounds == rounds
+        assert parse_free_form(render_rounds(rounds)).rounds == rounds
     rounds = (
         Round(question, ("an <option>", "a menu", "the <human>", "a </human>"), "C"),
         CHOICE[0],
     )
-    assert parse_multiple_choice(render_multiple_choice(rounds)).rounds == rounds
+    assert parse_multiple_choice(render_rounds(rounds)).rounds == rounds
 
 
 @pytest.mark.parametrize(
@@ -231,7 +230,7 @@ def test_line_breaks_written_as_two_characters(text: str) -> None:
     ],
 )
 def test_what_a_chat_template_goes_on_with_is_no_answer(tail: str) -> None:
-    parsed = parse_free_form(render_free_form(FREE) + tail)
+    parsed = parse_free_form(render_rounds(FREE) + tail)
     assert parsed.rounds == FREE
     assert parsed.outside.strip() == tail.strip()
 
@@ -244,6 +243,6 @@ def test_drafts_in_thoughts_are_no_rounds(form: str) -> None:
         "Draft: <Human> Bad?\n<Assistant> Bad.",
         '{"question": "Bad?", "answer": "Bad."}',
     ):
-        parsed = parse_free_form(form.format(draft) + render_free_form(FREE))
+        parsed = parse_free_form(form.format(draft) + render_rounds(FREE))
         assert (parsed.rounds, len(parsed.blocks)) == (FREE, len(FREE))
-    assert faults(parse_free_form("<think>I draft\n" + render_free_form(FREE))) == ["no_rounds"]
+    assert faults(parse_free_form("<think>I draft\n" + render_rounds(FREE))) == ["no_rounds"]

@@ -12,7 +12,7 @@ from tests.work import requests as requests_of_work
 from vislib import qa_generation
 from vislib.engines.openai import OpenAIChat
 from vislib.prompts import load, neutralise
-from vislib.qa_format import Round, render_free_form, render_multiple_choice
+from vislib.qa_format import Round, render_rounds
 from vislib.runs import InputError, short_hash, start_run, tables
 from vislib.runs.cells import do_work
 from vislib.runs.contract import CAPTIONS, IMAGES, SAMPLES
@@ -99,7 +99,7 @@ def inputs(tmp_path):
 
 def reply(prompt, times):
     """Good rounds for every caption, in the format that the prompt asks for."""
-    text = render_multiple_choice(CHOICE) if "<Options>" in prompt else render_free_form(FREE)
+    text = render_rounds(CHOICE) if "<Options>" in prompt else render_rounds(FREE)
     return 200, completion(text), {}
 
 
@@ -200,7 +200,7 @@ def test_bad_rounds_stand_in_both_tables_with_their_reason(inputs, server):
 
     def script(prompt, times):
         if "<Options>" in prompt:
-            return 200, completion(render_multiple_choice(bad)), {}
+            return 200, completion(render_rounds(bad)), {}
         return 200, completion("I would rather not."), {}
 
     server.script = script

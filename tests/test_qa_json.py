@@ -20,7 +20,7 @@ from vislib.qa_format import (
     Round,
     parse_free_form,
     parse_multiple_choice,
-    render_free_form,
+    render_rounds,
 )
 from vislib.qa_json import SCHEMAS
 from vislib.qa_options import LETTERS
@@ -126,7 +126,7 @@ def test_broken_rounds_and_what_comes_first() -> None:
     told = Round(
         "What does the screen show?", (), 'A line of JSON: {"question": "Why?", "answer": "So."}'
     )
-    assert parse_free_form(render_free_form([told])).rounds == (told,)
+    assert parse_free_form(render_rounds([told])).rounds == (told,)
     assert (
         parse_free_form(free_json((Round("What?", (), "It reads <Human> in red."),)))
         .rounds[0]
@@ -305,5 +305,5 @@ def test_options_in_json_in_any_order_and_form(fields: str) -> None:
 
 
 def test_braces_that_are_no_rounds_do_not_hide_the_rounds_after_them() -> None:
-    text = 'The sign reads {"a": 1, "b": 2} and {"type": "x".\n' + render_free_form(FREE)
+    text = 'The sign reads {"a": 1, "b": 2} and {"type": "x".\n' + render_rounds(FREE)
     assert parse_free_form(text).rounds == FREE

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.test_qa_format import CHOICE, STYLES, faults
-from vislib.qa_format import parse_multiple_choice, render_multiple_choice
+from vislib.qa_format import parse_multiple_choice, render_rounds
 
 
 def options(pattern: str, form: str) -> Callable[[str], str]:
@@ -50,8 +50,8 @@ OPTIONS = {
 
 @pytest.mark.parametrize("style", OPTIONS)
 def test_options_in_every_style(style: str) -> None:
-    text = OPTIONS[style](render_multiple_choice(CHOICE))
-    assert text != render_multiple_choice(CHOICE)
+    text = OPTIONS[style](render_rounds(CHOICE))
+    assert text != render_rounds(CHOICE)
     assert parse_multiple_choice(text).rounds == CHOICE
 
 
@@ -59,8 +59,7 @@ def test_options_in_every_style(style: str) -> None:
 @pytest.mark.parametrize("inner", ["one line", "round brackets", "unquoted"])
 def test_styles_combine(outer: str, inner: str) -> None:
     assert (
-        parse_multiple_choice(STYLES[outer](OPTIONS[inner](render_multiple_choice(CHOICE)))).rounds
-        == CHOICE
+        parse_multiple_choice(STYLES[outer](OPTIONS[inner](render_rounds(CHOICE)))).rounds == CHOICE
     )
 
 

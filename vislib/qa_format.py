@@ -2,9 +2,9 @@
 
 A model answers in rounds. Free form: `<Human>` question, `<Assistant>` answer of any number of
 paragraphs. Multiple choice: `<Human>` question, `<Options>` and four quoted lines `"A. ..."` to
-`"D. ..."`, `<Assistant>` and one letter. `render_*` write exactly this; `parse_*` read it and the
-variants that models produce, the JSON of `qa_json` too, whichever comes first in the text. Nothing
-is lost: a block that begins as a round is one or has one of `REASONS`; the rest is
+`"D. ..."`, `<Assistant>` and one letter. `render_rounds` writes exactly this; `parse_*` read it and
+the variants that models produce, the JSON of `qa_json` too, whichever comes first in the text.
+Nothing is lost: a block that begins as a round is one or has one of `REASONS`; the rest is
 `Parsed.outside`.
 """
 
@@ -124,19 +124,14 @@ class Parsed:
         return tuple(block.round for block in self.blocks if not block.reason)
 
 
-def render_free_form(rounds: Iterable[Round]) -> str:
-    """Write rounds in the canonical free-form format."""
-    return "\n\n".join(f"<Human> {r.question}\n<Assistant> {r.answer}" for r in rounds)
-
-
-def render_multiple_choice(rounds: Iterable[Round]) -> str:
-    """Write rounds of four options each in the canonical multiple-choice format; `answer` is a
-    letter.
-    """
+def render_rounds(rounds: Iterable[Round]) -> str:
+    """Write rounds in the canonical format; of four options each, `answer` is a letter."""
     texts = []
     for entry in rounds:
-        options = (f'"{line}"' for line in lettered(entry.options))
-        lines = [f"<Human> {entry.question}", "<Options>", *options, f"<Assistant> {entry.answer}"]
+        lines = [f"<Human> {entry.question}"]
+        if entry.options:
+            lines += ["<Options>", *(f'"{line}"' for line in lettered(entry.options))]
+        lines.append(f"<Assistant> {entry.answer}")
         texts.append("\n".join(lines))
     return "\n\n".join(texts)
 

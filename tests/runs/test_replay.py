@@ -14,16 +14,14 @@ from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from tests.sets import result_bytes
 from tests.test_captioning import inputs  # noqa: F401
 from vislib.engines.openai import OpenAIChat
-from vislib.qa_format import Round, render_free_form, render_multiple_choice
+from vislib.qa_format import Round, render_rounds
 from vislib.runs import InputError, start_run
 from vislib.runs.cells import do_work
 from vislib.runs.journal import Journal
 from vislib.runs.replay import export_answers, import_answers, main
 
-FREE = render_free_form(
-    [Round(f"What is number {i}?", (), f"A thing of kind {i}.") for i in range(3)]
-)
-CHOICE = render_multiple_choice([Round("Which is it?", ("one", "two", "three", "four"), "B")])
+FREE = render_rounds([Round(f"What is number {i}?", (), f"A thing of kind {i}.") for i in range(3)])
+CHOICE = render_rounds([Round("Which is it?", ("one", "two", "three", "four"), "B")])
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 
 

@@ -24,7 +24,7 @@ from vislib.media.pixels import ImageError, read_image
 from vislib.media.tokenization import sentences
 from vislib.media.words import UNSPACED
 from vislib.priors import clearest
-from vislib.qa_format import Round, render_free_form, render_multiple_choice
+from vislib.qa_format import Round, render_rounds
 from vislib.runs.seeding import seeded, short_hash
 
 MODEL = "extractive-2"  # raised by whoever changes what it writes
@@ -201,7 +201,7 @@ def _write(request: Request) -> str:
     if task == "caption":
         return write_caption(evidence)
     rounds = [round_of(fact, evidence.seed, task) for fact in planned(facts(evidence))[task]]
-    return render_free_form(rounds) if task == "free_form" else render_multiple_choice(rounds)
+    return render_rounds(rounds)
 
 
 def write_caption(evidence: Evidence) -> str:
