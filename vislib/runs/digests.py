@@ -28,6 +28,7 @@ def folder_facts(folder: Path, files: Iterable[Path]) -> dict[str, FileFacts]:
     """Facts of `files` by their path from `folder` (from its own folder, where it is a file or a
     glob).
     """
+    # names within the input, not its place: a folder that was moved has the same content
     base = next(p for p in (folder, *folder.parents) if p.is_dir())
     named = sorted((str(path.relative_to(base)), path) for path in files)
     hashes = file_hashes([path for _, path in named])
@@ -52,7 +53,7 @@ def file_hashes(paths: Sequence[Path]) -> list[str]:
             settled = _is_settled(path)
             with path.open("rb") as file:
                 known[identity] = hashlib.file_digest(file, "sha256").hexdigest()
-            if settled and _identity(path) == identity:
+            if settled and _identity(path) == identity:  # not written while it was read
                 new[identity] = known[identity]
     _remember(new)
     return [known[identity] for identity in identities]

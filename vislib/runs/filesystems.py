@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 
 from vislib.runs.errors import InputError
 
-_MOUNTS = Path("/proc/mounts")
+_MOUNTS = Path("/proc/mounts")  # statfs gives numbers, and FUSE one for all of its kinds
 _NETWORK = re.compile(
     r"nfs|cifs|smb|lustre|gpfs|beegfs|9p|afs|ceph|gluster|ocfs2|gfs2|pvfs|orangefs|panfs|weka|virtiofs|vboxsf|"
     r"vmhgfs|fuse|davfs|sshfs"

@@ -45,5 +45,5 @@ def interrupts(stop: threading.Event) -> Iterator[None]:
         error = KeyboardInterrupt()
         error._render_traceback_ = lambda: [_SAID]  # type: ignore[attr-defined]  # what IPython prints
         raise error
-    if caught:
+    if caught:  # whatever handled it before still does
         signal.raise_signal(caught[0])

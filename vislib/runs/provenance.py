@@ -12,7 +12,7 @@ from typing import Any
 
 from vislib.runs.code import ROOT
 
-_DIFF = 65_536  # characters kept
+_DIFF = 65_536  # characters kept: enough to redo an edit, and the record stays small
 
 
 # Reads the checkout as it is: the filter that strips notebooks would start Python once for each of

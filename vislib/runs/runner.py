@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted.
     """
     any_terminal()
-    settle_runs_folder()
+    settle_runs_folder()  # a relative VISLIB_RUNS counts from where the user stands
     options = _parser().parse_args(arguments)
     try:
         entries = read_set(_set_folder(options.set))
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _set_folder(name: str) -> Path:
     """The folder as given, else under the project's root, else by name under params/."""
-    given = Path(name).expanduser()
+    given = Path(name).expanduser()  # people type params/sample, ../mine or sample
     return next((p for p in (given, ROOT / given, ROOT / "params" / given) if p.is_dir()), given)
 
 
