@@ -4,7 +4,6 @@ it is learnt.
 
 import json
 import os
-import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
-from tests.training_rows import SETTINGS, a_run, plan
+from tests.training_rows import a_run, plan, result, settings_of, trained
 from vislib.media.pixels import read_image
 from vislib.runs import InputError
 from vislib.runs.children import run_child
@@ -55,31 +52,6 @@ def ground(tmp_path_factory):
     tiny.build("tiny-llava", folder / "tiny-llava")
     plan(folder, folder / "tiny-llava", pictured=6, texts=6)
     return folder
-
-
-def settings_of(ground: Path, folder: Path, **given) -> Settings:
-    """Settings of a training in `folder`, with the file of facts that `train` leaves beside its
-    checkpoints.
-    """
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints/facts.json").write_text('{"base": "tiny-llava"}')
-    places = {"model": str(ground / "tiny-llava"), "rows": str(ground / "rows.parquet")}
-    places |= {"checkpoints": str(folder / "checkpoints"), "output": str(folder / "model")}
-    return replace(SETTINGS, **places | given)
-
-
-def trained(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """Weights and log of a training in this process."""
-    file = Path(settings.checkpoints) / "settings.json"
-    settings.write(file)
-    worker.main(file)
-    return result(settings)
-
-
-def result(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    done = json.loads((Path(settings.checkpoints) / "done.json").read_text())
-    name = "model" if settings.method == "full" else "adapter_model"
-    return load_file(Path(settings.output) / f"{name}.safetensors"), done["log"]
 
 
 def same(one, other) -> bool:
@@ -122,57 +94,6 @@ def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(
     assert {"steps": 3, "rows": 12}.items() <= totals.items()
     assert {"tokens_per_second", "samples_per_second", "peak_memory_gib"} <= run.metrics.keys()
     assert "mfu" not in run.metrics
-
-
-FROZEN = [
-    {"method": "lora"},
-    {"method": "full"},
-    {"method": "full", "parts": ("vision", "connector"), "vision_from_layer": 1},
-]
-
-
-@pytest.mark.parametrize("given", FROZEN)
-@pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
-def test_layers_before_all_that_learns_are_computed_forward_and_once(
-    tmp_path, monkeypatch, name, given
-):
-    """By torch's own counter and through the Trainer, with activations computed again."""
-    tiny.build(name, tmp_path / name)
-    plan(tmp_path, tmp_path / name, pictured=2)
-    flops, asked = dict[bool, dict[str, int]](), list[bool]()
-
-    class Counted(worker.AnswerTrainer):
-        def training_step(self, model, *more):
-            found = [n for n, _ in model.named_modules() if re.search(r"vision_.*layers\.\d+$", n)]
-            frozen = found[: given.get("vision_from_layer", len(found))]
-            for layer in frozen:
-                model.get_submodule(layer).register_forward_hook(
-                    lambda module, taken, out: asked.append(out.requires_grad)
-                )
-            with FlopCounterMode(display=False) as counter:
-                loss = super().training_step(model, *more)
-            counts = {key: sum(n.values()) for key, n in counter.get_flop_counts().items()}
-            flops[self.settings.gradient_checkpointing] = {
-                layer: sum(n for key, n in counts.items() if key.endswith(layer))
-                for layer in frozen
-            }
-            return loss
-
-    monkeypatch.setattr(worker, "AnswerTrainer", Counted)
-    for again in (False, True):
-        place = {"model": str(tmp_path / name), "gradient_checkpointing": again, "max_steps": 1}
-        trained(
-            settings_of(
-                tmp_path,
-                tmp_path / str(again),
-                **given,
-                **place,
-                rows=str(tmp_path / "rows.parquet"),
-            )
-        )
-    assert flops[True] == flops[False]
-    assert all(flops[True].values())
-    assert not any(asked)
 
 
 def test_arms_can_end_at_equal_supervised_tokens(ground, tmp_path):
@@ -343,35 +264,3 @@ def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_fo
                 0, inputs["input_ids"].shape[1] :
             ]
         assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == told["value"]
-
-
-@pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
-def test_utilisation_is_what_torch_counts_whether_or_not_layers_are_computed_again(
-    tmp_path, monkeypatch, name
-):
-    tiny.build(name, tmp_path / name)
-    plan(tmp_path, tmp_path / name, pictured=2)
-    counted, plain = list[float](), list[float]()
-
-    class Counted(worker.AnswerTrainer):
-        def training_step(self, *given):
-            if self.settings.gradient_checkpointing:
-                return super().training_step(*given)
-            with FlopCounterMode(display=False) as counter:
-                loss = super().training_step(*given)
-            plain.append(counter.get_total_flops())
-            return loss
-
-    monkeypatch.setattr(worker, "AnswerTrainer", Counted)
-    monkeypatch.setattr(worker, "peak_flops", lambda device, precision: 1e12)
-    for again in (False, True):
-        place = {"model": str(tmp_path / name), "gradient_checkpointing": again, "max_steps": 2}
-        settings = settings_of(
-            tmp_path, tmp_path / str(again), **place, rows=str(tmp_path / "rows.parquet")
-        )
-        _, log = trained(settings)
-        metrics = json.loads((Path(settings.checkpoints) / "done.json").read_text())["metrics"]
-        counted.append(metrics["mfu"] * 1e12 / metrics["tokens_per_second"])
-    passes = len(plain) // 2  # of each of the two steps
-    for flops_per_token in counted:
-        assert flops_per_token * log[0]["tokens"] == pytest.approx(sum(plain[:passes]), rel=2e-3)

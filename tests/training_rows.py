@@ -2,14 +2,19 @@
 noise.
 """
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from vislib.runs.progress import Progress
+from vislib.training import worker
 from vislib.training.labels import Encoder
 from vislib.training.models import open_processor
 from vislib.training.planning import ROWS
@@ -95,3 +100,28 @@ def a_run(folder: Path) -> SimpleNamespace:
         progress=Progress,
         params=SimpleNamespace(model="tiny-llava"),
     )
+
+
+def settings_of(ground: Path, folder: Path, **given) -> Settings:
+    """Settings of a training in `folder`, with the file of facts that `train` leaves beside its
+    checkpoints.
+    """
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints/facts.json").write_text('{"base": "tiny-llava"}')
+    places = {"model": str(ground / "tiny-llava"), "rows": str(ground / "rows.parquet")}
+    places |= {"checkpoints": str(folder / "checkpoints"), "output": str(folder / "model")}
+    return replace(SETTINGS, **places | given)
+
+
+def trained(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Weights and log of a training in this process."""
+    file = Path(settings.checkpoints) / "settings.json"
+    settings.write(file)
+    worker.main(file)
+    return result(settings)
+
+
+def result(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    done = json.loads((Path(settings.checkpoints) / "done.json").read_text())
+    name = "model" if settings.method == "full" else "adapter_model"
+    return load_file(Path(settings.output) / f"{name}.safetensors"), done["log"]

@@ -123,6 +123,7 @@ def _arm(run: Run, settings: Settings, planned: Planned) -> Row:
     p, counts = run.params, planned.counts()
     trained_as = read_facts(settings.model).get("model")  # if an earlier stage of this kind made it
     return {
+        # one name for all arms of a model, whatever folder or stage it was trained in
         "model": p.model_name or trained_as or Path(p.model.partition("@")[0]).name,
         "arm": p.arm or Path(p.conversations).name or BASE,
         "seed": run.seed,
@@ -159,9 +160,10 @@ def finetune(run: Run, plan: Plan, *, watch: Watch = lambda event: None) -> None
     planned, counts = plan.planned, plan.planned.counts()
     cut = f"{planned.truncated} of them end at max_length. {plan.remark}"
     print(f"{planned.account()}\n{cut}", flush=True)
+    # what it learnt is known at the end, and joined by the worker
     facts = {name: value for name, value in plan.arm.items() if name not in _LEARNT}
     totals = train(run, plan.settings, facts | {"base": run.params.model}, watch=watch)
-    watch({"event": "end"})
+    watch({"event": "end"})  # the last steps came within the pause between two drawings
     with run.output() as output:
         output.take("row", counts["rows"])
         output.keep("row", counts["rows"])
@@ -196,6 +198,7 @@ def loss_curve() -> Watch:
             losses.append({name: event.get(name) for name in ("step", "loss", "eval_loss")})
         waited = not drawn or time.monotonic() - drawn[-1] > _REDRAWN_S
         if losses and (waited or event["event"] == "end"):
+            # evaluations are rarer than steps: a line joins them
             table = pd.DataFrame(losses).groupby("step").first().astype(float)
             axes = table.interpolate().plot(marker=".", figsize=(6, 2.5), ylabel="loss")
             # an open figure would be shown once more when the cell ends

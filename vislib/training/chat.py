@@ -87,7 +87,7 @@ class Chat:
         pieces = turn["value"].split(MARK) if turn["from"] == "human" else [turn["value"]]
         told = [number for number, piece in enumerate(pieces) if piece.strip() or len(pieces) == 1]
         for number, piece in enumerate(pieces):
-            if number:
+            if number:  # before every piece but the first stood a mark
                 yield {"type": "image"}
             if number in told:
                 if number == told[0] and number:
@@ -113,6 +113,7 @@ class Chat:
         """The answer with what leads to it and its end token, and what the template writes behind
         that.
         """
+        # the end is looked for in what the template wrote, never assumed
         told = answer if answer in written else answer.strip()  # some templates trim
         lead, found, rest = written.partition(told)
         if not found or lead.strip():
@@ -148,6 +149,7 @@ def model_inputs(
     are all zero, which Idefics2 and Idefics3 take for padding and leave out, gets one value that no
     eye could see.
     """
+    # a second one would be read as the end of a text before
     begun = bool(processor.tokenizer.bos_token) and text.startswith(processor.tokenizer.bos_token)
     batch = dict(
         processor(

@@ -51,6 +51,7 @@ def model_key(place: str, *, precision: str = "float32") -> str:
     """
     from vislib.training.models import weights_hash
 
+    # by content: the same weights in another folder, or trained again, are the same model
     if Path(place).is_dir():
         return f"{weights_hash(place)}/{precision}"
     from vislib.media.vision import load_config
@@ -174,6 +175,7 @@ def generate(
     prompts = {"input_ids": [row.input_ids for row in rows]}
     batch = dict(tokenizer.pad(prompts, padding_side="left", return_tensors="pt"))
     batch |= stacked_pixels(rows)
+    # pixels in the type of the weights; token ids stay whole numbers
     moved = {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
         for name, value in batch.items()
@@ -198,6 +200,7 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
     from vislib.training.chat import Chat
 
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    # Idefics closes turns with a token that its configuration does not name as an end
     text, ((start, end),) = Chat(processor).render(turns)
     taught = processor.tokenizer(text[start:end], add_special_tokens=False)["input_ids"][-1]
     own = model.generation_config.eos_token_id
@@ -226,6 +229,7 @@ def answer_all(
     ):
         try:
             row = encode(processor, question)
+            # beyond its positions a model writes noise without an error
             if len(row.input_ids) + question.max_tokens > room:
                 raise RowError(
                     "too_long", f"{len(row.input_ids)} tokens and the answer are more than {room}"

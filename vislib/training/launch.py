@@ -51,6 +51,7 @@ def train(
     if not (folder / DONE).exists():
         settings, environment = placed(settings)
         facts = {"base": run.params.model, "method": settings.method} if facts is None else facts
+        # files, not arguments: other machines read them too
         (folder / FACTS).write_text(json.dumps(dict(facts)), encoding="utf-8")
         settings.write(folder / SETTINGS)
         with _Live(run, watch) as live:
@@ -74,7 +75,7 @@ def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
     Raises InputError for what this machine lacks. Does not wake CUDA.
     """
     gpus = _gpus(settings.device)
-    processes = settings.processes or max(1, len(gpus))
+    processes = settings.processes or max(1, len(gpus))  # one on a machine without GPUs
     _check_machines(settings, gpus, processes)
     _check_packages(settings)
     environment = {
@@ -112,6 +113,7 @@ def _check_machines(settings: Settings, gpus: list[str], processes: int) -> None
             f"main_address is {settings.main_address!r}; machines is {settings.machines}: set"
             " host:port"
         )
+    # sharing out saves memory of GPUs, and is tried on them alone
     if settings.strategy != "ddp" and not gpus:
         raise InputError(
             f"strategy is {settings.strategy!r}, which shares weights out among GPUs; set ddp"
@@ -149,6 +151,7 @@ def launch_command(settings: Settings, folder: Path) -> list[str]:
     """The `accelerate launch` of settings that `placed` decided; its own configuration goes to
     `folder`.
     """
+    # FSDP and DeepSpeed want their process group also where it has one member
     several = settings.machines * settings.processes > 1 or settings.strategy != "ddp"
     host, _, port = settings.main_address.rpartition(":")
     config = {
@@ -215,7 +218,7 @@ def join(run: Path, rank: int) -> None:
                 command = launch_command(settings, file.parent)
                 # a training that fails is the first machine's to report
                 subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False)
-        time.sleep(2)
+        time.sleep(2)  # a shared file system tells of nothing by itself
 
 
 if __name__ == "__main__":

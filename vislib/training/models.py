@@ -36,7 +36,7 @@ def resolve_model(value: str, run: "Run") -> str:
     checkpoint would be. Raises InputError if there is no model.
     """
     if not is_local_model(value) and value not in tiny.NAMES:
-        if "/" not in value:
+        if "/" not in value:  # a name misspelt, rather than a hub id
             raise InputError(
                 f"model is {value!r}; name one of {', '.join(tiny.NAMES)}, a folder or a hub id"
                 " org/name"
@@ -91,7 +91,7 @@ def open_processor(place: str | Path, *, image_splitting: bool | None = None) ->
             )
     _set_splitting(processor.image_processor, image_splitting)
     tokenizer = processor.tokenizer
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None:  # as LLaMA has none; padding is masked, so any will do
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return processor
 
@@ -122,6 +122,7 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
             f"vision_from_layer is {settings.vision_from_layer}, but parts lacks vision; add it, or"
             " set 0"
         )
+    # Adam loses small updates of bfloat16 weights; DeepSpeed keeps float32 copies of its own
     updated = settings.method == "full" and settings.strategy in ("ddp", "fsdp")
     model = _weights(
         str(place),
@@ -209,6 +210,7 @@ def open_trained(
 
     from vislib.media.vision import choose_device
 
+    # first the processor: what is no such model fails in seconds
     where, processor = choose_device(device), open_processor(folder)
     if not is_adapter(folder):
         model = _weights(str(folder), precision=precision)
@@ -313,7 +315,7 @@ def _save_whole(
 ) -> None:
     import torch
 
-    kind = getattr(torch, precision)
+    kind = getattr(torch, precision)  # full training works on float32, servers want halves
     values = model.state_dict() if state is None else state
     cast = {
         name: value.to(kind) if value.is_floating_point() else value
@@ -330,6 +332,7 @@ def _base_of(folder: Path) -> Iterator[str]:
     """
     facts = read_facts(folder)
     value = str(facts.get("base", ""))
+    # nobody keeps a tiny base: its weights come from a seed
     if value in tiny.NAMES and not is_local_model(value):
         with TemporaryDirectory() as built:
             tiny.build(value, Path(built))
@@ -342,6 +345,7 @@ def _base_of(folder: Path) -> Iterator[str]:
     if not is_local_model(value):
         yield value
         return
+    # the model lies in RUN/STAGE/data/model, and a table is named from its run
     runs = [path.parent.parent for path in folder.resolve().parents if path.name == "data"]
     if table_reference(value) and not runs:
         raise InputError(

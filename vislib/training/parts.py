@@ -72,6 +72,7 @@ def freeze(model: Any, parts: Sequence[str], *, vision_from_layer: int) -> None:
     known = parts_of(model)
     if not parts or set(parts) - known.keys():
         raise InputError(f"parts is {list(parts)!r}; name one or more of {', '.join(known)}")
+    # vision apart: of it only some layers may learn
     chosen = {name for part in parts for name in known[part]} - set(known["vision"])
     if "vision" in parts:
         chosen |= set(_vision(known["vision"], vision_from_layer, _features(model.config)))
@@ -100,6 +101,7 @@ def _vision(names: Sequence[str], first: int, features: int | None) -> list[str]
         raise InputError(
             f"vision_from_layer is {first}; the vision tower has {depth} layers: 0 to {depth - 1}"
         )
+    # from 0 on also the embeddings learn, which stand before all layers
     start = min(i for i, layer in layers.items() if layer >= first) if first else 0
     if features is None:  # all that the tower makes goes on
         return list(names[start:])

@@ -148,6 +148,7 @@ def plan_rows(
 def _gathered(entries: Iterable[Entry], folder: Path) -> Path:
     """Tables `rows` and `refused` of all entries, in shards; made once, whole or not at all."""
     done, building = folder / "candidates", folder / "candidates.building"
+    # reading the own data may take an hour: a stop afterwards must not cost it again
     if not done.exists():
         rmtree(building, ignore_errors=True)
         schemas = {"rows": _CANDIDATES, "refused": _REFUSED}
@@ -211,6 +212,7 @@ def _require_enough(planned: Planned, folder: Path) -> None:
             " above 0"
         )
     for source, count in taken.items():
+        # 5 % by the parameters a user set, or half by any reason
         lost = [row for row in planned.refusals() if row["source"] == source]
         by_parameters = [row for row in lost if _mend(row["reason"])]
         if len(by_parameters) > MOST_REFUSED * count:
@@ -250,6 +252,7 @@ def examples(planned: Planned, settings: Settings, count: int, seed: int) -> lis
     ids: dict[str, list[str]] = {}
     for row in tables.read_rows(planned.rows, ["id", "source"]):
         ids.setdefault(row["source"], []).append(row["id"])
+    # one of each source first, so that a look never misses the own data
     in_turn = zip_longest(*(choose(names, count, seed) for names in ids.values()))
     names = [name for group in in_turn for name in group if name is not None][:count]
     found, encoder = tables.lookup(planned.rows, "id", names), _encoder(settings)

@@ -23,31 +23,31 @@ class Settings:
     method: str  # full, lora, dora
     parts: tuple[str, ...]  # of vision, connector, language: what learns
     vision_from_layer: int  # first layer of the vision tower that learns, if vision does
-    lora_rank: int
-    lora_alpha: int
-    lora_dropout: float
-    image_splitting: bool
+    lora_rank: int  # of the two matrices that stand for a change of a weight
+    lora_alpha: int  # a change counts alpha / rank
+    lora_dropout: float  # before adapters alone
+    image_splitting: bool  # also show an image in parts
     max_length: int  # tokens of a row, image tokens included
-    epochs: float
+    epochs: float  # passes over the rows
     max_steps: int  # 0: as many as the epochs have
     max_supervised_tokens: int = 0  # the step that reaches them is the last, 0: no cap
     batch_size: int  # rows of one optimiser step, over all processes
     device_batch_size: int  # rows of one forward pass on one device
-    learning_rate: float
+    learning_rate: float  # the highest
     warmup: float  # share of the steps
-    weight_decay: float
+    weight_decay: float  # AdamW's
     precision: str  # float32, bfloat16
     attention: str  # sdpa, eager, flash_attention_2
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool  # compute activations again rather than hold them
     strategy: str  # ddp, zero2, zero3, fsdp
     processes: int  # on this machine, 0: one per GPU
-    machines: int
-    machine_rank: int
+    machines: int  # all with the same number of processes
+    machine_rank: int  # of this machine, from 0
     main_address: str  # host:port of machine 0
-    loader_workers: int
+    loader_workers: int  # that decode images, of each process
     checkpoint_steps: int  # steps between checkpoints
     device: str  # auto, cpu, cuda
-    seed: int
+    seed: int  # of order, dropout and first adapters
     quantization: str = "none"  # of frozen weights under adapters: none, 4bit, 8bit
     eval_steps: int = 0  # steps between evaluations of the held-out rows, 0: none
     load_best: bool = False  # keep the weights of the lowest evaluation loss

@@ -182,9 +182,10 @@ def _own_files(places: Sequence[Path]) -> list[Path]:
 
 def _llava_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
     for number, item in enumerate(_json_items(file)):
-        row, mended = tables.mend_text(item)
+        row, mended = tables.mend_text(item)  # half a character would fail when it is written
         fields = row if isinstance(row, dict) else {}
         name = str(fields.get("id") or f"{file.stem}/{number}")
+        # by the row alone: what else an arm learns from changes nothing
         if seeded(seed, "own", name) >= chance:
             continue
         given = fields.get("image") or []
@@ -235,7 +236,7 @@ def _json_items(file: Path) -> Iterator[Any]:
 def _cauldron_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
     rows = tables.read_rows(file, ["images", "texts"], unreadable={})
     for number, row in enumerate(rows):
-        name = f"{file.parent.name}/{file.stem}/{number}"
+        name = f"{file.parent.name}/{file.stem}/{number}"  # The Cauldron has no ids
         if seeded(seed, "own", name) >= chance:
             continue
         if not row:

@@ -15,7 +15,7 @@ from typing import Any
 from vislib.runs.errors import InputError
 from vislib.training import vicuna
 
-_VOCABULARY = 1500
+_VOCABULARY = 1500  # entries: most words of the pages whole, the weights still few
 _CONTEXT = 4096  # tokens
 _SIDE = 56  # px of an image as the vision tower sees it
 _TEXT: dict[str, Any] = {
@@ -59,6 +59,7 @@ def build(name: str, folder: Path, *, seed: int = 0) -> None:
         processor.tokenizer.eos_token_id,
         processor.tokenizer.get_vocab().get("<end_of_utterance>"),
     } - {None}
+    # as checkpoints on the hub say it, for servers that read nothing else
     model.generation_config.eos_token_id = sorted(ends)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -127,7 +128,7 @@ def _llava() -> tuple[Any, Any]:
         text_config=t.LlamaConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
         vision_config=t.CLIPVisionConfig(**_VISION, patch_size=14),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
+        vision_feature_layer=-2,  # as LLaVA: the last layer is never used
         **_special_ids(tokenizer),
     )
     return t.LlavaForConditionalGeneration(config), processor
@@ -136,7 +137,7 @@ def _llava() -> tuple[Any, Any]:
 def _idefics2() -> tuple[Any, Any]:
     import transformers as t
 
-    tokenizer, latents = _tokenizer(), 8
+    tokenizer, latents = _tokenizer(), 8  # tokens an image becomes; IDEFICS2 has 64
     images = t.Idefics2ImageProcessorPil(
         size={"shortest_edge": _SIDE // 2, "longest_edge": _SIDE}, do_image_splitting=False
     )

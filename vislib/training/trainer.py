@@ -78,6 +78,7 @@ def unpack(file: Path) -> None:
     """Write a Parquet file of rows as an Arrow file beside it, which can be read row by row without
     decoding.
     """
+    # Parquet must be decoded by the row group; loader workers ask for rows one by one, at random
     with (
         tables.open_part(file) as source,
         pa.ipc.new_file(file.with_suffix(_UNPACKED), source.schema_arrow) as sink,
@@ -165,6 +166,7 @@ def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     autocast makes float32.
     """
     loss = partial(cross_entropy, reduction="sum")
+    # one chunk of float32 logits at a time: a vocabulary of 32,000 takes 128 MB a thousand tokens
     sums = [
         checkpoint(
             lambda chunk, wanted: loss(chunk.float(), wanted), chunk, wanted, use_reentrant=False
@@ -229,6 +231,7 @@ class AnswerTrainer(Trainer):
             batch_sampler=self.share,
             collate_fn=partial(self.join, dummy=dummy_row(self.rows.encoder)),
             num_workers=self.settings.loader_workers,
+            # of its own, so that workers take nothing from the chance that dropout draws from
             pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator().manual_seed(self.settings.seed),
         )
@@ -256,6 +259,7 @@ class AnswerTrainer(Trainer):
 
     def training_step(self, *given: Any, **named: Any) -> Any:
         """One pass, forward and backward."""
+        # every pass of the first step, since passes differ in length
         with self.counter.counting() if self.counter else nullcontext():
             return super().training_step(*given, **named)
 
@@ -282,6 +286,7 @@ class AnswerTrainer(Trainer):
             return
         done = self.state.global_step
         rows = self.share.of_step(done - 1)
+        # the Trainer would go on, and save what is lost
         if not math.isfinite(logs["loss"] + logs.get("grad_norm", 0)):
             names = ", ".join(self.rows.table.column("id").take(rows).to_pylist())
             raise InputError(
@@ -320,6 +325,7 @@ class AnswerTrainer(Trainer):
                 state.best_model_checkpoint = None  # the best is what stands in memory
             return
         super()._save_checkpoint(model, trial)
+        # each process writes its own state of chance: whole is what all have written
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))

@@ -53,6 +53,7 @@ def main(file: Path) -> None:
     """Train as the settings in `file` say. Raises InputError."""
     settings, stop = Settings.read(file), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
+        # a step may take minutes: it is finished, then saved
         signal.signal(number, lambda *_: stop.set())
     args, folder = _arguments(settings), Path(settings.checkpoints)
     files = [Path(name) for name in (settings.rows, settings.held_out) if name]
@@ -99,15 +100,15 @@ def _arguments(settings: Settings) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=min(settings.warmup, 1 - 1e-9),  # 1 would be one step
         weight_decay=settings.weight_decay,
-        max_grad_norm=1.0,
+        max_grad_norm=1.0,  # as in LLaVA's recipe, like the cosine
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=settings.precision == "bfloat16",
         use_cpu=not cuda,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=False,  # all that learn get gradients: `freeze`, `dummy_row`
         dataloader_num_workers=settings.loader_workers,
         dataloader_pin_memory=cuda,
         logging_steps=1,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # it would hide a training that diverged
         save_strategy="steps",
         save_steps=every,
         eval_strategy="steps" if settings.eval_steps else "no",
@@ -115,7 +116,7 @@ def _arguments(settings: Settings) -> TrainingArguments:
         load_best_model_at_end=settings.load_best,
         metric_for_best_model="loss",
         greater_is_better=False,
-        disable_tqdm=True,
+        disable_tqdm=True,  # the stage shows progress
         report_to=settings.report_to,
         run_name=settings.run_name or None,
         **_sharing(settings.strategy),
@@ -137,6 +138,7 @@ def _save(
     trainer: AnswerTrainer, processor: Any, settings: Settings, facts: dict[str, Any]
 ) -> None:
     """Save what was trained, gathered from all processes where each holds a part."""
+    # all processes take part in gathering, one writes
     sharded = settings.strategy in ("zero3", "fsdp")
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if not trainer.is_world_process_zero():
@@ -219,6 +221,7 @@ class Meter(TrainerCallback):
         """Leave totals, metrics and log for the stage; the checkpoints are of no more use."""
         folder = Path(self.trainer.settings.checkpoints)
         found = {"totals": self.totals(), "metrics": self._metrics(), "log": self.log()}
+        # whole or not at all: a training that has this file is never begun again
         (folder / "done.tmp").write_text(json.dumps(found), encoding="utf-8")
         os.replace(folder / "done.tmp", folder / DONE)
         for checkpoint in folder.glob("checkpoint-*"):
@@ -228,6 +231,7 @@ class Meter(TrainerCallback):
         metrics = {"peak_memory_gib": round(self._memory(), 2)}
         history = self.trainer.state.log_history
         if evaluated := [entry for entry in history if "eval_loss" in entry]:
+            # what is said must be of the weights that were saved
             best = min(evaluated, key=lambda entry: float(entry["eval_loss"]))
             kept = best if self.trainer.settings.load_best else evaluated[-1]
             metrics |= {name: float(kept[key]) for name, key in _EVALUATED.items()}
