@@ -121,7 +121,10 @@ def densefusion_table() -> Any:
         for name, pair in paper[part].items()
         for arm, value in zip(labels, pair, strict=True)
     ]
-    return pd.DataFrame(rows, columns=["model", "part", "arm", "benchmark", "accuracy"])
+    return pd.DataFrame(
+        rows,
+        columns=["model", "part", "arm", "benchmark", "accuracy"],
+    )
 
 
 def _scaled(scores: Any) -> Any:
@@ -168,13 +171,14 @@ def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) ->
             name = f"{title_of(arm)} (paper): {mean:.2f}"
             # the shape of our arm of that name; a bar where we have none
             shown[name] = looks.get(title_of(arm), {"marker": "|"}) | PAPER
-            place = {"benchmark": PAPER_MEAN, "label": title_of(PAPER_MEAN)}
-            rows = pd.concat(
-                [
-                    rows,
-                    pd.DataFrame([{**place, "name": name, "accuracy": mean / 100}]),
-                ]
-            )
+            # on a line of its own: which part of SEED is in it is not known
+            reported = {
+                "benchmark": PAPER_MEAN,
+                "label": title_of(PAPER_MEAN),
+                "name": name,
+                "accuracy": mean / 100,
+            }
+            rows = pd.concat([rows, pd.DataFrame([reported])])
         plot_dots(axes, _scaled(rows), shown, x="Accuracy, %")
 
 
@@ -197,7 +201,10 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
     ablation = set(paper.loc[paper["part"] == "fusion", "benchmark"])
     # which part of SEED the ablation is of is not known: ours stand near it, each on its own row
     near = ours["benchmark"].isin({*ablation, "seedbench", "seedbench_image"})
-    shown = {"gains": ours, "fusion": ours[near & ours["arm"].isin(fusion)]}
+    shown = {
+        "gains": ours,
+        "fusion": ours[near & ours["arm"].isin(fusion)],
+    }
     for axes, (part, own) in zip(panels, shown.items(), strict=True):
         theirs = paper[paper["part"] == part]
         # the labels of a part are in the order without, with

@@ -167,7 +167,11 @@ def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:
 
 def _usable(output: Output, sides: Mapping[str, Any]) -> list[str]:
     """Samples that can be read on both sides; of the others, what each side says of them."""
-    reasons = pd.concat([side["reason"] for side in sides.values()], axis=1, keys=SIDES)
+    reasons = pd.concat(
+        [side["reason"] for side in sides.values()],
+        axis=1,
+        keys=SIDES,
+    )
     usable = []
     # "not there" of one side is a reason of its own
     for name, row in reasons.fillna("not there").sort_index().iterrows():
@@ -187,7 +191,12 @@ def _usable(output: Output, sides: Mapping[str, Any]) -> list[str]:
     return usable
 
 
-def _write_votes(output: Output, file: Path | None, page: str, pairs: Mapping[str, Row]) -> None:
+def _write_votes(
+    output: Output,
+    file: Path | None,
+    page: str,
+    pairs: Mapping[str, Row],
+) -> None:
     """Write each vote of a file for the side that it is for. Raises InputError for a file that the
     page did not save.
     """

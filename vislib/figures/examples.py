@@ -14,7 +14,11 @@ from typing import Any
 from matplotlib.patches import Rectangle
 
 from vislib.figures.sql import query
-from vislib.figures.statistics import overlap, source_stems, text_stems
+from vislib.figures.statistics import (
+    overlap,
+    source_stems,
+    text_stems,
+)
 from vislib.figures.style import GREY, Look
 from vislib.figures.text import NOTHING, Column, drawable
 from vislib.media.tokenization import sentences
@@ -68,7 +72,10 @@ def pick(found: Sequence[Example], *, ids: Sequence[str], n: int, seed: int) -> 
             f"{lacking} lacks {_LACKS}; mend sample_ids, or leave this figure out of the set"
         )
     if ids:
-        return sorted(found, key=lambda example: list(ids).index(example["sample_id"]))
+        return sorted(
+            found,
+            key=lambda example: list(ids).index(example["sample_id"]),
+        )
     # pages with many pictures would fill the figure
     one_each = {example["doc_id"]: example for example in found}
     return choose(
@@ -80,7 +87,11 @@ def pick(found: Sequence[Example], *, ids: Sequence[str], n: int, seed: int) -> 
 
 
 def load_examples(
-    inputs: Mapping[str, Path], *, ids: Sequence[str], n: int, seed: int
+    inputs: Mapping[str, Path],
+    *,
+    ids: Sequence[str],
+    n: int,
+    seed: int,
 ) -> list[Example]:
     """Samples with image, both captions and conversation, from the tables of `inputs`: `ids`, or
     for none a seeded choice of `n` from different documents.
@@ -129,7 +140,11 @@ def plot_page(sheet: Column, examples: Sequence[Example], *, words_around: int) 
     )
     page.y += 3
     _write_page(page, example, words_around)
-    frame: Look = {"fill": False, "edgecolor": "0.6", "linewidth": 0.6}
+    frame: Look = {
+        "fill": False,
+        "edgecolor": "0.6",
+        "linewidth": 0.6,
+    }
     sheet.axes.add_patch(Rectangle((1, 1), half, page.y + 5, **frame))
     for kind, source in zip(KINDS, (added_stems(example), NOTHING), strict=True):
         counts = overlap(example[kind], source_stems(example))

@@ -28,7 +28,10 @@ from vislib.runs.tables import Row
 # means; of the other lengths and the parts of speech we know no figure of the paper
 PAPER: Mapping[str, Mapping[str, float]] = {
     "words": {"DenseFusion-4V-100K": 206, "DenseFusion-1M": 191},
-    "sentences": {"DenseFusion-4V-100K": 11.2, "DenseFusion-1M": 11.0},
+    "sentences": {
+        "DenseFusion-4V-100K": 11.2,
+        "DenseFusion-1M": 11.0,
+    },
 }
 LENGTHS = ("characters", "words", "sentences")
 # by how HanTa's tags begin, which are those of the British National Corpus
@@ -61,7 +64,10 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
         else:
             facts = [row[name] for name in ("kind", "sample_id", "model")]
             rows.append([number, *facts, *caption_lengths(row["caption"])])
-    table = pd.DataFrame(rows, columns=["table", "kind", "sample_id", "model", *LENGTHS])
+    table = pd.DataFrame(
+        rows,
+        columns=["table", "kind", "sample_id", "model", *LENGTHS],
+    )
     # a kind of two captioners is two groups, named by the stage that wrote it
     stages = table["table"].map(lambda number: f" · {'/'.join(captions[number].parts[-4:-2])}")
     several = table.groupby("kind")["table"].transform("nunique") > 1
@@ -125,7 +131,11 @@ def word_classes(text: str) -> list[str]:
     for sentence in sentences(text):
         # tags need the sentence, not the caption
         tokens = [token[:_LONGEST] for token in word_tokenize(sentence, preserve_line=True)]
-        tags = zip(tokens, _tagger().tag_sent(tokens, taglevel=0), strict=True)
+        tags = zip(
+            tokens,
+            _tagger().tag_sent(tokens, taglevel=0),
+            strict=True,
+        )
         found += [_class_of(tag) for token, tag in tags if any(map(str.isalnum, token))]
     return found
 
@@ -173,6 +183,10 @@ def plot_classes(axes: Axes, classes: Any) -> None:
     # shares of few tokens say little: how many stands in the legend
     tokens = classes.groupby("group")["words"].transform("sum").map("{:,}".format)
     names = classes["group"] + ": " + tokens + " tokens"
-    rows = classes.assign(name=names, label=classes["class"], value=100 * classes["share"])
+    rows = classes.assign(
+        name=names,
+        label=classes["class"],
+        value=100 * classes["share"],
+    )
     rows = rows.assign(low=float("nan"), high=float("nan"))  # counted, not estimated
     plot_dots(axes, rows, marks(names), x="Share of tokens, %")

@@ -63,6 +63,7 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
 
 def _replace(file: Path, published: Path) -> Path:
     """Copy whole or not at all: a full disk leaves what was published before."""
+    # beside its target, as a rename is whole within one file system only
     copy = published.with_name(f".{published.name}.tmp")
     shutil.copyfile(file, copy)
     os.replace(copy, published)

@@ -28,6 +28,7 @@ def query(sql: str, **tables: Any) -> Any:
                 connection.read_parquet(files).create_view(name)
             else:
                 connection.register(name, table)
+        # duckdb names the column alone: say which folders were asked
         try:
             return connection.sql(sql).df()
         except duckdb.BinderException as error:

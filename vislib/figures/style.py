@@ -170,6 +170,7 @@ def preview(figure: Figure) -> Any:
     """The figure for a notebook, at screen resolution: executed notebooks stay small."""
     from IPython.display import Image
 
+    # drawn once more at fewer dots: the file for print would swell the notebook
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=PREVIEW_DPI)
     return Image(data=buffer.getvalue(), format="png")  # type: ignore[no-untyped-call]

@@ -155,6 +155,7 @@ class Column:
     def draw(self, path: str, *, height: float) -> Bbox:
         """Draw an image as large as fits, at the left, in a hairline; returns where."""
         picture = pixels.read_image(path)
+        # small pictures are enlarged too: what is shown must be seen
         scale = min(self.width / picture.width, height / picture.height)
         box = Bbox.from_bounds(self.x, self.y, picture.width * scale, picture.height * scale)
         # no more pixels than print shows: the file stays small whatever the photograph
