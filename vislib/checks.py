@@ -269,7 +269,8 @@ def _of_page(page: str) -> set[str]:
     words.
     """
     if len(page.encode()) < _LEAST:
-        return set(_identifier().labels) if re.search(r"[^\W\d]", page) else {"en"}
+        words = re.search(r"[^\W\d]", page)
+        return set(_identifier().labels) if words else {"en"}
     parts = [page[at : at + _PART] for at in range(0, len(page), _PART)]
     # The last part may be short, and scripts other than Latin stand in few words of some pages.
     others = " ".join(re.findall("[^\0-\u024f]+", page[:_LONGEST]))

@@ -133,8 +133,9 @@ def _checked(options: Sequence[str]) -> Options:
         return (), "not_four_options"
     if not all(map(has_words, options)):
         return tuple(options), "empty_option"
-    distinct = len(set(map(plain, options))) == len(options)
-    return tuple(options), "" if distinct else "repeated_options"
+    if len(set(map(plain, options))) < len(options):
+        return tuple(options), "repeated_options"
+    return tuple(options), ""
 
 
 def read_letter(answer: str, options: Sequence[str]) -> tuple[str, str]:
@@ -145,7 +146,8 @@ def read_letter(answer: str, options: Sequence[str]) -> tuple[str, str]:
     """
     # What follows the first line explains the choice, and may name other options.
     found = meant(answer.partition("\n")[0], options)
-    found = found if found.letters else meant(answer, options)
+    if not found.letters:
+        found = meant(answer, options)
     if len(found.letters) == 1:
         return next(iter(found.letters)), ""
     if not found.letters:
