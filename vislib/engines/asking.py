@@ -79,23 +79,30 @@ def ask_all(
             f" {asking.batches}, or in batch_folder)"
         )
     if missing:
-        if asking.estimate:
-            say(f"to ask: {asking.estimate.line()}")
-        with run.progress(missing, "request") as progress, interrupts(asking.stop):
-            lacking = asking.lacking(requests())
-            try:
-                # however this ends, what the engine has begun is ended by closing
-                with closing(engine.answer(lacking, spent=asking.spent)) as answers:
-                    for request, answer in answers:
-                        asking.record(request, answer)
-                        progress.update(1, **asking.shown())
-                        asking.tell(run, every=_TELL_S)
-            finally:
-                # of a failed run too: the record says what it paid
-                asking.tell(run)
+        _ask(run, asking, requests, missing)
     # a rerun pays nothing, and still tells what its data cost
     run.metrics |= {f"{name}_of_answers": amount for name, amount in asking.answers.items()}
     asking.check()
+
+
+def _ask(
+    run: "Run", asking: "_Asking", requests: Callable[[], Iterable[Request]], missing: int
+) -> None:
+    """Ask the `missing` ones, and journal what comes."""
+    if asking.estimate:
+        say(f"to ask: {asking.estimate.line()}")
+    with run.progress(missing, "request") as progress, interrupts(asking.stop):
+        lacking = asking.lacking(requests())
+        try:
+            # however this ends, what the engine has begun is ended by closing
+            with closing(asking.engine.answer(lacking, spent=asking.spent)) as answers:
+                for request, answer in answers:
+                    asking.record(request, answer)
+                    progress.update(1, **asking.shown())
+                    asking.tell(run, every=_TELL_S)
+        finally:
+            # of a failed run too: the record says what it paid
+            asking.tell(run)
 
 
 def say(line: str) -> None:
