@@ -217,8 +217,10 @@ def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of the `documents` table from one OBELICS row; raises BrokenRow for a row that breaks
     the form.
     """
-    images, texts = _texts(row, "images"), _texts(row, "texts")
-    metadata, general = _json(row, "metadata", list), _json(row, "general_metadata", dict)
+    images = _texts(row, "images")
+    texts = _texts(row, "texts")
+    metadata = _json(row, "metadata", list)
+    general = _json(row, "general_metadata", dict)
     lengths = {"images": len(images), "texts": len(texts), "metadata": len(metadata)}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -255,6 +257,7 @@ def unseen(folder: Path) -> Iterator[Callable[[str], bool]]:
             database.execute(f"PRAGMA {setting}")
         database.execute("CREATE TABLE seen (id INTEGER PRIMARY KEY)")
         database.execute("BEGIN")
+        # SQLite's integers are signed: half of the ids would not fit.
         add = "INSERT OR IGNORE INTO seen VALUES (?)"
         yield lambda doc_id: database.execute(add, (int(doc_id, 16) - 2**63,)).rowcount == 1
 

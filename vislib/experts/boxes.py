@@ -32,6 +32,7 @@ def clipped(box: Box) -> Box | None:
 def iou(box: Box, others: Sequence[Box]) -> NDArray[np.float64]:
     """Intersection over union of one box with each of others, all with an area."""
     corners = np.array([(o.x1, o.y1, o.x2, o.y2) for o in others], dtype=float)
+    # At once for all others: a page of text has hundreds of boxes, and each is held against each.
     x1, y1, x2, y2 = corners.reshape(-1, 4).T
     width = np.clip(np.minimum(box.x2, x2) - np.maximum(box.x1, x1), 0, None)
     height = np.clip(np.minimum(box.y2, y2) - np.maximum(box.y1, y1), 0, None)

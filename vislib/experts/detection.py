@@ -34,6 +34,7 @@ class _Detector:
         self.vision = load_vision_model(
             value, self._auto_class, parameter=self.name, device=device, processor=self._processor
         )
+        # A processor of images and texts holds the one of images, which has the post-processing.
         self.kind = self.vision.model.config.model_type
         self.post = getattr(self.vision.processor, "image_processor", self.vision.processor)
         if not hasattr(self.post, "post_process_object_detection"):
@@ -85,7 +86,8 @@ class ClosedDetector(_Detector):
 
     def __call__(self, images: Images, tags: Sequence[Sequence[str]] = ()) -> list[Findings]:
         """The boxes of each RGB image; `tags` is not looked at."""
-        names = {i: first_synonym(name) for i, name in self.vision.model.config.id2label.items()}
+        labels = self.vision.model.config.id2label
+        names = {i: first_synonym(name) for i, name in labels.items()}
         return [self._detect(image, self.vision.inputs([image]), names) for image in images]
 
 
@@ -116,6 +118,7 @@ class OpenDetector(_Detector):
 
     def _look(self, image: Image.Image, tags: Sequence[str]) -> Findings:
         prepare = self._queries if self.kind in _OWL else self._sentence
+        # Columns of the logits are prompts in OWL, tokens in Grounding DINO: each knows its tag.
         inputs, columns = prepare(image, tags)
         names = {column: tags[tag] for column, tag in enumerate(columns.tolist()) if tag >= 0}
         return self._detect(image, inputs, names, silent=columns < 0)
@@ -124,6 +127,7 @@ class OpenDetector(_Detector):
         """OWLv2: one prompt per tag. The tag of each column of its logits: one after the other."""
         import torch
 
+        # Of full length, as in training.
         length = self.vision.model.config.text_config.max_position_embeddings
         text = [[PROMPT.format(tag) for tag in tags]]
         inputs = self.vision.inputs(

@@ -66,6 +66,7 @@ class Reader:
         return [self._read(image) for image in images]
 
     def _read(self, image: Image.Image) -> Findings:
+        # Scaled once: what is legible after one scaling is lost after two.
         scale = legible_scale(image.size, self._side)
         small = scaled(image, round(max(image.size) * scale))
         boxes = tile_boxes(small.size, self._side)
@@ -92,6 +93,7 @@ class Reader:
 
 
 def _models(folder: Path) -> dict[str, Path]:
+    # One of each, or the package is another: with two, which is read would be chance.
     found = {part: sorted(folder.glob(pattern)) for part, pattern in _PARTS.items()}
     if any(len(paths) != 1 for paths in found.values()):
         raise InputError(
@@ -114,7 +116,8 @@ def framed(image: Image.Image) -> tuple[Image.Image, int, int]:
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = tuple(int(value) for value in np.median(border, axis=0))
-    left, top = (width - image.width) // 2, (height - image.height) // 2
+    left = (width - image.width) // 2
+    top = (height - image.height) // 2
     canvas = Image.new("RGB", (width, height), colour)
     canvas.paste(image, (left, top))
     return canvas, left, top

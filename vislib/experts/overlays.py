@@ -25,6 +25,7 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
     wide, high = (max(1, round(edge * scale)) for edge in image.size)
     image = image.resize((wide, high))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    # Words are too long to stand on their own line of text: they bear numbers.
     shown = [(box, box["label"], _OBJECT) for box in prior["boxes"]]
     shown += [(text, str(number), _TEXT) for number, text in enumerate(prior["texts"], 1)]
     for entry, label, colour in shown:

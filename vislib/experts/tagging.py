@@ -48,6 +48,7 @@ class ModelTagger:
         if max_tags < 0:
             raise InputError(f"max_tags = {max_tags}: at least 0, which keeps all")
         self.threshold, self.max_tags = threshold, max_tags
+        # The configuration tells the kind before the weights are fetched.
         config = load_config(value, parameter="tagger")
         self.score: _ZeroShot | _Classifier
         if config.model_type in _ZERO_SHOT and not _classifies(config):
@@ -90,6 +91,7 @@ class _ZeroShot:
 
         self.vision, self.labels = vision, tags
         self.bias = getattr(vision.model, "logit_bias", None)  # SigLIP's alone
+        # In small letters: SigLIP's texts were, and CLIP's tokenizer makes them so itself.
         prompts = [PROMPT.format(tag).lower() for tag in tags]
         parts = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
         with torch.inference_mode():
@@ -114,7 +116,9 @@ class _ZeroShot:
         model = self.vision.model
         vectors = _unit(model.get_image_features(**self.vision.inputs(images)))
         logits = vectors @ self.texts.T * model.logit_scale.float().exp()
-        return logits.softmax(-1) if self.bias is None else (logits + self.bias.float()).sigmoid()
+        if self.bias is None:
+            return logits.softmax(-1)
+        return (logits + self.bias.float()).sigmoid()
 
 
 class _Classifier:
@@ -122,7 +126,8 @@ class _Classifier:
 
     def __init__(self, vision: VisionModel) -> None:
         names: Mapping[int, str] = vision.model.config.id2label
-        self.vision, self.labels = vision, [first_synonym(names[i]) for i in range(len(names))]
+        self.vision = vision
+        self.labels = [first_synonym(names[i]) for i in range(len(names))]
         self.several = vision.model.config.problem_type == "multi_label_classification"
 
     def __call__(self, images: Sequence[Image.Image]) -> Any:

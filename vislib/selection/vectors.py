@@ -57,6 +57,7 @@ class ColourGradient:
         """The vector of one RGB picture, shape (336,)."""
         from skimage.color import rgb2lab
 
+        # Lab, in which equal steps look about equally large.
         small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
         lab = rgb2lab(np.asarray(small)) / 100
         parts = _palette(lab[::2, ::2].reshape(-1, 3)), _layout(lab), _edges(lab[..., 0])
@@ -178,6 +179,7 @@ def embed_images(
                 batches = _prepared(paths[members], encoder, pool, batch_size)
                 _write_window(file, batches, encoder, on_done)
             with np.load(file) as found:
+                # Those that failed leave no gap.
                 at = start - len(failures)
                 vectors[at : at + len(found["vectors"])] = found["vectors"]
                 places = (start + found["failed"]).tolist()
@@ -243,10 +245,12 @@ def _encoded(prepared: Sequence[Any | Exception], encoder: Encoder) -> list[Vect
         vectors = encoder(good) if good else np.empty((0, encoder.dimension), np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
+            # Its cosine would be none, and k-means would end for all.
             raise ValueError("the model's vector is zero or not finite")
     except MemoryError:
         raise
     except Exception as error:  # and models
         return [error] if len(prepared) == 1 else [_encoded([one], encoder)[0] for one in prepared]
+    # Each picture's vector, or its fault, in the place of the picture.
     unit = iter(vectors / lengths)
     return [one if isinstance(one, Exception) else next(unit) for one in prepared]
