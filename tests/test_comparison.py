@@ -7,14 +7,11 @@ import io
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.figure_layout import assert_readable
-from tests.notebook_cells import run_section
 from vislib.figures import comparison
 from vislib.runs import InputError, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, QUESTIONS, SAMPLES
@@ -232,17 +229,6 @@ def test_votes_are_unblinded_and_change_no_page(inputs, tmp_path):
     assert comparison.tally(votes)["left_share"] == 1.0
 
 
-def test_tally_by_known_numbers():
-    votes = pd.DataFrame({"choice": ["left"] * 8 + ["right"] * 2 + ["tie", "both_bad"]})
-    found = comparison.tally(votes)
-    assert found["sign_test_p"] == pytest.approx(0.109375)  # 2 (1 + 10 + 45) / 1024
-    assert (found["left_share"], found["from"], found["to"]) == pytest.approx(
-        (0.8, 0.4902, 0.9433), abs=1e-4
-    )
-    assert comparison.tally(pd.DataFrame({"choice": ["left", "right"]}))["sign_test_p"] == 1
-    assert comparison.tally(votes.tail(2)) == {"left": 0, "right": 0, "tie": 1, "both_bad": 1}
-
-
 @pytest.mark.parametrize("wrong", ["seed", "pair", "choice", "json", "list"])
 def test_a_file_of_other_votes_is_refused(inputs, tmp_path, wrong):
     run, _, _, _ = compare(inputs)
@@ -311,21 +297,3 @@ def test_questions_as_a_reader_sees_them(inputs, tmp_path):
     assert comparison.side_table(sides).loc["rounds set aside"].tolist() == [0, 1]
     with pytest.raises(InputError, match="two of questions"):
         compare({**inputs, "right": right})
-
-
-def test_the_figure_with_and_without_votes(inputs, tmp_path):
-    """Section 5 of the notebook."""
-    _, sides, pairs, _ = compare(inputs)
-    known = comparison.side_table(sides)
-    votes = pd.DataFrame({"for": ["model-one", "model-one", "tie"]})
-    run = SimpleNamespace(figures=tmp_path)
-    said = []
-    for cast in (votes.head(0), votes):
-        names = {"run": run, "sides": sides, "known": known, "pairs": pairs, "cast": cast}
-        figure = run_section("40_comparison", "## 5", {}, **names)["figure"]
-        assert_readable(figure)
-        bars = figure.axes[1]
-        labels = [text.get_text() for text in bars.get_yticklabels()]
-        said.append((labels, {text.get_text() for text in bars.texts}))
-    assert said[0] == (["usable", "lost: length"], {"18", "17", "2"})
-    assert said[1] == (["model-one", "tie"], {"2", "1"})
