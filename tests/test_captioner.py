@@ -12,16 +12,13 @@ from PIL import Image
 from tests.work import requests
 from vislib import captioner
 from vislib.captioner import JOIN, Captions, Example, Split, swapped
-from vislib.engines import Request
 from vislib.engines.extractive import Extractive
-from vislib.engines.openai import chat_messages
 from vislib.prompts.captions import KINDS, load_prompt
 from vislib.runs import InputError, Run, sql, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
 from vislib.runs.seeding import split_of
-from vislib.training import tiny
-from vislib.training.generation import Question, encode, model_key, question_key
-from vislib.training.models import open_processor, resolve_model
+from vislib.training.generation import Question, model_key, question_key
+from vislib.training.models import resolve_model
 from vislib.training.sources import Refusal
 
 PAGES, PER_PAGE = 20, 2
@@ -290,23 +287,3 @@ def test_its_model_is_whole_and_names_its_prompt(trained, ground):
     facts = json.loads((trained.data / "model/training.json").read_text())
     assert (trained.data / "model/model.safetensors").exists()
     assert (facts["base"], facts["prompt_sha"]) == ("tiny-llava", joined(ground).template.sha)
-
-
-@pytest.mark.parametrize("name", tiny.NAMES)
-def test_a_server_reads_of_stage_06_what_was_taught(tmp_path, name):
-    """Tokens that a server's processor makes of the messages are those that a caption stands behind
-    in training.
-    """
-    tiny.build(name, tmp_path / "model")
-    processor, image = open_processor(tmp_path / "model"), tmp_path / "image.png"
-    Image.effect_noise((60, 40), 60).save(image)
-    asked = Request(
-        id="s", prompt="Say [image] what\n\nyou see:", prompt_sha="", image_id="i", image_path=image
-    )
-    sent = chat_messages(asked)
-    sent[0]["content"][1] = {"type": "image", "path": str(image)}  # as servers read the data URI
-    served = processor.apply_chat_template(
-        sent, add_generation_prompt=True, tokenize=True, return_dict=True
-    )
-    taught = encode(processor, Question("s", f"{asked.prompt}<image>", str(image), 1))
-    assert served["input_ids"][0] == taught.input_ids
