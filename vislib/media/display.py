@@ -58,7 +58,7 @@ def chats(
 
     `image`: column with the path of the picture, below `root` or absolute.
     """
-    shown = []
+    shown, box = [], "flex:1 1 0;min-width:0;max-width:60em;max-height:32em;overflow:auto"
     for row in rows:
         picture = (
             f'<div style="flex:none;width:{side}px">{_picture(row.get(image), root, side)}</div>'
@@ -66,7 +66,7 @@ def chats(
         turns = "".join(_turn(turn["from"], turn["value"]) for turn in row["conversations"])
         shown.append(
             f'<div style="display:flex;gap:12px;border:{_LINE};border-radius:4px;padding:8px">'
-            f'{picture}<div style="flex:1 1 0;min-width:0;max-width:60em">{turns}</div></div>'
+            f'{picture}<div style="{box}">{turns}</div></div>'
         )
     return HTML(
         f'<div style="display:flex;flex-flow:column;gap:8px">{"".join(shown) or "no rows"}</div>'

@@ -22,7 +22,6 @@ from vislib.runs.keys import input_path
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
 from vislib.runs.progress import Progress
 from vislib.runs.provenance import peak_memory_mib, relative_to_root
-from vislib.runs.shards import ShardFunction, map_shards
 from vislib.runs.stage import Stage, output_facts, write_record
 from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, parts, read_rows
 from vislib.runs.verbs import (
@@ -103,30 +102,6 @@ class Run:
         with Output(self.data, self.schemas, rows_per_part=rows_per_part) as output:
             yield output
         self._count("stream", output.counts)
-
-    def map_shards(
-        self, function: ShardFunction, shards: Sequence[Path], workers: int = 1, resume: bool = True
-    ) -> None:
-        """Run `function(part, output)` over `shards` (see `shards.map_shards`), resuming what is
-        done.
-
-        Without `resume` all are made anew: for tables written from a journal, which may hold more
-        by now.
-        """
-        name = getattr(function, "func", function).__name__
-        marks = self.folder / "shards" / name
-        if not resume or name in self._counts:
-            rmtree(marks, ignore_errors=True)
-        counts = map_shards(
-            function,
-            shards,
-            folder=self.data,
-            schemas=self.schemas,
-            workers=workers,
-            marks=marks,
-            lock=self.stage.run / ".workers.lock",
-        )
-        self._count(name, counts)
 
     # -- verbs
     def place(self, table: Path | str) -> Path:

@@ -6,8 +6,6 @@ part k depends on input part k alone, so the number of workers never changes a b
 
 import json
 import os
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,9 +15,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from vislib.runs.locking import share
 from vislib.runs.progress import Progress
 from vislib.runs.tables import Output
+from vislib.runs.verbs import start_worker
 
 ShardFunction = Callable[[Path, Output], None]
 
@@ -57,7 +55,7 @@ def map_shards(
                 counts.update(work(index, shard))
                 progress.update()
             return counts
-        start = partial(_start_worker, os.getpid(), lock)
+        start = partial(start_worker, os.getpid(), lock)
         with ProcessPoolExecutor(
             min(workers, len(waiting)), get_context("spawn"), initializer=start
         ) as pool:
@@ -90,16 +88,3 @@ def _run_shard(
     mark.with_suffix(".tmp").write_text(json.dumps(output.counts, sort_keys=True), encoding="utf-8")
     os.replace(mark.with_suffix(".tmp"), mark)
     return output.counts
-
-
-def _start_worker(parent: int, lock: Path | None) -> None:
-    """Hold the folder's lock for as long as this worker lives, and end when the kernel is gone."""
-    if lock is not None:
-        share(lock)  # kept open: the lock ends with the process
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.3)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

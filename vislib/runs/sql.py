@@ -38,6 +38,7 @@ def connect(tables: Mapping[str, Path], scratch: Path) -> duckdb.DuckDBPyConnect
     """A DuckDB connection in which each table is a view, with its column `row` (UBIGINT)."""
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{_MEMORY}'")
+    connection.execute("SET enable_progress_bar = false")  # it would go to stdout
     connection.execute(f"SET temp_directory = {_literal(scratch / 'duckdb')}")
     for number, (name, table) in enumerate(tables.items(), 1):
         files = _parts(table)
@@ -253,7 +254,9 @@ def _sources(
                 continue
             column_of[name] = number
             rows = values & ((1 << _TABLE_BIT) - 1)
-            source = found.setdefault(number, _Source(_parts(tables[names[number - 1]])))
+            if number not in found:
+                found[number] = _Source(_parts(tables[names[number - 1]]))
+            source = found[number]
             reads[number] = reads.get(number, 0) + len(np.unique(source.groups_of(rows)))
             orders.setdefault(number, []).append(rows)
     for number, source in found.items():

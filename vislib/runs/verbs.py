@@ -195,7 +195,7 @@ def map_parts(
                 counts.update(mapped.part(index, source))
                 progress.update(sizes[source])
             return counts
-        start = partial(_start_worker, os.getpid(), lock)
+        start = partial(start_worker, os.getpid(), lock)
         work = _pickled(mapped)
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start) as pool:
             under_way = {
@@ -230,7 +230,7 @@ def _part(work: bytes, index: int, source: Path) -> Counter[str]:
     return mapped.part(index, source)
 
 
-def _start_worker(parent: int, lock: Path | None) -> None:
+def start_worker(parent: int, lock: Path | None) -> None:
     """Hold the folder's lock for as long as this worker lives, and end when the kernel is gone."""
     if lock is not None:
         share(lock)  # kept open: the lock ends with the process
