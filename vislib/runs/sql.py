@@ -9,7 +9,7 @@ which it is written. To sort the text itself, DuckDB would hold all of it in mem
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -38,7 +38,8 @@ def connect(tables: Mapping[str, Path], scratch: Path) -> duckdb.DuckDBPyConnect
     """A DuckDB connection in which each table is a view, with its column `row` (UBIGINT)."""
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{_MEMORY}'")
-    connection.execute("SET enable_progress_bar = false")  # it would go to stdout
+    with suppress(duckdb.Error):  # in a kernel without ipywidgets there is no bar to switch off
+        connection.execute("SET enable_progress_bar = false")  # it would go to stdout
     connection.execute(f"SET temp_directory = {_literal(scratch / 'duckdb')}")
     for number, (name, table) in enumerate(tables.items(), 1):
         files = _parts(table)
