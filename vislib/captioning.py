@@ -32,6 +32,8 @@ def join(kinds: Sequence[str], *, with_priors: bool, limit: int = 0, seed: int =
     on dead links.
     """
     fused = bool(FUSED & set(kinds))
+    # What decides whether a sample can be captioned, for the choice of a limit alone; without one
+    # every sample is joined, and those that cannot are dropped with their reason.
     usable = "images.status = 'ok'" + (" AND priors.row IS NOT NULL" if fused else "")
     chosen = f"WHERE usable ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     looked_at = (
@@ -85,6 +87,8 @@ class Plan:
             return Drop("image_failed", image["reason"] if image else "not in the ledger")
         if kind in FUSED and found is None:  # 05 ran on fewer images
             return Drop("no_priors", image["image_id"])
+        # The size is decided here and not by the engine: it is part of the answer's key, so that a
+        # caption of a smaller picture is never taken for one of the whole.
         template, path = self.templates[kind], self.root / image["path"]
         size = (image["width"], image["height"])
         side, tokens = self.params.image_side, self.params.image_tokens
@@ -126,11 +130,13 @@ class Plan:
             if status == "ok":
                 reason, detail = self._fault(kind, sample, answer["text"])
                 status = "dropped" if reason else "ok"
+            # Placeholders in a caption would be images to whoever trains on it.
             caption, changed = prompts.neutralise(answer["text"])
             yield Note("placeholders_neutralised", changed)
             made = {"sample_id": sample["sample_id"], "kind": kind, "caption": caption}
             names = ("model", "prompt_sha", "request_sha", "tokens_in", "tokens_out")
             made |= {"status": status, "reason": reason} | {name: answer[name] for name in names}
+            # With its text, also when it is dropped: whoever doubts a check reads what it dropped.
             yield To("captions", made)
             if reason:
                 yield Drop(reason, detail)

@@ -74,6 +74,7 @@ def filter_pages(
             continue
         yield To("documents", page | {"n_tokens": n_tokens})
         usable: list[Row] = []
+        # In page order: the bound of a gallery keeps its first images, whatever comes later.
         for sample in samples:
             if fault := sample_fault(sample, min_side):
                 yield Drop(*fault, id=sample["sample_id"], unit="image")
@@ -94,6 +95,7 @@ def page_lengths(pages: Iterable[Row], tokenizer: str, most: int) -> list[tuple[
     """Tokens of each page, and whether that is all of them: beyond `most` nobody counts on."""
     texts = [page_text(page) for page in pages]
     counter = _tokenizer(tokenizer)
+    # A page of a megabyte takes minutes to tokenize; that it is too long shows at its beginning.
     beyond = [tokens_beyond(counter, text, most) for text in texts]
     short = (text for text, tokens in zip(texts, beyond, strict=True) if not tokens)
     counted = iter(count_tokens(counter, short))
@@ -247,7 +249,7 @@ def nearest(before: str, after: str, limit: int, count: Count) -> str:
     Sentences join in order of their distance in characters. When the next one does not fit, its
     side is closed and the other side goes on. What counts is the text as it is returned.
     """
-    if not limit:
+    if not limit:  # the paper's own: the whole page
         return before + IMAGE + after
     sides = sentences(before)[::-1], sentences(after)
     distance = [0, 0]  # in characters, of each side's next sentence

@@ -139,6 +139,7 @@ def unique(
     similarity = np.round(ranked @ ranked.T, 4)
     np.fill_diagonal(similarity, 0)
     pairs = [pair for pair in combinations(range(len(rows)), 2) if similarity[pair] >= threshold]
+    # How many of a type still stand: the minimum holds for each type by itself.
     left = Counter(row["question_type"] for row in rows)
     standing = np.ones(len(rows), bool)
     dropped, stuck = [], 0
@@ -174,6 +175,7 @@ def join(
     """
     page = "coalesce(nullif(page_url, ''), doc_id)"
     named = ", ".join(f"'{kind}'" for kind in kinds)
+    # A share of the 2^64 hashes, as the text that their 16 digits are compared with.
     edge = f"{min(int(test_fraction * 2**64), 2**64 - 1):016x}"
     types = f"coalesce(n_types, 0) = {len(kinds) * len(QUESTION_TYPES)}" if asked else "true"
     questions = (
@@ -222,6 +224,7 @@ def kinds_of(run: Run) -> list[str]:
         raise InputError(
             f"{captions} holds no caption; run 06_captioning on samples that it can caption"
         )
+    # A join by samples would pass over them in silence.
     strays = "SELECT count(*) FROM questions ANTI JOIN samples USING (sample_id)"
     given = {"questions": questions, "samples": samples} if questions else {}
     if questions and (n := sql.select(strays, given, run.scratch)[0][0]):
@@ -239,6 +242,7 @@ def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> E
         for row in tables.read_rows(joined, ["questions"]):
             yield from (q["question"] for q in row["questions"] or [] if q["status"] == "ok")
 
+    # Two passes over the table in place of all texts in memory: 8 bytes a text are kept.
     hashes = distinct_hashes(texts())
     run.metrics["distinct_questions"] = len(hashes)
     with run.progress(len(hashes), "questions embedded") as progress:
@@ -257,6 +261,8 @@ def obstacle(sample: Row, kinds: Sequence[str], *, asked: bool) -> tuple[str, st
     image = sample["image"]
     if image is None or image["status"] != "ok":
         return "image_failed", image["reason"] if image else "not in the ledger"
+    # Every kind, not the one that is written: all configurations hold the same samples, so that a
+    # comparison of two arms compares rounds and nothing else.
     for kind in kinds:
         caption = caption_of(sample, kind)
         if caption is None or caption["status"] != "ok":
@@ -264,6 +270,7 @@ def obstacle(sample: Row, kinds: Sequence[str], *, asked: bool) -> tuple[str, st
         found = {question["question_type"] for question in questions_of(sample, kind)}
         for lacking in (name for name in QUESTION_TYPES if asked and name not in found):
             return f"no_{lacking}", kind
+    # Last: of a sample that could stand nowhere, the image is no reason.
     return ("image_in_train", "") if sample["image_in_train"] else None
 
 
@@ -304,6 +311,7 @@ def conversations(
     """
     for sample in samples:
         fault = obstacle(sample, kinds, asked=vectors is not None)
+        # Questions are dropped one by one, so that their account closes beside that of samples.
         for row in sample["questions"] or []:
             if row["status"] != "ok":
                 yield Drop("malformed", row["reason"], id=row["question_id"], unit="question")
@@ -315,6 +323,7 @@ def conversations(
             continue
         for kind in kinds:
             asked = questions_of(sample, kind)
+            # Within a sample and kind alone: two images may well raise the same question.
             if vectors is not None:
                 near = vectors.of([row["question"] for row in asked])
                 found = unique(asked, near, threshold=threshold, minimum=minimum)
@@ -338,6 +347,7 @@ def _rows(
         if alone and name != "captions":
             continue
         turns, strays = conversation(chosen)
+        # Once a sample and kind: every other configuration repeats some of these rounds.
         if alone or name == "leaky_mix":  # which holds all rounds
             yield Note("identifiers_neutralised", strays)
         row = {
@@ -369,6 +379,7 @@ def check_merged(run: Run, kinds: Sequence[str], *, asked: bool) -> None:
             f" {reasons or 'there are no samples'}"
         )
     names = list(CONFIGURATIONS) if asked else ["captions"]
+    # A split without a row has no file, and counts as 0 here: tables of sizes have no holes.
     run.metrics["rows"] = {
         f"{kind}/{name}/{split}": sum(
             map(tables.count_rows, (run.data / kind / name).glob(f"{split}-*.parquet"))

@@ -33,6 +33,7 @@ def asked_about(*, limit: int, seed: int) -> str:
     """
     if not limit:
         return "SELECT * FROM captions"
+    # Of samples, not of captions: the kinds of a sample are compared, so they stay together.
     return f"""
     SELECT * FROM captions WHERE sample_id IN (
         SELECT sample_id FROM captions WHERE status = 'ok'
@@ -84,6 +85,7 @@ class Plan:
     def request(self, row: Row) -> Request:
         """What is asked about a joined row."""
         caption, sample, image = row["caption"], row["sample"], row["image"] or {}
+        # Without its page a round cannot be checked, so a caption of another run is no caption.
         if sample is None:
             raise InputError(
                 f"{self.params.captions}: sample {caption['sample_id']} is not in"
@@ -91,6 +93,7 @@ class Plan:
             )
         task = row["question_type"]
         template = self.templates[task]
+        # A caption that holds an identifier of the format would end the prompt or begin a round.
         written, _ = prompts.neutralise(caption["caption"])
         return Request(
             id=caption["sample_id"],
@@ -122,6 +125,7 @@ class Plan:
         """
         page = request.evidence["sample"]["context"] or ""
         blocks, _ = self.blocks(request.evidence["task"], text, page)
+        # One good round is worth its answer; what stops a stage is answers that give none.
         if any(not block.reason for block in blocks):
             return "", ""
         return (blocks[0].reason, blocks[0].text) if blocks else ("no_rounds", text)
@@ -136,6 +140,7 @@ class Plan:
                 "question_type": task,
             }
             names = ("status", "reason", "model", "request_sha", "tokens_in", "tokens_out")
+            # A failed answer has its row too: who was asked what, and what it cost, is told of all.
             yield To("requests", ids | {name: answer[name] for name in names})
             if answer["status"] != "ok":
                 yield Drop(answer["reason"], answer["detail"])
@@ -151,6 +156,7 @@ class Plan:
         """The block with the first check that its question or its free-form answer fails, if it was
         good so far.
         """
+        # The answer of a multiple-choice round is a letter: nothing to check.
         texts = (block.round.question, block.round.answer)[: 1 if block.round.options else 2]
         for text in texts if not block.reason else ():
             prompt = self.templates[question_type].text
@@ -175,8 +181,10 @@ def _round(origin: Row, number: int, block: Block, params: Any) -> Iterator[Said
     found = [prompts.neutralise(text) for text in texts]
     question, answer, *options = (text for text, _ in found)
     ids = origin["sample_id"], origin["kind"], origin["question_type"]
+    # With its number: a model may ask the same question twice in one answer.
     question_id = short_hash(*ids, str(number), question)
     if options and not block.reason:
+        # Before shuffling: a model that prefers a letter would teach it (see `qa_options`).
         yield Note(f"letter_{answer}_as_written")
         if params.shuffle_options:
             order = shuffle(question, options, answer, seed=params.seed, name=question_id)

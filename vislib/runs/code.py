@@ -38,6 +38,7 @@ MACHINERY = (
 # reaches its engine by a parameter and not by import, so it depends on all of these.
 ENGINES = (
     "vislib.engines.billing",
+    "vislib.engines.completions",
     "vislib.engines.extractive",
     "vislib.engines.replies",
     "vislib.engines.thoughts",

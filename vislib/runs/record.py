@@ -125,6 +125,8 @@ class Run:
         has changed.
         """
         name = getattr(getattr(function, "func", function), "__name__", "map")
+        # The function's name is the verb's: a cell that is run again makes its rows anew, and counts
+        # once.
         source, columns = self.place(table), (id,) if isinstance(id, str) else tuple(id)
         if name in self._counts:  # the cell was run again
             rmtree(self.folder / "shards" / name, ignore_errors=True)
@@ -220,6 +222,7 @@ class Run:
         columns = (id,) if isinstance(id, str) else tuple(id)
         beside, schema = ask_rows(self, build, source, answers, check)
         name = f"answers in {into}"
+        # Always written anew, in seconds: what was asked is in the journal.
         for old in (answers, self.folder / "shards" / name):  # the journal may hold more by now
             rmtree(old, ignore_errors=True)
         self._map(name, beside, source, {str(answers): schema}, unit, columns)

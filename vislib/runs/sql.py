@@ -43,6 +43,7 @@ def connect(tables: Mapping[str, Path], scratch: Path) -> duckdb.DuckDBPyConnect
     connection.execute(f"SET temp_directory = {_literal(scratch / 'duckdb')}")
     for number, (name, table) in enumerate(tables.items(), 1):
         files = _parts(table)
+        # Numbers run through all parts: the order of rows is the order of numbers.
         starts = np.cumsum([0, *map(_count, files)])[:-1].tolist()
         row = f"{starts}[file_index::BIGINT + 1] + file_row_number::BIGINT"
         connection.execute(
@@ -80,6 +81,7 @@ def query(
     `one_per` is a column, a field of a row (`sample.sample_id`), or several of them, whose values
     must be there and differ. Raises InputError if they do not, or if DuckDB refuses the query.
     """
+    # What a killed query left is of no use: nothing tells how far it had come.
     work = scratch / f"{into.name}.query"
     rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -163,7 +165,7 @@ class _Source:
         """The rows of these numbers, in their order."""
         if self._places is not None:
             numbers = self._places[numbers]
-        known = np.unique(numbers)
+        known = np.unique(numbers)  # a page's image may stand in many rows; it is read once
         groups = self.groups_of(known)
         pieces = [self.schema().empty_table()]
         for group in np.unique(groups):
@@ -260,6 +262,7 @@ def _sources(
             source = found[number]
             reads[number] = reads.get(number, 0) + len(np.unique(source.groups_of(rows)))
             orders.setdefault(number, []).append(rows)
+    # Nearly in order is good enough, and usual: stages write rows in the order of their inputs.
     for number, source in found.items():
         # in order, a part of the output reads its own groups and those that it shares
         if reads[number] > 4 * (len(source.starts) + n_parts):

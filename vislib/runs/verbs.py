@@ -104,6 +104,7 @@ class Mapped:
 
     def part(self, index: int, source: Path) -> Counter[str]:
         """Map one part, or take it as done."""
+        # By content, not by date: an input that was made again and came out the same is the same.
         mark = self.marks / f"{index:05d}.json"
         given = {"input": sha256(source.read_bytes()).hexdigest(), "code": self.code}
         if mark.exists():
@@ -119,10 +120,11 @@ class Mapped:
         mark.with_suffix(".tmp").write_text(
             json.dumps(given | {"counts": output.counts}, sort_keys=True), encoding="utf-8"
         )
-        os.replace(mark.with_suffix(".tmp"), mark)
+        os.replace(mark.with_suffix(".tmp"), mark)  # last: without it the part is made again
         return output.counts
 
     def _write(self, rows: Rows, output: Output) -> None:
+        # Of one batch alone, so that memory does not grow with the table.
         went_on: set[str] = set()
         dropped: set[str] = set()
         name = _name(self.function)
@@ -196,6 +198,7 @@ def map_parts(
                 progress.update(sizes[source])
             return counts
         start = partial(start_worker, os.getpid(), lock)
+        # spawn and not fork: a kernel has threads, and a forked child of theirs may hang.
         work = _pickled(mapped)
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start) as pool:
             under_way = {
