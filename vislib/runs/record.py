@@ -125,8 +125,7 @@ class Run:
         has changed.
         """
         name = getattr(getattr(function, "func", function), "__name__", "map")
-        # The function's name is the verb's: a cell that is run again makes its rows anew, and counts
-        # once.
+        # The function's name is the verb's: a cell that is run again makes its rows anew.
         source, columns = self.place(table), (id,) if isinstance(id, str) else tuple(id)
         if name in self._counts:  # the cell was run again
             rmtree(self.folder / "shards" / name, ignore_errors=True)
