@@ -110,8 +110,7 @@ def test_a_rule_of_ones_own_runs_with_its_stage_and_what_reads_it(project):
     assert shouted == [" ".join(row["caption"].upper().split()[:8]) for row in captions]
 
     put(project, "02_filtering")
-    file = project / "params/five/02_filtering.yaml"
-    file.write_text(file.read_text() + "\nworkers: 2\n")
+    (project / "params/five/02_filtering.yaml").write_text("workers: 2\n")
     assert run(project).count(" ok ") == 5
     documents = rows(project, "02_filtering/documents")
     assert documents
