@@ -62,7 +62,7 @@ class Rule:
         """
         longest = max(width, height)
         shortest = min(width, height)
-        if not self.cell:
+        if not self.cell:  # billed by the picture: every size is looked at
             return longest
         limits = [longest, self.max_side, self.max_short * longest // shortest]
         high = min(limit for limit in limits if limit)
@@ -72,7 +72,7 @@ class Rule:
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Columns and rows of cells."""
         cell = self.cell
-        if self.crop:
+        if self.crop:  # some providers cut a large picture and look at the pieces
             whole, least, most = self.crop
             cropped = max(least, min(most, int(min(width, height) / 1.5)))
             cell = whole if max(width, height) <= whole else cropped
@@ -130,6 +130,7 @@ def send_side(width: int, height: int, *, side: int, tokens: int, rule: Rule | N
     `tokens` (0: no bound). A side up to 5 % smaller is taken where it saves a fifth of the tokens,
     and 64. Raises InputError if no size of the image is billed so little.
     """
+    # Without a rule nobody knows what a pixel costs, and the side asked for is what is sent.
     if rule is None or min(width, height) < 1:
         return side
 
@@ -148,6 +149,7 @@ def send_side(width: int, height: int, *, side: int, tokens: int, rule: Rule | N
                 f"image_tokens is {tokens}, but {rule.name} bills no image less than {least};"
                 " raise it"
             )
+    # Bills come in steps of cells: a few pixels less may cost a row of cells less.
     low = math.ceil(_SNAP * best)
     if (least := billed(low)) <= min(_WORTH * billed(best), billed(best) - _FEW):
         best = largest(best, least, low)
@@ -172,7 +174,7 @@ def _largest(
     """The largest side from `low` to `high` whose scaled picture fits, by bisection; `low` if none
     does.
     """
-    if fits(*scaled_size(width, height, high)):
+    if fits(*scaled_size(width, height, high)):  # as a rule
         return high
     while high - low > 1:
         middle = (low + high) // 2
@@ -191,6 +193,7 @@ def _family(kind: str, model: str) -> str:
     """The first family with a pattern that fits the last part of a model's name; empty if none
     has.
     """
+    # Without the maker's name or the folder: `org/model` and a local copy of it are billed alike.
     name = model.rstrip("/").rpartition("/")[2].lower()
     for family, table in _families(kind).items():
         if any(fnmatchcase(name, pattern) for pattern in table["models"]):

@@ -36,6 +36,7 @@ ANSWER = pa.struct(
 
 def requests_of(build: Build, table: Path) -> Iterator[Request]:
     """The request of every row that has one, in order."""
+    # Made anew each time it is asked for, so that a million requests take no memory.
     for part in parts(table):
         for row in read_rows(part):
             if isinstance(request := build(row), Request):
@@ -62,6 +63,7 @@ def _beside(
         if isinstance(request, Drop):
             yield request
             continue
+        # From the journal alone, whoever paid: so a rerun and a replay write the same bytes.
         answer = answer_of(journal, engine, request)
         values = {name: getattr(answer, name, "") for name in ANSWER.names}
         yield To(into, {**row, "answer": values | {"prompt_sha": request.prompt_sha}})

@@ -48,6 +48,7 @@ def distinct(*, limit: int = 0, seed: int = 0) -> str:
 
 def part_size(run: Run) -> int:
     """Images of a part: few enough that all workers have some."""
+    # Addresses, not images: which of them are one image shows only when they are joined.
     ((n,),) = sql.select(
         "SELECT count(DISTINCT image_url) FROM samples",
         {"samples": run.table("samples")},
@@ -64,6 +65,7 @@ def look(
 
     Raises InputError for an expert that has failed on all of many images: now, not after a million.
     """
+    # Kept in the process, not given to it: models do not travel, and load once.
     panel = panel_of(settings, overlap, max_boxes)
     if any(row["number"] == 1 for row in rows):
         for expert in panel.experts:
@@ -90,6 +92,7 @@ def check_looked(run: Run) -> None:
             f"05_experts: no image of {run.params.samples} can be read; see {run.params.images},"
             " mend and run 03 again"
         )
+    # As they named themselves: a set may run without some of them.
     names = [row["expert"] for row in read_rows(run.data / "experts")]
     for name in names:
         run.account(name, taken=f"SELECT image_id || '/{name}' FROM priors")

@@ -76,6 +76,7 @@ def chats(
 def _turn(speaker: str, text: str) -> str:
     """One turn: what is asked to the right, what is answered to the left."""
     asks = speaker == "human"
+    # Greys that are seen on light and dark pages alike.
     side, shade = ("margin-left:20%", ".16") if asks else ("margin-right:20%", ".06")
     style = (
         f"{side};margin-bottom:6px;padding:4px 10px;border-radius:10px;white-space:pre-wrap;"
@@ -106,6 +107,7 @@ def _card(
         return f'<div style="{frame};width:{side}px;font-size:80%">{picture}{heading}</div>'
     # Short values share one line of facts; the others get boxes beside each other.
     values = {name: _as_text(row.get(name)) for name in text}
+    # Facts on one line, texts in columns: a card is read at a glance.
     short = [name for name, value in values.items() if len(value) <= _SHORT and "\n" not in value]
     facts = " · ".join(f"{_label(name)} <bdi>{escape(values[name])}</bdi>" for name in short)
     texts = "".join(_text(name, values[name]) for name in text if name not in short)
@@ -120,6 +122,7 @@ def _text(name: str, value: str) -> str:
         "max-height:15em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
     )
     body = f'<div dir="auto" style="{box}">{escape(value)}</div>'
+    # By length, within bounds: a caption beside a page of text must stay legible.
     share = 1 + min(len(value), 1200) // 200
     return f'<div style="flex:{share} 1 160px;min-width:0">{_label(name)}{body}</div>'
 
@@ -135,6 +138,7 @@ def _as_text(value: Any) -> str:
     text = (
         f"{value:.3g}" if isinstance(value, float) else str("" if value is None else value).strip()
     )
+    # A notebook of fifty whole pages would not open.
     over = len(text) - _LONGEST
     return (f"{text[:_LONGEST]} … ({over} more characters)" if over > 0 else text) or "–"
 

@@ -147,13 +147,14 @@ def embed_texts(
     positions = np.full(len(hashes), -1, np.int64)
     files = []
     for members in _windows(texts, hashes, positions, window):
+        # Named by model and texts, so that another model's vectors are never taken for its own.
         file = folder / f"{short_hash(encoder.name, *members)}.npy"
         if file.exists():
             on_done(len(members))
         else:
             _embed_window(members, encoder, file, batch_size, on_done)
         files.append(file)
-    _opened.cache_clear()
+    _opened.cache_clear()  # files of a run before may have had these names
     return Embeddings(hashes, positions, files, window)
 
 
@@ -163,7 +164,7 @@ def _windows(
     """Windows of `size` distinct texts in order of first occurrence, which `positions` take by rank
     of hash.
     """
-    members: list[str] = []
+    members: list[str] = []  # of one window: all texts would not fit
     found = 0
     for text in texts:
         rank = np.searchsorted(hashes, np.uint64(text_hash(text)))
@@ -185,6 +186,7 @@ def _embed_window(
     on_done: Callable[[int], object],
 ) -> None:
     """Longest first (ties by text), in batches: little padding, fixed layout."""
+    # The longest first also shows at once whether a batch fits into memory.
     order = sorted(range(len(members)), key=lambda i: (-len(members[i]), members[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     vectors = np.empty((len(members), encoder.dimension), np.float32)

@@ -12,6 +12,7 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema(list(columns.items()))
 
 
+# Of every stage: what was set aside, by the id of its unit. Nothing is lost in silence.
 DROPPED = _schema(id=_TEXT, reason=_TEXT, detail=_TEXT)
 
 _OBELICS = {
@@ -20,37 +21,40 @@ _OBELICS = {
     "metadata": _TEXT,
     "general_metadata": _TEXT,
 }
+# One entry per block of the page, in order: an image or a text, the other list holding null.
 DOCUMENTS = _schema(doc_id=_TEXT, **_OBELICS)
 QUARANTINE = _schema(source=_TEXT, row=_INT, reason=_TEXT)
 FILTERED = _schema(doc_id=_TEXT, **_OBELICS, n_tokens=_INT)
 SAMPLES = _schema(
-    sample_id=_TEXT,
-    doc_id=_TEXT,
-    image_index=_INT,
+    sample_id=_TEXT,  # of doc_id and image_index
+    doc_id=_TEXT,  # of the page's content
+    image_index=_INT,  # its place in the page's lists
     image_url=_TEXT,
-    alt_text=_TEXT,
+    alt_text=_TEXT,  # "" where the page has none
     page_url=_TEXT,
-    context=_TEXT,
-    n_context_tokens=_INT,
-    width=_INT,
+    context=_TEXT,  # the page, `<image>` where this one stands
+    n_context_tokens=_INT,  # by 02's tokenizer
+    width=_INT,  # px that the page states, 0: unknown
     height=_INT,
 )
 IMAGES = _schema(
-    image_url=_TEXT,
-    image_id=_TEXT,
-    status=_TEXT,
-    reason=_TEXT,
-    path=_TEXT,
-    width=_INT,
+    image_url=_TEXT,  # as the page writes it
+    image_id=_TEXT,  # of the file's bytes; none where it failed
+    status=_TEXT,  # ok or failed
+    reason=_TEXT,  # why it failed
+    path=_TEXT,  # below the stage's data folder
+    width=_INT,  # px of the file
     height=_INT,
-    format=_TEXT,
-    perceptual_hash=_TEXT,
+    format=_TEXT,  # as Pillow names it
+    perceptual_hash=_TEXT,  # 64 bits in hex: near-duplicates are few bits apart
 )
 SELECTED = pa.schema([*SAMPLES, *_schema(image_id=_TEXT, cluster=_INT, rank=_INT, distance=_REAL)])
 EMBEDDINGS = _schema(image_id=_TEXT, cluster=_INT, distance=_REAL, vector=pa.list_(pa.float32()))
+# Each with the one that stays in its place.
 DUPLICATES = _schema(image_id=_TEXT, kept_id=_TEXT, reason=_TEXT, distance=_REAL)
 _BOX = [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2")]
 _SCORE, _EXPERT = ("score", pa.float32()), ("expert", _TEXT)
+# One row per image: what its experts found, in their order.
 PRIORS = _schema(
     image_id=_TEXT,
     tags=pa.list_(pa.struct([("label", _TEXT), _SCORE, _EXPERT])),
@@ -60,27 +64,27 @@ PRIORS = _schema(
 EXPERTS = _schema(expert=_TEXT, model=_TEXT, revision=_TEXT)
 CAPTIONS = _schema(
     sample_id=_TEXT,
-    kind=_TEXT,
-    caption=_TEXT,
-    status=_TEXT,
-    reason=_TEXT,
-    model=_TEXT,
-    prompt_sha=_TEXT,
-    request_sha=_TEXT,
-    tokens_in=_INT,
+    kind=_TEXT,  # what its writer read beside the image
+    caption=_TEXT,  # also of a dropped one
+    status=_TEXT,  # ok, failed (no answer) or dropped (by a check)
+    reason=_TEXT,  # of failure or drop
+    model=_TEXT,  # as the server names it
+    prompt_sha=_TEXT,  # of the template
+    request_sha=_TEXT,  # key of the answer in the journal
+    tokens_in=_INT,  # of the whole request, as billed
     tokens_out=_INT,
 )
 QUESTIONS = _schema(
-    question_id=_TEXT,
+    question_id=_TEXT,  # of sample, kind, type, round and text
     sample_id=_TEXT,
-    kind=_TEXT,
-    question_type=_TEXT,
-    round=_INT,
+    kind=_TEXT,  # of the caption that it is about
+    question_type=_TEXT,  # free_form or multiple_choice
+    round=_INT,  # its place in the answer, from 1
     question=_TEXT,
-    options=pa.list_(_TEXT),
-    answer=_TEXT,
-    status=_TEXT,
-    reason=_TEXT,
+    options=pa.list_(_TEXT),  # four, without letters; none for free form
+    answer=_TEXT,  # a text, or one of A to D
+    status=_TEXT,  # ok or dropped
+    reason=_TEXT,  # of the format or a check
     model=_TEXT,
     prompt_sha=_TEXT,
     request_sha=_TEXT,
@@ -89,7 +93,7 @@ REQUESTS = _schema(
     sample_id=_TEXT,
     kind=_TEXT,
     question_type=_TEXT,
-    status=_TEXT,
+    status=_TEXT,  # ok or failed; failed ones cost too
     reason=_TEXT,
     model=_TEXT,
     request_sha=_TEXT,
@@ -97,18 +101,18 @@ REQUESTS = _schema(
     tokens_out=_INT,
 )
 CONVERSATIONS = _schema(
-    id=_TEXT,
-    images=pa.list_(_TEXT),
-    conversations=pa.list_(pa.struct([("from", _TEXT), ("value", _TEXT)])),
+    id=_TEXT,  # of the sample; -c and -q in `separate`
+    images=pa.list_(_TEXT),  # image_id, one
+    conversations=pa.list_(pa.struct([("from", _TEXT), ("value", _TEXT)])),  # LLaVA's turns
     sample_id=_TEXT,
     doc_id=_TEXT,
-    sources=pa.list_(_TEXT),
+    sources=pa.list_(_TEXT),  # of each round: caption, free_form, multiple_choice
 )
 PAIRS = _schema(
     pair_id=_TEXT,
     sample_id=_TEXT,
-    position=_INT,
-    shown_left=_TEXT,
+    position=_INT,  # in the page, from 1
+    shown_left=_TEXT,  # which of the two stands left, so that votes are blind
     left=_TEXT,
     right=_TEXT,
     left_model=_TEXT,

@@ -50,12 +50,10 @@ class Run:
         self.seed: int = stage.values.get("seed", 0)
         self.metrics: dict[str, Any] = {}
         self._record, self._locks = record, locks
-        self._counts: dict[
-            str, Counter[str]
-        ] = {}  # by what made them: a cell run twice counts once
-        self._goes_on: dict[
-            str, str
-        ] = {}  # a verb, and the one whose rows of the same unit it took
+        # By what made them: a cell that is run twice counts once.
+        self._counts: dict[str, Counter[str]] = {}
+        # A verb, and the one whose rows of the same unit it took on.
+        self._goes_on: dict[str, str] = {}
         self._made_by: dict[Path, tuple[str, str]] = {}  # verb and unit of a scratch table
         self._usage: Counter[str] = Counter(
             {"tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "usd": 0}

@@ -40,7 +40,7 @@ def map_shards(
     """
     marks.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
-    waiting = []
+    waiting = []  # what an earlier attempt has not finished
     for index, shard in enumerate(shards):
         mark = marks / f"{index:05d}.json"
         if mark.exists():

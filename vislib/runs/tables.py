@@ -57,6 +57,7 @@ def parts(table: Path) -> list[Path]:
         raise InputError(
             f"{table}: no such table; run the stage that makes it, or mend the parameter"
         )
+    # By number: as text, part-100000 would come before part-99999.
     return sorted(
         (path for path in table.glob("*.parquet") if not path.name.startswith(".")), key=in_order
     )
@@ -111,6 +112,7 @@ def _as_rows(batch: pa.RecordBatch, unreadable: Row | None) -> list[Row]:
             raise
         if batch.num_rows == 1:
             return [unreadable]
+        # One row is at fault; which one shows when each is read alone.
         ones = (batch.slice(number, 1) for number in range(batch.num_rows))
         return [row for one in ones for row in _as_rows(one, unreadable)]
     return rows
@@ -127,6 +129,7 @@ def batches(
     A batch has at most 500 rows, and about 32 MiB where rows are long.
     """
     for group in range(file.num_row_groups) if groups is None else groups:
+        # By bytes as well as by number: rows of other writers may be megabytes long.
         facts = file.metadata.row_group(group)
         fitting = _BUFFERED_BYTES * facts.num_rows // max(1, facts.total_byte_size)
         size = min(max(1, fitting), _BUFFERED_ROWS)
@@ -139,6 +142,7 @@ def lookup(
     """Rows whose `key` is among `values`, by that key (the first row wins); memory grows with
     `values` alone.
     """
+    # For a handful to look at: a join of tables is `run.sql`'s.
     wanted = pa.array(sorted(set(values)), pa.string())
     chosen = None if columns is None else sorted({key, *columns})
     found: dict[str, Row] = {}
@@ -182,6 +186,7 @@ class TableWriter:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; its keys must be exactly the schema's columns."""
+        # Arrow would fill a missing column with nulls, and drop one too many.
         if row.keys() != set(self.schema.names):
             wrong = sorted(row.keys() ^ set(self.schema.names))
             raise KeyError(
@@ -195,6 +200,7 @@ class TableWriter:
         if self.rows_per_part and self._in_part >= self.rows_per_part:
             self._close_part()
             self.part += 1
+        # A row group is what a reader must hold, so it is bounded as readers' batches are.
         elif len(self._buffer) >= _BUFFERED_ROWS or self._held >= _BUFFERED_BYTES:
             self._flush()
 
@@ -210,6 +216,7 @@ class TableWriter:
     def _flush(self) -> None:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            # Under another name until it is whole: a killed write leaves no part.
             self._file = pq.ParquetWriter(
                 self._path.with_suffix(".tmp"),
                 self.schema,
@@ -229,9 +236,8 @@ class TableWriter:
             self.mended += mended
             return self._table()
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-            for row, field in product(
-                self._buffer, self.schema
-            ):  # which one: the error does not say
+            for row, field in product(self._buffer, self.schema):
+                # Which one it was, the error does not say.
                 try:
                     pa.array([row[field.name]], field.type)
                 except (pa.ArrowException, OverflowError, TypeError, ValueError) as fault:
@@ -251,6 +257,7 @@ class TableWriter:
 
 
 def _length(value: Any) -> int:
+    # About: to measure a row exactly would cost more than to write it.
     if isinstance(value, list):
         return sum(len(item) for item in value if isinstance(item, str))
     return len(value) if isinstance(value, str) else 0
@@ -274,6 +281,7 @@ class Output:
         first_part: Mapping[str, int] | None = None,
     ) -> None:
         self.folder, self.schemas = folder, {**schemas, "dropped": DROPPED}
+        # `first_part` sets tables apart that several verbs write.
         self._part, self._rows_per_part, self._first = part, rows_per_part, first_part or {}
         self._writers: dict[str, TableWriter] = {}
         self.counts: Counter[str] = Counter()
@@ -321,6 +329,7 @@ class Output:
 
     def close(self) -> None:
         """Complete all parts; tables without a row are written empty."""
+        # A table without rows is written all the same: who reads it finds its columns.
         written = {name.split("/")[0] for name in self._writers}
         for table in self.schemas.keys() - written - set(FOLDERS):
             self.writer(table)
@@ -338,5 +347,5 @@ class Output:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if kind is None:  # after an error the parts under way are of no use
             self.close()

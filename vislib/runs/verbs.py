@@ -163,6 +163,7 @@ class Mapped:
 
     def _id_of_output(self, row: Mapping[str, Any]) -> str:
         """The id that a row of the output carries on: as the input has it, or in columns alone."""
+        # A rule may write a row within the row (`sample`), or its columns alone.
         for columns in (self.id, [column.split(".")[-1] for column in self.id]):
             with suppress(KeyError, TypeError):
                 return row_id(row, columns)
@@ -235,9 +236,11 @@ def _part(work: bytes, index: int, source: Path) -> Counter[str]:
 
 def start_worker(parent: int, lock: Path | None) -> None:
     """Hold the folder's lock for as long as this worker lives, and end when the kernel is gone."""
+    # So long as a worker lives, nobody begins the stage anew: both would write the same parts.
     if lock is not None:
         share(lock)  # kept open: the lock ends with the process
 
+    # A killed kernel cannot tell its workers; that their parent is another tells them.
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.3)
