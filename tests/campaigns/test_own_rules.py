@@ -12,6 +12,7 @@ import pytest
 from tests.sets import ROOT, five_documents
 from vislib.runs import tables
 
+pytestmark = pytest.mark.campaign
 OWN = {
     # pages with at least two images, whatever their length, by two processes
     "02_filtering": """
