@@ -66,6 +66,15 @@ def test_the_table_says_what_was_tested_and_leaves_cells_empty_that_nobody_knows
     assert (mix["difference"], mix["reference"], mix["b"]) == ("", "", "")
 
 
+def test_columns_of_which_nothing_is_known_are_empty(tmp_path: Path) -> None:
+    """As of one page alone: no interval, no difference that could be found."""
+    table = joined(tmp_path, "seedbench", low=None, high=None, p=None, p_holm=None)
+    table[["low", "high"]] = float("nan")
+    base = configurations.readable(table).to_dict("records")[0]
+    assert (base["accuracy"], base["difference"]) == ("70.0", "-12.0")
+    assert base["p"] == base["p holm"] == ""
+
+
 def test_arms_of_unequal_size_are_marked_and_their_sizes_said(tmp_path: Path) -> None:
     sizes = [
         {"model": "ShareGPT4V-7b", "arm": arm, "samples": 90, "supervised_tokens": tokens}

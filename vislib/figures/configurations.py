@@ -102,11 +102,15 @@ def readable(table: Any) -> Any:
         **dict.fromkeys(("n", "b", "c"), _count),
         **dict.fromkeys(("p", "p_clustered", "p_holm"), _p),
     }
-    shown = pd.DataFrame({name: table[name].map(form, "ignore") for name, form in forms.items()})
+
+    # A column in which nothing is known is one of numbers, unless it is told that it holds texts.
+    def texts(name: str, form: Callable[[Any], str]) -> Any:
+        return table[name].map(form, "ignore").astype("str")
+
+    shown = pd.DataFrame({name: texts(name, form) for name, form in forms.items()})
     # an interval is not known of questions about one page alone
     for name, prefix in (("accuracy", ""), ("difference", "difference_")):
-        form = forms[name]
-        low, high = (table[f"{prefix}{end}"].map(form, "ignore") for end in ("low", "high"))
+        low, high = (texts(f"{prefix}{end}", forms[name]) for end in ("low", "high"))
         shown[name] += (" [" + low + ", " + high + "]").fillna("")
     # marked where it is read: at the name, not in a column that may be passed over
     shown["arm"] += table["unequal"].map(lambda sizes: " †" if sizes else "")
