@@ -148,6 +148,19 @@ def test_the_account_of_another_unit_closes_by_ids(run):
     run.finish()
 
 
+def test_rows_of_dropped_may_come_from_a_query_and_their_account_be_taken_twice(run):
+    mapped(run, odd_pages_alone)
+    pages = run.params.documents
+    lost = "SELECT doc_id || '/c' AS id, 'lost' AS reason, '' AS detail FROM pages LIMIT 2"
+    run.sql(lost, into="dropped", pages=pages)
+    for _ in range(2):  # as a cell that is run again
+        run.account("link", taken="SELECT doc_id || '/c' FROM pages", pages=pages)
+        assert run.counts()["link"] == {"taken": 5, "kept": 3, "dropped": {"lost": 2}}
+    names = [part.name for part in tables.parts(run.data / "dropped")]
+    assert names[-1] == "part-100000.parquet"
+    run.finish()
+
+
 @pytest.mark.parametrize(
     ("kept", "said"),
     [

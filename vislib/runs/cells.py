@@ -22,6 +22,7 @@ def do_work(run: "Run") -> dict[str, Any]:
     """Run the work cells of the stage's notebook with the parameters of `run`; their names."""
     book = json.loads(Stage.notebook_file(run.stage.notebook).read_text(encoding="utf-8"))
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    # As in a kernel: functions of cells travel to other processes by value only from `__main__`.
     names: dict[str, Any] = {"__name__": "__main__", **run.stage.values, "run": run}
     for cell in code:
         tree = parse("".join(cell["source"]))
@@ -47,6 +48,7 @@ def preview(run: "Run") -> str:
     def ask(build: Any, table: Path, **options: Any) -> Path:
         raise _Asked(told(run, partial(requests_of, build, run.place(table))))
 
+    # Joins write as they do in a run, but elsewhere: a look leaves nothing behind.
     with TemporaryDirectory(prefix="vislib-") as folder:
         run.data, run.scratch = Path(folder) / "data", Path(folder) / "scratch"
         run.ask = ask  # type: ignore[method-assign, assignment]

@@ -251,6 +251,7 @@ class Run:
 
         Goes into the record at once, so that an attempt that fails or is killed tells what it paid.
         """
+        # Of failures too: they may have been billed.
         self._usage.update(amounts)
         self._record["usage"] = dict(self._usage)
         write_record(self.folder, self._record)
@@ -271,7 +272,7 @@ class Run:
         units: dict[str, dict[str, Any]] = {}
         for name, n in sorted(self._all_counts().items()):
             unit, what, *reason = name.split("/", 2)
-            if unit == "note":
+            if unit == "note":  # a number for `metrics`, of no account
                 continue
             entry = units.setdefault(unit, {"taken": 0, "kept": 0, "dropped": {}})
             if what == "dropped":
@@ -294,6 +295,8 @@ class Run:
         import pandas as pd
 
         if unit:
+            # A cell that is run again counts anew, and keeps its place among the verbs.
+            self._counts[f"account of {unit}"] = Counter()
             self._count(f"account of {unit}", self._account(unit, taken, kept, given))
         rows = []
         for unit, entry in self.counts().items():
@@ -310,6 +313,7 @@ class Run:
     ) -> Counter[str]:
         own = {path.name: path for path in self.data.iterdir() if any(path.glob("*.parquet"))}
         tables = own | {name: self.place(table) for name, table in given.items()}
+        # By ids and not by numbers: one lost and one doubled would look like none.
         kept = kept or f"SELECT id FROM ({taken}) t(id) WHERE id NOT IN (SELECT id FROM dropped)"
         faults = sql.select(
             f"""
@@ -340,6 +344,7 @@ class Run:
             tables,
             self.scratch,
         )
+        # What is neither dropped nor lost is kept; the query above has found it so.
         counts = Counter(dict(reasons))
         said = {name: n for name, n in self._all_counts().items() if f"{unit}/dropped/" in name}
         counts[f"{unit}/kept"] = 2 * counts[f"{unit}/taken"] - counts.total()
@@ -353,6 +358,7 @@ class Run:
             raise InputError(
                 f"{self.stage.name} is finished; run its start cell again to begin anew"
             )
+        # A fault of the code and not of the user: nothing that a user does may lose a row.
         for unit, entry in self.counts().items():
             if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
                 raise AssertionError(
@@ -375,10 +381,8 @@ class Run:
         where = self.stage.folder
         if not os.environ.get(RUNNER_VARIABLE):
             self.stage.promote()
-            self.data, self.figures = (
-                where / "data",
-                where / "figures",
-            )  # cells that look at results still can
+            # Cells that look at results still can.
+            self.data, self.figures = where / "data", where / "figures"
         self.close()
         self.finished = True
         print(f"{summary(self._record)}\n{relative_to_root(where)}")

@@ -118,7 +118,7 @@ def _batches(file: pq.ParquetFile, size: int) -> Iterator[pa.RecordBatch]:
 
 
 def _check_unique(rows: pa.Table, names: str | Sequence[str], seen: set[Any], into: Path) -> None:
-    if not len(rows):
+    if not len(rows):  # whose columns may be of no known type
         return
     columns: list[list[Any]] = []
     for name in [names] if isinstance(names, str) else names:
@@ -290,6 +290,7 @@ def _whole(column: pa.Array, source: _Source | None) -> pa.Array:
     if pa.types.is_list(column.type):
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
         return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]), pa.int32()), rows)
+    # Rows that a left join has not found stay null, the others follow in order.
     there = np.asarray(column.is_valid())
     return rows.take(pa.array(np.cumsum(there) - 1, mask=~there))
 
