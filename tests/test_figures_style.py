@@ -33,8 +33,12 @@ def test_panels_stand_side_by_side_or_stacked() -> None:
 
 
 def test_long_notes_are_wrapped_inside_the_figure() -> None:
-    figure, _ = figures.new_figure("", columns=1, note="Captions: a-model-of-that-name. " * 5)
+    note = "Captions: a-model-of-that-name. " * 5
+    figure, _ = figures.new_figure("", columns=1, note=note)
     assert_readable(figure)
+    (shown,) = [text.get_text() for text in figure.texts if "model" in text.get_text()]
+    assert "".join(shown.split()) == "".join(note.split())  # a long name may break at a hyphen
+    assert shown.count("\n") >= 1
 
 
 def draw_everything(folder: Path, columns: int = 2) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from vislib.figures.benchmarks import REFERENCE, scale_of, title_of
+from vislib.figures.style import write_csv
 from vislib.runs import InputError
 from vislib.runs.contract import ARM_SIZES
 
@@ -168,13 +169,7 @@ def save_table(table: Any, folder: Path, name: str, notes: Sequence[str]) -> lis
     below, and as LaTeX to be included.
     """
     csv, markdown, latex = (folder / f"{name}{ending}" for ending in (".csv", ".md", ".tex"))
-    table.to_csv(
-        csv,
-        index=False,
-        float_format="%.6g",
-        lineterminator="\n",
-        encoding="utf-8",
-    )
+    write_csv(table, csv)
     shown, below = readable(table), "\n".join(f"- {note}" for note in notes)
     # numbers stay as they are written: tabulate would drop the last nought of "70.0"
     rows = shown.to_markdown(index=False, disable_numparse=True)

@@ -156,14 +156,19 @@ def save_figure(figure: Figure, folder: Path, name: str, table: Any = None) -> l
     figure.savefig(png, metadata={"Software": None})
     if table is None:
         return [pdf, png]
+    write_csv(table, csv)
+    return [pdf, png, csv]
+
+
+def write_csv(table: Any, file: Path) -> None:
+    """The table behind a figure: the same bytes on every system, numbers to six digits."""
     table.to_csv(
-        csv,
+        file,
         index=False,
         float_format="%.6g",
         lineterminator="\n",
         encoding="utf-8",
     )
-    return [pdf, png, csv]
 
 
 def preview(figure: Figure) -> Any:
