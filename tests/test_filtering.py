@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vislib import filtering
-from vislib.filtering import IMAGE, OTHER, around, nearest, page_samples, surroundings, url_fault
+from vislib.filtering import IMAGE, OTHER, around, nearest, page_samples, url_fault
 from vislib.media.tokenization import count_tokens, load_tokenizer, sentences
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.contract import DOCUMENTS
@@ -70,21 +70,20 @@ def test_one_sample_per_image_position():
 
 def test_the_context_is_the_page_with_its_placeholders():
     texts = ["Intro.", None, None, "End."]
-    assert nearest(*around(texts, 1), 0, words) == "Intro.\n\n<image>\n\n<another-image>\n\nEnd."
-    assert nearest(*around(texts, 2), 0, words) == "Intro.\n\n<another-image>\n\n<image>\n\nEnd."
-    assert nearest(*around([None], 0), 0, words) == "<image>"
+    assert nearest(*around(texts, 1, 9), 0, words) == "Intro.\n\n<image>\n\n<another-image>\n\nEnd."
+    assert nearest(*around(texts, 2, 9), 0, words) == "Intro.\n\n<another-image>\n\n<image>\n\nEnd."
+    assert nearest(*around([None], 0, 9), 0, words) == "<image>"
 
 
 def test_the_nearest_placeholders_stay():
     texts = [None, "a", None, None, "b", None, None]
-    assert surroundings(texts, 2)(3) == (f"a\n\n{OTHER}\n\n", f"\n\nb\n\n{OTHER}")
-    assert surroundings(texts, 2)(0) == ("", f"\n\na\n\n{OTHER}\n\n{OTHER}\n\nb")
-    assert surroundings(texts, 2)(6) == (f"a\n\n{OTHER}\n\nb\n\n{OTHER}\n\n", "")
-    assert surroundings(texts, 0)(3) == ("a\n\n", "\n\nb")
+    assert around(texts, 3, 2) == (f"a\n\n{OTHER}\n\n", f"\n\nb\n\n{OTHER}")
+    assert around(texts, 0, 2) == ("", f"\n\na\n\n{OTHER}\n\n{OTHER}\n\nb")
+    assert around(texts, 6, 2) == (f"a\n\n{OTHER}\n\nb\n\n{OTHER}\n\n", "")
+    assert around(texts, 3, 0) == ("a\n\n", "\n\nb")
     for others in (3, 4, 100):
-        assert all(
-            (surroundings(texts, others)(i) == around(texts, i)) == (others > 3) for i in (0, 3, 6)
-        )
+        shown = ["".join(around(texts, i, others)).count(OTHER) for i in (0, 3, 6)]
+        assert shown == [min(others, 4)] * 3
 
 
 @pytest.mark.parametrize(
@@ -135,12 +134,12 @@ def test_an_odd_size_is_an_unknown_one(size, stated):
     ],
 )
 def test_a_short_context_grows_on_both_sides_by_nearness(limit, expected):
-    before, after = around(["A one.", "Bb two. C three.", None, "D four. E five. F."], 2)
+    before, after = around(["A one.", "Bb two. C three.", None, "D four. E five. F."], 2, 9)
     assert nearest(before, after, limit, words) == expected
 
 
 def test_a_sentence_that_does_not_fit_closes_its_side_alone():
-    before, after = around(["One. Two. " + "far " * 50 + "long.", None, "Near. Then. Last."], 1)
+    before, after = around(["One. Two. " + "far " * 50 + "long.", None, "Near. Then. Last."], 1, 9)
     assert nearest(before, after, 5, words) == "<image>\n\nNear. Then. Last."
 
 
@@ -180,7 +179,7 @@ def test_contexts_are_those_of_the_plain_rule_and_within_the_limit():
             )
             for _ in range(chance.randrange(1, 7))
         ]
-        before, after = around([*texts, None, *reversed(texts)], len(texts))
+        before, after = around([*texts, None, *reversed(texts)], len(texts), 99)
         limit = chance.randrange(4, 120)
         count = chance.choice([words, lambda batch: count_tokens(tokenizer, batch)])
         found = nearest(before, after, limit, count)
@@ -353,7 +352,7 @@ def test_workers_change_no_byte(begin):
     [
         (
             [LONG],
-            r"all 1 have more than max_tokens = 50 tokens, the shortest \d+; raise max_tokens",
+            r"1 of 1 have more than max_tokens = 50 tokens, the shortest \d+; raise max_tokens",
         ),
         ([PLAIN], "the 1 documents within max_tokens hold no image; raise max_tokens or choose"),
         (

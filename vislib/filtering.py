@@ -11,20 +11,13 @@ with what is kept of a page, not with what it is made of.
 
 import json
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
 from vislib import prompts
 from vislib.fetching.urls import tidied
-from vislib.media.tokenization import (
-    batched_by_length,
-    count_tokens,
-    load_tokenizer,
-    sentences,
-    tokens_beyond,
-)
+from vislib.media.tokenization import count_tokens, load_tokenizer, sentences, tokens_beyond
 from vislib.runs import Drop, InputError, Note, Run, To, short_hash, tables
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
@@ -74,21 +67,25 @@ def filter_pages(
             continue
         yield To("documents", page | {"n_tokens": n_tokens})
         usable: list[Row] = []
-        # In page order: the bound of a gallery keeps its first images, whatever comes later.
         for sample in samples:
-            if fault := sample_fault(sample, min_side):
+            fault = sample_fault(sample, min_side)
+            # In page order: the bound of a gallery keeps its first images, whatever comes later.
+            if not fault and 0 < images_per_page <= len(usable):
+                fault = "above_images_per_page", str(len(samples))
+            if fault:
                 yield Drop(*fault, id=sample["sample_id"], unit="image")
-            elif 0 < images_per_page <= len(usable):
-                reason, detail = "above_images_per_page", str(len(samples))
-                yield Drop(reason, detail, id=sample["sample_id"], unit="image")
             else:
                 usable.append(sample)
         texts, n_reserved = neutral(page["texts"])
         yield Note("reserved_words_rewritten", n_reserved)
         # so many placeholders of other images fit under the cap; the image's own takes one
         others = max(0, (max_tokens - n_tokens) // max(1, two - one) - 1)
-        for sample, length in with_contexts(usable, texts, others, context_tokens, count):
-            yield To("samples", sample | {"n_context_tokens": length})
+        contexts = [
+            nearest(*around(texts, sample["image_index"], others), context_tokens, count)
+            for sample in usable
+        ]
+        for sample, context, length in zip(usable, contexts, count(contexts), strict=True):
+            yield To("samples", sample | {"context": context, "n_context_tokens": length})
 
 
 def page_lengths(pages: Iterable[Row], tokenizer: str, most: int) -> list[tuple[int, bool]]:
@@ -97,9 +94,9 @@ def page_lengths(pages: Iterable[Row], tokenizer: str, most: int) -> list[tuple[
     counter = _tokenizer(tokenizer)
     # A page of a megabyte takes minutes to tokenize; that it is too long shows at its beginning.
     beyond = [tokens_beyond(counter, text, most) for text in texts]
-    short = (text for text, tokens in zip(texts, beyond, strict=True) if not tokens)
-    counted = iter(count_tokens(counter, short))
-    return [(tokens, False) if tokens else (next(counted), True) for tokens in beyond]
+    short = ["" if long else text for text, long in zip(texts, beyond, strict=True)]
+    counted = zip(beyond, count_tokens(counter, short), strict=True)
+    return [(long or n_tokens, not long) for long, n_tokens in counted]
 
 
 def sample_fault(sample: Mapping[str, Any], min_side: int) -> tuple[str, str] | None:
@@ -118,59 +115,34 @@ def neutral(texts: Iterable[str | None]) -> tuple[list[str | None], int]:
     return [text for text, _ in found], sum(n for _, n in found)
 
 
-def with_contexts(
-    samples: Sequence[Row], texts: list[str | None], others: int, limit: int, count: Count
-) -> Iterator[tuple[Row, int]]:
-    """Samples with their `context`, and its tokens; see `surroundings` and `nearest`."""
-    around_image = surroundings(texts, others)
-    written = (
-        sample | {"context": nearest(*around_image(sample["image_index"]), limit, count)}
-        for sample in samples
-    )
-    for batch in batched_by_length(written, lambda sample: len(sample["context"])):
-        yield from zip(batch, count(sample["context"] for sample in batch), strict=True)
-
-
 def check_left(run: Run) -> None:
     """Raise InputError, with what to change, if no page or no sample is left; add the share."""
     pages, images = run.counts()["document"], run.counts().get("image", {})
+    dropped = tables.read_rows(run.data / "dropped")
     if not pages["kept"]:
-        dropped = tables.read_rows(run.data / "dropped")
         tokens = [int(row["detail"].split()[-1]) for row in dropped if row["reason"] == ABOVE_CAP]
-        broken = pages["taken"] - len(tokens)
         raise InputError(
-            f"no document is left: all {len(tokens)} have more than max_tokens ="
+            f"no document is left: {len(tokens)} of {pages['taken']} have more than max_tokens ="
             f" {run.params.max_tokens} tokens, the shortest {min(tokens, default=0)}; raise"
-            " max_tokens" + (f"; {broken} more are not what 01 writes" if broken else "")
-        )
-    if not any(map(tables.count_rows, tables.parts(run.data / "samples"))):
-        reasons = images.get("dropped", {})
-        rows = (row for row in tables.read_rows(run.data / "dropped") if row["reason"] in reasons)
-        raise InputError(
-            f"no sample is left: {_no_sample(pages['kept'], reasons, next(rows, None))}"
+            " max_tokens"
         )
     run.metrics["share_within_cap"] = round(pages["kept"] / pages["taken"], 4)
-
-
-def _no_sample(n_pages: int, reasons: Mapping[str, int], dropped: Mapping[str, Any] | None) -> str:
-    """Why no image of the pages within the cap can be asked for, by the first that was dropped."""
-    if dropped is None:
-        return (
-            f"the {n_pages} documents within max_tokens hold no image; raise max_tokens or choose"
-            " other pages"
+    if tables.count_rows(run.data / "samples"):
+        return
+    reasons = images.get("dropped", {})
+    first = next((row for row in dropped if row["reason"] in reasons), None)
+    if first is None:
+        raise InputError(
+            f"no sample is left: the {pages['kept']} documents within max_tokens hold no image;"
+            " raise max_tokens or choose other pages"
         )
-    reason, detail = dropped["reason"], dropped["detail"]
-    mend = (
-        "lower min_side"
-        if reason == "too_small"
-        else "the column images must hold addresses such as https://host/folder/name.jpg; 03 then"
-        " takes host/folder/name.jpg or folder/name.jpg from images_root, if that names a folder,"
-        " and nothing from the web"
-    )
     counted = ", ".join(f"{count} {name}" for name, count in sorted(reasons.items()))
-    return (
-        f"of {sum(reasons.values())} images none can be used ({counted}), the first is {reason}:"
-        f" {detail!r}; {mend}"
+    raise InputError(
+        f"no sample is left: of {images['taken']} images none can be used ({counted}), the first"
+        f" is {first['reason']}: {first['detail']!r}; the column images must hold addresses such as"
+        " https://host/folder/name.jpg (03 then takes host/folder/name.jpg or folder/name.jpg from"
+        " images_root, if that names a folder, and nothing from the web), and images that are"
+        " too_small need a lower min_side"
     )
 
 
@@ -181,28 +153,25 @@ def page_text(row: Mapping[str, Any]) -> str:
 
 def page_samples(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The samples of a page in page order, without context: one per image position."""
-    metadata = json.loads(
-        row["metadata"], parse_int=float
-    )  # as 01 reads it: a size may have any digits
+    # As 01 reads it: a size may have any digits.
+    metadata = json.loads(row["metadata"], parse_int=float)
     general = json.loads(row["general_metadata"])
     for index, (url, entry) in enumerate(zip(row["images"], metadata, strict=True)):
-        if url is not None:
-            yield {
-                "sample_id": short_hash(row["doc_id"], str(index)),
-                "doc_id": row["doc_id"],
-                "image_index": index,
-                "image_url": url,
-                "alt_text": _alt_text(entry.get("alt_text")),
-                "page_url": general.get("url") or entry["document_url"],
-                "width": stated_size(entry.get("original_width")),
-                "height": stated_size(entry.get("original_height")),
-            }
-
-
-def _alt_text(value: Any) -> str:
-    """The alternative text, "" where there is none; NaN stands for none, half a character as ?."""
-    text = value if isinstance(value, str) else ""
-    return prompts.neutralise(text.encode(errors="replace").decode())[0]
+        if url is None:
+            continue
+        alt_text = entry.get("alt_text")
+        if not isinstance(alt_text, str):  # NaN, a float, stands for none
+            alt_text = ""
+        yield {
+            "sample_id": short_hash(row["doc_id"], str(index)),
+            "doc_id": row["doc_id"],
+            "image_index": index,
+            "image_url": url,
+            "alt_text": prompts.neutralise(alt_text.encode(errors="replace").decode())[0],
+            "page_url": general.get("url") or entry["document_url"],
+            "width": stated_size(entry.get("original_width")),
+            "height": stated_size(entry.get("original_height")),
+        }
 
 
 def url_fault(url: str) -> str:
@@ -215,31 +184,19 @@ def url_fault(url: str) -> str:
     return "data_url" if text[:5].lower() == "data:" else "not_http"
 
 
-def around(texts: list[str | None], index: int) -> tuple[str, str]:
-    """The page before and after the image at `index`, with blank lines and all other images'
-    placeholders.
-    """
-    return surroundings(texts, len(texts))(index)
-
-
-def surroundings(texts: list[str | None], others: int) -> Callable[[int], tuple[str, str]]:
-    """What `around` gives for any image of the page, with the placeholders of the `others` nearest
-    alone.
+def around(texts: Sequence[str | None], index: int, others: int) -> tuple[str, str]:
+    """The page before and after the image at `index`, with blank lines and the placeholders of the
+    `others` nearest images.
 
     A gallery of 4,000 images would else put 4,000 placeholders into each of 4,000 contexts.
     """
-    images = [index for index, text in enumerate(texts) if text is None]
-    written = [index for index, text in enumerate(texts) if text is not None]
-
-    def at(index: int) -> tuple[str, str]:
-        first = max(0, min(bisect_left(images, index) - others // 2, len(images) - 1 - others))
-        shown = sorted([*written, *images[first : first + others + 1]])  # two sorted runs: linear
-        here = bisect_left(shown, index)
-        blocks = [OTHER if (text := texts[i]) is None else text for i in shown]
-        before = "".join(f"{block}\n\n" for block in blocks[:here])
-        return before, "".join(f"\n\n{block}" for block in blocks[here + 1 :])
-
-    return at
+    images = [place for place, text in enumerate(texts) if text is None]
+    first = max(0, min(images.index(index) - others // 2, len(images) - 1 - others))
+    shown = set(images[first : first + others + 1])
+    blocks = [OTHER if text is None else text for text in texts]
+    kept = [place for place, text in enumerate(texts) if text is not None or place in shown]
+    before = "".join(f"{blocks[place]}\n\n" for place in kept if place < index)
+    return before, "".join(f"\n\n{blocks[place]}" for place in kept if place > index)
 
 
 def nearest(before: str, after: str, limit: int, count: Count) -> str:
@@ -251,19 +208,15 @@ def nearest(before: str, after: str, limit: int, count: Count) -> str:
     """
     if not limit:  # the paper's own: the whole page
         return before + IMAGE + after
-    sides = sentences(before)[::-1], sentences(after)
-    distance = [0, 0]  # in characters, of each side's next sentence
-    kept: tuple[list[str], list[str]] = [], []
-    open_sides = [0, 1]
-    while open_sides := [side for side in open_sides if len(kept[side]) < len(sides[side])]:
-        side = min(open_sides, key=lambda side: (distance[side], side))
-        kept[side].append(sides[side][len(kept[side])])
-        distance[side] += len(kept[side][-1])
-        if count([_window(*kept)])[0] > limit:
-            kept[side].pop()
-            open_sides.remove(side)
-    return _window(*kept)
-
-
-def _window(left: Sequence[str], right: Sequence[str]) -> str:
-    return "".join([*left[::-1], IMAGE, *right]).strip()
+    left, right = "", ""
+    waiting = sentences(before), sentences(after)[::-1]  # the nearest last
+    while any(waiting):
+        if waiting[0] and (len(left) <= len(right) or not waiting[1]):
+            side, tried = waiting[0], (waiting[0].pop() + left, right)
+        else:
+            side, tried = waiting[1], (left, right + waiting[1].pop())
+        if count([IMAGE.join(tried).strip()])[0] > limit:
+            side.clear()
+        else:
+            left, right = tried
+    return IMAGE.join((left, right)).strip()
