@@ -150,8 +150,8 @@ def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows
                     start += size
         except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # whole, but of odd types
             raise InputError(
-                f"{file}: holds {_held(parquet.schema_arrow)}, which cannot be read ({error}); "
-                "write it again with plain strings and lists"
+                f"{file}: holds {laion.held(parquet.schema_arrow)}, which cannot be read ({error});"
+                " write it again with plain strings and lists"
             ) from error
         except (pa.ArrowException, OSError) as error:
             raise InputError(
@@ -194,13 +194,10 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
         return cast(list[dict[str, Any]], read)
     except (pa.ArrowException, KeyError) as error:
         raise InputError(
-            f"{place}: not an OBELICS shard ({error}); it holds {_held(table.schema)}, and must"
-            " hold images and texts (lists of strings), metadata and general_metadata (strings)"
+            f"{place}: not an OBELICS shard ({error}); it holds {laion.held(table.schema)}, and"
+            " must hold images and texts (lists of strings), metadata and general_metadata"
+            " (strings)"
         ) from error
-
-
-def _held(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
 def read_or_fault(row: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, str]]:
@@ -217,22 +214,18 @@ def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of the `documents` table from one OBELICS row; raises BrokenRow for a row that breaks
     the form.
     """
-    images = _texts(row, "images")
-    texts = _texts(row, "texts")
-    metadata = _json(row, "metadata", list)
-    general = _json(row, "general_metadata", dict)
-    lengths = {"images": len(images), "texts": len(texts), "metadata": len(metadata)}
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise BrokenRow("unequal_lengths", said)
+    images, texts = _texts(row, "images"), _texts(row, "texts")
+    metadata, general = _json(row, "metadata", list), _json(row, "general_metadata", dict)
+    lengths = len(images), len(texts), len(metadata)
+    if len(set(lengths)) > 1:
+        raise BrokenRow("unequal_lengths", "images {}, texts {}, metadata {}".format(*lengths))
     if not images:
         raise BrokenRow("empty", "neither text nor image")
     for index, (image, text, entry) in enumerate(zip(images, texts, metadata, strict=True)):
         if (image is None) == (text is None):
             held = "neither" if text is None else "both"
             raise BrokenRow("both_or_neither", f"index {index} holds {held}")
-        fault = "" if entry is None else "stands beside a text"
-        if fault := _entry_fault(entry) if text is None else fault:
+        if fault := _entry_fault(entry, beside_text=image is None):
             raise BrokenRow("bad_metadata", f"metadata[{index}] {fault}")
     url = general.get("url")
     if not isinstance(url, str) or not url:
@@ -303,7 +296,9 @@ def _json(row: Mapping[str, Any], column: str, kind: type) -> Any:
     return value
 
 
-def _entry_fault(entry: Any) -> str:
+def _entry_fault(entry: Any, *, beside_text: bool) -> str:
+    if beside_text:
+        return "" if entry is None else "stands beside a text"
     if not isinstance(entry, dict):
         return f"is {type(entry).__name__}, not the image's dictionary"
     wrong = [key for key, kinds in _ENTRY.items() if type(entry.get(key)) not in kinds]

@@ -31,13 +31,14 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
 
     Raises InputError where `table` lacks an address or a text, or holds them in another type.
     """
-    # Of two that differ in case alone the first one wins.
+    # Of two that differ in case alone the first one wins, and of a key's names too.
     columns = {name.lower(): name for name in reversed(table.schema.names)}
-    found: dict[str, str] = {}
-    for key, names in _NAMES.items():
-        for name in names:
-            if name in columns:
-                found.setdefault(key, columns[name])
+    found = {
+        key: columns[name]
+        for key, names in _NAMES.items()
+        for name in reversed(names)
+        if name in columns
+    }
     try:
         for key, what in (("url", "addresses"), ("text", "texts")):
             if key not in found:
@@ -49,13 +50,18 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
             for key, name in found.items()
         }
     except (pa.ArrowException, KeyError) as error:
-        held = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise InputError(
-            f"{place}: not a LAION shard ({error.args[0]}); it holds {held}, and must hold url and"
-            " text (or caption, alt, alt_text), strings, and may hold width and height, numbers"
+            f"{place}: not a LAION shard ({error.args[0]}); it holds {held(table.schema)}, and must"
+            " hold url and text (or caption, alt, alt_text), strings, and may hold width and"
+            " height, numbers"
         ) from error
     rows = zip(*chosen.values(), strict=True)
     return [_document(dict(zip(chosen, row, strict=True))) for row in rows]
+
+
+def held(schema: pa.Schema) -> str:
+    """Columns and their types, for messages."""
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
 def _document(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,12 +75,11 @@ def _document(row: Mapping[str, Any]) -> dict[str, Any]:
         "original_height": stated_size(row.get("height")),
         "alt_text": None if row["text"] is None else row["text"].decode(errors="surrogateescape"),
     }
-    metadata, general = _json([entry]), _json({"url": url})
     return {
         "images": [row["url"] or b""],
         "texts": [None],
-        "metadata": metadata,
-        "general_metadata": general,
+        "metadata": _json([entry]),
+        "general_metadata": _json({"url": url}),
     }
 
 
