@@ -80,12 +80,7 @@ def filter_pages(
         yield Note("reserved_words_rewritten", n_reserved)
         # so many placeholders of other images fit under the cap; the image's own takes one
         others = max(0, (max_tokens - n_tokens) // max(1, two - one) - 1)
-        contexts = [
-            nearest(*around(texts, sample["image_index"], others), context_tokens, count)
-            for sample in usable
-        ]
-        for sample, context, length in zip(usable, contexts, count(contexts), strict=True):
-            yield To("samples", sample | {"context": context, "n_context_tokens": length})
+        yield from with_contexts(usable, texts, others, context_tokens, count)
 
 
 def page_lengths(pages: Iterable[Row], tokenizer: str, most: int) -> list[tuple[int, bool]]:
@@ -113,6 +108,16 @@ def neutral(texts: Iterable[str | None]) -> tuple[list[str | None], int]:
     """Texts with the reserved words rewritten, and how many there were."""
     found = [(None, 0) if text is None else prompts.neutralise(text) for text in texts]
     return [text for text, _ in found], sum(n for _, n in found)
+
+
+def with_contexts(
+    samples: Sequence[Row], texts: Sequence[str | None], others: int, limit: int, count: Count
+) -> Iterator[To]:
+    """Samples of one page with their `context`, and its tokens; see `around` and `nearest`."""
+    places = (around(texts, sample["image_index"], others) for sample in samples)
+    contexts = [nearest(*place, limit, count) for place in places]
+    for sample, context, length in zip(samples, contexts, count(contexts), strict=True):
+        yield To("samples", sample | {"context": context, "n_context_tokens": length})
 
 
 def check_left(run: Run) -> None:

@@ -15,7 +15,7 @@ compares rounds and nothing else. Train and test share no page, and no test imag
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
 from vislib.prompts import load, neutralise
 from vislib.qa_options import lettered
-from vislib.runs import Drop, InputError, Note, Run, To, choose, sql, tables
+from vislib.runs import Drop, InputError, Note, Run, To, sql, tables
 from vislib.runs.seeding import seeded
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
@@ -134,9 +134,9 @@ def unique(
     pair with the smallest ids comes first; among equal means the larger id is dropped.
     """
     order = sorted(range(len(questions)), key=lambda i: questions[i]["question_id"])
-    rows, ranked = [questions[i] for i in order], vectors[order].astype(np.float64)
+    rows, exact = [questions[i] for i in order], vectors[order].astype(np.float64)
     # Four decimals are far above the noise of floating point: equal texts are at 1, ties are ties.
-    similarity = np.round(ranked @ ranked.T, 4)
+    similarity = np.round(exact @ exact.T, 4)
     np.fill_diagonal(similarity, 0)
     pairs = [pair for pair in combinations(range(len(rows)), 2) if similarity[pair] >= threshold]
     # How many of a type still stand: the minimum holds for each type by itself.
@@ -144,16 +144,16 @@ def unique(
     standing = np.ones(len(rows), bool)
     dropped, stuck = [], 0
     for pair in sorted(pairs, key=lambda pair: -similarity[pair]):
+        free = [i for i in pair if left[rows[i]["question_type"]] > minimum]
         if not standing[list(pair)].all():
             continue
-        free = [i for i in pair if left[rows[i]["question_type"]] > minimum]
         if not free:
             stuck += 1
             continue
         means = np.round(similarity[:, standing].sum(axis=1) / (standing.sum() - 1), 4)
         loser = max(free, key=lambda i: (means[i], i))
-        winner = sum(pair) - loser
-        dropped.append((rows[loser], rows[winner], float(similarity[pair])))
+        twin = rows[sum(pair) - loser]
+        dropped.append((rows[loser], twin, float(similarity[pair])))
         left[rows[loser]["question_type"]] -= 1
         standing[loser] = False
     return Unique([questions[i] for i in sorted(np.array(order)[standing])], dropped, stuck)
@@ -219,7 +219,8 @@ def kinds_of(run: Run) -> list[str]:
         run.table("samples"),
         run.input("questions"),
     )
-    kinds = dict.fromkeys(row["kind"] for row in tables.read_rows(captions, ["kind"]))
+    first = "SELECT kind FROM captions GROUP BY kind ORDER BY min(row)"
+    kinds = [kind for (kind,) in sql.select(first, {"captions": captions}, run.scratch)]
     if not kinds:
         raise InputError(
             f"{captions} holds no caption; run 06_captioning on samples that it can caption"
@@ -232,7 +233,7 @@ def kinds_of(run: Run) -> list[str]:
             f"{questions} holds {n} questions of samples that {samples} lacks; take both from one"
             " run"
         )
-    return list(kinds)
+    return kinds
 
 
 def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> Embeddings:
@@ -258,13 +259,13 @@ def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> E
 
 def obstacle(sample: Row, kinds: Sequence[str], *, asked: bool) -> tuple[str, str] | None:
     """Why a joined sample cannot stand in every configuration of every kind, with a detail."""
-    image = sample["image"]
+    image, captions = sample["image"], captions_of(sample)
     if image is None or image["status"] != "ok":
         return "image_failed", image["reason"] if image else "not in the ledger"
     # Every kind, not the one that is written: all configurations hold the same samples, so that a
     # comparison of two arms compares rounds and nothing else.
     for kind in kinds:
-        caption = caption_of(sample, kind)
+        caption = captions.get(kind)
         if caption is None or caption["status"] != "ok":
             return "caption_failed", f"{kind}: {caption['reason'] if caption else 'none'}"
         found = {question["question_type"] for question in questions_of(sample, kind)}
@@ -274,9 +275,9 @@ def obstacle(sample: Row, kinds: Sequence[str], *, asked: bool) -> tuple[str, st
     return ("image_in_train", "") if sample["image_in_train"] else None
 
 
-def caption_of(sample: Row, kind: str) -> Row | None:
-    """The sample's caption of a kind, if there is one."""
-    return next((row for row in sample["captions"] or [] if row["kind"] == kind), None)
+def captions_of(sample: Row) -> dict[str, Row]:
+    """The sample's captions by kind."""
+    return {row["kind"]: row for row in sample["captions"] or []}
 
 
 def questions_of(sample: Row, kind: str) -> list[Row]:
@@ -286,11 +287,10 @@ def questions_of(sample: Row, kind: str) -> list[Row]:
 
 
 def as_card(sample: Row, kinds: Sequence[str]) -> Row:
-    """A joined sample in one row to look at: `<kind> caption` and `<kind> questions`."""
-    card = {**sample["sample"], **(sample["image"] or {})}
+    """A usable sample in one row to look at: `<kind> caption` and `<kind> questions`."""
+    card = {**sample["sample"], **sample["image"]}
     for kind in kinds:
-        caption = caption_of(sample, kind)
-        card[f"{kind} caption"] = caption["caption"] if caption else ""
+        card[f"{kind} caption"] = captions_of(sample)[kind]["caption"]
         asked = questions_of(sample, kind)
         card[f"{kind} questions"] = [f"· {row['question']}" for row in asked]
     return card
@@ -319,10 +319,10 @@ def conversations(
                 detail = fault[0] if fault else f"no captions of kind {row['kind']}"
                 yield Drop("sample_not_eligible", detail, id=row["question_id"], unit="question")
         if fault:
-            yield Drop(*fault, id=sample["sample"]["sample_id"])
+            yield Drop(*fault)
             continue
         for kind in kinds:
-            asked = questions_of(sample, kind)
+            asked: Sequence[Question] = questions_of(sample, kind)
             # Within a sample and kind alone: two images may well raise the same question.
             if vectors is not None:
                 near = vectors.of([row["question"] for row in asked])
@@ -332,61 +332,46 @@ def conversations(
                     detail = f"{similarity:.4f} to {twin['question_id']}"
                     id = row["question_id"]
                     yield Drop("similar_question", detail, id=id, unit="question")
-                asked = [dict(row) for row in found.kept]
-            yield from _rows(sample, kind, asked, seed=seed, alone=vectors is None)
+                asked = found.kept
+            ids, caption = sample["sample"], captions_of(sample)[kind]["caption"]
+            rounds = shuffled(ids["sample_id"], kind, caption, asked, seed=seed)
+            # Once a sample and kind: every configuration repeats some of these rounds.
+            yield Note("identifiers_neutralised", conversation(rounds)[1])
+            for name, suffix, chosen in configurations(rounds):
+                if vectors is not None or name == "captions":
+                    row = _row(sample, suffix, chosen)
+                    yield To("conversations", row, path=f"{kind}/{name}", stem=sample["split"])
 
 
-def _rows(
-    sample: Row, kind: str, questions: Sequence[Row], *, seed: int, alone: bool
-) -> Iterator[Said]:
+def _row(sample: Row, suffix: str, rounds: Sequence[Round]) -> Row:
     ids = sample["sample"]
-    caption = caption_of(sample, kind)
-    assert caption is not None
-    rounds = shuffled(ids["sample_id"], kind, caption["caption"], questions, seed=seed)
-    for name, suffix, chosen in configurations(rounds):
-        if alone and name != "captions":
-            continue
-        turns, strays = conversation(chosen)
-        # Once a sample and kind: every other configuration repeats some of these rounds.
-        if alone or name == "leaky_mix":  # which holds all rounds
-            yield Note("identifiers_neutralised", strays)
-        row = {
-            "id": ids["sample_id"] + suffix,
-            "images": [sample["image"]["image_id"]],
-            "conversations": turns,
-            "sample_id": ids["sample_id"],
-            "doc_id": ids["doc_id"],
-            "sources": [entry.source for entry in chosen],
-        }
-        yield To("conversations", row, path=f"{kind}/{name}", stem=sample["split"])
+    return {
+        "id": ids["sample_id"] + suffix,
+        "images": [sample["image"]["image_id"]],
+        "conversations": conversation(rounds)[0],
+        "sample_id": ids["sample_id"],
+        "doc_id": ids["doc_id"],
+        "sources": [entry.source for entry in rounds],
+    }
 
 
 def check_merged(run: Run, kinds: Sequence[str], *, asked: bool) -> None:
-    """Count the rows of every `kind/configuration/split`. Raises InputError if no sample is left,
-    or if there are questions of samples that are not there.
+    """Count the rows of every `kind/configuration/split`. Raises InputError if no sample is
+    left.
     """
     counts = run.counts()["sample"]
     if not counts["kept"]:
-        rows = [row for row in tables.read_rows(run.data / "dropped") if "/" not in row["id"]]
-        faults = Counter(
-            f"{row['reason']} ({row['detail']})"
-            for row in rows
-            if row["reason"] in counts["dropped"]
-        )
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in faults.most_common(3))
+        reasons = ", ".join(f"{reason} {n}" for reason, n in counts["dropped"].items())
         raise InputError(
-            f"none of {counts['taken']} samples can stand in every configuration;"
-            f" {reasons or 'there are no samples'}"
+            f"none of {counts['taken']} samples can stand in every configuration"
+            f" ({reasons or 'there are no samples'}); see details in dropped, mend and run again"
         )
-    names = list(CONFIGURATIONS) if asked else ["captions"]
     # A split without a row has no file, and counts as 0 here: tables of sizes have no holes.
     run.metrics["rows"] = {
         f"{kind}/{name}/{split}": sum(
             map(tables.count_rows, (run.data / kind / name).glob(f"{split}-*.parquet"))
         )
-        for kind in kinds
-        for name in names
-        for split in SPLITS
+        for kind, name, split in product(kinds, CONFIGURATIONS if asked else ["captions"], SPLITS)
     }
 
 
@@ -395,16 +380,14 @@ def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
     if not run.input("questions"):
         return []
     rows = sql.select(
-        """
-        SELECT id, lost.question, twin.question, split_part(detail, ' to ', 1)::DOUBLE
+        f"""
+        SELECT lost.question, twin.question, split_part(detail, ' to ', 1)::DOUBLE
         FROM dropped JOIN questions AS lost ON lost.question_id = id
             JOIN questions AS twin ON twin.question_id = split_part(detail, ' to ', 2)
-        WHERE dropped.reason = 'similar_question' ORDER BY dropped.row
+        WHERE dropped.reason = 'similar_question'
+        ORDER BY {sql.drawn("id", run.seed)} LIMIT {limit}
         """,
         {"dropped": run.data / "dropped", "questions": run.table("questions")},
         run.scratch,
     )
-    return [
-        {"dropped": lost, "kept": twin, "similarity": similarity}
-        for _, lost, twin, similarity in choose(rows, limit, run.seed, key=lambda row: str(row[0]))
-    ]
+    return [dict(zip(("dropped", "kept", "similarity"), row, strict=True)) for row in rows]
