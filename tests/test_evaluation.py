@@ -96,7 +96,6 @@ def begin(models: list[str], **parameters) -> Run:
         "run_dir": "runs/demo",
         "max_questions": 0,
         "device": "cpu",
-        "resamples": 200,
     }
     return start_run("12_evaluation", given | parameters)
 

@@ -29,7 +29,7 @@ def with_reader(source: str, place: Path) -> Path:
 
 
 def execute(notebook: Path, model: str) -> None:
-    values = {"models": [model], "run_dir": "runs/demo", "device": "cpu", "resamples": 200}
+    values = {"models": [model], "run_dir": "runs/demo", "device": "cpu"}
     papermill.execute_notebook(
         notebook, notebook.with_suffix(".out.ipynb"), values, progress_bar=False
     )

@@ -186,9 +186,7 @@ def compare(run: "Run") -> None:
     statistics = Statistics(
         # Read back, so that a changed cell here compares without asking anybody.
         results=pandas.read_parquet(run.data / "results"),
-        resamples=run.params.resamples,
         confidence=run.params.confidence,
-        seed=run.seed,
         # The papers have no benchmark like it.
         left_out=(CONTEXTUAL,),
     )
