@@ -49,7 +49,7 @@ def test_means_weigh_benchmarks_alike_and_vary_as_their_benchmarks_do():
         rows += answers("1" * 9 + "0", arm=arm, benchmark="ai2d")
         rows += points([0.2, 0.6], arm=arm, benchmark="llava_in_the_wild")
         rows += points([300.0, 100.0], arm=arm, benchmark="mme")  # points: in no mean
-        rows += answers("1", arm=arm, benchmark="ours")  # left out
+        rows += answers("1", arm=arm, benchmark="vislib_contextual")  # left out
     scores = by(statistics(rows).scores(), "arm", "benchmark")
     assert scores["mix", "mean"]["accuracy"] == pytest.approx((0.6 + 0.9 + 0.4) / 3)
     assert scores["mix", "mean_without_seedbench"]["accuracy"] == pytest.approx((0.9 + 0.4) / 2)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from vislib.evaluation.parsing import lenient_yes_no, options_in, strict_yes_no
+from vislib.evaluation.parsing import lenient_yes_no, options_in, result_row
+from vislib.letters import lenient_letter
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,11 @@ from vislib.evaluation.parsing import lenient_yes_no, options_in, strict_yes_no
     ],
 )
 def test_yes_and_no_are_read(answer, strict, lenient):
-    assert (strict_yes_no(answer), lenient_yes_no(answer)) == (strict, lenient)
+    assert lenient_yes_no(answer) == lenient
+    for right in ("yes", "no"):
+        row = result_row("1", answer, right, "yes_no", read=lenient_letter)
+        assert row["strictly_correct"] == (strict == right)
+        assert (row["parsed"], row["lenient"]) == (bool(lenient), float(lenient == right))
 
 
 def test_options_are_read_off_a_prompt():

@@ -49,7 +49,7 @@ def statistics(
     table = table.assign(cluster=clusters or "", question_type=kinds or "", lenient=None)
     return Statistics(
         results=table,
-        **{"confidence": 0.95, "left_out": ("ours",), **options},
+        **{"confidence": 0.95, **options},
     )
 
 
@@ -84,7 +84,12 @@ def test_unscored_answers_do_not_count():
     (row,) = statistics(rows).scores()
     assert (row["n"], row["accuracy"]) == (2, 0.5)
     assert (
-        list(statistics([("m", "base", 0, "ours", "free", None, None, None, None)]).scores()) == []
+        list(
+            statistics(
+                [("m", "base", 0, "vislib_contextual", "free", None, None, None, None)]
+            ).scores()
+        )
+        == []
     )
 
 

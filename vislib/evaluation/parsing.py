@@ -21,12 +21,6 @@ Reader = Callable[[str, Sequence[str]], str]  # (reply, options) -> the letter t
 _UNLISTED = 5  # options that are read for where a prompt lists none
 
 
-def strict_yes_no(answer: str) -> str:
-    """`yes` or `no`, if the answer is that word alone (case and a full stop apart), else ""."""
-    word = answer.strip().rstrip(".").lower()
-    return word if word in ("yes", "no") else ""
-
-
 def lenient_yes_no(answer: str) -> str:
     """`yes` or `no`, if the answer begins with that word (not "yes or no") or holds only that one,
     else "".
@@ -44,13 +38,11 @@ def options_in(prompt: str) -> list[str]:
     """Texts of the options that a prompt lists one a line, `A. …` onwards; none if it lists
     none.
     """
-    found: list[str] = []
-    for line in prompt.splitlines():
-        match = re.fullmatch(r"\s*([A-Z])\.\s(.*)", line)
-        if match and match[1] == "A":  # a sentence may begin as the list does
-            found = [match[2].strip()]
-        elif match and found and match[1] == LETTERS[len(found)]:
-            found.append(match[2].strip())
+    lines = re.findall(r"^[ \t]*([A-Z])\.[ \t](.*)", prompt, re.MULTILINE)
+    # A sentence may begin as the list does: the list is what follows the last A.
+    start = max((place for place, (letter, _) in enumerate(lines) if letter == "A"), default=0)
+    listed = zip(LETTERS, lines[start:], strict=False)
+    found = [text.strip() for letter, (own, text) in listed if own == letter]
     return found if len(found) > 1 else []
 
 
@@ -68,7 +60,8 @@ def result_row(
     if reads == "letter":
         strict, lenient = strict_letter(reply, LETTERS[: len(options)]), read(reply, options)
     elif reads == "yes_no":
-        strict, lenient, answer = map(lenient_yes_no, (strict_yes_no(reply), reply, answer))
+        # Strictly the word alone, but for case and a full stop.
+        strict, lenient, answer = reply.rstrip(".").lower(), lenient_yes_no(reply), answer.lower()
     else:
         return row
     row |= {"parsed": bool(lenient), "lenient": float(lenient == answer)}

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vislib.evaluation.benchmarks import CONTEXTUAL
-from vislib.evaluation.contextual import MULTIPLE_CHOICE, PageQuestion, load_questions, write_task
+from vislib.evaluation.contextual import (
+    MULTIPLE_CHOICE,
+    TYPES,
+    PageQuestion,
+    load_questions,
+    write_task,
+)
 from vislib.evaluation.lmms import Harness
 from vislib.evaluation.parsing import Reader, result_row
 from vislib.evaluation.statistics import Statistics
@@ -114,21 +120,14 @@ def replies(
     """
     params, journal = run.params, run.journal(generation.JOURNAL)
     # A letter is short; an answer in words may need a sentence.
-    limits = {MULTIPLE_CHOICE: params.max_answer_tokens_choice}
-    asked = [
-        Question(q.id, q.text, str(q.image), limits.get(q.type, params.max_answer_tokens_free))
-        for q in questions
-    ]
-    # Answers go by weights and not by places, so a model that moved is not asked again.
-    keys = generation.answers_of_models(
-        run,
-        [arm.place for arm in arms],
-        asked,
-        batch_size=params.batch_size,
-        device=params.device,
-        precision=params.precision,
-        progress="answers",
+    limits = dict(
+        zip(TYPES, (params.max_answer_tokens_choice, params.max_answer_tokens_free), strict=True)
     )
+    asked = [Question(q.id, q.text, str(q.image), limits[q.type]) for q in questions]
+    how = {name: getattr(params, name) for name in ("batch_size", "device", "precision")}
+    # Answers go by weights and not by places, so a model that moved is not asked again.
+    places = [arm.place for arm in arms]
+    keys = generation.answers_of_models(run, places, asked, progress="answers", **how)
     for arm, key in zip(arms, keys, strict=True):
         for question, entry in zip(questions, asked, strict=True):
             reason, detail = generation.failure_of(journal, key, entry)
@@ -177,19 +176,12 @@ def _asked_by_lmms(
 
 
 def compare(run: "Run") -> None:
-    """Write `scores` and `comparisons` of the `results` that were written.
-
-    The local benchmark is in no mean: the papers have none like it.
-    """
+    """Write `scores` and `comparisons` of the `results` that were written."""
     import pandas
 
-    statistics = Statistics(
-        # Read back, so that a changed cell here compares without asking anybody.
-        results=pandas.read_parquet(run.data / "results"),
-        confidence=run.params.confidence,
-        # The papers have no benchmark like it.
-        left_out=(CONTEXTUAL,),
-    )
+    # Read back, so that a changed cell here compares without asking anybody.
+    results = pandas.read_parquet(run.data / "results")
+    statistics = Statistics(results=results, confidence=run.params.confidence)
     found = {
         "scores": statistics.scores(),
         "comparisons": statistics.comparisons(run.params.reference),
@@ -205,16 +197,12 @@ def wrong_answers(run: "Run", count: int) -> list[Row]:
     """A seeded handful of wrong answers to local questions, with `picture` and `question`, to look
     at.
     """
-    questions = {question.id: question for question in load_questions(run)[0]}
-    rows = tables.read_rows(run.data / "results")
     # Of public benchmarks neither question nor picture is here to be shown.
-    wrong = [row for row in rows if row["correct"] is False and row["sample_id"] in questions]
-    found = []
-    for row in choose(wrong, count, run.seed, key=_own_name):
-        question = questions[row["sample_id"]]
-        found.append(row | {"picture": question.image, "question": question.text})
-    return found
-
-
-def _own_name(row: Row) -> str:
-    return f"{row['sample_id']}/{row['model']}/{row['arm']}"
+    shown = {
+        question.id: {"picture": question.image, "question": question.text}
+        for question in load_questions(run)[0]
+    }
+    rows = tables.read_rows(run.data / "results")
+    wrong = [row for row in rows if row["correct"] is False and row["sample_id"] in shown]
+    chosen = choose(wrong, count, run.seed, key="{sample_id}/{model}/{arm}".format_map)
+    return [row | shown[row["sample_id"]] for row in chosen]

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vislib.evaluation.benchmarks import SEED_PARTS
+from vislib.evaluation.benchmarks import CONTEXTUAL, SEED_PARTS
 from vislib.runs.contract import BENCHMARK_SCORES, COMPARISONS
 from vislib.runs.tables import Row
 
@@ -81,20 +81,17 @@ def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Scores and comparisons of `results` (a frame with the contract's columns). `left_out`:
-    benchmarks that are in no mean.
-    """
+    """Scores and comparisons of `results` (a frame with the contract's columns)."""
 
     results: Any
     confidence: float
-    left_out: tuple[str, ...]
 
     def scores(self) -> list[Row]:
         """Rows of the contract's `scores`: each model and arm on each benchmark, then its means
         over benchmarks.
         """
         rows = list[Row]()
-        table = prepared(self.results, self.left_out)
+        table = prepared(self.results)
         for (model, arm), own in table.groupby(["model", "arm"], sort=False):
             for name, cell in own.groupby("benchmark", sort=False):
                 rows.append(self._score(cell) | {"model": model, "arm": arm, "benchmark": name})
@@ -109,7 +106,7 @@ class Statistics:
         arms of one benchmark.
         """
         rows = list[Row]()
-        for model, own in prepared(self.results, self.left_out).groupby("model", sort=False):
+        for model, own in prepared(self.results).groupby("model", sort=False):
             arms = list(own["arm"].unique())
             for arm in arms if reference in arms else []:
                 for name, cell in own.groupby("benchmark", sort=False) if arm != reference else ():
@@ -186,7 +183,7 @@ class Statistics:
         return row | {"seeds": len(by_seed), "seed_deviation": by_seed.std(ddof=1)}
 
 
-def prepared(results: Any, left_out: Sequence[str]) -> Any:
+def prepared(results: Any) -> Any:
     """The results that count, with the `value` and `cluster` of each; a question without a cluster
     stands for itself. SEED's parts and the means over `strata` benchmarks are further benchmarks.
     """
@@ -206,19 +203,20 @@ def prepared(results: Any, left_out: Sequence[str]) -> Any:
     table = pandas.concat([table, parts])
     tables = [table.assign(stratum=table["benchmark"], strata=1)]
     for _, own in tables[0].groupby("model", sort=False):
-        for mean, names in _means(list(own["benchmark"].unique()), left_out).items():
+        for mean, names in _means(own["benchmark"].unique()).items():
             averaged = own[own["benchmark"].isin(names)]
             tables.append(averaged.assign(benchmark=mean, strata=len(names)))
     return pandas.concat(tables, ignore_index=True)
 
 
-def _means(known: Sequence[str], left_out: Sequence[str]) -> dict[str, set[str]]:
+def _means(known: Sequence[str]) -> dict[str, set[str]]:
     """The benchmarks of each mean: those of any arm of a model, but for points; a mean has two or
     more. SEED is in it whole, with its images alone, or not at all.
     """
-    parts = {f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS}
+    # The papers have none like our own.
+    alone = {CONTEXTUAL, *(f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS)}
     # MME's points would outweigh every share.
-    names = {name for name in known if not name.startswith(MME)} - parts - set(left_out)
+    names = {name for name in known if not name.startswith(MME)} - alone
     others, image = names - {SEED_BENCHMARK}, f"{SEED_BENCHMARK}_image"
     means = {"mean": names}
     if image in known:
