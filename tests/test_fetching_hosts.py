@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_fetching import allowing, fetch, impatient  # noqa: F401
 from tests.web_server import answer, png, web_server
-from vislib.fetching import addresses, hosts
+from vislib.fetching import hosts
 
 ODD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n"
 CUT = answer(body=png(1)[:60], length=400, headers={"Connection": "close"})
@@ -88,21 +88,23 @@ def test_a_dead_host_is_left_alone_and_what_was_not_asked_comes_first_in_the_nex
             again, _ = fetch(tmp_path, urls, monkeypatch, **settings)
             assert set(again.values()) == {"ok"}
             failed = {url.removeprefix(dead.url) for url, reason in found.items() if reason == what}
-            assert {path for _, path in dead.at[-len(failed) :]} == failed  # these come last
+            assert not failed & {path for _, path in dead.at[:200]}  # these come last
 
 
 def test_a_name_that_is_gone_is_looked_up_twice(tmp_path, monkeypatch):
     looked_up: list[str] = []
 
-    def lookup(host: str, port: int) -> list[object]:
+    system = socket.getaddrinfo
+
+    def lookup(host: str, *args: object, **more: object) -> list[object]:
+        if host != "gone.example":
+            return system(host, *args, **more)
         looked_up.append(host)
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
     with web_server() as live:
         urls = [f"http://gone.example/{n}" for n in range(50)]
-        system = addresses._lookup
-        either = lambda host, port: (lookup if host == "gone.example" else system)(host, port)  # noqa: E731
-        monkeypatch.setattr(addresses, "_lookup", either)
+        monkeypatch.setattr(socket, "getaddrinfo", lookup)
         for asked in (51, 0):
             found, metrics = fetch(
                 tmp_path, [*urls, f"{live.url}/a"], monkeypatch, **allowing(live, max_per_host=1)

@@ -96,9 +96,6 @@ def describe(
                 size = f"{found.width} x {found.height}"
                 raise ImageError("too_small", f"{size}, at least {min_side} a side")
         except ImageError as error:
-            # Spoilt bytes from the web may come better another time: their link is asked again.
-            if isinstance(source, Links):
-                source.refuse(row[UNIT], error)
             yield To("images", facts | {"status": "failed", "reason": error.reason})
             yield Drop(error.reason, error.detail, id=row[UNIT], unit=UNIT)
             continue
@@ -186,10 +183,7 @@ def _candidates(url: str, root: Path) -> Iterator[Path]:
     """Where a mirror may have it. A query is part of the name, as wget has it, or idle after a
     picture's ending.
     """
-    try:
-        address = web_address(url)
-    except ValueError as error:
-        raise ImageError("bad_url", str(error)) from error
+    address = web_address(url)
     # As it is written: `address` has its `..` resolved already.
     written = _PARTS.match(tidied(url).replace("\\", "/"))
     assert written

@@ -2,7 +2,7 @@
 
 `links` knows what came and what failed, `fetcher` asks for the rest, `hosts` is each host's rate
 limiter and circuit breaker, `addresses` lets connections go to the public network alone,
-`connections` reads replies as browsers do, `replies` says what they mean.
+`connections` asks and reads replies as browsers do.
 """
 
 DATA_VERSION = 1  # raised when a mended fault changes what comes out of this room

@@ -1,39 +1,87 @@
-"""Requests over connections that are kept, and replies read as browsers read them.
+"""Requests to web servers, and replies read as browsers read them.
 
 Browsers, curl and urllib read a reply with a blank in a header's name, a folded line, bare line
 feeds or two `Transfer-Encoding`s; a strict reader refuses it whole (RFC 9112 lets it), and the
-picture is lost. Here the head is read line by line, and what can be made of it is taken.
+picture is lost. Here the head is read line by line, and what can be made of it is taken; the body
+is read by `http.client`. A connection serves one request: links lie on many hosts.
 """
 
+import io
 import re
-from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse
+from typing import Any, BinaryIO
 
 from ada_url import URL
 
 from vislib.fetching.addresses import PublicNetwork
-from vislib.media.pixels import ImageError
+from vislib.fetching.urls import web_address
+from vislib.media.pixels import ImageError, Reason
 
-_LONGEST = 256 * 1024  # bytes of a head, as in Chromium
+_CONNECT_S = 10.0
+_LONGEST_HEAD = 256 * 1024  # bytes, as in Chromium
+_LONGEST_WAIT_S = 120.0  # that a server may ask for
 _READ = 64 * 1024
-_IDLE = 16  # connections kept open for a next request
-_STATUS = re.compile(rb"(?:HTTP|ICY)(?:/(\d+)(?:\.(\d+))?)?[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
-_CHUNK_SIZE = re.compile(rb"\s*([0-9a-fA-F]{1,16})\s*(?:;|$)")
+_ZLIB_OR_GZIP = 47  # window bits that tell one from the other
+_STATUS = re.compile(rb"(?:HTTP|ICY)(?:/[\d.]*)?[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_REASONS: dict[int, Reason] = {
+    401: "forbidden",
+    402: "forbidden",
+    403: "forbidden",
+    404: "not_found",
+    408: "timed_out",
+    410: "not_found",
+    425: "server_error",
+    429: "rate_limited",
+    451: "forbidden",
+}
 
 
-@dataclass
-class Reply:
-    """The head of a reply, names in lower case, and its body as it comes."""
+class _Wire(io.RawIOBase):
+    """What a socket receives, until its deadline: a server that sends a byte now and then would
+    pass a limit on each wait.
+    """
 
-    status: int
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        self._socket, self._deadline = connected, deadline
+
+    def makefile(self, *args: Any) -> io.BufferedReader:
+        """What `HTTPResponse` asks of a socket."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        return self._socket.recv_into(buffer)
+
+
+class Reply(HTTPResponse):
+    """A reply, whose head is read leniently: its `fields` have names in lower case."""
+
     fields: list[tuple[str, str]]
-    reader: StreamReader
-    persistent: bool  # the server takes another request when this reply is read
-    ended: bool = False  # the body was read to an end that the server marked
-    received: int = 0  # bytes of the body, as they were sent
+
+    def begin(self) -> None:
+        """Read the head that counts; raises ImageError `disconnected`."""
+        stream: Any = self.fp
+        status, self.fields = read_head(stream)
+        lengths = {int(word) for word in self.words("content-length") if word.isdecimal()}
+        framing = "".join(f"Content-Length: {length}\r\n" for length in lengths)
+        if "chunked" in self.words("transfer-encoding"):  # goes before a length (RFC 9112, 6.3)
+            framing = "Transfer-Encoding: chunked\r\n"
+        elif len(lengths) > 1:  # leave no end to rely on
+            raise ImageError("disconnected", f"Content-Length is {sorted(lengths)}")
+        # What is left of the head is as strict as the library wants it.
+        self.fp = io.BufferedReader(io.BytesIO(f"HTTP/1.1 {status} -\r\n{framing}\r\n".encode()))
+        super().begin()
+        self.fp = stream
 
     def values(self, name: str) -> list[str]:
         """All values of a header."""
@@ -48,105 +96,52 @@ class Reply:
         return {word.strip().lower() for word in ",".join(self.values(name)).split(",")}
 
     @property
-    def length(self) -> int | None:
-        """Bytes that the body has, None if its end says so; raises ImageError `disconnected`."""
-        if self.status in (204, 304):
-            return 0
-        # A length that is no number says nothing; two that differ leave no end to rely on.
-        lengths = {int(word) for word in self.words("content-length") if word.isdecimal()}
-        if len(lengths) > 1:
-            raise ImageError("disconnected", f"Content-Length is {sorted(lengths)}")
-        return next(iter(lengths), None)
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """The bytes as they come; raises ImageError `disconnected` where they break off."""
-        if "chunked" in self.words("transfer-encoding"):  # goes before a length (RFC 9112, 6.3)
-            # What follows the last chunk is not waited for, nor is the connection used again.
-            while size := await self._chunk_size():
-                async for piece in self._exactly(size):
-                    yield piece
-                await _line(self.reader)
-        elif self.length is None:
-            while piece := await self.reader.read(_READ):
-                yield piece
-        else:
-            async for piece in self._exactly(self.length):
-                yield piece
-            self.ended = True
-
-    async def _chunk_size(self) -> int:
-        line = await _line(self.reader)
-        size = _CHUNK_SIZE.match(line)
-        if not size:
-            raise ImageError("disconnected", f"no chunk begins with {line[:60]!r}")
-        return int(size[1], 16)
-
-    async def _exactly(self, length: int) -> AsyncIterator[bytes]:
-        while length:
-            piece = await self.reader.read(min(length, _READ))
-            if not piece:
-                raise ImageError("disconnected", f"{length} bytes of the reply are missing")
-            length -= len(piece)
-            yield piece
-
-
-class Client:
-    """Asks web servers, each request on a connection that is open already, if one is."""
-
-    def __init__(self, network: PublicNetwork, headers: dict[str, str]) -> None:
-        self._network = network
-        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self._idle: list[tuple[str, StreamReader, StreamWriter]] = []
-
-    @asynccontextmanager
-    async def get(self, address: URL, connect_s: float) -> AsyncIterator[Reply]:
-        """The reply to a GET request; raises ImageError and OSError."""
-        reader, writer = self._kept(address.origin) or await self._network.connect(
-            address, connect_s
-        )
-        kept = False
+    def hold(self) -> float:
+        """Seconds that `Retry-After` asks for, as a number or a date; 0 if it cannot be read, 120
+        at most.
+        """
+        value = self.value("retry-after")
         try:
-            target = address.pathname + address.search
-            head = f"GET {target} HTTP/1.1\r\nHost: {address.host}\r\n{self._headers}\r\n"
-            writer.write(head.encode())
-            await writer.drain()
-            reply = await read_head(reader)
-            yield reply
-            kept = reply.ended and reply.persistent
-        finally:
-            if kept:
-                self._idle.append((address.origin, reader, writer))
-                self.close(_IDLE)
+            if value.isdecimal():
+                seconds = float(value)
             else:
-                writer.transport.abort()  # at once, whatever is still to come
-
-    def close(self, keep: int = 0) -> None:
-        """Close connections that nobody uses, all but the `keep` used last."""
-        while len(self._idle) > keep:
-            self._idle.pop(0)[2].transport.abort()
-
-    def _kept(self, origin: str) -> tuple[StreamReader, StreamWriter] | None:
-        for place, (of, reader, writer) in enumerate(self._idle):
-            if of == origin:
-                del self._idle[place]
-                if not reader.at_eof() and not writer.transport.is_closing():
-                    return reader, writer
-                writer.transport.abort()
-                return self._kept(origin)
-        return None
+                seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+        return min(max(seconds, 0.0), _LONGEST_WAIT_S)
 
 
-async def read_head(reader: StreamReader) -> Reply:
-    """The head of the reply that counts: an interim one (1xx) may come before it.
+@contextmanager
+def get(
+    network: PublicNetwork, address: URL, headers: dict[str, str], seconds: float
+) -> Iterator[Reply]:
+    """The reply to a GET request, to be read within `seconds`; raises ImageError and OSError."""
+    deadline = time.monotonic() + seconds
+    headers = {"Host": address.host, "Connection": "close", **headers}
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    head = f"GET {address.pathname}{address.search} HTTP/1.1\r\n{''.join(lines)}\r\n"
+    with network.connect(address, min(_CONNECT_S, seconds / 2)) as connected:
+        connected.sendall(head.encode())
+        wire: Any = _Wire(connected, deadline)
+        try:
+            with Reply(wire, method="GET") as reply:
+                reply.begin()
+                yield reply
+        except HTTPException as error:
+            raise ImageError("disconnected", f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def read_head(stream: BinaryIO) -> tuple[int, list[tuple[str, str]]]:
+    """Status and headers of the reply that counts: an interim one (1xx) may come before it.
 
     Raises ImageError `disconnected` where nothing can be made of it.
     """
-    first, *lines = await _head_lines(reader)
+    first, *lines = _head_lines(stream)
     status = _STATUS.match(first)
     if not status:
         raise ImageError("disconnected", f"no HTTP: {first[:60]!r}")
-    if 100 <= int(status[3]) < 200 and int(status[3]) != 101:
-        return await read_head(reader)
+    if status[1].startswith(b"1") and status[1] != b"101":
+        return read_head(stream)
     fields: list[tuple[str, str]] = []
     for line in lines:
         text = _text(_CONTROL.sub(b" ", line))
@@ -156,32 +151,20 @@ async def read_head(reader: StreamReader) -> Reply:
         else:
             name, _, value = text.partition(":")
             fields.append((name.strip().lower(), value.strip()))
-    old = status.group(1, 2) in ((None, None), (b"0", b"9"), (b"1", b"0"))
-    reply = Reply(int(status[3]), fields, reader, persistent=not old)
-    reply.persistent &= "close" not in reply.words("connection")
-    return reply
+    return int(status[1]), fields
 
 
-async def _head_lines(reader: StreamReader) -> list[bytes]:
+def _head_lines(stream: BinaryIO) -> list[bytes]:
     lines: list[bytes] = []
-    size = 0
-    while (line := (await _line(reader)).rstrip(b"\r\n")) or not lines:
-        size += len(line) + 2  # its end too: a server may send blank lines for ever
-        if size > _LONGEST:
-            raise ImageError("disconnected", f"the head of the reply is above {_LONGEST} bytes")
-        if line:
-            lines.append(line)
+    left = _LONGEST_HEAD
+    while (line := stream.readline(left)).rstrip(b"\r\n") or not lines:
+        left -= len(line)  # its end too: a server may send blank lines for ever
+        if not line.endswith(b"\n"):
+            fault = "breaks off" if left else f"is above {_LONGEST_HEAD} bytes"
+            raise ImageError("disconnected", f"the head of the reply {fault}")
+        if text := line.rstrip(b"\r\n"):
+            lines.append(text)
     return lines
-
-
-async def _line(reader: StreamReader) -> bytes:
-    try:
-        line = await reader.readline()
-    except ValueError as error:  # longer than the reader holds
-        raise ImageError("disconnected", str(error)) from error
-    if not line.endswith(b"\n"):
-        raise ImageError("disconnected", "the reply breaks off")
-    return line
 
 
 def _text(value: bytes) -> str:
@@ -189,3 +172,61 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def redirect(reply: Reply, address: URL) -> URL | None:
+    """Where a reply leads on to, None if it carries the file. Any other status raises its
+    ImageError.
+    """
+    status, location = reply.status, reply.value("location")
+    if status in (301, 302, 303, 307, 308) and location:
+        return web_address(location, address)
+    if not 200 <= status < 300:
+        reason = _REASONS.get(status, "server_error" if status >= 500 else "http_error")
+        raise ImageError(reason, f"HTTP {status}")
+    if status == 206:  # which was not asked for, but may be the whole
+        said = reply.value("content-range")
+        span = re.fullmatch(r"bytes 0-(\d{1,18})/(\d{1,18})", said)
+        if not span or int(span[1]) + 1 != int(span[2]):
+            raise ImageError("truncated", f"HTTP 206, a part: Content-Range {said}"[:100])
+    return None
+
+
+def read_body(reply: Reply, most: int) -> bytes:
+    """The file in a reply, decoded.
+
+    Raises ImageError: `too_many_bytes` as soon as they are, `disconnected`, `unsupported_format`,
+    `broken`, `truncated`, `empty`.
+    """
+    if (announced := reply.length or 0) > most:
+        raise ImageError("too_many_bytes", f"{announced} bytes announced, at most {most}")
+    data = bytearray()
+    while piece := reply.read1(_READ):
+        data += piece
+        if len(data) > most:
+            raise ImageError("too_many_bytes", f"more than {most} bytes")
+    if reply.length:
+        raise ImageError("disconnected", f"{reply.length} bytes of the reply are missing")
+    if not data:
+        raise ImageError("empty", "0 bytes")
+    return _decoded(bytes(data), reply.value("content-encoding").lower(), most)
+
+
+def _decoded(data: bytes, encoding: str, most: int) -> bytes:
+    """The file behind a Content-Encoding. None was asked for, but servers err; words that are no
+    encoding (none, utf-8) say nothing.
+    """
+    if encoding in ("br", "zstd", "compress", "x-compress") or "," in encoding:
+        raise ImageError("unsupported_format", f"Content-Encoding {encoding}"[:100])
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return data
+    inflate = zlib.decompressobj(wbits=_ZLIB_OR_GZIP)
+    try:
+        plain = inflate.decompress(data, most + 1)  # no more: it may be a bomb
+    except zlib.error as error:
+        raise ImageError("broken", f"Content-Encoding: {error}") from error
+    if len(plain) > most:
+        raise ImageError("too_many_bytes", f"more than {most} bytes")
+    if not inflate.eof:
+        raise ImageError("truncated", "its Content-Encoding breaks off")
+    return plain

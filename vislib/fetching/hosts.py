@@ -40,33 +40,36 @@ class Link:
     due: float = 0.0  # when the next attempt may be made
 
 
+@dataclass
 class Host:
     """One host in this run: its links, its requests in flight, its pace."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.fresh: Iterator[str] = iter(())  # links that were not asked yet, so many:
-        self.n_fresh = 0
-        self.first = deque[Link]()  # links on their way, or told when to come back
-        self.again = deque[Link]()  # links that failed
-        self.workers = self.asking = 0  # that work through the links; that wait for an answer
-        self.listed = False  # it takes a place among the hosts that are worked on at once
-        self.fault: ImageError | None = None  # why what was not asked yet shall not be
-        self._next_at = self._interval = self._held_until = 0.0
-        self._refused = self._strikes = 0  # in a row
-        self._since = inf  # when it began to answer nothing but "too many requests"
+    name: str
+    # Links that were not asked yet, so many:
+    fresh: Iterator[str] = field(default_factory=lambda: iter(()))
+    n_fresh: int = 0
+    first: deque[Link] = field(default_factory=deque)  # on their way, or told when to come back
+    again: deque[Link] = field(default_factory=deque)  # links that failed
+    asking: int = 0  # requests in flight
+    fault: ImageError | None = None  # why what was not asked yet shall not be
+    _next_at: float = 0.0
+    _interval: float = 0.0
+    _held_until: float = 0.0
+    _refused: int = 0  # in a row
+    _strikes: int = 0  # in a row
+    _since: float = inf  # when it began to answer nothing but "too many requests"
 
     @property
     def waiting(self) -> int:
         """Number of links that are to be asked."""
         return len(self.first) + self.n_fresh + len(self.again)
 
-    def pause(self) -> float:
-        """Seconds until it may be asked for its next link."""
+    def is_ready(self) -> bool:
+        """Whether it may be asked for its next link now."""
         at = self._next_at
         if not self.first and not self.n_fresh and self.again:
             at = max(at, self.again[0].due)
-        return at - monotonic()
+        return bool(self.waiting) and not self.fault and at <= monotonic()
 
     def take(self, timeout_s: float) -> Link:
         """The link that is asked next: on its way or told when first, then not asked before, then

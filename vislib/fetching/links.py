@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vislib.fetching.urls import tidied, web_address
-from vislib.media.pixels import ImageError, Reason
+from vislib.fetching.urls import host_of, tidied
+from vislib.media.pixels import ImageError
 from vislib.runs import InputError, short_hash
 from vislib.runs.journal import Journal
 from vislib.runs.locking import FolderLock
@@ -27,14 +27,14 @@ from vislib.runs.locking import FolderLock
 # What may pass: asked again within a run, and by another one after a day at most.
 TRANSIENT = ("timed_out", "unreachable", "disconnected", "rate_limited", "server_error")
 # By parameters: others may give another answer.
-_RULED = ("too_many_bytes", "opted_out", "not_public", "forbidden")
-_SPOILT = ("empty", "truncated", "broken", "not_an_image")  # what may come better another time
+_RULED = ("too_many_bytes", "opted_out", "not_public", "forbidden", "timed_out")
 # Directives of X-Robots-Tag that have a value after a colon.
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 # Said of bytes that were lost from the store, and never held against their link.
-_GONE: tuple[Reason, str] = ("unreadable", "gone from the store; run again")
+_GONE = ImageError("unreadable", "gone from the store; run again")
 _open_journal = cache(Journal)  # one connection in each process
 Body = dict[str, Any]  # image_id, bytes (their number), robots (X-Robots-Tag headers)
+Failure = dict[str, Any]  # reason, detail, last_at (seconds of the epoch)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Links:
     agent: str
     opt_out: tuple[str, ...]
     rules: str  # hash of the parameters that `_RULED` failures depend on
-    patience: str  # and of those that `timed_out` does
     asked: int = 0  # links that this attempt asked for: what was made before may know less
 
     @classmethod
@@ -68,19 +67,18 @@ class Links:
                 " ASCII"
             )
         opt_out = tuple(sorted(directive.lower() for directive in params.opt_out))
-        allowed, agent = sorted(params.allow_hosts), params.user_agent
-        rules = short_hash(json.dumps([params.max_bytes, opt_out, allowed, agent]))
-        patience = short_hash(f"timeout_s {float(params.timeout_s)}")
-        return cls(path, agent.split("/")[0].lower(), opt_out, rules, patience)
+        limits = params.max_bytes, float(params.timeout_s)
+        rules = [*limits, opt_out, sorted(params.allow_hosts), params.user_agent]
+        agent = params.user_agent.split("/")[0].lower()
+        return cls(path, agent, opt_out, short_hash(json.dumps(rules)))
 
     def __call__(self, url: str) -> Path:
         """The file of the bytes that came; raises the ImageError that was met instead."""
-        url = tidied(url)
         if body := self.known(url):
             self.respect(body["robots"])
             return self.file(body["image_id"])
         failure = self._failure(url)
-        raise ImageError(*((failure["reason"], failure["detail"]) if failure else _GONE))
+        raise ImageError(failure["reason"], failure["detail"]) if failure else _GONE
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -102,24 +100,22 @@ class Links:
         return body if body and self._is_there(body) else None
 
     def due(self, url: str, retry_days: float) -> bool:
-        """Whether to ask: no good bytes are there, and it never failed under these rules, or long
+        """Whether to ask: no bytes are there, and it never failed under these rules, or long
         enough ago.
 
         What a run did not ask, because it gave the host up, is due.
         """
-        url = tidied(url)
-        body = self.known(url)
-        if body and not self._journal.failure(_spoilt(url, body)):
+        if self.known(url):
             return False
         failure = self._failure(url)
-        if failure is None or failure["reason"] in ("host_failed", _GONE[0]):
+        if failure is None or failure["reason"] in ("host_failed", _GONE.reason):
             return True
         days = min(retry_days, 1.0) if failure["reason"] in TRANSIENT else retry_days
         return bool(time.time() - failure["last_at"] >= days * 86_400.0)
 
     def tried(self, url: str) -> bool:
         """Whether it was asked before, in vain."""
-        failure = self._latest(self._failure_keys(tidied(url)))
+        failure = self._failure(url)
         return failure is not None and failure["reason"] != "host_failed"
 
     def keep(self, url: str, data: bytes, robots: Sequence[str]) -> None:
@@ -128,33 +124,19 @@ class Links:
         if not self._is_there(body):
             file = self.file(body["image_id"])
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+            temporary = file.with_name(f"{file.name}.{os.getpid()}.{short_hash(url)}.tmp")
             temporary.write_bytes(data)
             os.replace(temporary, file)
         old = self._journal.get(url)
-        if old and old["image_id"] != body["image_id"]:  # those were lost, or spoilt
-            self._journal.retract(url, *_GONE, 0.0)
+        if old and old["image_id"] != body["image_id"]:  # those were lost
+            self._journal.retract(url, _GONE.reason, _GONE.detail, 0.0)
         self._journal.put(url, body)
-        if again := self._journal.failure(_spoilt(url, body)):  # the same spoilt bytes came
-            self._journal.fail(_spoilt(url, body), again["reason"], again["detail"])
 
-    def refuse(self, url: str, error: ImageError) -> None:
-        """Journal, once, that the bytes of a link turned out to be spoilt: it is asked again when
-        it is due.
-        """
-        url = tidied(url)
-        if (body := self.known(url)) and error.reason in _SPOILT:
-            key = _spoilt(url, body)
-            if not self._journal.failure(key):  # a look at them is no new attempt
-                self._journal.fail(key, error.reason, error.detail)
-
-    def fail(self, name: str, error: ImageError, *, of_host: bool = False) -> None:
-        """Journal why a link failed, or why the links of a host are not asked."""
-        plain, ruled, patient = f"host\n{name}", "", ""
-        if not of_host:
-            plain, ruled, patient = self._failure_keys(name)[:3]
-        key = ruled if error.reason in _RULED else plain
-        key = patient if error.reason == "timed_out" else key
+    def fail(self, host: str, url: str, error: ImageError) -> None:
+        """Journal why a link failed, or (no link) why those of a host are not asked."""
+        key = url or _host_key(host)
+        if url and error.reason in _RULED:
+            key = self._ruled(url)
         self._journal.fail(key, error.reason, error.detail)
 
     def respect(self, robots: Sequence[str]) -> None:
@@ -179,29 +161,20 @@ class Links:
         """Where those bytes lie."""
         return self.path.with_suffix("") / image_id[:2] / image_id
 
-    def _failure_keys(self, url: str) -> list[str]:
-        """Where failures of a link stand: its own, those by rule, by patience, and of its bytes."""
-        body = self._journal.get(url)
-        keys = [url, f"{url}\n{self.rules}", f"{url}\n{self.patience}"]
-        return [*keys, _spoilt(url, body)] if body else keys
+    def _failure(self, url: str) -> Failure | None:
+        """The last failure of a link; without one, that of its host."""
+        url = tidied(url)
+        found = filter(None, map(self._journal.failure, (url, self._ruled(url))))
+        last = max(found, key=lambda failure: float(failure["last_at"]), default=None)
+        return last or self._journal.failure(_host_key(host_of(url)))
 
-    def _latest(self, keys: Sequence[str]) -> dict[str, Any] | None:
-        found = filter(None, map(self._journal.failure, keys))
-        return max(found, key=lambda failure: float(failure["last_at"]), default=None)
-
-    def _failure(self, url: str) -> dict[str, Any] | None:
-        """The last failure of a link, else that of its host."""
-        if own := self._latest(self._failure_keys(url)):
-            return own
-        try:
-            return self._journal.failure(f"host\n{web_address(url).host}")
-        except ValueError:
-            return None
+    def _ruled(self, url: str) -> str:
+        return f"{url}\n{self.rules}"
 
     def _is_there(self, body: Body) -> bool:
         file = self.file(body["image_id"])
         return file.is_file() and file.stat().st_size == body["bytes"]
 
 
-def _spoilt(url: str, body: Body) -> str:
-    return f"{url}\n{body['image_id']}"
+def _host_key(host: str) -> str:
+    return f"host\n{host}"
