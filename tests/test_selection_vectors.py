@@ -65,7 +65,7 @@ def test_blank_pictures_and_points_are_clustered_too(tmp_path, monkeypatch):
     assert len(selected(tmp_path / "white", same, monkeypatch, epsilon=0.01)["samples"]) == 1
 
 
-def test_an_interrupted_embedding_goes_on_at_the_unfinished_window(tmp_path, monkeypatch):
+def test_an_interrupted_embedding_goes_on_at_the_last_batches(tmp_path, monkeypatch):
     paths = [tmp_path / f"{n}.png" for n in range(10)]
     for n, path in enumerate(paths):
         path.write_bytes(encoded(picture("field", n)) if n != 4 else b"nothing")
@@ -80,11 +80,12 @@ def test_an_interrupted_embedding_goes_on_at_the_unfinished_window(tmp_path, mon
             return super().__call__(prepared)
 
     def embed(folder: str) -> tuple[np.ndarray, dict[int, str]]:
-        options = {"folder": tmp_path / folder, "batch_size": 2, "workers": 2, "window": 4}
+        options = {"folder": tmp_path / folder, "batch_size": 2, "workers": 2}
         return vectors.embed_images(
             [p.stem for p in paths], [str(p) for p in paths], encoder=encoder, **options
         )
 
+    monkeypatch.setattr(vectors, "_SAVED_AFTER", 4)
     encoder, fail_at = Counting(), -1
     whole, failures = embed("whole")
     assert (len(whole), list(failures)) == (9, [4])

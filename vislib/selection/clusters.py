@@ -2,10 +2,8 @@
 each cluster (DenseFusion-1M, selection; SemDeDup).
 
 The rows of `vectors` are in order of image_id, and chance comes from the seed: the order of tables
-changes nothing. Vectors stay on disk; memory holds the centres, twice, and blocks of 64 MB. On
-paper, 1 M images at 512 dimensions and the paper's 280 a cluster (k = 3,571): 2 GB of vectors,
-mapped, so that the system takes them back when it needs to; centres 15 MB; columns of ids, links
-and results 1 GB; transformers and the model 1.5 GB: below 6 GiB in all.
+changes nothing. Vectors stay on disk, mapped; memory holds the centres, twice, blocks of 64 MB and
+the vectors of one cluster.
 """
 
 import warnings
@@ -21,7 +19,7 @@ PER_CLUSTER = 280  # the paper's 14 M images in 50,000 clusters
 _WHOLE = 16_384  # rows up to which k-means reads all of them in every step
 _BATCH = 4096  # rows of one step beyond that, or as many as clusters
 _PASSES = 4  # how often each is read
-_PLUS_PLUS = 256  # clusters up to which k-means++ chooses the first centres, among a batch of rows
+_PLUS_PLUS = 256  # clusters up to which k-means++ chooses the first centres of such batches
 _BLOCK = 2**24  # values of one block of similarities: 64 MB
 Ints = NDArray[np.int64]
 
@@ -48,32 +46,21 @@ def cluster(vectors: Vectors, k: int, seed: int) -> tuple[Ints, NDArray[np.float
 
 
 def _centres(vectors: Vectors, k: int, seed: int) -> Vectors:
-    """Unit centres by k-means; beyond `_WHOLE` rows streamed in seeded shuffled batches, each read
-    in order of rows.
-    """
-    from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
+    """Unit centres by k-means; beyond `_WHOLE` rows in batches."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
-    chance = np.random.default_rng(seed)
-    n, batch = len(vectors), max(_BATCH, k)
-    drawn = k if k > _PLUS_PLUS else min(n, batch)
-    some = vectors[np.sort(chance.choice(n, drawn, replace=False))]
-    # Its time grows with k squared: at k = 50,000 it takes longer than k-means itself.
-    if k <= _PLUS_PLUS:
-        first, _ = kmeans_plusplus(some.astype(np.float64), k, random_state=seed)
-        some = first.astype(np.float32)
-    if n <= _WHOLE:
-        # More than two threads would add up in any order; and of equal images some clusters stay
-        # empty, with a warning.
-        with threadpool_limits(1), warnings.catch_warnings(action="ignore"):
-            model = KMeans(k, init=some, n_init=1, max_iter=100).fit(vectors)
-    else:
-        model = MiniBatchKMeans(k, init=some, n_init=1, random_state=seed, compute_labels=False)
-        for _ in range(_PASSES):
-            order = chance.permutation(n)
-            for start in range(0, n, batch):
-                model.partial_fit(vectors[np.sort(order[start : start + batch])])
-    centres: Vectors = np.asarray(model.cluster_centers_, np.float32)
+    model = KMeans(k, n_init=1, max_iter=100, random_state=seed)
+    if len(vectors) > _WHOLE:
+        # The time of k-means++ grows with k squared: at 50,000 longer than k-means itself.
+        init = "k-means++" if k <= _PLUS_PLUS else "random"
+        options = {"n_init": 1, "max_iter": _PASSES, "compute_labels": False}
+        size = max(_BATCH, k)
+        model = MiniBatchKMeans(k, init=init, batch_size=size, random_state=seed, **options)
+    # More than one thread would add up in any order; and of equal images some clusters stay empty,
+    # with a warning.
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore"):
+        centres: Vectors = np.asarray(model.fit(vectors).cluster_centers_, np.float32)
     norms = np.linalg.norm(centres, axis=1, keepdims=True)
     centres /= np.maximum(norms, np.finfo(np.float32).tiny)
     return centres
@@ -86,9 +73,7 @@ def by_cluster(labels: Ints, distances: NDArray[np.float32]) -> list[Ints]:
     return np.split(order, begins)
 
 
-def semantic_duplicates(
-    vectors: Vectors, members: Ints, epsilon: float, block: int = 1024
-) -> tuple[Ints, Vectors]:
+def semantic_duplicates(vectors: Vectors, members: Ints, epsilon: float) -> tuple[Ints, Vectors]:
     """For the `members` of one cluster in order: the kept row that each resembles, or -1; and 1 -
     cosine to it.
 
@@ -99,30 +84,16 @@ def semantic_duplicates(
     """
     found = np.full(len(members), -1, np.int64)
     apart = np.zeros(len(members), np.float32)
-    kept: list[int] = []  # places in `members`
-    for start in range(0, len(members) if epsilon > 0 else 0, block):
-        mine = vectors[members[start : start + block]]
-        # The highest cosine of each row to one that stays, and which: first to those of the blocks
-        # before, then row by row to those of its own.
-        best = np.full(len(mine), -np.inf, np.float32)
-        nearest = np.full(len(mine), -1, np.int64)
-        for at in range(0, len(kept), block):
-            places = np.array(kept[at : at + block])
-            cosines = mine @ vectors[members[places]].T
-            closer = cosines.max(axis=1) > best
-            best[closer] = cosines.max(axis=1)[closer]
-            nearest[closer] = places[cosines.argmax(axis=1)[closer]]
-        own = mine @ mine.T
-        for row in range(len(mine)):
-            place = start + row
-            if best[row] > 1 - epsilon:
-                found[place] = members[nearest[row]]
-                apart[place] = max(1 - best[row], 0)
-                continue
-            kept.append(place)
-            closer = own[row] > best
-            best[closer] = own[row][closer]
-            nearest[closer] = place
+    kept = np.empty((len(members), vectors.shape[1]), np.float32)
+    rows: list[int] = []  # of those kept
+    for place, row in enumerate(members.tolist() if epsilon > 0 else ()):
+        cosines = kept[: len(rows)] @ vectors[row]
+        if cosines.max(initial=-np.inf) > 1 - epsilon:
+            found[place] = rows[cosines.argmax()]
+            apart[place] = max(1 - cosines.max(), 0)
+        else:
+            kept[len(rows)] = vectors[row]
+            rows.append(row)
     return found, apart
 
 
@@ -145,19 +116,17 @@ def near_duplicates(hashes: NDArray[np.uint64], distance: int) -> Ints:
     # few buckets.
     bands = range(distance + 1)
     masks = [sum(1 << bit for bit in range(band, 64, distance + 1)) for band in bands]
-    buckets: list[defaultdict[int, array[int]]] = [defaultdict(lambda: array("q")) for _ in masks]
+    kept: defaultdict[tuple[int, int], array[int]] = defaultdict(lambda: array("q"))
     for place in np.sort(first).tolist():
         value = int(hashes[place])
-        met = [bucket.get(value & mask) for bucket, mask in zip(buckets, masks, strict=True)]
-        if shared := [np.frombuffer(places, np.int64) for places in met if places]:
-            places = np.concatenate(shared)
-            bits = np.bitwise_count(hashes[places] ^ hashes[place])
-            if (nearest := bits.min()) <= distance:
-                found[place] = places[bits == nearest].min()
-        if found[place] < 0:
-            del met, shared  # an array that is looked into cannot grow
-            for bucket, mask in zip(buckets, masks, strict=True):
-                bucket[value & mask].append(place)
+        mine = [kept[mask, value & mask] for mask in masks]
+        places = np.concatenate([np.frombuffer(bucket, np.int64) for bucket in mine])
+        bits = np.bitwise_count(hashes[places] ^ hashes[place])
+        if (nearest := bits.min(initial=65)) <= distance:
+            found[place] = places[bits == nearest].min()
+        else:
+            for bucket in mine:
+                bucket.append(place)
     equal = first[same]  # the first of those with the same hash, and what became of it
     copies = equal != np.arange(len(hashes))
     found[copies] = np.where(found[equal] < 0, equal, found[equal])[copies]

@@ -7,13 +7,11 @@ taken out, so that each sample can be told in the end. The table holds about 250
 
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 
-from vislib.runs import InputError, Run, seeded, tables
-from vislib.runs.contract import SAMPLES
-from vislib.runs.tables import Output
+from vislib.runs import InputError, Run, choose, seeded, sql
+from vislib.runs.tables import read_rows
 from vislib.selection.clusters import (
     PER_CLUSTER,
     Ints,
@@ -31,9 +29,9 @@ DISTINCT = """
            substr(min((coalesce(alt_text, '') = '')::INT || sample_id), 2) AS sample_id,
            min(path) AS path,
            ('0x' || min(perceptual_hash))::UBIGINT AS hash,
-           min(width * height) AS pixels,
-           min(least(width, height)) AS edge,
-           min(width || ' x ' || height) AS size,
+           min(images.width * images.height) AS pixels,
+           min(least(images.width, images.height)) AS edge,
+           min(images.width || ' x ' || images.height) AS size,
            '' AS reason, '' AS detail, 0::FLOAT AS apart,
            -1::BIGINT AS cluster, -1::BIGINT AS rank, 0::FLOAT AS distance
     FROM samples JOIN images USING (image_url)
@@ -43,44 +41,18 @@ DISTINCT = """
 """
 # What becomes of each sample, in the order of its table.
 FATES = """
-    SELECT chosen.image_id, cluster, rank, distance,
+    SELECT samples.row AS sample, chosen.image_id, cluster, rank, distance,
            CASE WHEN chosen.image_id IS NULL THEN 'image_failed'
-                WHEN chosen.sample_id <> sample.sample_id THEN 'exact_duplicate'
+                WHEN chosen.sample_id <> samples.sample_id THEN 'exact_duplicate'
                 ELSE chosen.reason END AS reason,
            CASE WHEN chosen.image_id IS NULL THEN coalesce(images.reason, 'not_in_ledger')
-                WHEN chosen.sample_id <> sample.sample_id THEN chosen.sample_id
+                WHEN chosen.sample_id <> samples.sample_id THEN chosen.sample_id
                 ELSE chosen.detail END AS detail
-    FROM (SELECT *, row_number() OVER () AS row FROM samples) AS sample
+    FROM samples
     LEFT JOIN images USING (image_url)
     LEFT JOIN chosen ON images.image_id = chosen.image_id AND status = 'ok'
-    ORDER BY row
+    ORDER BY samples.row
 """
-_SAMPLE = ["sample_id", "image_url", "alt_text"]
-_LEDGER = [
-    "image_url",
-    "image_id",
-    "status",
-    "reason",
-    "path",
-    "width",
-    "height",
-    "perceptual_hash",
-]
-
-
-def connect(run: Run) -> duckdb.DuckDBPyConnection:
-    """A database whose tables `samples` and `images` are those of the run's inputs.
-
-    Raises InputError for one that lacks a column.
-    """
-    database = duckdb.connect()
-    for name, columns in (("samples", _SAMPLE), ("images", _LEDGER)):
-        next(tables.read_rows(run.table(name), columns), None)  # names the file that lacks one
-        files = [str(part) for part in tables.parts(run.table(name))]
-        database.read_parquet(files).select(*columns).create_view(name)
-    return database
-
-
 # What each step leaves, by the reason of those that it lets go.
 STEPS = {
     "after_limit": "beyond_limit",
@@ -94,10 +66,11 @@ STEPS = {
 
 def count_steps(images: pd.DataFrame) -> dict[str, int]:
     """Number of images left by each step."""
-    gone = images["reason"].value_counts()
-    counts = {"images_distinct": len(images)}
+    n = len(images)
+    counts = {"images_distinct": n}
     for step, reason in STEPS.items():
-        counts[f"images_{step}"] = list(counts.values())[-1] - int(gone.get(reason, 0))
+        n -= int((images["reason"] == reason).sum())
+        counts[f"images_{step}"] = n
     return counts
 
 
@@ -106,30 +79,24 @@ def left(images: pd.DataFrame) -> Ints:
     return np.flatnonzero(images["reason"] == "")
 
 
-def drop(
-    images: pd.DataFrame,
-    places: Ints,
-    reason: str,
-    detail: Any = "",
-    apart: Any = 0,
-    mend: str = "",
-) -> None:
-    """Let the images at `places` go; `apart`: how little they resemble the image in `detail`.
+def drop(images: pd.DataFrame, places: Ints, reason: str, detail: Any = "", mend: str = "") -> None:
+    """Let the images at `places` go.
 
     Raises InputError, saying what to `mend`, if that leaves none.
     """
     images.loc[places, "reason"] = reason
     images.loc[places, "detail"] = detail
-    images.loc[places, "apart"] = apart
     if not len(left(images)):
         raise InputError(f"04_selection: no image is left: {mend or reason}")
 
 
 def drop_alike(images: pd.DataFrame, places: Ints, reason: str, other: Ints, apart: Any) -> None:
-    """Let those of `places` go that resemble the image at the place in `other` (-1: none does)."""
+    """Let those of `places` go that resemble the image at the place in `other` (-1: none does);
+    `apart`: how little.
+    """
     went = other >= 0
-    kept = images["image_id"].to_numpy()[other[went]]
-    drop(images, places[went], reason, kept, apart[went])
+    images.loc[places[went], "apart"] = apart[went]
+    drop(images, places[went], reason, images["image_id"].to_numpy()[other[went]])
 
 
 def distinct_images(run: Run) -> pd.DataFrame:
@@ -139,18 +106,19 @@ def distinct_images(run: Run) -> pd.DataFrame:
     `reason` says why an image went ("": it is left), `detail` more of it; `cluster` (-1: none),
     `rank` and `distance` are those of the contract.
     """
-    with connect(run) as database:
+    given = {name: run.table(name) for name in ("samples", "images")}
+    with sql.connect(given, run.scratch) as database:
         images = database.execute(DISTINCT).df()
-    mend = "no sample has a usable image; data/dropped of 03_images says why"
-    drop(images, np.empty(0, np.int64), "", mend=mend)
+    if images.empty:
+        mend = "no sample has a usable image; data/dropped of 03_images says why"
+        raise InputError(f"04_selection: no image is left: {mend}")
     return images
 
 
 def choose_images(images: pd.DataFrame, limit: int, seed: int) -> None:
     """Keep `limit` images (0: all), chosen by the hash of seed and id."""
-    chance = [seeded(seed, image) for image in images["image_id"]]
-    order = np.argsort(np.array(chance, np.uint64), stable=True)
-    drop(images, order[limit or len(order) :], "beyond_limit")
+    chosen = images["image_id"].isin(choose(images["image_id"], limit, seed))
+    drop(images, np.flatnonzero(~chosen), "beyond_limit")
 
 
 def drop_small(images: pd.DataFrame, min_side: int) -> None:
@@ -158,7 +126,7 @@ def drop_small(images: pd.DataFrame, min_side: int) -> None:
     there = images.loc[left(images)]
     small = there[there["edge"] < min_side]
     mend = f"the largest short edge is {there['edge'].max()} px, min_side {min_side}; lower it"
-    drop(images, small.index.to_numpy(), "too_small", small["size"], mend=mend)
+    drop(images, small.index.to_numpy(), "too_small", small["size"], mend)
 
 
 def drop_near_duplicates(images: pd.DataFrame, distance: int) -> None:
@@ -188,10 +156,10 @@ def embed_left(run: Run, images: pd.DataFrame) -> Vectors:
             on_done=progress.update,
         )
     run.metrics["embedding_model"] = encoder.name
-    first = next(iter(failures.values()), "")
-    mend = f"{p.embedding_model} failed on all, first with {first!r}; take another"
     reasons = list(failures.values())
-    drop(images, places[list(failures)], "embedding_failed", reasons, mend=mend)
+    first = next(iter(reasons), "")
+    mend = f"{p.embedding_model} failed on all, first with {first!r}; take another"
+    drop(images, places[list(failures)], "embedding_failed", reasons, mend)
     return vectors
 
 
@@ -238,30 +206,24 @@ def write_tables(run: Run, images: pd.DataFrame, vectors: Vectors) -> None:
     """
     # Clusters are numbered from 0, and none is empty.
     run.metrics |= count_steps(images) | {"clusters": int(images["cluster"].max()) + 1}
+    embedded = images[images["cluster"] >= 0][["image_id", "cluster", "distance"]]
+    alike = images[images["reason"].isin(["near_duplicate", "semantic_duplicate"])]
+    pairs = alike[["image_id", "detail", "reason", "apart"]]
+    pairs = pairs.rename(columns={"detail": "kept_id", "apart": "distance"})
+    chosen = run.scratch / "chosen.parquet"
+    images.to_parquet(chosen)
+    given = {"chosen": chosen, "samples": run.table("samples"), "images": run.table("images")}
+    fates = sql.query(FATES, run.scratch / "fates", given, scratch=run.scratch)
     with run.output() as output:
-        embedded = images[images["cluster"] >= 0][["image_id", "cluster", "distance"]]
-        for row, vector in zip(embedded.itertuples(index=False), vectors, strict=True):
-            output.write("embeddings", row._asdict() | {"vector": vector})
-        alike = images[images["reason"].isin(["near_duplicate", "semantic_duplicate"])]
-        pairs = alike[["image_id", "detail", "reason", "apart"]]
-        pairs = pairs.rename(columns={"detail": "kept_id", "apart": "distance"})
-        for row in pairs.itertuples(index=False):
-            output.write("duplicates", row._asdict())
-        _write_samples(run, images, output)
-
-
-def _write_samples(run: Run, images: pd.DataFrame, output: Output) -> None:
-    """Each sample is used or dropped."""
-    samples = tables.read_rows(run.table("samples"), SAMPLES.names)
-    with connect(run) as database:
-        told: Any = database.register("chosen", images).sql(FATES).to_arrow_reader()
-        fates = (fate for batch in told for fate in batch.to_pylist())
-        # The rows of samples are wide: they are read beside their fates, not joined with them.
-        for sample, fate in zip(samples, fates, strict=True):
+        for place, row in enumerate(embedded.to_dict("records")):
+            output.write("embeddings", row | {"vector": vectors[place]})
+        for row in pairs.to_dict("records"):
+            output.write("duplicates", row)
+        for row in read_rows(fates):
+            sample, reason, detail = row.pop("sample"), row.pop("reason"), row.pop("detail")
             output.take("sample")
-            reason, detail = fate.pop("reason"), fate.pop("detail")
             if reason:
                 output.drop("sample", sample["sample_id"], reason, detail)
             else:
                 output.keep("sample")
-                output.write("samples", sample | fate)
+                output.write("samples", sample | row)

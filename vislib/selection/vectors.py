@@ -1,18 +1,19 @@
 """Unit vectors of a whole run's images, by a CLIP-family model as in DenseFusion-1M (selection), or
 by an embedded stand-in for it.
 
-Threads decode while the model runs; vectors lie in files, and a killed run goes on. The stand-in,
+Threads decode while the model runs; vectors lie in a file, and a killed run goes on. The stand-in,
 `colour-gradient`, needs no model. It sees where which colours and edges lie, and knows no meaning:
 a red car and a red door may be alike, two photographs of one cat need not be. It is there so that
 the sample set runs; data for training want a CLIP-family model.
 """
 
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,26 +24,13 @@ from vislib.media.vision import load_vision_model
 from vislib.runs import InputError, short_hash
 
 Vectors = NDArray[np.float32]
-WINDOW = 8192  # images per file of vectors: 16 MB at 512 dimensions
+_SAVED_AFTER = 4096  # images: a killed run embeds as many anew at most
 _AHEAD = 2  # batches that are decoded while one is with the model
 COLOUR_GRADIENT = "colour-gradient"
 _SIDE = 48  # px of the picture that is looked at
 _CELLS, _EDGE_CELLS = 6, 4  # a side, of layout and of edges
 _ANGLES = 8  # directions of edges
 _FAINT = 0.05  # below this norm a part counts less: noise of a blank picture is no layout
-
-
-class Encoder(Protocol):
-    """Pictures in, vectors out. `prepare` runs in threads, so that a large picture is let go at
-    once.
-    """
-
-    name: str
-    dimension: int
-
-    def prepare(self, image: Image.Image) -> Any: ...
-
-    def __call__(self, prepared: Sequence[Any]) -> Vectors: ...
 
 
 class ColourGradient:
@@ -140,6 +128,9 @@ class ClipFamily:
         return vectors
 
 
+Encoder = ColourGradient | ClipFamily
+
+
 def load_encoder(value: str, *, device: str) -> Encoder:
     """The encoder that the parameter `embedding_model` names. Raises InputError."""
     if not value:
@@ -155,62 +146,41 @@ def embed_images(
     folder: Path,
     batch_size: int,
     workers: int,
-    window: int = WINDOW,
     on_done: Callable[[int], object] = lambda n: None,
 ) -> tuple[Vectors, dict[int, str]]:
     """Unit vectors of the pictures that have one, on disk and in order; and why the others, by
     place, have none.
 
-    Each window is a file in `folder`, named by model and ids: after an interruption a further call
-    goes on at the first that is missing. Memory holds a window and `_AHEAD` + 1 prepared batches;
-    of whole pictures, one per worker.
+    After an interruption a further call with the same model and ids goes on where
+    that was. Memory holds `_AHEAD` + 1 prepared batches; of whole pictures, one per worker.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shape = len(ids), encoder.dimension
-    vectors: Vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, shape)
-    failures: dict[int, str] = {}
+    state, of = folder / "embedded.json", short_hash(encoder.name, *ids)
+    begun = json.loads(state.read_text("utf-8")) if state.exists() else {}
+    done: int = begun["done"] if begun.get("of") == of else 0
+    failures = {int(place): why for place, why in begun["failures"].items()} if done else {}
+    vectors: Vectors = np.lib.format.open_memmap(
+        folder / "vectors.npy",
+        "r+" if done else "w+",
+        np.float32,
+        (len(ids), encoder.dimension),
+    )
+    on_done(saved := done)
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(ids), window):
-            members = slice(start, start + window)
-            file = folder / f"{short_hash(encoder.name, *ids[members])}.npz"
-            if file.exists():
-                on_done(len(ids[members]))
-            else:
-                batches = _prepared(paths[members], encoder, pool, batch_size)
-                _write_window(file, batches, encoder, on_done)
-            with np.load(file) as found:
-                # Those that failed leave no gap.
-                at = start - len(failures)
-                vectors[at : at + len(found["vectors"])] = found["vectors"]
-                places = (start + found["failed"]).tolist()
-                failures |= zip(places, found["reasons"].tolist(), strict=True)
+        for prepared in _prepared(paths[done:], encoder, pool, batch_size):
+            for one in _encoded(prepared, encoder):
+                if isinstance(one, Exception):
+                    failures[done] = " ".join(str(one).split())[:200] or type(one).__name__
+                else:
+                    vectors[done - len(failures)] = one  # those that failed leave no gap
+                done += 1
+            on_done(len(prepared))
+            if done >= saved + _SAVED_AFTER or done == len(ids):
+                # After its vectors: what it says is done, is.
+                saved, now = done, {"of": of, "done": done, "failures": failures}
+                state.with_suffix(".tmp").write_text(json.dumps(now), encoding="utf-8")
+                os.replace(state.with_suffix(".tmp"), state)
     return vectors[: len(ids) - len(failures)], failures
-
-
-def _write_window(
-    file: Path,
-    batches: Iterator[list[Any | Exception]],
-    encoder: Encoder,
-    on_done: Callable[[int], object],
-) -> None:
-    found: list[Vectors | Exception] = []
-    for prepared in batches:
-        found += _encoded(prepared, encoder)
-        on_done(len(prepared))
-    good = [one for one in found if not isinstance(one, Exception)]
-    failed = {place: _said(one) for place, one in enumerate(found) if isinstance(one, Exception)}
-    with file.with_suffix(".tmp").open("wb") as stream:
-        np.savez(
-            stream,
-            vectors=np.array(good, np.float32).reshape(-1, encoder.dimension),
-            failed=np.array([*failed], np.int64),
-            reasons=np.array([*failed.values()], np.str_),
-        )
-    os.replace(file.with_suffix(".tmp"), file)
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _prepared(
@@ -228,12 +198,12 @@ def _prepared(
         except Exception as error:  # processors fail with any exception there is
             return error
 
-    waiting: deque[list[Future[Any]]] = deque()
-    # Some empty batches end the line, so that the last full ones come out of it.
-    for start in range(0, len(paths) + _AHEAD * batch_size, batch_size):
-        waiting.append([pool.submit(prepare, path) for path in paths[start : start + batch_size]])
-        if len(waiting) > _AHEAD and (ready := waiting.popleft()):
-            yield [future.result() for future in ready]
+    waiting: deque[Iterator[Any]] = deque()
+    for start in range(0, len(paths), batch_size):
+        waiting.append(pool.map(prepare, paths[start : start + batch_size]))
+        if len(waiting) > _AHEAD:
+            yield list(waiting.popleft())
+    yield from map(list, waiting)
 
 
 def _encoded(prepared: Sequence[Any | Exception], encoder: Encoder) -> list[Vectors | Exception]:
@@ -241,8 +211,10 @@ def _encoded(prepared: Sequence[Any | Exception], encoder: Encoder) -> list[Vect
     itself.
     """
     good = [one for one in prepared if not isinstance(one, Exception)]
+    if not good:
+        return list(prepared)
     try:
-        vectors = encoder(good) if good else np.empty((0, encoder.dimension), np.float32)
+        vectors = encoder(good)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             # Its cosine would be none, and k-means would end for all.
