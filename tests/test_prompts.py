@@ -210,7 +210,7 @@ def test_examples_of_our_templates_are_in_the_format(name: str, parse: object) -
         parsed = parse(example)  # type: ignore[operator]
         assert 3 <= len(parsed.rounds) <= 5
         assert len(parsed.rounds) == len(parsed.blocks)
-        assert not parsed.outside.strip()
+        assert "".join(block.text for block in parsed.blocks) == example
         assert all(round_.question.endswith("?") for round_ in parsed.rounds)
 
 

@@ -155,27 +155,20 @@ def check_joined(run: Run, joined: Path, plan: Plan) -> None:
 
 
 def examples(run: Run, answers: Path, count: int) -> list[Row]:
-    """A seeded handful to look at: samples with `picture`, `priors` as a prompt holds them, and
-    captions by kind.
+    """A seeded handful of the first part to look at: samples with `picture`, `priors` as a prompt
+    holds them, and captions by kind.
     """
-    cards: dict[str, Row] = {}
-    joined = sql.select(
-        "SELECT DISTINCT sample.sample_id FROM answers", {"answers": answers}, run.scratch
-    )
-    ids = set(choose(sorted(id for (id,) in joined), count, run.seed))
-    for row in tables.read_rows(answers):
-        sample, image = row["sample"], row["image"]
-        if sample["sample_id"] not in ids:
-            continue
-        fields = priors.as_fields(sample, row["priors"]) if row["priors"] else {}
-        cards.setdefault(
-            sample["sample_id"],
-            sample
-            | {"picture": run.table("images").parent / image["path"]}
-            | {"priors": [f"{name}: {text}" for name, text in fields.items() if text]},
+    root, cards = run.table("images").parent, dict[str, Row]()
+    for row in tables.read_rows(tables.parts(answers)[0]):
+        sample, found = row["sample"], row["priors"]
+        fields = priors.as_fields(sample, found) if found else {}
+        card = cards.setdefault(
+            sample["sample_id"], sample | {"picture": root / row["image"]["path"]}
         )
-    for row in tables.read_rows(run.data / "captions"):
-        if card := cards.get(row["sample_id"]):
-            reason = f"({row['reason']})" if row["reason"] else ""
-            card |= {row["kind"]: f"{row['caption']} {reason}".strip(), "model": row["model"]}
-    return list(cards.values())
+        card["priors"] = [f"{name}: {text}" for name, text in fields.items() if text]
+    # A part of the captions comes from the same part of the answers.
+    for row in tables.read_rows(tables.parts(run.data / "captions")[0]):
+        reason = f"({row['reason']})" if row["reason"] else ""
+        said = {row["kind"]: f"{row['caption']} {reason}".strip(), "model": row["model"]}
+        cards[row["sample_id"]] |= said
+    return choose(list(cards.values()), count, run.seed, key=lambda card: str(card["sample_id"]))

@@ -53,15 +53,12 @@ _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 _DENIAL = re.compile(
     r"\b(?:not?|never|neither|nor|none|cannot|without|except)\b|n['’]t\b|不", re.IGNORECASE
 )
-_CLAUSE_ENDS, _CLAUSE = (
-    re.compile(r"[.,;:!?\n。、]"),
-    80,
-)  # characters of a clause that are searched for a denial
+_CLAUSE_ENDS = re.compile(r"[.,;:!?\n。、]")
+_CLAUSE = 80  # characters of a clause that are searched for a denial
 _QUOTES = " \t\r\n\"'“”‘’«»「」『』`*_.,;:!?。、"
 _JOINT = r"[\s.:)\]、,–—-]{1,4}"  # what may stand between a letter and its option's text
-_LEAST = (
-    3  # letters that an option's text has if it is found inside a sentence: "no" stands in too many
-)
+# Letters that an option's text has if it is found inside a sentence: "no" stands in too many.
+_LEAST = 3
 
 
 class Meant(NamedTuple):
@@ -189,11 +186,8 @@ def _quoted_inside(text: str, texts: dict[str, str]) -> frozenset[str]:
     # The longest first: "green" within "dark green" is not said.
     for letter, option in sorted(texts.items(), key=lambda item: -len(item[1])):
         if len(option) >= _LEAST or option.isdigit() or not option.isascii():
-            before = spoken
-            spoken = (
-                re.sub(rf"(?<![a-z0-9]){re.escape(option)}(?![a-z0-9])", "\0", spoken)
-                if option
-                else spoken
-            )
-            found |= {letter} if spoken != before else set()
+            whole = rf"(?<![a-z0-9]){re.escape(option)}(?![a-z0-9])"
+            spoken, times = re.subn(whole, "\0", spoken)
+            if times:
+                found.add(letter)
     return frozenset() if _DENIAL.search(spoken) else frozenset(found)

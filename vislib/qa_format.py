@@ -4,12 +4,12 @@ A model answers in rounds. Free form: `<Human>` question, `<Assistant>` answer o
 paragraphs. Multiple choice: `<Human>` question, `<Options>` and four quoted lines `"A. ..."` to
 `"D. ..."`, `<Assistant>` and one letter. `render_rounds` writes exactly this; `parse_*` read it and
 the variants that models produce, the JSON of `qa_json` too, whichever comes first in the text.
-Nothing is lost: a block that begins as a round is one or has one of `REASONS`; the rest is
-`Parsed.outside`.
+A block that begins as a round is one or has one of `REASONS`; prose, thoughts and fences around the
+rounds are left out.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -36,7 +36,9 @@ REASONS = {
     "several_answers": "the answer names more than one letter",
     "beyond_five_rounds": "five good rounds stand before it",
 }
-_FREE_FORM, _MULTIPLE_CHOICE = ("human", "assistant"), ("human", "option", "assistant")
+Names = tuple[str, ...]  # of the parts of a round
+_FREE_FORM: Names = ("human", "assistant")
+_MULTIPLE_CHOICE: Names = ("human", "option", "assistant")
 _INCOMPLETE = {
     ("human",): "missing_answer",
     ("human", "option"): "missing_answer",
@@ -51,7 +53,7 @@ _TAIL = (
     r"^[ \t]{0,4}(?:#{2,4} ?(?:human|user|assistant|system|instruction|response|input) ?[:：]"
     r"|\[/?INST\])"
 )
-_FENCE = r"^[ \t]{0,8}```[a-z]{0,12}[ \t]{0,8}$"
+_FENCE = re.compile(r"^[ \t]{0,8}```[a-z]{0,12}[ \t]{0,8}$", re.IGNORECASE)
 # A closing tag ends its part where it ends a line, or where the next identifier follows.
 _CLOSING = (
     r"[*_]{{0,3}}\\?[<＜][ \t]{{0,2}}/[ \t]{{0,2}}(?:{})s?[^\n<>＞]{{0,6}}[>＞][ \t*_]{{0,9}}$"
@@ -59,8 +61,10 @@ _CLOSING = (
 # Line breaks that are written as two characters, before an identifier and anywhere.
 _BREAK = re.compile(rf"(?:\\r)?\\n(?=(?:\\n|\s){{0,9}}{IDENTIFIER.pattern})", re.IGNORECASE)
 _ANY_BREAK = re.compile(r"(?:\\r)?\\n")
-_BEFORE = re.compile(
-    r"(?:[ \t>*_#+•–-]|(?:round|question|q)?[ ]?#?\d{1,2}[.:)]){0,12}", re.IGNORECASE
+# An identifier that begins a line, perhaps of a list.
+_FIRM = re.compile(
+    r"^(?:[ \t>*_#+•–-]|(?:round|question|q)?[ ]?#?\d{1,2}[.:)]){0,12}?" + IDENTIFIER.pattern,
+    re.IGNORECASE | re.MULTILINE,
 )
 _COLONS = ":：﹕︓∶꞉׃։፡፥᠄܃܄"  # of any script
 _HEADING = re.compile(r"(?:(?:round|question) ?#?\d{1,2}[.:)]?)?", re.IGNORECASE)
@@ -75,10 +79,6 @@ _REMARK = re.compile(
     r" else)",
     re.IGNORECASE,
 )
-
-
-Names = tuple[str, ...]  # of the parts of a round
-Mark = re.Match[str]  # of an identifier
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Parsed:
-    """Blocks in the order of the text, and the text outside them (prose, thoughts, fences)."""
+    """Blocks in the order of the text; there is one at least."""
 
     blocks: tuple[Block, ...]
-    outside: str
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -158,51 +157,42 @@ def parse_multiple_choice(text: str) -> Parsed:
     return _parsed(text, _MULTIPLE_CHOICE)
 
 
-def _parsed(text: str, expected: Names) -> Parsed:
+def _parsed(said: str, expected: Names) -> Parsed:
     # A server may send half of a surrogate pair, which no table could hold.
-    text = text.encode("utf-8", "replace").decode()
-    text, outside = without_thoughts(text.replace("\r\n", "\n"))
+    said = said.encode("utf-8", "replace").decode()
+    text, _ = without_thoughts(said.replace("\r\n", "\n"))
     if _BREAK.search(text):
         # A text that was escaped: as a whole if no line is left, else where a part ends.
         escaped = _BREAK if "\n" in text.strip() else _ANY_BREAK
         text = escaped.sub("\n", text)
     label, in_json = IDENTIFIER.search(text), list(json_rounds(text))
     if in_json and not (label and label.start() < in_json[0].start):
-        pieces = list(_json_pieces(text, in_json, expected))
+        blocks = [_json_block(text, found, expected) for found in in_json]
     else:
-        pieces = list(_text_pieces(text, expected))
-    outside += "".join(piece for piece in pieces if isinstance(piece, str))
-    blocks = [piece for piece in pieces if isinstance(piece, Block)]
+        blocks = _text_blocks(text, expected)
     if not blocks:
-        nothing = Block(Round(""), "no_rounds", outside)
-        return Parsed((nothing,), "")
+        return Parsed((Block(Round(""), "no_rounds", said),))
     if expected == _FREE_FORM:
         blocks[-1] = _without_remark(blocks[-1])
     good = [number for number, block in enumerate(blocks) if not block.reason]
     for number in good[MAX_ROUNDS:]:
         blocks[number] = replace(blocks[number], reason="beyond_five_rounds")
-    return Parsed(tuple(blocks), outside)
+    return Parsed(tuple(blocks))
 
 
 def _without_remark(block: Block) -> Block:
     answer, _, remark = block.round.answer.rpartition("\n\n")
     if not answer or not _REMARK.match(remark.strip(_DECORATION)):
         return block
-    shorter = replace(block.round, answer=_clean(answer))
-    return replace(block, round=shorter)
+    return replace(block, round=replace(block.round, answer=_clean(answer)))
 
 
-def _json_pieces(text: str, rounds: Iterable[JsonRound], expected: Names) -> Iterator[Block | str]:
-    """A block per JSON round, and the text between them."""
-    last = 0
-    for found in rounds:
-        yield text[last : found.start]
-        last = found.end
-        options, fault = found.options() if "option" in expected else ((), "")
-        entry = Round(found.words("question"), options, found.words("answer"))
-        fault = fault if found.fields else "broken_json"
-        yield _checked(entry, fault, text[found.start : last])
-    yield text[last:]
+def _json_block(text: str, found: JsonRound, expected: Names) -> Block:
+    options, fault = found.options() if "option" in expected else ((), "")
+    if not found.fields:
+        fault = "broken_json"
+    entry = Round(found.words("question"), options, found.words("answer"))
+    return _checked(entry, fault, text[found.start : found.end])
 
 
 def _checked(found: Round, fault: str, text: str) -> Block:
@@ -221,64 +211,51 @@ def _checked(found: Round, fault: str, text: str) -> Block:
     return Block(found, fault, text)
 
 
-def _text_pieces(text: str, expected: Names) -> Iterator[Block | str]:
-    """A block per <Human>, and the text outside them.
-
-    Identifiers before the first <Human> make a block of their own.
-    """
-    stop = _STOP.search(text)
-    end = stop.start() if stop else len(text)  # the model's end of turn
-    marks = _identifiers(text, end, expected)
-    limits = [*(mark.start() for mark in marks), end]
-    before = text[: limits[0]]
+def _text_blocks(text: str, expected: Names) -> list[Block]:
+    """A block per <Human>. Identifiers before the first <Human> make a block of their own."""
+    text = _STOP.split(text, maxsplit=1)[0]  # the model's end of turn
+    marks = _identifiers(text, expected)
+    limits = [*(mark.start() for mark in marks), len(text)]
     ends = [_TAIL, _CLOSING.format("|".join(expected))]
-    line = before.rstrip().rpartition("\n")[2]
-    if re.fullmatch(_FENCE, line):
-        ends.append(_FENCE)  # what a fence opened it shuts; elsewhere an answer may hold code
+    if _FENCE.fullmatch(text[: limits[0]].rstrip().rpartition("\n")[2]):
+        ends.append(_FENCE.pattern)  # what a fence opened it shuts; elsewhere an answer holds code
     ending = re.compile("|".join(ends), re.IGNORECASE | re.MULTILINE)
-    group: list[Part] = []
-    yield before
+    rounds: list[list[Part]] = []
     for mark, limit in zip(marks, limits[1:], strict=True):
-        name = _name(mark)
-        if group and name == "human":
-            yield _read(group, expected)
-            group = []
         found = ending.search(text, mark.end(), limit)
         cut = found.start() if found else limit
-        words = text[mark.end() : cut]
-        words = _clean(words, bold=mark["bold"] != "", followed=cut == limit < end)
-        group.append(Part(name, words, text[mark.start() : cut]))
-        yield text[cut:limit]
-    if group:
-        yield _read(group, expected)
-    yield text[end:]
+        followed = cut == limit < len(text)
+        words = _clean(text[mark.end() : cut], bold=mark["bold"] != "", followed=followed)
+        part = Part(_name(mark), words, text[mark.start() : cut])
+        if part.name == "human" or not rounds:
+            rounds.append([])
+        rounds[-1].append(part)
+    return [_read(parts, expected) for parts in rounds]
 
 
-def _name(mark: Mark) -> str:
+def _name(mark: re.Match[str]) -> str:
     return mark["name"].lower()
 
 
-def _identifiers(text: str, end: int, expected: Names) -> list[Mark]:
+def _identifiers(text: str, expected: Names) -> list[re.Match[str]]:
     """The identifiers that are no words of a question or an answer.
 
     Those that begin a line are. One within a line is if the round lacks it at the beginning of a
     line: some models write no line breaks.
     """
-    rounds: list[list[tuple[Mark, bool]]] = [[]]
-    for mark in IDENTIFIER.finditer(text, 0, end):
+    firm = {mark.start("name") for mark in _FIRM.finditer(text)}
+    rounds: list[list[re.Match[str]]] = [[]]
+    for mark in IDENTIFIER.finditer(text):
         if mark["close"]:
             continue
-        before = text[max(0, mark.start() - 40) : mark.start()]  # bounded: lines may be endless
-        line = before.rpartition("\n")[2]
-        firm = _BEFORE.fullmatch(line) is not None
-        if firm and _name(mark) == "human":
+        if mark.start("name") in firm and _name(mark) == "human":
             rounds.append([])
-        rounds[-1].append((mark, firm))
-    kept: list[Mark] = []
+        rounds[-1].append(mark)
+    kept: list[re.Match[str]] = []
     for marks in rounds:
-        whole = {_name(mark) for mark, firm in marks if firm}.issuperset(expected)
+        whole = {_name(mark) for mark in marks if mark.start("name") in firm}.issuperset(expected)
         lacking = () if whole else expected
-        kept += [mark for mark, firm in marks if firm or _name(mark) in lacking]
+        kept += [m for m in marks if m.start("name") in firm or _name(m) in lacking]
     return kept
 
 
@@ -294,19 +271,18 @@ def _clean(body: str, *, bold: bool = False, followed: bool = False) -> str:
     around = _COLONS + (" \t*_" if bold else " \t")  # stars are a list's, else
     text = "\n".join(lines).lstrip(around).strip()
     markers = text.count("**")
-    in_bold = text.startswith("**") and text.endswith("**")
     # One marker alone is the identifier's other half, two around the words are layout.
-    if markers == 1 or (markers == 2 and in_bold):
+    if markers == 1 or (markers == 2 and text.startswith("**") and text.endswith("**")):
         text = text.removeprefix("**").removesuffix("**").strip()
     return text
 
 
-def _read(group: Sequence[Part], expected: Names) -> Block:
-    names = tuple(part.name for part in group)
-    words = dict.fromkeys(_MULTIPLE_CHOICE, "") | {part.name: part.words for part in group}
+def _read(parts: Sequence[Part], expected: Names) -> Block:
+    names = tuple(part.name for part in parts)
+    words = dict.fromkeys(_MULTIPLE_CHOICE, "") | {part.name: part.words for part in parts}
     options, fault = read_options(words["option"]) if "option" in expected else ((), "")
     if names != expected:
         known = names if set(names) <= set(expected) else ()
         fault = _INCOMPLETE.get(known, "identifiers_unpaired")
     found = Round(words["human"], options, words["assistant"])
-    return _checked(found, fault, "".join(part.text for part in group))
+    return _checked(found, fault, "".join(part.text for part in parts))

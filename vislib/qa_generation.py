@@ -114,21 +114,19 @@ class Plan:
             },
         )
 
-    def blocks(self, task: str, text: str, page: str) -> tuple[list[Block], str]:
-        """The rounds in an answer, checked, and the text outside them."""
-        parsed = PARSERS[task](text)
-        return [self._checked(block, task, page) for block in parsed.blocks], parsed.outside
+    def blocks(self, task: str, text: str, page: str) -> list[Block]:
+        """The rounds in an answer, checked; there is one at least."""
+        return [self._checked(block, task, page) for block in PARSERS[task](text).blocks]
 
     def fault(self, request: Request, text: str) -> tuple[str, str]:
         """Why an answer is of no use: the first fault of its rounds if all have one; else two empty
         strings.
         """
         page = request.evidence["sample"]["context"] or ""
-        blocks, _ = self.blocks(request.evidence["task"], text, page)
+        blocks = self.blocks(request.evidence["task"], text, page)
         # One good round is worth its answer; what stops a stage is answers that give none.
-        if any(not block.reason for block in blocks):
-            return "", ""
-        return (blocks[0].reason, blocks[0].text) if blocks else ("no_rounds", text)
+        good = any(not block.reason for block in blocks)
+        return ("", "") if good else (blocks[0].reason, blocks[0].text)
 
     def rounds(self, rows: Iterable[Row]) -> Iterator[Said]:
         """Answers become rows of `requests` and, round by round, of `questions`."""
@@ -147,9 +145,7 @@ class Plan:
                 continue
             shas = {name: answer[name] for name in ("model", "prompt_sha", "request_sha")}
             page = row["sample"]["context"] or ""
-            blocks, outside = self.blocks(task, answer["text"], page)
-            yield Note("answers_with_text_outside_rounds", bool(outside.strip()))
-            for number, block in enumerate(blocks, 1):
+            for number, block in enumerate(self.blocks(task, answer["text"], page), 1):
                 yield from _round(ids | shas, number, block, self.params)
 
     def _checked(self, block: Block, question_type: str, page: str) -> Block:
@@ -211,36 +207,25 @@ def check_rounds(run: Run) -> None:
     """Raise InputError if no round of any answer can be used."""
     rounds = run.counts().get("round", {"kept": 0, "dropped": {}})
     if not rounds["kept"]:
-        reasons = (
-            ", ".join(f"{reason} {n}" for reason, n in rounds["dropped"].items())
-            or "no answer came"
-        )
+        reasons = ", ".join(f"{reason} {n}" for reason, n in rounds["dropped"].items())
         raise InputError(
             f"{run.params.model or run.params.engine}: no usable question in any answer"
-            f" ({reasons}); mend the prompt or the model"
+            f" ({reasons or 'no answer came'}); mend the prompt or the model"
         )
 
 
 def examples(run: Run, answers: Path, count: int) -> list[Row]:
-    """A seeded handful of captions to look at, each with its sample, `picture`, and rounds by
-    question type as text.
+    """A seeded handful of the first part to look at: captions, each with its sample, `picture`, and
+    rounds by question type as text.
     """
-    ids = sql.select(
-        "SELECT DISTINCT sample_id FROM questions",
-        {"questions": run.data / "questions"},
-        run.scratch,
-    )
-    chosen = set(choose(sorted(id for (id,) in ids), count, run.seed))
-    shown: dict[tuple[str, str], Row] = {}
-    for row in tables.read_rows(answers):
-        caption, image = row["caption"], row["image"] or {}
-        if caption["sample_id"] in chosen:
-            card = row["sample"] | {"kind": caption["kind"], "caption": caption["caption"]}
-            path = image.get("path")
-            card["picture"] = run.table("images").parent / path if path else ""
-            key = caption["sample_id"], caption["kind"]
-            shown.setdefault(key, card | dict.fromkeys(PARSERS, ""))
-    for row in tables.read_rows(run.data / "questions"):
-        if card := shown.get((row["sample_id"], row["kind"])):
-            card[row["question_type"]] += f"\n\n{as_text(row)}"
-    return list(shown.values())
+    root, cards = run.table("images").parent, dict[tuple[str, str], Row]()
+    for row in tables.read_rows(tables.parts(answers)[0]):
+        caption, path = row["caption"], (row["image"] or {}).get("path")
+        card = row["sample"] | {"kind": caption["kind"], "caption": caption["caption"]}
+        card["picture"] = root / path if path else ""
+        cards[card["sample_id"], card["kind"]] = card | dict.fromkeys(PARSERS, "")
+    # A part of the questions comes from the same part of the answers.
+    for row in tables.read_rows(tables.parts(run.data / "questions")[0]):
+        cards[row["sample_id"], row["kind"]][row["question_type"]] += f"\n\n{as_text(row)}"
+    chosen = choose(list(dict.fromkeys(id for id, _ in cards)), count, run.seed)
+    return [card for (id, _), card in cards.items() if id in chosen]

@@ -83,9 +83,7 @@ class JsonRound(NamedTuple):
             # would make data of it.
             complete = by_letter.keys() == set(LETTERS)
             given = [by_letter[letter] for letter in LETTERS] if complete else []
-        if not isinstance(given, list):
-            given = []
-        return read_listed([_words(text) for text in given])
+        return read_listed(list(map(_words, given)) if isinstance(given, list) else [])
 
 
 def _words(value: Any) -> str:

@@ -92,14 +92,11 @@ def _marks(body: str) -> list[Mark]:
     capital = first["letter"].isupper()
     alike = [mark for mark in found[1:] if mark["letter"].isupper() == capital]
     # Initials and abbreviations look like marks. So the surest kind of mark that gives a B decides.
-    kinds = (
-        [mark for mark in alike if mark["line"] is not None],
-        [mark for mark in alike if quote in mark["open"]],
-        [mark for mark in alike if mark["after"] is not None],
-        [mark for mark in alike if mark["wide"] is not None],
-        alike,
+    line, after, wide = (
+        [mark for mark in alike if mark[kind] is not None] for kind in ("line", "after", "wide")
     )
-    for marks in kinds:
+    quoted = [mark for mark in alike if quote in mark["open"]]
+    for marks in (line, quoted, after, wide, alike):
         letters = "".join(map(_letter, marks))
         if "B" in letters:
             # One way alone to choose a B, a C and a D in this order, and no E after them.
