@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.engine_ground import Ground, chat, questions
 from tests.openai_server import KEY
-from vislib.engines.asking import ask_all
+from vislib.engines.ask import ask_all
 from vislib.engines.openai import OpenAIChat
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.openai_server import KEY, MODEL, openai_server
 from vislib.engines import Request, answer_of
-from vislib.engines.asking import ask_all
+from vislib.engines.ask import ask_all
 from vislib.engines.openai import OpenAIChat
 from vislib.runs.journal import Journal
 from vislib.runs.progress import Progress

@@ -69,7 +69,7 @@ ODD = {
     ),
     "no_usage": _completion(_choice(TEXT), None),
 }
-BROKEN = ("error", "overloaded", "reset", "hang", "cut", "cut_chunk", "drip", "huge")
+BROKEN = ("error", "overloaded", "reset", "hang", "cut", "cut_chunk", "drip")
 FAULTS = (*BROKEN, *BODIES, *SETTLED, *ODD)
 
 
@@ -239,9 +239,6 @@ class Connection(asyncio.Protocol):
                 head + b"Transfer-Encoding: chunked\r\n\r\n20\r\n" + ANSWER[:32].encode() + b"\r\n"
             )
             self.transport.close()
-        elif fault == "huge":
-            self.transport.write(head + b"Content-Length: 99999999999\r\n\r\n")
-            self.more(b" " * 1_000_000, 0.01)
         elif fault == "drip":
             self.transport.write(head + b"Content-Length: 9999\r\n\r\n")
             self.more(b" ", 0.1)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from vislib.engines import Request
-from vislib.engines.asking import ask_all
+from vislib.engines.ask import ask_all
 from vislib.engines.billing import rules, scaled_size
 from vislib.engines.budget import Budget
 from vislib.engines.openai import OpenAIChat

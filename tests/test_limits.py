@@ -101,7 +101,7 @@ def run(*scripted, n=1000, most=64, **settings):
 
     async def all_of_them():
         wake, tasks, done, widest, began = asyncio.Event(), set(), [], 0, Clock.now
-        engine._balancer = turns = Balancer(
+        engine._servers = turns = Balancer(
             [Server(s, engine.params, rest_s=0.15) for s in scripted], most, put_off=wake.set
         )
         for request in asking(n):

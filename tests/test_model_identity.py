@@ -11,8 +11,7 @@ import pytest
 
 from tests.engine_ground import Ground, _environment, ask, asking, chat, ground  # noqa: F401
 from tests.openai_server import KEY, MODEL, completion
-from vislib.engines import drops
-from vislib.engines.asking import ask_all
+from vislib.engines.ask import ask_all
 from vislib.engines.identity import Source, look, same_model
 from vislib.runs.errors import InputError
 
@@ -144,16 +143,17 @@ def test_a_router_that_alternates_is_one(ground):  # noqa: F811
 
 def test_a_list_of_models_that_fails_or_lacks_the_name_is_noted(monkeypatch):
     with serving(Told("A", {"id": "another"})) as a:
-        assert "does not list m (but another)" in look(a.url, "m").note
+        assert "does not list m (but another)" in look([a.url], "m")[0].note
         a.models = 500
-        assert "status 500" in look(a.url, "m").note
+        assert "status 500" in look([a.url], "m")[0].note
         monkeypatch.setenv("OPENAI_API_KEY", "wrong")
         with pytest.raises(InputError, match="key in OPENAI_API_KEY is refused"):
-            look(a.url, "m")
+            look([a.url], "m")
         monkeypatch.delenv("OPENAI_API_KEY")
         with pytest.raises(InputError, match="No key was sent"):
-            look(a.url, "m")
-    assert look("http://127.0.0.1:9/v1", "m").unreachable
+            look([a.url], "m")
+    with pytest.raises(InputError, match="no connection"):
+        look(["http://127.0.0.1:9/v1"], "m")
 
 
 def test_one_machine_has_several_names():
@@ -180,4 +180,3 @@ def test_a_stage_whose_checks_drop_most_stops_early_and_says_which(ground):  # n
         ground.params.max_drop_rate = 1.0
         ask_all(ground, chat(a), lambda: iter(asking(400)), bad)
         assert a.asked == 400
-    assert drops.Drops(ground.params, None).too_many is False

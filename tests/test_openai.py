@@ -78,7 +78,7 @@ def faulty():
         yield url
 
 
-BROKEN = ("error", "overloaded", "reset", "hang", "cut", "cut_chunk", "drip", "huge")
+BROKEN = ("error", "overloaded", "reset", "hang", "cut", "cut_chunk", "drip")
 
 
 @pytest.mark.parametrize("fault", [*BROKEN, *BODIES, *SETTLED, *ODD])

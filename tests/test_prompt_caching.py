@@ -9,15 +9,15 @@ from tests import openai_server as scripted_server
 from tests.openai_server import completion, openai_server
 from tests.test_budget import Ground, _environment, asking  # noqa: F401
 from vislib import priors, prompts
-from vislib.engines import Request, budget
-from vislib.engines.asking import ask_all
+from vislib.engines import Request, openai
+from vislib.engines.ask import ask_all
 from vislib.engines.billing import caching_of
-from vislib.engines.openai import OpenAIChat
+from vislib.engines.openai import OpenAIChat, chat_messages
 from vislib.media.tokenization import count_tokens, load_tokenizer
 from vislib.prompts.captions import KINDS
 
 TEMPLATES = (*(f"{kind}_caption" for kind in KINDS), "free_form", "multiple_choice")
-MODEL, URL = "gpt-6-sol", "https://api.openai.com/v1"
+MODEL = "gpt-6-sol"
 
 
 class Provider:
@@ -73,7 +73,7 @@ def requests(n, head, folder):
 def at(monkeypatch, server):
     """Take the server for the provider itself."""
     monkeypatch.setattr(
-        budget, "caching_of", lambda model: caching_of(model) | {"marked_at": server.url}
+        openai, "caching_of", lambda model: caching_of(model) | {"marked_at": server.url}
     )
 
 
@@ -123,15 +123,12 @@ def test_the_prompt_is_cut_where_the_samples_own_text_begins(tmp_path):
         template = prompts.load(name)
         prompt = template.render(**values)
         request = replace(asking(1)[0], prompt=prompt, shared=template.shared)
-        for image in ([], [{"type": "image_url", "image_url": {"url": "data:,"}}]):
-            content = [{"type": "text", "text": prompt}, *image] if image else prompt
-            body = budget.with_breakpoint(
-                {"model": MODEL, "messages": [{"role": "user", "content": content}]},
-                request,
-                urls=[URL],
-            )
-            parts = body["messages"][0]["content"]
-            assert "".join(part.get("text", "") for part in parts) == prompt
-            assert "A mast." not in parts[0]["text"]
-            assert parts[len(parts) - len(image) :] == image
-            assert [part for part in parts if "prompt_cache_breakpoint" in part] == parts[:1]
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        for image in ({}, {"image_id": "i", "image_path": tmp_path / "a.png"}):
+            (message,) = chat_messages(replace(request, **image), marked=True)
+            texts = [part for part in message["content"] if part["type"] == "text"]
+            assert "".join(part["text"] for part in texts) == prompt
+            assert "A mast." not in texts[0]["text"]
+            assert len(message["content"]) == len(texts) + bool(image)
+            marked = [part for part in message["content"] if "prompt_cache_breakpoint" in part]
+            assert marked == texts[:1]

@@ -18,7 +18,7 @@ import pytest
 
 from tests.engine_ground import SETTINGS, Ground, asking
 from vislib.engines import Answer, answer_of, open_engine, request_key, serve
-from vislib.engines.asking import ask_all, check_parameters, preview
+from vislib.engines.ask import ask_all, check_parameters, preview
 from vislib.engines.openai import OpenAIChat
 from vislib.runs import InputError, keys
 

@@ -21,7 +21,7 @@ from tests.engine_ground import Ground, chat, questions
 from tests.load_server import bill, load_server
 from tests.openai_server import KEY
 from vislib.engines import Request
-from vislib.engines.asking import ask_all
+from vislib.engines.ask import ask_all
 
 pytestmark = pytest.mark.campaign
 N, MOST, TURNS = 2_000, 64, 3

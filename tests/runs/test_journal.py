@@ -2,7 +2,6 @@
 
 import pytest
 
-from vislib.engines.batch_files import BatchFiles, batched_keys
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.replay import export_answers, import_answers
@@ -64,19 +63,3 @@ def test_an_import_into_a_damaged_journal_says_so(damaged, tmp_path):
     export_answers(journal.path, tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"openai\.sqlite: not a usable journal"):
         import_answers(tmp_path / "x.parquet", damaged.parent)
-
-
-def test_a_damaged_table_of_batch_files_names_itself(tmp_path):
-    files = BatchFiles(tmp_path, "http://h/v1")
-    rows = [(key, "f", 0.0, "r" * 300) for key in KEYS]
-    files._db.executemany("INSERT INTO lines VALUES (?, ?, ?, ?)", rows)
-    files.commit()
-    files._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    files._db.close()
-    table = tmp_path / "files.sqlite"
-    data = table.read_bytes()
-    table.write_bytes(data[:24576] + b"\xa5" * (len(data) - 24576))
-    with pytest.raises(InputError, match=r"files\.sqlite: not usable.*\.recover"):
-        BatchFiles(tmp_path, "http://h/v1").run("SELECT * FROM lines")
-    with pytest.raises(InputError, match=r"files\.sqlite: not usable.*\.recover"):
-        batched_keys(tmp_path)

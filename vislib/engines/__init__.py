@@ -5,10 +5,11 @@ The paper asks GPT-4V for captions and OpenChat 3.5 for questions. Here a stage 
 an engine answers them: `openai` is any server of that protocol, `openai_batch` its batch files at
 half the price, and `extractive` the page's own words, without a model. Every answer is journalled
 before it is used, so that none is paid twice: a stage first asks what the journal lacks
-(`asking.ask_all`), then writes its tables from the journal in the order of its input (`answer_of`).
+(`ask.ask_all`), then writes its tables from the journal in the order of its input (`answer_of`).
 """
 
 import json
+import logging
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,7 +49,7 @@ class Request:
     evidence: Mapping[str, Any] = field(default_factory=dict)  # for the extractive engine alone
 
 
-TOKENS = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
+_TOKENS = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +75,12 @@ class Answer:
     @property
     def used(self) -> dict[str, int]:
         """Its tokens by name."""
-        return {name: getattr(self, name) for name in TOKENS}
+        return {name: getattr(self, name) for name in _TOKENS}
 
     def plus(self, other: "Answer") -> "Answer":
-        """This answer with the tokens of both: each attempt at a request is billed."""
+        """This answer with tokens and USD of both: each attempt at a request is billed."""
         both: dict[str, Any] = {name: n + getattr(other, name) for name, n in self.used.items()}
-        return replace(self, **both)
+        return replace(self, usd=self.usd + other.usd, **both)
 
 
 # Closing it ends what the engine has begun.
@@ -102,6 +103,12 @@ class Engine(Protocol):
 
     def basis(self, request: Request) -> Mapping[str, Any]: ...
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered: ...
+
+
+def say(line: str) -> None:
+    """Tell the user, on the page and in the log."""
+    print(line, flush=True)
+    logging.getLogger(__name__).info(line)
 
 
 def open_engine(run: "Run") -> Engine:
@@ -127,10 +134,9 @@ def open_engine(run: "Run") -> Engine:
 
         return OpenAIChat(params, folder)
     if params.engine == "openai_batch":
-        from vislib.engines.batch_files import state_folder
-        from vislib.engines.openai_batch import OpenAIBatch
+        from vislib.engines.batch import OpenAIBatch
 
-        return OpenAIBatch(params, run.journal("openai"), state_folder(run), folder)
+        return OpenAIBatch(run, folder)
     raise InputError(f"engine: {params.engine!r} is none of extractive, openai, openai_batch")
 
 

@@ -1,38 +1,34 @@
-"""Batch files of one stage that are under way: which requests stand in which file, and where it is.
+"""Batch files on their way: here, until their answers are journalled, and at a server, where a
+reply may be lost (VisCon-100K, section 3.2, asks 100 K times).
 
-Beside the journal, each stage of a set has a folder `openai_batch/<set>.<stage>`: its files, unless
-they wait in a `batch_folder` to be answered, and a table. The table says before each step what is
-about to be done, so a run may be killed anywhere: what is under way is taken up, never begun twice
-(VisCon-100K, section 3.2, asks 100 K times).
+Beside the journal, each stage of a set has a folder `openai_batch/<set>.<stage>` of the files that
+are under way. What is about to be done is on disk before it is done, and the server is asked what
+it has before anything is sent to it again.
 """
 
 import json
-import os
-import sqlite3
-import uuid
-from collections.abc import Iterator
-from contextlib import closing, suppress
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
-from vislib.engines import Answer, Request
-from vislib.engines.completions import as_dict, read_completion
-from vislib.engines.replies import read_error, status_error, told_error
+from vislib.engines import Request
+from vislib.engines.replies import RETRIED, read_error, silent
+from vislib.engines.transport import api_key
 from vislib.runs.errors import InputError
+from vislib.runs.redaction import write_redacted
 
 if TYPE_CHECKING:
+    from openai.types import Batch
+
     from vislib.runs import Run
 
-# A line whose `name` is empty stands in no file: it is to be asked once more.
-_TABLES = """
-PRAGMA synchronous=FULL;
-CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, place TEXT, batch TEXT);
-CREATE TABLE IF NOT EXISTS lines (key TEXT PRIMARY KEY, name TEXT, usd REAL, request TEXT);
-CREATE INDEX IF NOT EXISTS lines_of_file ON lines (name);
-"""
-# What the provider calls lines that never came to the model; it bills none of them.
-_NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
+ENDPOINT = "/v1/chat/completions"
+T = TypeVar("T")
 
 
 def state_folder(run: "Run") -> Path:
@@ -42,211 +38,203 @@ def state_folder(run: "Run") -> Path:
     return run.journal("openai").path.parent / "openai_batch" / f"{run.folder.parent.name}.{stage}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class BatchFile:
-    """A JSONL file at `path`: `place` is a server's URL or a folder, `batch` the server's id."""
+    """Requests that are under way at `place`, a server's URL or a folder where others answer them.
 
+    What is sent stands in `lines`; a note of the place and the requests themselves stay in `state`.
+    """
+
+    state: Path
     name: str
     place: str
-    batch: str  # "" until the server has said it
-    path: Path
+    batch: str = ""  # the server's id, "" until it has said it
 
-
-class BatchFiles:
-    """The table in `folder`, and the files that go to `place`. One process uses it at a time, the
-    one that holds the stage's lock. Changes last once `commit` was called.
-    """
-
-    def __init__(self, folder: Path, place: str) -> None:
-        self.folder = folder
-        self._place = place
-        self._table = folder / "files.sqlite"
+    @classmethod
+    def write(
+        cls, state: Path, place: str, requests: Sequence[Request], lines: Iterable[bytes]
+    ) -> "BatchFile":
+        """A new file. Its lines appear last, and whole: without them the rest counts nothing."""
+        file = cls(state, f"vislib-{uuid4().hex[:16]}", place)
+        part = file.lines.with_name("vislib.part")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # SQLite's rollback journal: it works on network file systems too, and writes are few
-            self._db = sqlite3.connect(self._table, timeout=60)
-            self._db.executescript(_TABLES)
-        except (sqlite3.Error, OSError) as error:
-            raise _unusable(self._table, error) from error
-
-    def run(self, statement: str, *values: Any) -> list[Any]:
-        """Execute one statement; its rows."""
-        try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise _unusable(self._table, error) from error
-
-    def commit(self, *, after: Path | None = None) -> None:
-        """Let changes last; not before the disk keeps what was written to the journal at `after`,
-        which syncs but once a second.
-        """
-        if after:
-            with suppress(FileNotFoundError), Path(f"{after}-wal").open("rb") as log:
-                os.fsync(log.fileno())
-        self._db.commit()
-
-    def close(self) -> None:
-        """Undo what is not committed."""
-        self._db.close()
-
-    def all(self) -> list[BatchFile]:
-        """The files under way. One that is not there is forgotten: a kill came before it was
-        whole, or somebody deleted it to give it up.
-        """
-        rows = self.run("SELECT name, place, batch FROM files ORDER BY rowid")
-        files = [
-            BatchFile(name, place, batch, _path(self.folder, name, place))
-            for name, place, batch in rows
-        ]
-        for file in files:
-            if not file.path.exists():
-                self.forget(file)
-        return [file for file in files if file.path.exists()]
-
-    def line(self, key: str) -> tuple[Request, float, str] | None:
-        """The request of a line without an answer, the upper bound of its cost in USD, and the name
-        of its file.
-        """
-        rows = self.run("SELECT request, usd, name FROM lines WHERE key = ?", key)
-        for kept, usd, name in rows:
-            values = json.loads(kept)
-            path = values.pop("image_path")
-            size = tuple(values.pop("image_size"))
-            path = Path(path) if path else None
-            return Request(**values, image_path=path, image_size=size), usd, name
-        return None
-
-    def left(self, name: str) -> dict[str, float]:
-        """The lines of a file without an answer, each with the upper bound of its cost in USD."""
-        return dict(self.run("SELECT key, usd FROM lines WHERE name = ?", name))
-
-    def put_back(self, key: str) -> None:
-        """A line is to be asked once more, in another file."""
-        self.run("UPDATE lines SET name = '' WHERE key = ?", key)
-
-    def drop(self, key: str) -> None:
-        """A line is done with."""
-        self.run("DELETE FROM lines WHERE key = ?", key)
-
-    def is_sent(self, file: BatchFile, batch: str) -> None:
-        """The server has made a batch of a file."""
-        self.run("UPDATE files SET batch = ? WHERE name = ?", batch, file.name)
-        self.commit()
-
-    def forget(self, file: BatchFile) -> None:
-        """A file is done with, and what still stands in it."""
-        self.run("DELETE FROM lines WHERE name = ?", file.name)
-        self.run("DELETE FROM files WHERE name = ?", file.name)
-        self.commit()
-        # last: a file without its row is litter, a row without its file would be asked anew
-        for path in (file.path, *self.folder.glob(f"{file.name}.*")):
-            path.unlink(missing_ok=True)
-
-    def write(self) -> "Draft":
-        """Begin a file."""
-        return Draft(self, self._place)
-
-
-class Draft:
-    """The file that is being written; there is one at a time."""
-
-    def __init__(self, files: BatchFiles, place: str) -> None:
-        self._files = files
-        self._name = f"vislib-{uuid.uuid4().hex[:16]}"
-        self.file = BatchFile(self._name, place, "", _path(files.folder, self._name, place))
-        self._part = self.file.path.with_name("vislib.part")
-        self.lines = self.size = 0
-        try:
-            self._part.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._part.open("wb")
+            for folder in (state, part.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            # whole, for the checks of an answer look at the page that it was made of
+            file.asked.write_bytes(pickle.dumps(requests))
+            file.note()
+            with part.open("wb") as stream:
+                stream.writelines(lines)
+            part.replace(file.lines)
         except OSError as error:
             raise InputError(
-                f"{self._part}: cannot be written ({error}); mend it, or batch_folder"
+                f"{part}: cannot be written ({error}); mend it, or batch_folder"
             ) from error
-        files.run("INSERT INTO files VALUES (?, ?, '')", self._name, place)
+        return file
 
-    def add(self, key: str, line: bytes, *, request: Request, usd: float) -> None:
-        """Write the line of `key`; from now on it stands in this file."""
-        # whole, for the checks of its answer look at the page that it was made of
-        kept = json.dumps(vars(request), default=str)
-        self._files.run("REPLACE INTO lines VALUES (?, ?, ?, ?)", key, self._name, usd, kept)
-        self._stream.write(line)
-        self.lines += 1
-        self.size += len(line)
+    @property
+    def lines(self) -> Path:
+        """The JSONL file."""
+        return (self.state if "://" in self.place else Path(self.place)) / f"{self.name}.jsonl"
 
-    def close(self) -> BatchFile:
-        """Commit the lines, then let the whole file appear: without it they count for nothing."""
-        self._stream.flush()
-        # the file's name says that all of it is there, after a power cut too
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        self._files.commit()
-        self._part.replace(self.file.path)
-        return self.file
+    @property
+    def output(self) -> Path:
+        """Where the results lie of a file that others answer."""
+        return self.lines.with_suffix(".output.jsonl")
 
+    @property
+    def asked(self) -> Path:
+        """The requests; gone once all of them are answered."""
+        return self.state / f"{self.name}.pickle"
 
-def batched_keys(folder: Path) -> frozenset[str]:
-    """Keys of the requests in files that are there, by the table in `folder`; writes nothing."""
-    if not (table := folder / "files.sqlite").exists():
-        return frozenset()
-    try:
-        with closing(sqlite3.connect(f"{table.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            # reading alone: the dry run of a live engine may look while a batch run is at work
-            rows = db.execute("SELECT key, name, place FROM lines JOIN files USING (name)")
-            return frozenset(key for key, *file in rows if _path(folder, *file).exists())
-    except sqlite3.Error as error:
-        raise _unusable(table, error) from error
+    def note(self, batch: str = "") -> None:
+        """Keep where it is under way, and the batch that the server made of it."""
+        self.batch = batch
+        said = {"place": self.place, "batch": batch}
+        write_redacted(self.state / f"{self.name}.json", json.dumps(said))
+
+    def requests(self) -> list[Request]:
+        """Those that may still wait for an answer."""
+        return pickle.loads(self.asked.read_bytes()) if self.asked.exists() else []
+
+    def remove(self) -> None:
+        """Forget it."""
+        for path in (self.lines, self.asked, self.state / f"{self.name}.json"):
+            path.unlink(missing_ok=True)
 
 
-def _unusable(table: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{table}: not usable ({error}); it names paid batches: try sqlite3's `.recover`"
-    )
-
-
-def _path(folder: Path, name: str, place: str) -> Path:
-    return (folder if "://" in place else Path(place)) / f"{name}.jsonl"
-
-
-def read_results(path: Path, odd: list[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Number, custom_id and result of each line; nothing from a file of requests. What is no result
-    goes to `odd`.
+def under_way(state: Path) -> list[BatchFile]:
+    """The files of a stage. One without its lines is forgotten: a kill came before they were
+    whole, or somebody deleted them to give it up.
     """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    notes = sorted(state.glob("*.json"))
+    files = [BatchFile(state, note.stem, **json.loads(note.read_text())) for note in notes]
+    for file in files:
+        if not file.lines.exists():
+            file.remove()
+    return [file for file in files if file.lines.exists()]
+
+
+class Refused(InputError):
+    """The server said no: nothing was done."""
+
+
+class BatchServer:
+    """The files and batches at `url`: calls whose reply may be lost; `over` cuts waiting short.
+
+    Calls are tried again after what may pass; before an upload or the begin of a batch is
+    repeated, the server is asked what the try before left there. They raise Refused when the
+    server says no or has no batches, and InputError when it does not answer.
+    """
+
+    backoff_s = 0.5  # before the second try; doubles up to five minutes
+    grace_s = 10.0  # after which a batch whose begin was cut off stands in the server's list
+
+    def __init__(self, url: str, params: Any, over: Callable[[], bool]) -> None:
+        from openai import OpenAI, Timeout
+
+        timeout = Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0))
+        # the client's own retries would begin a batch twice where a reply was lost
+        self._client = OpenAI(base_url=url, api_key=api_key(url), max_retries=0, timeout=timeout)
+        self.url = url
+        self._model = params.model
+        self._over = over
+
+    def upload(self, path: Path) -> str:
+        """Upload a file; its id."""
+
+        def send() -> str:
+            with path.open("rb") as stream:  # sent as it is read
+                return self._client.files.create(file=(path.name, stream), purpose="batch").id
+
+        return self._call(send, lambda: self._uploaded(path.stem))
+
+    def begin(self, upload: str, name: str) -> str:
+        """Make a batch of an uploaded file, named after it; the batch's id."""
+        settings: Any = {
+            "input_file_id": upload,
+            "endpoint": ENDPOINT,
+            "completion_window": "24h",
+            "metadata": {"vislib": name},
+        }
+        make = self._client.batches.create
+        return self._call(lambda: make(**settings).id, lambda: self._begun(name))
+
+    def begun(self, name: str) -> str:
+        """The id of the batch that was made of a file; if none was, its upload is deleted, and the
+        id empty.
+        """
+        if not (batch := self._call(lambda: self._begun(name))):
+            self.delete(self._call(lambda: self._uploaded(name)))
+        return batch
+
+    def retrieve(self, batch: str) -> "Batch":
+        """A batch as it stands; patient, for nothing is lost by waiting."""
+        return self._call(lambda: self._client.batches.retrieve(batch), tries=12)
+
+    def content(self, file: str) -> bytes:
+        """A file of results."""
+        return self._call(lambda: self._client.files.content(file).read())
+
+    def delete(self, *files: str | None) -> None:
+        """Delete what is there of `files`; what stays expires."""
+        import openai
+
+        for file in filter(None, files):
+            # a leftover costs nothing: no reason to fail a run whose answers are safe
+            with suppress(openai.OpenAIError):
+                self._client.files.delete(file)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not beyond the end of the run."""
+        until = monotonic() + seconds
+        while not self._over() and (left := until - monotonic()) > 0:
+            sleep(min(left, 0.2))
+
+    def _uploaded(self, name: str) -> str:
+        files = self._client.files.list(purpose="batch")
+        return next((file.id for file in files if file.filename == f"{name}.jsonl"), "")
+
+    def _begun(self, name: str) -> str:
+        # a begin that was cut off may take a while to appear in the list
+        self.wait(self.grace_s)
+        batches = self._client.batches.list(limit=100)
+        # metadata names our file; its id at the server was lost with the reply
+        named = (batch for batch in batches if (batch.metadata or {}).get("vislib") == name)
+        return next((batch.id for batch in named), "")
+
+    def _call(
+        self, make: Callable[[], T], find: Callable[[], T] | None = None, *, tries: int = 6
+    ) -> T:
+        """What `make` returns; once it was tried, `find` is asked first whether it was done."""
+        import openai
+
+        for tried in range(tries):
             try:
-                result = json.loads(line)
-                key = str(result["custom_id"])
-                is_request = "method" in result
-            except (ValueError, TypeError, KeyError, RecursionError):
-                odd.append(f"{path.name} line {number} is no result")
-                continue
-            # the files that wait to be answered lie in the same folder
-            if is_request:
-                return
-            yield number, key, result
+                return (find() if find and tried else None) or make()
+            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+                said, wait = self._failure(error)
+            self.wait(max(wait or 0.0, min(self.backoff_s * 2**tried, 300.0)))
+        raise silent("unreachable", [self.url], said)
 
-
-def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
-    """The answer in a line of the provider's results, or of `vllm run-batch`; its failures are
-    named as the live engine names them.
-
-    Raises InputError, as that does, for what no other request would survive.
-    """
-    error = result.get("error")
-    response = as_dict(result.get("response"))
-    status = response.get("status_code")
-    body = response.get("body")
-    # a failure may be told in a whole reply, as live servers do
-    if status == 200 and body:
-        if refused := told_error(body, url):
-            return read_error(refused, url=url, model=model)[0]
-        return read_completion(body)
-    told = (part.get("error") or part for part in map(as_dict, (body, error)))
-    plain = {"message": str(error or body or "no word why")}  # vLLM's error is a text
-    said: dict[str, Any] = next(filter(None, map(as_dict, told)), plain)
-    if not isinstance(status, int) or status < 400:  # it never came to the model
-        reason = said["code"] if said.get("code") in _NEVER_RUN else "server_error"
-        detail = str(said.get("message") or reason)[:200]
-        return Answer(status="failed", reason=reason, detail=detail)
-    return read_error(status_error(status, said, url), url=url, model=model)[0]
+    def _failure(self, error: Any) -> tuple[str, float | None]:
+        """What went wrong and the seconds to wait; raises Refused for what would not pass."""
+        # a page in place of a reply comes out of the client as an odd value
+        if isinstance(error, TypeError | AttributeError):
+            return str(error), None
+        where = getattr(error, "request", None) and f"{error.request.method} {error.request.url}"
+        # no such endpoint, or no such file: neither passes by waiting
+        if getattr(error, "status_code", 0) in (404, 405, 501) and error.code != "model_not_found":
+            raise Refused(
+                f"{where}: {error.status_code}. A server without batch files needs engine openai,"
+                " or batch_folder. One that does not know a batch, or its results any longer,"
+                " needs the key that made it; or delete the batch's file in openai_batch beside"
+                " the journal, to ask again"
+            )
+        try:
+            failure, wait = read_error(error, url=self.url, model=self._model)
+        except InputError as final:
+            raise Refused(str(final)) from error
+        if failure.reason not in RETRIED:
+            raise Refused(f"{where}: {failure.detail}")
+        return failure.detail, wait

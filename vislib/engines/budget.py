@@ -1,29 +1,39 @@
-"""What asking costs: spent, reserved for answers under way, and what may have been billed; and what
-is sent so that a provider's cache makes it cheaper (VisCon-100K, section 3.3).
+"""What asking costs: its ceiling, and what it will take, said before anything is asked
+(VisCon-100K, sections 3.2 and 3.3: 200 K and 400 K requests).
 
 Providers bill per token, images included. What a request takes is known when its answer is there;
-until then its upper bound counts.
+until then its upper bound counts. For an estimate, requests without an answer are counted by
+prompt: answers to the same prompt tell tokens, cached share and seconds; where there are none, a
+tokenizer counts some of the texts, the model's billing rule the images, and a guess, said to be
+one, stands for the answers.
 """
 
-from collections.abc import Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from datetime import date
+from functools import cache
 from threading import Lock
 from typing import Any
 
 from vislib.engines import Answer, Request
 from vislib.engines.billing import caching_of, rule_of, scaled_size
+from vislib.engines.replies import DOUBTFUL
 from vislib.runs.errors import InputError
 
 _FRAME_TOKENS = 256  # that a server's chat template may add
 # Of the first image, if no rule is known; from then on the largest input that was seen.
 _IMAGE_TOKENS = 1500
+_SAMPLED = 64  # texts that are counted by the tokenizer
+_ENOUGH = 10  # answers that say more than the tokenizer and the guess
+_GUESS = 400  # tokens of an answer: between a caption (250) and three to five rounds (600)
 
 
 class Budget:
     """The prices in `params` times `share`, and a hard ceiling in USD (0: none).
 
-    Below the ceiling stay what is spent, what is reserved for answers under way, and what may have
-    been billed.
+    Below the ceiling stay what is spent, or may have been billed, and what is reserved for answers
+    under way.
     """
 
     def __init__(self, params: Any, *, share: float = 1.0) -> None:
@@ -43,8 +53,8 @@ class Budget:
         # below 0: no price of its own; what is read from a cache then costs as other input
         prices = (usd_in, usd_in if usd_cached < 0 else usd_cached, usd_written, usd_out)
         self._prices = [share * float(price) / 1e6 for price in prices]
-        self.spent = self.reserved = self.doubtful = 0.0
-        self._lock = Lock()  # reserving and risking happen in two threads
+        self.spent = self.reserved = 0.0
+        self._lock = Lock()  # requests are reserved for in one thread and paid in another
         self.proven = not self.ceiling  # whether an answer has shown what a request costs
         self.rule = rule_of(params)
         self._image_tokens = _IMAGE_TOKENS
@@ -75,89 +85,185 @@ class Budget:
         """Upper bound of a request's input tokens: no tokenizer makes more tokens than there are
         bytes.
         """
-        return text_bytes(request) + _FRAME_TOKENS + self.image_tokens(request)
+        return _bytes(request) + _FRAME_TOKENS + self.image_tokens(request)
 
     def bound(self, request: Request) -> float:
         """Upper bound of a request's cost in USD."""
         tokens = self.tokens(request)
         # a write to the cache may cost more than plain input, or less
         plain = self.cost(tokens, request.max_tokens)
-        written = self.cost(tokens, request.max_tokens, 0, tokens)
-        return max(self._dearest, plain, written)
+        return max(self._dearest, plain, self.cost(tokens, request.max_tokens, 0, tokens))
 
     def reserve(self, usd: float) -> bool:
         """Set `usd` aside, unless that could pass the ceiling."""
         with self._lock:
-            if not self._allows(usd):
-                return False
-            self.reserved += usd
-            return True
+            room = self.has_room(usd)
+            self.reserved += usd if room else 0.0
+        return room
 
-    def settle(self, usd: float, answer: Answer | None) -> None:
-        """Replace a reservation by what the answer cost; by itself if the server reports no tokens.
-
-        An answer that cost more than was reserved is from then on the least that any request is
-        thought to cost.
-        """
-        self.reserved -= usd
-        if answer is not None:
-            # counted as its bound: a server that tells nothing must not pass the ceiling unseen
-            self.spent += usd if answer.status == "ok" and not answer.tokens_in else answer.usd
-            # no rule is known for it: the dearest input so far is the safest guess of the next
-            self._image_tokens = max(self._image_tokens, answer.tokens_in)
-            self._dearest = max(self._dearest, answer.usd if answer.usd > usd else 0.0)
-            self.proven = True
-
-    def risk(self, usd: float) -> bool:
-        """Count an attempt that failed after it was sent, as billed; whether another stays within
-        the ceiling.
-        """
+    def release(self, usd: float) -> None:
+        """End a reservation."""
         with self._lock:
-            self.doubtful += usd
-            return self._allows(0.0)
+            self.reserved -= usd
+
+    def pay(self, answer: Answer, bound: float) -> float:
+        """Count one attempt at a request whose cost was thought to be at most `bound`; its USD.
+
+        An attempt that cost more is from then on the least that any request is thought to cost.
+        """
+        usd = self.cost(**answer.used)
+        # who tells nothing must not pass the ceiling unseen; what was cut off may be billed
+        if not answer.tokens_in and (answer.status == "ok" or answer.reason in DOUBTFUL):
+            usd = bound
+        with self._lock:
+            self.spent += usd
+        # no rule is known for it: the dearest input so far is the safest guess of the next
+        self._image_tokens = max(self._image_tokens, answer.tokens_in)
+        self._dearest = max(self._dearest, usd if usd > bound else 0.0)
+        self.proven = self.proven or answer.status == "ok" or answer.tokens_in > 0
+        return usd
+
+    def has_room(self, usd: float = 0.0) -> bool:
+        """Whether `usd` more stay below the ceiling."""
+        return not self.ceiling or self.spent + self.reserved + usd <= self.ceiling
 
     def exhausted(self, usd: float) -> InputError:
         """The error when `usd` more could pass the ceiling."""
         return InputError(
-            f"max_spend_usd is {self.ceiling:g}: {self.spent + self.doubtful:.4f} is spent and the"
-            f" next request may cost up to {usd:.4f}. Raise max_spend_usd to go on; all answers so"
-            " far are kept"
+            f"max_spend_usd is {self.ceiling:g}: {self.spent:.4f} is spent and the next request"
+            f" may cost up to {usd:.4f}. Raise max_spend_usd to go on; all answers so far are kept"
         )
 
-    def _allows(self, usd: float) -> bool:
-        taken = self.spent + self.reserved + self.doubtful
-        return not self.ceiling or taken + usd <= self.ceiling
+
+class Estimate:
+    """Tokens, USD and hours of the requests that were `add`ed to it, in the light of the answers
+    that it was told to `learn`.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._budget: Budget = engine.budget
+        # sums by prompt_sha: of requests without an answer, and of those with one
+        self._lacking: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._known: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._texts: list[str] = []
+
+    def add(self, request: Request) -> None:
+        """Count a request that is to be asked."""
+        if len(self._texts) < _SAMPLED:
+            self._texts.append(request.system + request.prompt)
+        self._lacking[request.prompt_sha].update(self._sizes(request))
+
+    def learn(self, request: Request, answer: Mapping[str, Any]) -> None:
+        """Take account of a journalled answer."""
+        # a server that tells no tokens teaches nothing
+        if answer["tokens_in"]:
+            names = ("tokens_in", "tokens_cached", "tokens_out", "seconds")
+            told = {name: answer.get(name, 0) for name in names}
+            self._known[request.prompt_sha].update(self._sizes(request) | told)
+
+    def _sizes(self, request: Request) -> dict[str, float]:
+        return {
+            "requests": 1,
+            "bytes": _bytes(request),
+            "image": self._budget.image_tokens(request),
+            "unruled": bool(request.image_id) and self._budget.rule is None,
+            "most_out": request.max_tokens,
+        }
+
+    def figures(self) -> Any:
+        """requests, tokens_in, tokens_cached, tokens_out, usd, most_usd, hours (0: unknown);
+        answers that it rests on, requests that are guessed.
+        """
+        total: Any = Counter()  # of tokens, hours and USD
+        for sha, group in self._lacking.items():
+            n = group["requests"]
+            known = self._known[sha]
+            if known["requests"] >= _ENOUGH:
+                total["answers"] += known["requests"]
+                # images are known by their rule; what is left of the tokens is text
+                per_byte = (known["tokens_in"] - known["image"]) / known["bytes"]
+                cached = known["tokens_cached"] / known["tokens_in"]
+                tokens_out = n * known["tokens_out"] / known["requests"]
+            else:
+                total["guessed"] += n
+                total["unruled"] += group["unruled"]
+                per_byte = _tokens_per_byte(tuple(self._texts))
+                cached = 0.0
+                tokens_out = n * _GUESS
+            tokens_in = group["image"] + per_byte * group["bytes"]
+            used = {
+                "tokens_in": round(tokens_in),
+                "tokens_cached": round(tokens_in * cached),
+                "tokens_out": round(min(tokens_out, group["most_out"])),
+            }
+            # the ceiling to plan with: nothing cached, and every answer as long as it may be
+            most = self._budget.cost(used["tokens_in"], group["most_out"])
+            total.update(used | {"requests": n, "usd": self._budget.cost(**used), "most_usd": most})
+        total["hours"] = self._hours(total)
+        return total
+
+    def _hours(self, total: Mapping[str, float]) -> float:
+        """By the slowest of the limits, which hold at each server, and of the answers so far."""
+        params = self._engine.params
+        tokens = total["tokens_in"] + total["tokens_out"]
+        limits = (
+            (total["requests"], params.requests_per_minute),
+            (tokens, params.tokens_per_minute),
+        )
+        hours = [n / rate / len(self._engine.urls) / 60 for n, rate in limits if rate]
+        known: Any = sum(self._known.values(), Counter())
+        seconds = total["requests"] * known["seconds"] / max(known["requests"], 1)
+        return float(max([*hours, seconds / params.max_in_flight / 3600]))
+
+    def line(self) -> str:
+        """The figures as one line for people."""
+        is_ = self.figures()
+        basis = [f"as in {is_['answers']:.0f} answers"] if is_["answers"] else []
+        if is_["guessed"]:
+            rule = " and the tokens of an image (no rule of image_billing)"
+            images = rule if is_["unruled"] else ""
+            basis.append(f"no answer yet: {_GUESS} out each{images} is a guess")
+        cached = is_["tokens_cached"] / max(is_["tokens_in"], 1)
+        tokens = (
+            f"{is_['tokens_in'] / 1e6:,.3g} M tokens in"
+            + (f" ({cached:.0%} of it cached)" if cached else "")
+            + f", {is_['tokens_out'] / 1e6:,.3g} M out ({'; '.join(basis)})"
+        )
+        return f"{is_['requests']:,} requests · {tokens} · {self._money(is_)} · {self._time(is_)}"
+
+    def _money(self, is_: Mapping[str, float]) -> str:
+        if not self._budget.priced:
+            return (
+                "no prices: set usd_per_million_input_tokens and usd_per_million_output_tokens"
+                " unless it is free"
+            )
+        day = self._budget.prices_of
+        date = f"prices of {day}" if day else "prices without a date: set prices_of"
+        most = f"{is_['most_usd']:,.2f} at most, if every answer fills max_answer_tokens"
+        return f"{is_['usd']:,.2f} USD expected, {most} ({date})"
+
+    def _time(self, is_: Mapping[str, float]) -> str:
+        if self._engine.name == "openai_batch":
+            elsewhere = self._engine.params.batch_folder
+            return "answered elsewhere" if elsewhere else "answered within the provider's 24 h"
+        if not (hours := is_["hours"]):
+            return "hours unknown: no answer timed yet; try limit: 20"
+        return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(60 * hours)} min"
 
 
-def text_bytes(request: Request) -> int:
+@cache
+def _tokens_per_byte(texts: tuple[str, ...]) -> float:
+    from vislib.media.tokenization import count_tokens, load_tokenizer
+
+    # in the package, so that no dry run needs the network; others are within some per cent
+    tokenizer = load_tokenizer("mistral-common")
+    return sum(count_tokens(tokenizer, list(texts))) / sum(len(text.encode()) for text in texts)
+
+
+def _bytes(request: Request) -> int:
     """Bytes of the text that a request sends."""
     return len(request.system.encode()) + len(request.prompt.encode())
-
-
-def with_breakpoint(
-    body: dict[str, Any], request: Request, *, urls: Sequence[str]
-) -> dict[str, Any]:
-    """`body` with a breakpoint behind what all requests share and nowhere else; as it is for any
-    other provider.
-
-    Since gpt-5.6 OpenAI finds the beginning of a prompt again only up to a breakpoint, and charges
-    a quarter more for what is written to its cache. Left to itself it sets the breakpoint behind
-    the last message, where each of our requests differs: all is written, and nothing is ever read.
-    """
-    if [*urls] != [caching_of(body["model"]).get("marked_at")]:
-        return body
-    *before, last = body["messages"]
-    text = {"type": "text", "text": request.prompt}
-    # the text comes first, see `chat_messages`; what follows is left as it is
-    _, *images = last["content"] if isinstance(last["content"], list) else [text]
-    head = request.prompt[: request.shared]
-    tail = request.prompt[request.shared :]
-    texts: list[dict[str, Any]] = [{"type": "text", "text": part} for part in (head, tail) if part]
-    if head:
-        texts[0]["prompt_cache_breakpoint"] = {"mode": "explicit"}
-    message = last | {"content": [*texts, *images]}
-    options = {"prompt_cache_options": {"mode": "explicit"}}
-    return body | {"messages": [*before, message]} | options
 
 
 def _day(text: str) -> str:

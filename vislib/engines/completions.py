@@ -46,14 +46,12 @@ def read_completion(body: Any) -> Answer:
     # servers without a reasoning parser leave the thoughts in the text
     raw = _text(message.get("content"))
     text = without_thoughts(raw)[0].strip()
-    told["finish_reason"] = finish
     reason = bad_end(finish) or ("content_filter" if refusal else "")
-    detail = refusal or raw
-    if reason and finish:
-        detail = f"finish_reason {finish}: {detail}"
+    detail = f"finish_reason {finish}: {refusal or raw}"
     if not reason and not text:
         reason, detail = _why_empty(raw, message)
-    return replace(failure(reason, detail), **told) if reason else Answer(text=text, **told)
+    answer = failure(reason, detail) if reason else Answer(text=text)
+    return replace(answer, finish_reason=finish, **told)
 
 
 def read_again(body: Mapping[str, Any]) -> Answer:
@@ -150,8 +148,6 @@ def short(value: Any) -> str:
     """One line of at most 200 characters, without the pixels or the key that some servers send
     back.
     """
-    said = as_dict(getattr(value, "body", None)).get("message")
     # cut before the patterns run: an error page may have megabytes
-    text = str(said or getattr(value, "message", value))[:20_000]
-    text = re.sub(r"data:image[^\s\"']*", "data:image…", text)
+    text = re.sub(r"data:image[^\s\"']*", "data:image…", str(value)[:20_000])
     return redact(" ".join(clean(text).split()))[:200]

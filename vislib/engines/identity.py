@@ -8,6 +8,7 @@ before any is used.
 """
 
 import json
+import math
 import re
 import time
 from collections import Counter
@@ -16,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vislib.engines.completions import as_dict
-from vislib.engines.replies import refused_key, told_error, unreachable
+from vislib.engines.completions import as_dict, short
+from vislib.engines.replies import refused_key, silent, told_error
 from vislib.engines.transport import HERE, api_key
 from vislib.runs.errors import InputError
 from vislib.runs.redaction import redact
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from vislib.runs.journal import Journal
 
 _PATIENCE_S = 10.0
-_MOST_BYTES = 4 << 20  # of a list of models
 # What tells weights apart and outlives a restart. `created`, fingerprints and limits change with
 # the server alone.
 _TELLING = (
@@ -50,72 +50,64 @@ _DATE = r"([-@:](\d{4}-?\d{2}-?\d{2}|latest))?"
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at a server brought: its model's entry, a word for the user, or why nothing can
-    be asked.
+    """What one look at a server brought: what it says of its model's weights, and a word for the
+    user.
     """
 
     url: str
     told: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    unreachable: str = ""
+    unreachable: str = ""  # why there is no connection
 
 
-def look(url: str, model: str, *, timeout_s: float = _PATIENCE_S) -> Seen:
-    """Ask `url` for its models. Raises InputError for a key that is missing or refused.
+def look(urls: Iterable[str], model: str, *, timeout_s: float = _PATIENCE_S) -> list[Seen]:
+    """Ask each server for its models. Raises InputError for a key that is missing or refused, and
+    if none of them can be reached.
 
     A server may lack that list, or list other names than it answers to: that is noted, not refused.
     """
+    seen = [_look(url, model, min(timeout_s, _PATIENCE_S)) for url in urls]
+    # one of several may be down: the others take over
+    if all(one.unreachable for one in seen):
+        raise silent("unreachable", [one.url for one in seen], seen[0].unreachable)
+    return seen
+
+
+def _look(url: str, model: str, timeout_s: float) -> Seen:
     import httpx2
 
-    headers = {"Authorization": f"Bearer {api_key(url)}", "Accept-Encoding": "identity"}
+    headers = {"Authorization": f"Bearer {api_key(url)}"}
     # what runs on this machine is asked past any proxy
     trusting = urlsplit(url).hostname not in HERE
-    client = httpx2.Client(trust_env=trusting, timeout=min(timeout_s, _PATIENCE_S))
+    models = f"{url.rstrip('/')}/models"
     try:
-        with client, client.stream("GET", f"{url.rstrip('/')}/models", headers=headers) as reply:
-            data = b""
-            for part in reply.iter_bytes():
-                # what is cut is no JSON, and is then noted as no list
-                if len(data := data + part) > _MOST_BYTES:
-                    break
+        with httpx2.Client(trust_env=trusting, timeout=timeout_s) as client:
+            reply = client.get(models, headers=headers)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        return Seen(url, unreachable=str(error) or type(error).__name__)
+        why = str(error) or type(error).__name__
+        return Seen(url, note=f"{url}: no connection ({why})", unreachable=why)
     except httpx2.HTTPError as error:
-        return Seen(url, note=f"{url}/models did not answer ({type(error).__name__})")
-    return _read(url, model, reply.status_code, data)
-
-
-def _read(url: str, model: str, status: int, data: bytes) -> Seen:
+        return Seen(url, note=f"{models} did not answer ({type(error).__name__})")
     try:
-        body = json.loads(data)
+        body = json.loads(reply.content)
     except (ValueError, RecursionError):
         body = None
     # proxies tell a refused key with status 200
-    if status == 200 and (error := told_error(body, url)):
-        status = error.status_code
-    if status == 401 and b"scope" not in data:  # a restricted key may ask, but not list
-        said = redact(" ".join(data[:200].decode("utf-8", "replace").split()))
-        raise InputError(f"{url}: 401, {said}. {refused_key(model)}")
+    told_in_it = told_error(body) if reply.status_code == 200 else None
+    status = told_in_it.status if told_in_it else reply.status_code
+    if status == 401 and "scope" not in reply.text:  # a restricted key may ask, but not list
+        raise InputError(f"{url}: 401, {short(reply.text)}. {refused_key(model)}")
     entries = body.get("data") if isinstance(body, dict) else body
     if status != 200 or not isinstance(entries, list):
-        lists = f"{url}/models lists nothing (status {status})"
+        lists = f"{models} lists nothing (status {status})"
         return Seen(url, note=f"{lists}; whether it has {model} is not known")
     listed = {str(entry.get("id")): entry for entry in map(as_dict, entries) if entry}
-    if entry := listed.get(model):
-        known = as_dict(entry.get("meta")) | entry  # llama.cpp says it in `meta`
-        told = {n: v for n in _TELLING if (v := known.get(n)) and isinstance(v, str | int)}
-        return Seen(url, told)
-    names = ", ".join(sorted(listed)[:5]) or "none"
-    return Seen(url, note=f"{url}/models does not list {model} (but {names})")
-
-
-def look_at_all(urls: Iterable[str], model: str, *, timeout_s: float = _PATIENCE_S) -> list[Seen]:
-    """`look` at each server. Raises InputError too if none of them can be reached."""
-    seen = [look(url, model, timeout_s=timeout_s) for url in urls]
-    # one of several may be down: the others take over
-    if all(one.unreachable for one in seen):
-        raise unreachable([one.url for one in seen], seen[0].unreachable)
-    return seen
+    if model not in listed:
+        names = ", ".join(sorted(listed)[:5]) or "none"
+        return Seen(url, note=f"{models} does not list {model} (but {names})")
+    known = as_dict(listed[model].get("meta")) | listed[model]  # llama.cpp says it in `meta`
+    told = {n: v for n in _TELLING if (v := known.get(n)) and isinstance(v, str | int)}
+    return Seen(url, told)
 
 
 @dataclass(frozen=True)
@@ -167,44 +159,41 @@ class Origins:
     """
 
     def __init__(self, servers: "Journal", engine: Any) -> None:
-        self.servers = servers
-        self.model = engine.model
+        self._servers = servers
+        self._engine = engine
         self._may_differ = bool(getattr(engine.params, "same_model", False))
-        # by the id of their source, "" for one that is not on record
-        self.count = Counter[str]()
-        self.models = Counter[str]()
-        # seconds of the epoch
-        self._first = float("inf")
-        self._last = 0.0
+        self.count = Counter[str]()  # by the id of their source, "" for one that is not on record
+        self._models = set[str]()
+        self._times = [math.inf, 0.0]  # of the first and the last, seconds of the epoch
 
     def add(self, body: Mapping[str, Any], answered_at: float) -> None:
         """Count one."""
         self.count[body.get("server", "")] += 1
-        self.models[body.get("model", "")] += 1
-        self._first = min(self._first, answered_at)
-        self._last = max(self._last, answered_at)
+        self._models.add(body["model"])
+        self._times = [min(self._times[0], answered_at), max(self._times[1], answered_at)]
 
     def line(self, total: int) -> str:
         """How many of `total` answers come from the journal, of which days and servers."""
-        times = map(time.localtime, (self._first, self._last))
+        times = map(time.localtime, self._times)
         days = " to ".join(dict.fromkeys(time.strftime("%Y-%m-%d", at) for at in times))
         named = ((n, self._source(name)) for name, n in self.count.most_common())
         sources = "; ".join(f"{n:,} of {source or 'no server on record'}" for n, source in named)
         known = f"{self.count.total():,} of {total:,}"
         return f"{known} answers come from the journal, of {days}: {sources}"
 
-    def meet(self, engine: Any) -> tuple[str, list[str]]:
-        """The id of the source that `engine` asks now, and notes for the user; "" where a name does
-        not stand alone.
+    def meet(self) -> tuple[str, list[str]]:
+        """The id of the source that the engine asks now, and notes for the user; "" where a name
+        does not stand alone.
 
         Raises InputError if it may be another model than before. A server that cannot be asked is
         the engine's to tell.
         """
+        engine = self._engine
         # weights in a folder are known by their hash, wherever they are served
         if not engine.places or not engine.is_known_by_name:
             return "", []
         try:
-            seen = look_at_all(engine.places, engine.model, timeout_s=engine.params.timeout_s)
+            seen = look(engine.places, engine.model, timeout_s=engine.params.timeout_s)
         except InputError:
             return "", []
         urls = sorted(one.url.rstrip("/") for one in seen)
@@ -213,33 +202,27 @@ class Origins:
             before = self._source(name)
             if before and before.differs(now) and not self._may_differ:
                 raise InputError(
-                    f"model {self.model}: {n:,} answers in the journal are of {before}, but the"
+                    f"model {engine.model}: {n:,} answers in the journal are of {before}, but the"
                     f" server is now {now}. {_WAYS_ON}"
                 )
         # the journal holds the id beside each answer; this row says what it means
-        self.servers.put(now.id, asdict(now))
+        self._servers.put(now.id, asdict(now))
         return now.id, [one.note for one in seen if one.note]
 
     def renamed(self, model: str) -> str:
         """What is wrong if a reply names another model than the replies of earlier runs did; else
         "".
         """
-        known = sorted(filter(None, self.models))
-        if self._may_differ or not (model and known):
-            return ""
-        # of a name with and without its date, the one that says most
-        longest = [n for n in known if not any(_extends(m, n) for m in known)]
-        if any(same_model(model, name) for name in longest):
+        known = self._models - {""}
+        # a router may name several in turn: one of them, or one that all of them may be
+        same = model in known or all(same_model(model, name) for name in known)
+        if self._may_differ or not model or same:
             return ""
         return (
-            f"model {self.model}: replies are now of {model!r}, but those in the journal are of"
-            f" {', '.join(longest)}. {_WAYS_ON}"
+            f"model {self._engine.model}: replies are now of {model!r}, but those in the journal"
+            f" are of {', '.join(sorted(known))}. {_WAYS_ON}"
         )
 
     def _source(self, name: str) -> Source | None:
-        row = self.servers.get(name) if name else None
+        row = self._servers.get(name) if name else None
         return Source(tuple(row["urls"]), row["told"]) if row else None
-
-
-def _extends(longer: str, name: str) -> bool:
-    return len(longer) > len(name) and same_model(name, longer)

@@ -20,10 +20,11 @@ from time import monotonic
 from typing import Any
 
 from vislib.engines import Answer, Answered, Request
-from vislib.engines.budget import Budget, with_breakpoint
+from vislib.engines.billing import caching_of
+from vislib.engines.budget import Budget
 from vislib.engines.completions import failure
-from vislib.engines.replies import DOUBTFUL, RETRIED, Reply, refusing, unreachable
-from vislib.engines.servers import Balancer, GivenUp, Server
+from vislib.engines.replies import RETRIED, SILENT, Reply, silent
+from vislib.engines.servers import Balancer, Server
 from vislib.engines.transport import ChatClient, server_urls
 from vislib.runs.digests import content_hash, folder_facts
 from vislib.runs.errors import InputError
@@ -33,22 +34,18 @@ from vislib.runs.keys import expand
 _TRIES = {True: 12, False: 6}
 _LONGER = {True: 2, False: 3}  # times the pause before
 _LONGEST_PAUSE_S = 60.0
-_NO_WORD = {"unreachable": unreachable, "rate_limited": refusing}
+_EXPLICIT = {"mode": "explicit"}
 
 
 @dataclass(eq=False)
 class _Asked:
-    """A request under way: what is reserved for it, what its attempts took, how its last one
-    ended.
-    """
+    """A request under way, what is reserved for it, and what its attempts took."""
 
     request: Request
     bound: float  # USD
     began: float = 0.0
     tries: Counter[bool] = field(default_factory=Counter)  # refused for the rate, failed otherwise
-    last: Answer | None = None  # with the cost of that attempt alone
-    total: Answer = field(default_factory=Answer)  # the same with the tokens of all attempts
-    doubt: float = 0.0  # USD that attempts without an answer may have cost
+    total: Answer = field(default_factory=Answer)  # the last one, with tokens and USD of all
 
 
 class OpenAIChat:
@@ -75,7 +72,6 @@ class OpenAIChat:
             self._identity = content_hash(folder_facts(folder, expand(folder)))[:16]
         self.stop = threading.Event()
         self._halt: InputError | None = None
-        self._held: Request | None = None  # by the ceiling
         self._replies = 0
         self._jitter = random.Random()  # moves the time of a retry, never an answer
 
@@ -102,19 +98,27 @@ class OpenAIChat:
         """Answers as they come; see `Engine`."""
         self.budget.spent = spent
         self._halt = None
-        self._held = None
+        self._held: Request | None = None  # by the ceiling
         self._done = SimpleQueue[tuple[_Asked, asyncio.Task[Answer]] | None]()
-        waiting = iter(requests)
         self._open = 0
+        waiting = iter(requests)
         with self._loop() as loop:
             while True:
                 for asked in self._admitted(waiting):
                     loop.call_soon_threadsafe(self._start, asked)
                 if not self._open:
                     break
-                if done := self._next_done(loop):
+                try:
+                    # None when one begins to wait for another try, which makes room; the timeout
+                    # is for an interrupt, which no request tells of
+                    done = self._done.get(timeout=0.2)
+                except Empty:
+                    done = None
+                if self._ending():
+                    loop.call_soon_threadsafe(self._servers.give_up)
+                if done:
                     self._open -= 1
-                    if (result := self._settled(*done)) is not None:
+                    if result := self._settled(*done):
                         yield done[0].request, result
         if self._halt:
             raise self._halt
@@ -123,7 +127,7 @@ class OpenAIChat:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
         # one alone until it has shown what a request costs
         most = self.params.max_in_flight if self.budget.proven else 1
-        while not self._ending() and self._open < min(most + self._balancer.sleeping, 2 * most):
+        while not self._ending() and self._open < min(most + self._servers.sleeping, 2 * most):
             request = self._held or next(waiting, None)
             self._held = None
             if request is None:
@@ -136,37 +140,17 @@ class OpenAIChat:
             self._open += 1
             yield _Asked(request, bound)
 
-    def _next_done(
-        self, loop: asyncio.AbstractEventLoop
-    ) -> tuple[_Asked, asyncio.Task[Answer]] | None:
-        """Wait for a request to be done; None when one begins to wait for another try, and now and
-        then.
-        """
-        try:
-            # the timeout is for an interrupt, which no request tells of
-            done = self._done.get(timeout=0.2)
-        except Empty:
-            done = None
-        if self._ending():
-            loop.call_soon_threadsafe(self._balancer.give_up)
-        return done
-
     def _settled(self, asked: _Asked, task: asyncio.Task[Answer]) -> Answer | None:
-        """The answer of a request that is done, its reservation replaced by its cost; None if it
-        was given up.
-        """
+        """The answer of a request that is done, its reservation ended; None if it was given up."""
+        self.budget.release(asked.bound)
         try:
-            answer = task.result()
-        except (InputError, GivenUp) as error:
+            return task.result()
+        except (InputError, asyncio.CancelledError) as error:
             if isinstance(error, InputError):
                 self._halt = self._halt or error
-            self.budget.settle(asked.bound, None)
             # what was billed stays in the books
-            return self._summed(asked) if asked.total.tokens_in or asked.doubt else None
-        self.budget.settle(asked.bound, asked.last or answer)
-        # a server that tells no tokens: the bound counts
-        unknown = answer.status == "ok" and not answer.tokens_in
-        return replace(answer, usd=answer.usd + asked.bound) if unknown else answer
+            billed = asked.total.tokens_in or asked.total.usd
+            return self._summed(asked) if billed else None
 
     def _ending(self) -> bool:
         return self._halt is not None or self.stop.is_set()
@@ -184,17 +168,15 @@ class OpenAIChat:
         replies = 0
         try:
             # an image takes milliseconds, in which the loop shall serve others
-            in_thread = asyncio.to_thread(chat_messages, request) if request.image_id else None
-            messages = await in_thread if in_thread else chat_messages(request)
+            in_thread = asyncio.to_thread(self._body, request) if request.image_id else None
+            body = await in_thread if in_thread else self._body(request)
         except (OSError, ValueError) as error:
             return unreadable(error)
-        body = self._settings(request) | {"messages": messages}
-        body = with_breakpoint(body, request, urls=self.urls)
         tokens = self.budget.tokens(request) + request.max_tokens
         while True:
-            reply, server, begun = await self._balancer.send(body, tokens, after=wait, avoid=server)
+            reply, server, begun = await self._servers.send(body, tokens, after=wait, avoid=server)
             asked.began = asked.began or begun
-            unheard = reply.answer.reason in _NO_WORD
+            unheard = reply.answer.reason in SILENT
             self._replies += not unheard
             if not asked.tries or not unheard:
                 replies = self._replies  # as it began to go unheard
@@ -202,24 +184,19 @@ class OpenAIChat:
                 break
             wait = self._wait(asked, reply)
         if unheard and self._replies == replies:  # and nobody else was heard meanwhile
-            raise _NO_WORD[reply.answer.reason](self.urls, reply.answer.detail)
+            raise silent(reply.answer.reason, self.urls, reply.answer.detail)
         return self._summed(asked)
 
     def _again(self, asked: _Asked, answer: Answer) -> bool:
-        """Count an attempt; whether to try again: not for good, and what this one may have cost
+        """Pay an attempt; whether to try again: not for good, and what this one may have cost
         leaves room.
         """
-        asked.last = replace(answer, usd=self.budget.cost(**answer.used))
+        answer = replace(answer, usd=self.budget.pay(answer, asked.bound))
         asked.total = answer.plus(asked.total)
         refused = answer.reason == "rate_limited"
         asked.tries[refused] += 1
-        final = answer.reason not in RETRIED or asked.tries[refused] >= _TRIES[refused]
-        # sent, but nobody knows whether it was answered: it may be billed
-        doubt = asked.bound if answer.reason in DOUBTFUL and not answer.tokens_in else 0.0
-        asked.doubt += doubt
-        if final and not doubt:  # it is settled
-            return False
-        return self.budget.risk(doubt or asked.last.usd) and not final
+        more = answer.reason in RETRIED and asked.tries[refused] < _TRIES[refused]
+        return more and self.budget.has_room()
 
     def _wait(self, asked: _Asked, reply: Reply) -> float:
         """Seconds until the next attempt, few at first; as the server says, unless it has told all
@@ -233,13 +210,20 @@ class OpenAIChat:
 
     def _summed(self, asked: _Asked) -> Answer:
         """The last answer with what all attempts took."""
-        total = asked.total
         seconds = round(monotonic() - asked.began, 3)
-        usd = self.budget.cost(**total.used) + asked.doubt
-        return replace(total, model=total.model or self.model, usd=usd, seconds=seconds)
+        return replace(asked.total, model=asked.total.model or self.model, seconds=seconds)
 
-    def _settings(self, request: Request) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.model, "max_completion_tokens": request.max_tokens}
+    def _body(self, request: Request) -> dict[str, Any]:
+        """What is sent. Raises OSError or ValueError for an image that cannot be read."""
+        # only the provider itself knows these words
+        marked = self.urls == [caching_of(self.model).get("marked_at")]
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": chat_messages(request, marked=marked),
+            "max_completion_tokens": request.max_tokens,
+        }
+        if marked:
+            body["prompt_cache_options"] = _EXPLICIT
         # models that think refuse a temperature
         if request.temperature >= 0:
             body["temperature"] = request.temperature
@@ -259,7 +243,7 @@ class OpenAIChat:
         servers = [Server(client, self.params, rest_s=self.backoff_s) for client in clients]
         most = self.params.max_in_flight
         # a request that begins to wait makes room: the thread that admits must hear of it
-        self._balancer = Balancer(servers, most, put_off=lambda: self._done.put(None))
+        self._servers = Balancer(servers, most, put_off=lambda: self._done.put(None))
         # the kernel of a notebook runs a loop in its main thread already
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai engine", daemon=True)
@@ -277,26 +261,32 @@ async def _close(clients: list[ChatClient]) -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    closing = (client.close() for client in clients)
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.gather(*closing, return_exceptions=True)
+    await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
 
 
-def chat_messages(request: Request) -> list[dict[str, Any]]:
+def chat_messages(request: Request, *, marked: bool = False) -> list[dict[str, Any]]:
     """The request as chat messages: text, then the image as a data URI, so that servers reuse the
-    shared beginning.
+    shared beginning; `marked`: with a breakpoint behind that and nowhere else.
 
+    Since gpt-5.6 OpenAI finds the beginning of a prompt again only up to a breakpoint, and charges
+    a quarter more for what is written to its cache. Left to itself it sets the breakpoint behind
+    the last message, where each of our requests differs: all is written, and nothing is ever read.
     Raises OSError or ValueError for an image that cannot be read.
     """
-    content: Any = request.prompt
+    parts: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
+    if marked and request.shared:
+        head, tail = request.prompt[: request.shared], request.prompt[request.shared :]
+        shared = {"type": "text", "text": head, "prompt_cache_breakpoint": _EXPLICIT}
+        parts = [shared, {"type": "text", "text": tail}] if tail else [shared]
     if request.image_id and request.image_path is not None:
         from vislib.media.pixels import encode_data_uri
 
         image = {"url": encode_data_uri(request.image_path, side=request.image_side)}
-        text = {"type": "text", "text": request.prompt}
-        content = [text, {"type": "image_url", "image_url": image}]
+        parts.append({"type": "image_url", "image_url": image})
     system = [{"role": "system", "content": request.system}] if request.system else []
-    return [*system, {"role": "user", "content": content}]
+    plain = len(parts) == 1 and not marked
+    return [*system, {"role": "user", "content": request.prompt if plain else parts}]
 
 
 def unreadable(error: Exception) -> Answer:

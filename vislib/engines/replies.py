@@ -2,8 +2,8 @@
 end of the run.
 
 Servers of this protocol, and proxies before them, send what they like: HTML or an error with status
-200, choices that are no list. Nothing here trusts a type. The official client raises a class per
-HTTP status; an error that is told in a reply is read like that.
+200, choices that are no list. Nothing here trusts a type. An error counts the same whether its HTTP
+status says so or its body alone.
 """
 
 import email.utils
@@ -21,7 +21,7 @@ from vislib.engines.limits import seconds
 from vislib.runs.errors import InputError
 
 # These may be billed all the same.
-DOUBTFUL = frozenset({"disconnected", "timeout", "not_json", "no_choices", "oversized"})
+DOUBTFUL = frozenset({"disconnected", "timeout", "not_json", "no_choices"})
 RETRIED = DOUBTFUL | {"unreachable", "rate_limited", "server_error", "empty"}
 SETTLED = ("content_filter", "length")  # the same request would fail again, and be paid again
 _LONGEST_WAIT_S = 600.0
@@ -47,11 +47,13 @@ _STATUS_OF = {  # what errors without a number are called
     r"not.?found|unexpected endpoint": 404,
     r"invalid_request|bad.?request|context_length|content_filter|unsupported": 400,
 }
+# What the provider calls lines of a batch that never came to the model; it bills none of them.
+_NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
+SILENT = {
+    "unreachable": "no connection ({}). Start the server, or mend base_url or OPENAI_BASE_URL",
+    "rate_limited": "nothing but refusals ({}). Wait until the limit is over",
+}
 _KEPT = "Then run again; all answers so far are kept"
-
-
-class Oversized(Exception):
-    """A reply longer than any answer."""
 
 
 class Reply(NamedTuple):
@@ -64,40 +66,42 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
 
 
+class ServerError(Exception):
+    """An error that a server told: the status it stands for, and all that was said with it."""
+
+    def __init__(
+        self,
+        status: int,
+        said: Any,
+        headers: Mapping[str, str] = {},
+        tokens: Mapping[str, Any] = {},
+    ) -> None:
+        super().__init__(str(as_dict(said).get("message") or said))
+        self.status = status
+        self.code = as_dict(said).get("code")
+        self.said = json.dumps(said, default=str)[:10_000]
+        self.headers = headers
+        self.tokens = tokens  # half an answer is billed
+
+
 def _fits(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
-def told_error(body: Any, url: str, headers: Mapping[str, str] | None = None) -> Any:
-    """The client's error for one that a reply holds, whatever its HTTP status said; None if it
-    holds none.
+def told_error(body: Any, headers: Mapping[str, str] = {}) -> ServerError | None:
+    """The error that a reply holds, whatever its HTTP status said; None if it holds none.
 
     The code in the body is the status. It stands in place of choices, or beside one that was cut.
     """
     body = as_dict(body)
-    error = body.get("error") or as_dict(choice(body)).get("error")
-    if not error:
+    if not (error := body.get("error") or as_dict(choice(body)).get("error")):
         return None
-    said = error if isinstance(error, dict) else {"message": str(error)}
-    return status_error(_status(said), said, url, headers)
+    return ServerError(_status(error), error, headers, used(body.get("usage")))
 
 
-def status_error(
-    status: int, said: Mapping[str, Any], url: str, headers: Mapping[str, str] | None = None
-) -> Any:
-    """The client's error for an HTTP status and what was said with it."""
-    import httpx2
-    import openai
-
-    kept = ("retry-after", "x-ratelimit")  # the length and coding are those of another body
-    told = {n: v for n, v in (headers or {}).items() if n.lower().startswith(kept)}
-    request = httpx2.Request("POST", url if "://" in url else "file:///")
-    reply = httpx2.Response(status, request=request, headers=told)
-    return openai.APIStatusError(str(said.get("message") or said), response=reply, body=dict(said))
-
-
-def _status(said: Mapping[str, Any]) -> int:
+def _status(error: Any) -> int:
     """The HTTP status that an error in a body stands for."""
+    said = as_dict(error) or {"message": error}
     for name in ("code", "status", "status_code"):
         if re.fullmatch(r"[45]\d\d", str(said.get(name))):
             return int(str(said[name]))
@@ -116,18 +120,49 @@ def settles(reason: str, detail: str) -> bool:
     return reason in SETTLED or (reason == "refused" and _fits(_TOO_LONG, detail))
 
 
-def read_body(content: bytes, url: str = "", headers: Mapping[str, str] | None = None) -> Answer:
-    """The answer in the bytes of a reply with status 200. Raises the client's error for one that is
-    told in it.
+def read_body(content: bytes, headers: Mapping[str, str] = {}) -> Answer:
+    """The answer in the bytes of a reply with status 200. Raises ServerError for one that is told
+    in it.
     """
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):  # half a body, HTML, a million brackets
         return failure("not_json", content[:1000].decode("utf-8", "replace"))
-    if error := told_error(body, url, headers):
-        error.used = used(body.get("usage"))  # half an answer is billed
+    if error := told_error(body, headers):
         raise error
     return read_completion(body)
+
+
+def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
+    """The answer in a line of the provider's results, or of `vllm run-batch`; its failures are
+    named as the live engine names them.
+
+    Raises InputError, as that does, for what no other request would survive.
+    """
+    response = as_dict(result.get("response"))
+    status = response.get("status_code")
+    body = response.get("body")
+    # a failure may be told in a whole reply, as live servers do
+    error = told_error(body) if status == 200 else None
+    if status == 200 and body and not error:
+        return read_completion(body)
+    # vLLM's error is a text beside a body that is none
+    said = as_dict(body).get("error") or body or result.get("error") or "no word why"
+    if not error and isinstance(status, int) and status >= 400:
+        error = ServerError(status, said)
+    if not error:  # it never came to the model
+        code = as_dict(said).get("code")
+        return failure(code if code in _NEVER_RUN else "server_error", ServerError(0, said))
+    return read_error(error, url=url, model=model)[0]
+
+
+def client_error(error: Exception) -> Exception:
+    """An error of the official client as `ServerError`, if a server told it."""
+    import openai
+
+    if not isinstance(error, openai.APIStatusError):
+        return error
+    return ServerError(error.status_code, error.body, error.response.headers)
 
 
 def read_error(
@@ -141,20 +176,19 @@ def read_error(
     """
     import openai
 
-    if isinstance(error, openai.APIStatusError):
-        reason = _status_reason(error)
+    error = client_error(error)
+    if isinstance(error, ServerError):
+        reason = _reason(error)
         if reason != "content_filter" and (mend := _final(error, url, model, heard)):
-            raise InputError(f"{url}: {error.status_code}, {short(error)}. {mend}. {_KEPT}")
-        failed = failure(reason, error, f"{error.status_code} ")
-        return replace(failed, **getattr(error, "used", {})), _retry_after(error.response.headers)
+            raise InputError(f"{url}: {error.status}, {short(error)}. {mend}. {_KEPT}")
+        failed = replace(failure(reason, error, f"{error.status} "), **error.tokens)
+        return failed, _retry_after(error.headers)
     # the client wraps what the HTTP library says, and only that tells sent from never sent
     cause = error.__cause__ or error
     if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
         return failure("unreachable", cause), None
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return failure("timeout", "no whole reply within timeout_s"), None
-    if isinstance(cause, Oversized):
-        return failure("oversized", cause), None
     if isinstance(error, openai.APIConnectionError):
         return failure("disconnected", cause), None
     if isinstance(error, ValueError | openai.APIError):
@@ -162,46 +196,29 @@ def read_error(
     raise error
 
 
-def other_words(error: Any, body: Mapping[str, Any], *, heard: bool) -> dict[str, str]:
+def other_words(error: Exception, body: Mapping[str, Any], *, heard: bool) -> dict[str, str]:
     """Settings of `body` that a server refuses, and what it may call them instead ("": it does
     without).
 
     A server that has answered (`heard`) must name the setting; of another any 400 or 422 may be
     about it.
     """
-    status = getattr(error, "status_code", 0)
-    if status not in (400, 422):
+    if not isinstance(error, ServerError) or error.status not in (400, 422):
         return {}
-    said = _said(error)
     bound = "max_completion_tokens"
     schema = "response_format" in body
-    if bound in body and not _fits(_TOO_LONG, said):
+    if bound in body and not _fits(_TOO_LONG, error.said):
         # FastAPI servers name the field in a form that proxies drop
-        unnamed = status == 422 and not heard and not schema
-        if unnamed or (bound in said and _fits(_NOT_TAKEN, said)):
+        unnamed = error.status == 422 and not heard and not schema
+        if unnamed or (bound in error.said and _fits(_NOT_TAKEN, error.said)):
             return {bound: "max_tokens"}
-    return {"response_format": ""} if schema and (not heard or _fits(_NO_SCHEMA, said)) else {}
+    named = schema and (not heard or _fits(_NO_SCHEMA, error.said))
+    return {"response_format": ""} if named else {}
 
 
-def _said(error: Any) -> str:
-    """All that an error says, of its reply or of its body."""
-    return f"{error.response.text[:10_000]} {json.dumps(error.body, default=str)[:10_000]}"
-
-
-def unreachable(urls: list[str], detail: str) -> InputError:
-    """The error for servers that take no connection."""
-    return InputError(
-        f"base_url {' '.join(urls)}: no connection ({detail}). Start the server, or mend base_url"
-        f" or OPENAI_BASE_URL. {_KEPT}"
-    )
-
-
-def refusing(urls: list[str], detail: str) -> InputError:
-    """The error for servers that refuse every request for its rate."""
-    return InputError(
-        f"base_url {' '.join(urls)}: nothing but refusals ({detail}). Wait until the limit is over."
-        f" {_KEPT}"
-    )
+def silent(reason: str, urls: list[str], detail: str) -> InputError:
+    """The error for servers that give no answer at all, for one of the reasons in `SILENT`."""
+    return InputError(f"base_url {' '.join(urls)}: {SILENT[reason].format(detail)}. {_KEPT}")
 
 
 def refused_key(model: str) -> str:
@@ -214,10 +231,9 @@ def refused_key(model: str) -> str:
     )
 
 
-def _final(error: Any, url: str, model: str, heard: bool) -> str:
+def _final(error: ServerError, url: str, model: str, heard: bool) -> str:
     """What the user must mend before any request can succeed; empty if others may."""
-    status = error.status_code
-    said = _said(error)
+    status = error.status
     # the same key and model were good a moment ago
     if status in (403, 404) and heard:
         return ""
@@ -232,21 +248,21 @@ def _final(error: Any, url: str, model: str, heard: bool) -> str:
         return "The account of OPENAI_API_KEY is used up: add credit"
     # providers name the setting in a code; others only in words
     known = error.code in ("unsupported_parameter", "unsupported_value")
-    told = not heard and status in (400, 422) and _fits(_NOT_TAKEN, said)
-    named = [name for name in _LEFT_OUT if name in said]
+    told = not heard and status in (400, 422) and _fits(_NOT_TAKEN, error.said)
+    named = [name for name in _LEFT_OUT if name in error.said]
     if known or (told and named):
         mends = ", ".join(f"{name} {_LEFT_OUT[name]}" for name in named or _LEFT_OUT)
         return f"{model} refuses a setting: {mends} leaves it out"
     return ""
 
 
-def _status_reason(error: Any) -> str:
-    if error.status_code == 429:
+def _reason(error: ServerError) -> str:
+    if error.status == 429:
         return "rate_limited"
     # 404 only of a server that has answered: one of its backends is missing
-    if error.status_code in (404, 408, 409, 425) or error.status_code >= 500:
+    if error.status in (404, 408, 409, 425) or error.status >= 500:
         return "server_error"
-    return "content_filter" if _fits(_FILTERED, _said(error)) else "refused"
+    return "content_filter" if _fits(_FILTERED, error.said) else "refused"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vislib.engines import Engine, Request, answer_of, open_engine
-from vislib.engines.asking import ask_all
-from vislib.engines.drops import Fault
+from vislib.engines.ask import Check, ask_all
 from vislib.runs.tables import open_part, parts, read_rows
 from vislib.runs.verbs import Drop, RowFunction, Said, To
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from vislib.runs import Run
 
 Build = Callable[[Mapping[str, Any]], Request | Drop]
-Check = Fault
 
 ANSWER = pa.struct(
     [
@@ -37,10 +35,8 @@ ANSWER = pa.struct(
 def requests_of(build: Build, table: Path) -> Iterator[Request]:
     """The request of every row that has one, in order."""
     # Made anew each time it is asked for, so that a million requests take no memory.
-    for part in parts(table):
-        for row in read_rows(part):
-            if isinstance(request := build(row), Request):
-                yield request
+    rows = (row for part in parts(table) for row in read_rows(part))
+    return (request for request in map(build, rows) if isinstance(request, Request))
 
 
 def ask_rows(

@@ -75,8 +75,8 @@ class OwnModel(OpenAIChat):
         """None: it is started here."""
         return []
 
-    def _settings(self, request: Request) -> dict[str, Any]:
-        return super()._settings(request) | {"model": str(self._folder)}
+    def _body(self, request: Request) -> dict[str, Any]:
+        return super()._body(request) | {"model": str(self._folder)}
 
     @contextmanager
     def _served(self) -> Iterator[bool]:

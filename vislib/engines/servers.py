@@ -7,10 +7,8 @@ ones go on meanwhile.
 """
 
 import asyncio
-import math
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -24,10 +22,6 @@ _LEAST_PAUSE_S = 0.02  # after a refusal without Retry-After; doubles while ther
 _FAILURES = DOUBTFUL | {"unreachable", "server_error"}  # those that are the server's
 
 
-class GivenUp(Exception):
-    """The run ends before this request was sent, or sent again."""
-
-
 class Server:
     """One address with its client, its limits and its health."""
 
@@ -38,7 +32,9 @@ class Server:
             requests=params.requests_per_minute, tokens=params.tokens_per_minute
         )
         self.window = AIMDWindow(params.max_in_flight)
-        self.begun: dict[_Turn, float] = {}  # when each request in flight was sent, oldest first
+        self.begun: dict[
+            Any, float
+        ] = {}  # by task, when each request in flight was sent, oldest first
         self.seconds = 0.0  # that an answer takes, recent ones counting most
         self.strikes = self.rests = 0
         self.rests_until = self.heard_at = 0.0
@@ -87,32 +83,23 @@ class Server:
             self.seconds += (now - begun - self.seconds) * (0.5 if self.seconds else 1.0)
 
 
-@dataclass(eq=False)
-class _Turn:
-    """A request's place in the queue, then its permission to send."""
-
-    tokens: int
-    avoid: Server | None
-    granted: asyncio.Future[Server] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    begun: float = 0.0
-    entry: list[float] = field(default_factory=list)  # of the rate limiter
-
-
 class Balancer:
-    """Sends requests to `servers`, at most `most` at once, those tried again before new ones."""
+    """Sends requests to `servers`, at most `most` at once."""
 
     def __init__(self, servers: list[Server], most: int, *, put_off: Callable[[], Any]) -> None:
         self.servers = servers
         self.most = most
-        self.in_flight = 0
         self.sleeping = 0  # requests that wait for another try
         self._put_off = put_off  # called when one begins to
-        self._ready = deque[_Turn]()
-        self._waiting = set[_Turn]()
+        self._line = asyncio.Lock()  # the first looks for a server, the others wait behind it
+        self._freed = asyncio.Event()  # an answer came
+        self._waiting = set[asyncio.Task[Any] | None]()  # what is not in flight
         self._given_up = False
-        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are sent and not answered."""
+        return sum(len(server.begun) for server in self.servers)
 
     async def send(
         self, body: dict[str, Any], tokens: int, *, after: float = 0.0, avoid: Server | None = None
@@ -120,81 +107,73 @@ class Balancer:
         """Wait `after` seconds, then for a server that may be sent `tokens` more, rather not
         `avoid`, and ask it.
 
-        Returns the reply, the server and when it was asked. Raises GivenUp once `give_up` was
-        called.
+        Returns the reply, the server and when it was asked. Its task is cancelled if `give_up` is
+        called before it was.
         """
-        if self._given_up:
-            raise GivenUp
-        turn = _Turn(tokens, avoid)
+        task = asyncio.current_task()
         reply = Reply(Answer(), None, {})
-        self._waiting.add(turn)
-        if after:
-            self.sleeping += 1
-            asyncio.get_running_loop().call_later(after, self._wake, turn)
-            self._put_off()
-        else:
-            self._ready.append(turn)
-            self._grant()
-        server = await turn.granted
+        self._waiting.add(task)
+        try:
+            server, begun, entry = await self._start(task, tokens, after, avoid)
+        finally:
+            self._waiting.discard(task)
         try:
             reply = await server.client.ask(body)
-            return reply, server, turn.begun
+            return reply, server, begun
         finally:
-            self.in_flight -= 1
-            del server.begun[turn]
-            server.rate.settle(turn.entry, reply.answer.tokens_in + reply.answer.tokens_out)
-            server.learn(reply, turn.begun)
-            self._grant()
+            del server.begun[task]
+            server.rate.settle(entry, reply.answer.tokens_in + reply.answer.tokens_out)
+            server.learn(reply, begun)
+            self._freed.set()
 
     def give_up(self) -> None:
         """End all waiting; what is in flight goes on."""
         self._given_up = True
-        for turn in self._waiting:
-            if not turn.granted.done():
-                turn.granted.set_exception(GivenUp())
-        self._waiting.clear()
-        self._ready.clear()
+        for task in self._waiting:
+            if task:
+                task.cancel()
 
-    def _wake(self, turn: _Turn) -> None:
-        self.sleeping -= 1
-        if not self._given_up:
-            # it has waited: before those that were never sent
-            self._ready.appendleft(turn)
-            self._grant()
+    async def _start(
+        self, task: Any, tokens: int, after: float, avoid: Server | None
+    ) -> tuple[Server, float, list[float]]:
+        """The server that is to be asked now, the time, and the entry of its rate limiter."""
+        if self._given_up:
+            raise asyncio.CancelledError
+        if after:
+            self.sleeping += 1
+            self._put_off()
+            try:
+                await asyncio.sleep(after)
+            finally:
+                self.sleeping -= 1
+        async with self._line:
+            while True:
+                now = monotonic()
+                server, pause = self._choose(tokens, avoid, now)
+                if server:
+                    server.begun[task] = now
+                    return server, now, server.rate.take(tokens, now)
+                self._freed.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._freed.wait()
 
-    def _grant(self) -> None:
-        """Grant what can be granted now, and come back when more can."""
-        if self._timer:
-            self._timer.cancel()
-        while self._ready and self.in_flight < self.most:
-            now = monotonic()
-            server, pause = self._choose(self._ready[0], now)
-            if server is None:
-                if pause < math.inf:  # else an answer under way brings us back
-                    loop = asyncio.get_running_loop()
-                    self._timer = loop.call_later(pause, self._grant)
-                return
-            turn = self._ready.popleft()
-            self._waiting.discard(turn)
-            if not turn.granted.done():  # not cancelled
-                turn.begun = now
-                turn.entry = server.rate.take(turn.tokens, now)
-                server.begun[turn] = now
-                self.in_flight += 1
-                turn.granted.set_result(server)
-
-    def _choose(self, turn: _Turn, now: float) -> tuple[Server | None, float]:
-        """The server that is likely to answer first, or none and the seconds until one may be
-        free.
+    def _choose(
+        self, tokens: int, avoid: Server | None, now: float
+    ) -> tuple[Server | None, float | None]:
+        """The server that is likely to answer first, or none and the seconds until one may be free
+        (None: not before an answer).
         """
+        if self.in_flight >= self.most:
+            return None, None
         sound = [s for s in self.servers if not s.is_open]
         tried = [s for s in self.servers if s.is_open and not s.begun and s.rests_until <= now]
         # if no breaker is closed: as if all were, and requests find out
         pool = [*sound, *tried] if sound else self.servers
         free = [server for server in pool if len(server.begun) + 1 <= server.window.size]
-        waits = {server: server.rate.wait(turn.tokens, now) for server in free}
+        waits = {server: server.rate.wait(tokens, now) for server in free}
         ready = [server for server, wait in waits.items() if wait <= 0]
         if not ready:
-            return None, min(waits.values(), default=math.inf)
+            return None, min(waits.values(), default=None)
         # another server than the one that just failed, then the least load, then the emptiest
-        return min(ready, key=lambda s: (s is turn.avoid, s.load(now), len(s.begun))), 0.0
+        return min(ready, key=lambda s: (s is avoid, s.load(now), len(s.begun))), 0.0

@@ -1,24 +1,18 @@
-"""One server of the chat protocol: the official client, bounded in time and in size (VisCon-100K,
-section 3.2).
+"""One server of the chat protocol: the official client, in the words that this server knows
+(VisCon-100K, section 3.2).
 """
 
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from vislib.engines.replies import Oversized, Reply, other_words, read_body, read_error
+from vislib.engines.replies import Reply, client_error, other_words, read_body, read_error
 from vislib.runs.errors import InputError
-
-if TYPE_CHECKING:
-    import httpx2
 
 PROVIDER = "https://api.openai.com/v1"
 HERE = ("127.0.0.1", "::1", "localhost")  # no proxy leads here
-_LARGEST = 8 << 20  # bytes of a reply; an answer of 100,000 tokens has half a million
-_PACKED = 100  # a compressed one, which nobody asked for, may be as much smaller
 
 
 def server_urls(base_url: str) -> list[str]:
@@ -71,16 +65,13 @@ class ChatClient:
         http = DefaultAsyncHttpxClient(
             timeout=httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0)),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
-            event_hooks={"response": [_bounded]},
             trust_env=urlsplit(url).hostname not in HERE,
         )
-        plain = {"Accept-Encoding": "identity"}  # what is not packed cannot burst
         self._client = AsyncOpenAI(
             base_url=url,
             api_key=api_key(url),
             # retries are ours: they count against the ceiling, and give up their place
             max_retries=0,
-            default_headers=plain,
             http_client=http,
         )
         self.url = url
@@ -105,13 +96,13 @@ class ChatClient:
         try:
             async with asyncio.timeout(self.timeout_s):  # the client's own counts from byte to byte
                 reply = await post("/chat/completions", body=sent, cast_to=httpx2.Response)
-            answer = read_body(reply.content, self.url, reply.headers)
-        except Exception as error:  # read_error raises again what is no reply
+            answer = read_body(reply.content, reply.headers)
+        except Exception as raised:  # read_error raises again what is no reply
+            error = client_error(raised)
             if other := other_words(error, sent, heard=self._heard):
                 return await self._in_other_words(body, words | other)
             failure, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
-            response = getattr(error, "response", None)
-            return Reply(failure, wait, response.headers if response else {})
+            return Reply(failure, wait, getattr(error, "headers", {}))
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
             # servers that know only the older name ignore the newer one, and cut by their default
@@ -129,25 +120,3 @@ class ChatClient:
         if reply.answer.status == "ok":
             self._words = self._words | words
         return reply
-
-
-async def _bounded(response: "httpx2.Response") -> None:
-    """Make reading `response` raise Oversized beyond what an answer may have."""
-    import httpx2
-
-    # an endless reply would fill the memory within the timeout
-    stream: Any = response.stream
-    most = _LARGEST // (_PACKED if "content-encoding" in response.headers else 1)
-
-    class Bounded(httpx2.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for part in stream:
-                if (size := size + len(part)) > most:
-                    raise Oversized(f"more than {most} bytes")
-                yield part
-
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    response.stream = Bounded()

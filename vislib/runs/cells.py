@@ -42,7 +42,7 @@ class _Asked(Exception):
 
 def preview(run: "Run") -> str:
     """What a stage would ask of its engine, and what that would take; nothing is sent or kept."""
-    from vislib.engines.asking import preview as told
+    from vislib.engines.ask import preview as told
     from vislib.engines.rows import requests_of
 
     def ask(build: Any, table: Path, **options: Any) -> Path:

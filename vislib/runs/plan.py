@@ -158,7 +158,7 @@ def engine_of(entry: SetFile) -> Any:
         return None
     try:
         # by name: sets that ask nobody do without the engines' imports
-        return import_module("vislib.engines.asking").check_parameters(
+        return import_module("vislib.engines.ask").check_parameters(
             SimpleNamespace(**entry.stage.values)
         )
     except InputError as error:
@@ -195,14 +195,11 @@ def meet_servers(plans: Sequence[Plan]) -> list[str]:
         if not plan.runs or not engine.places or values["replay"]:
             continue
         try:
-            seen = import_module("vislib.engines.identity").look_at_all(engine.places, engine.model)
+            seen = import_module("vislib.engines.identity").look(engine.places, engine.model)
         except InputError as error:
             # looked at only now: an estimate reads every row
             if estimate(plan.entry).startswith("nothing to ask"):
                 continue
             raise InputError(f"{place}: {error}") from error
-        for one in seen:
-            lost = one.unreachable and f"{one.url}: no connection ({one.unreachable})"
-            if note := one.note or lost:
-                notes.append(f"{place}: note: {note}")
+        notes += [f"{place}: note: {one.note}" for one in seen if one.note]
     return notes

@@ -34,7 +34,8 @@ from vislib.runs.verbs import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vislib.engines.rows import Build, Check
+    from vislib.engines.ask import Check
+    from vislib.engines.rows import Build
 
 
 class Run:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +16,8 @@ from PIL import Image
 from tests.batch_server import batch_server, plain
 from tests.engine_ground import SETTINGS, Ground, ask, asking, chat
 from tests.openai_server import KEY, completion, openai_server
-from vislib.engines.batch_files import Draft, state_folder
-from vislib.engines.batch_server import BatchServer
-from vislib.engines.openai_batch import OpenAIBatch
+from vislib.engines.batch import OpenAIBatch
+from vislib.engines.batch_files import BatchFile, BatchServer, state_folder
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 
@@ -29,7 +29,7 @@ def _environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setattr(
-        "vislib.engines.asking.estimate_for", lambda engine: None
+        "vislib.engines.budget._tokens_per_byte", lambda texts: 0.25
     )  # loads a tokenizer each time
     monkeypatch.setattr(OpenAIBatch, "poll_s", (0.01, 0.03))
     monkeypatch.setattr(OpenAIBatch, "max_requests", 4)
@@ -56,7 +56,8 @@ def batch(ground, server=None, **settings):
         **settings,
     }
     params = SimpleNamespace(**SETTINGS | given)
-    return OpenAIBatch(params, ground.journal("openai"), state_folder(ground))
+    run = SimpleNamespace(params=params, journal=ground.journal, folder=ground.folder)
+    return OpenAIBatch(run)
 
 
 def texts(answers):
@@ -71,7 +72,7 @@ def assert_clean(ground, server):
     """Nothing is left over, here or there, and no line was run twice."""
     assert set(server.asked.values()) == {1}
     assert server.files == {}
-    assert [path.name for path in state_folder(ground).iterdir()] == ["files.sqlite"]
+    assert list(state_folder(ground).iterdir()) == []
 
 
 def test_the_journal_is_that_of_the_live_engine_at_half_the_price(ground, server, tmp_path):
@@ -139,7 +140,9 @@ STEPS = [
 ]
 # of 9 answers in files of 4, 4 and 1, the last always ends a file, and the first, fourth or fifth
 # may
-CALLS = [(Journal, "put", n) for n in (1, 2, 4, 5, 9)] + [(Draft, "add", 2), (Draft, "close", 2)]
+CALLS = [(Journal, "put", n) for n in (1, 2, 4, 5, 9)]
+CALLS += [(BatchFile, "note", n) for n in (1, 2, 3, 4)]
+CALLS += [(Path, "replace", n) for n in (1, 2)] + [(Path, "unlink", n) for n in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize(("step", "when", "calls"), [*((*step, 2) for step in STEPS), *CALLS])

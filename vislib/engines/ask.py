@@ -1,0 +1,349 @@
+"""Asking what a journal lacks, and nothing twice (VisCon-100K, sections 3.2 and 3.3).
+
+A stage gives all its requests; those without an answer go to the engine, and every answer is
+journalled as it comes. Too many failures, answers of no use or an interrupt end the asking, never
+what was answered before.
+"""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from vislib.checks import Checks
+from vislib.engines import Answer, Engine, Request, open_engine, request_key, say
+from vislib.engines.batch_files import state_folder, under_way
+from vislib.engines.budget import Estimate
+from vislib.engines.completions import bad_end
+from vislib.engines.identity import Origins
+from vislib.engines.replies import settles
+from vislib.engines.thoughts import without_thoughts
+from vislib.runs.errors import InputError
+from vislib.runs.interrupts import interrupts
+from vislib.runs.journal import Journal
+from vislib.runs.locking import FORCE_VARIABLE
+
+if TYPE_CHECKING:
+    from vislib.runs import Run
+
+# Of a request and its text: the check that drops it, and what that found.
+Check = Callable[[Request, str], tuple[str, str]]
+_DUE_S = 86_400.0  # seconds after which a settled failure is asked again all the same
+_FEW = 50  # answers before a rate means anything
+# answers that are judged: a sample that tells a bad prompt or server, at no cost for the rest
+_JUDGED = 200
+_TELL_S = 30.0  # seconds between two notes of the usage in the record
+_NO_PROTOCOL = "(no reply of this protocol: does base_url end in /v1, as a rule?) "
+_MENDS = {
+    "length": "(cut: raise max_answer_tokens) ",
+    "not_json": _NO_PROTOCOL,
+    "no_choices": _NO_PROTOCOL,
+}
+_PAID = ("tokens_in", "tokens_cached", "tokens_out", "usd")
+
+
+def check_parameters(params: Any) -> Engine:
+    """The engine of `params`, which opens and asks nothing; raises InputError if it or the checks
+    cannot work.
+    """
+    Checks(params.checks, params.language)
+    # before the first kernel there is no run yet, and no folder may be made for one
+    run = SimpleNamespace(params=params, folder=Path(), inputs=lambda name: [Path(params.model)])
+    return open_engine(cast("Run", run))
+
+
+def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
+    """What `ask_all` would ask of the engine in `run.params`, and what that would take; writes and
+    sends nothing.
+    """
+
+    def journal(name: str) -> Journal:
+        path = run.journal_path(name)
+        return Journal(path if path.exists() else Path(":memory:"))
+
+    looking: Any = copy(run)
+    looking.journal = journal
+    asking = _Asking(looking, open_engine(looking))
+    if not (missing := asking.survey(requests())):
+        return f"nothing to ask: all {asking.known:,} answers are in the journal"
+    if run.params.replay:
+        return asking.lacks(missing)
+    return asking.estimate.line() if asking.estimate else "needs no model"
+
+
+def ask_all(
+    run: "Run",
+    engine: Engine,
+    requests: Callable[[], Iterable[Request]],
+    check: Check | None = None,
+) -> None:
+    """Ask what the journal lacks and journal every answer as it comes.
+
+    `requests()` gives all requests of the stage, the same ones each time it is called. Failures of
+    an earlier run are asked again, those that are about their request (`settles`) when a day has
+    passed or with `--force`. Raises InputError when more than `max_failure_rate` of the requests
+    fail, `check` drops more than `max_drop_rate` of the answers, the server may serve another model
+    than it did, or the engine cannot go on; on an interrupt, what is under way is waited for (a
+    second one is immediate). In each case all answers so far are kept.
+    """
+    asking = _Asking(run, engine, check)
+    # two passes: the first counts and tells the cost before anything is sent, and keeps no request
+    missing = asking.survey(requests())
+    if missing and run.params.replay:
+        raise InputError(asking.lacks(missing))
+    asking.meet_server()
+    # whatever the others bring, it cannot end well: nothing more is paid
+    asking.check(surely=True)
+    # what batch files of this stage are about to answer, the live engine must not ask
+    if missing and engine.name == "openai" and (files := under_way(state_folder(run))):
+        raise InputError(
+            f"{len(files)} batch files of this stage are under way, as {files[0].lines}: their"
+            " requests would be paid twice. Run with engine openai_batch to collect them, or"
+            " delete them"
+        )
+    if missing:
+        asking.ask(requests(), missing)
+    # a rerun pays nothing, and still tells what its data cost
+    run.metrics |= {f"{name}_of_answers": amount for name, amount in asking.answers.items()}
+    asking.check()
+
+
+class _Asking:
+    """The state of one `ask_all`: what is known, what it cost, what the rest will take; what is
+    asked, failed and of no use. Requests with equal keys are one.
+    """
+
+    def __init__(self, run: "Run", engine: Engine, check: Check | None = None) -> None:
+        self._run = run
+        self._engine = engine
+        self._journal = run.journal(engine.journal)
+        self._replay = bool(run.params.replay)
+        self._forced = bool(os.environ.get(FORCE_VARIABLE))
+        paid = hasattr(engine, "budget")
+        self.estimate = Estimate(engine) if paid else None
+        self._origins = Origins(run.journal("servers"), engine) if paid else None
+        self._source = ""  # id of the server that is asked now
+        self._other_model = ""  # why answers are not those of the model before
+        self._check = check if paid and not self._replay else None
+        self._judged = 0
+        self._dropped = Counter[str]()  # by reason
+        # an engine that never waits has no event; a used one may be set from its last run
+        self._stop: threading.Event = getattr(engine, "stop", threading.Event())
+        self._stop.clear()
+        self.known = self._failed = self._total = 0
+        self._spent = 0.0  # USD of journalled answers and failed attempts
+        self._usage: dict[str, Any] = dict.fromkeys(
+            _PAID, 0
+        )  # since it was told last, failures too
+        self._told_at = time.monotonic()
+        self.answers: dict[str, Any] = dict(
+            self._usage
+        )  # of all answers, whichever run paid for them
+        self._last_failure = "of an earlier run"
+        self._last_drop = ""
+        # keys under way or failed in this run: a twin is not asked too
+        self._open = set[str]()
+
+    def survey(self, requests: Iterable[Request]) -> int:
+        """Count what is known and what it cost; return how many requests are to be asked."""
+        missing = 0
+        seen = set[int]()  # keys as numbers take a third of the memory
+        for request in requests:
+            key = request_key(self._engine, request)
+            if (number := int(key, 16)) in seen:
+                continue
+            seen.add(number)
+            self._total += 1
+            failure = self._journal.failure(key)
+            self._spent += failure["usd"] if failure else 0.0  # it may have been billed
+            body, answered_at = self._journal.entry(key) or ({}, 0.0)
+            # a replay takes the journal as it was when the data were made
+            if body and (self._replay or not self._spoilt(body)):
+                self._learn(request, body, answered_at)
+            # a failure about its request would come again, and be paid again
+            elif self._is_settled(failure) or (failure and self._replay):
+                self.known += 1
+                self._failed += 1
+            else:
+                missing += 1
+                if self.estimate:
+                    self.estimate.add(request)
+        return missing
+
+    def _learn(self, request: Request, body: Mapping[str, Any], answered_at: float) -> None:
+        """Take account of a journalled answer."""
+        self.known += 1
+        self._spent += body["usd"]
+        _add(self.answers, body)
+        if self._origins:
+            self._origins.add(body, answered_at)
+        if self.estimate:
+            self.estimate.learn(request, body)
+        # as it is read today: an earlier version may have journalled thoughts with it
+        self._judge(request, without_thoughts(body["text"])[0])
+
+    def lacks(self, missing: int) -> str:
+        """What is wrong when answers are missing that may not be asked for."""
+        return (
+            f"replay is on, and {self._journal.path} lacks {missing} of {self._total} answers;"
+            " import the journal that the data were made with, or set replay to false"
+        )
+
+    def meet_server(self) -> None:
+        """Say what comes from the journal, and see that the server serves the model that gave
+        it.
+        """
+        if self._origins and self._origins.count:
+            say(self._origins.line(self._total))
+        if self._origins and not self._replay:
+            self._source, notes = self._origins.meet()
+            for note in notes:
+                say(f"note: {note}")
+
+    def ask(self, requests: Iterable[Request], missing: int) -> None:
+        """Ask the `missing` ones, and journal what comes."""
+        if self.estimate:
+            say(f"to ask: {self.estimate.line()}")
+        with self._run.progress(missing, "request") as progress, interrupts(self._stop):
+            lacking = self._lacking(requests)
+            try:
+                # however this ends, what the engine has begun is ended by closing
+                with closing(self._engine.answer(lacking, spent=self._spent)) as answers:
+                    for request, answer in answers:
+                        self._record(request, answer)
+                        progress.update(1, failed=self._failed, **self._shown())
+                        if time.monotonic() - self._told_at >= _TELL_S:
+                            self._tell()
+            finally:
+                # of a failed run too: the record says what it paid
+                self._tell()
+
+    def _lacking(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """The requests without an answer, one of each key, until told to stop."""
+        for request in requests:
+            key = request_key(self._engine, request)
+            if self._stop.is_set():
+                return
+            if key in self._open:
+                continue
+            if body := self._journal.get(key):
+                if not (reason := self._spoilt(body)):
+                    continue
+                said = f"finish_reason {body['finish_reason']}"
+                # what it cost stays in the books, as a failure's does
+                self._journal.retract(key, reason, said, body["usd"])
+            elif self._is_settled(self._journal.failure(key)):
+                continue
+            self._open.add(key)
+            yield request
+
+    def _record(self, request: Request, answer: Answer) -> None:
+        """Journal one answer, count it, and stop asking when too many have failed."""
+        key = request_key(self._engine, request)
+        self.known += 1
+        _add(self._usage, vars(answer))
+        if answer.status == "ok":
+            if self._origins and self._source and not self._other_model:
+                self._other_model = self._origins.renamed(answer.model)
+            if not self._other_model:
+                self._keep(key, request, answer)
+                return
+            # in the journal it would pass for the one before
+            self._stop.set()
+            answer = replace(answer, reason="another_model", detail=answer.model)
+        self._journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
+        if answer.reason == "no_evidence":  # the baseline has nothing to say: no fault to stop for
+            return
+        self._failed += 1
+        said = f"{answer.reason} {_MENDS.get(answer.reason, '')}{answer.detail}"
+        self._last_failure = f"{request.id}: {said}".strip()
+        # early on, a few failures say nothing: twice as many answers count, or _FEW of them
+        if self._failed > self._may_fail(min(self._total, 2 * max(self.known, _FEW))):
+            self._stop.set()
+
+    def _keep(self, key: str, request: Request, answer: Answer) -> None:
+        body = {name: value for name, value in vars(answer).items() if name != "request_sha"}
+        if self._source:
+            body["server"] = self._source
+        self._journal.put(key, body)
+        _add(self.answers, body)
+        self._open.discard(key)
+        self._judge(request, answer.text)
+        if self._drops_too_many(_FEW):
+            self._stop.set()
+
+    def _judge(self, request: Request, text: str) -> None:
+        """See whether an answer is of any use."""
+        # the first answers are as good a sample as any: requests come in the order of pages
+        if self._check is None or self._judged >= _JUDGED:
+            return
+        self._judged += 1
+        reason, found = self._check(request, text)
+        if reason:
+            self._dropped[reason] += 1
+            self._last_drop = f"{request.id}: {reason} {found[:200]}"
+
+    def _drops_too_many(self, least: int) -> bool:
+        allowed = getattr(self._run.params, "max_drop_rate", 1.0)
+        return self._judged >= least and self._dropped.total() > allowed * self._judged
+
+    def _may_fail(self, requests: int) -> float:
+        return float(self._run.params.max_failure_rate) * requests
+
+    def _shown(self) -> dict[str, Any]:
+        """What the progress line tells beside the count, of all answers so far."""
+        tokens = {name: self.answers[name] for name in ("tokens_in", "tokens_out")}
+        return tokens | {"usd": round(self.answers["usd"], 4)}
+
+    def _tell(self) -> None:
+        """Add what was paid since the last time to the run's usage."""
+        self._run.usage(**self._usage)
+        self._usage = dict.fromkeys(_PAID, 0)
+        self._told_at = time.monotonic()
+
+    def check(self, *, surely: bool = False) -> None:
+        """Raise InputError if more failed or were dropped than may, or another model answered;
+        `surely`: while more may come.
+        """
+        if self._other_model:
+            raise InputError(self._other_model)
+        engine = f"{self._engine.name} {self._engine.model}"
+        kept = f"answers stay in {self._journal.path}"
+        # a bad start of a few answers is no reason to stop a stage of 100 K
+        if self._drops_too_many(_FEW if surely else 0):
+            reasons = ", ".join(f"{reason} {n}" for reason, n in self._dropped.most_common())
+            raise InputError(
+                f"{engine}: {self._dropped.total()} of {self._judged} answers fail a check"
+                f" ({reasons}), more than max_drop_rate {self._run.params.max_drop_rate:g} allows."
+                f" The last: {self._last_drop}. Mend the prompt, or the server (with another"
+                " model_revision, to ask it anew), leave the check out of checks, or raise"
+                f" max_drop_rate, and run again; {kept}"
+            )
+        if self._failed > self._may_fail(self._total if surely else self.known):
+            raise InputError(
+                f"{engine}: {self._failed} of {self.known} requests failed, more than"
+                f" max_failure_rate {self._run.params.max_failure_rate:g} allows. The last:"
+                f" {self._last_failure}. Mend the cause or raise max_failure_rate and run again;"
+                f" {kept}"
+            )
+
+    def _spoilt(self, body: Mapping[str, Any]) -> str:
+        """Why an answer that an earlier version journalled is none."""
+        return bad_end(body["finish_reason"]) if self.estimate else ""
+
+    def _is_settled(self, failure: Mapping[str, Any] | None) -> bool:
+        if failure is None or self._forced or not settles(failure["reason"], failure["detail"]):
+            return False
+        return bool(time.time() - failure["last_at"] < _DUE_S)
+
+
+def _add(totals: dict[str, Any], amounts: Mapping[str, Any]) -> None:
+    for name in totals:
+        totals[name] += amounts.get(name, 0)
