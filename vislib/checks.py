@@ -107,13 +107,10 @@ class Checks:
         self.names = [name for name in RULES if name in names]
         self.language = language
 
-    def fault(
-        self, text: str, *, prompt: str = "", page: str = "", fragment: bool = False
-    ) -> tuple[str, str]:
+    def fault(self, text: str, *, prompt: str = "", page: str = "") -> tuple[str, str]:
         """The first rule that `text` fails and what it found; two empty strings if there is none.
 
-        `prompt` is the template by which it was asked for, `page` the text around the image. A
-        `fragment` may end anywhere.
+        `prompt` is the template by which it was asked for, `page` the text around the image.
         """
         said = _QUOTED.sub("“”", text.replace("’", "'"))
         # For `page`, none: `foreign` asks the page itself.
@@ -121,7 +118,7 @@ class Checks:
         rules: dict[str, Callable[[], str]] = {
             "refusal": lambda: _found(_REFUSAL, said),
             "repetition": lambda: repetition(text) or loop(text),
-            "truncation": lambda: "" if fragment else truncation(text),
+            "truncation": lambda: truncation(text),
             "leakage": lambda: _found(_LEAKS, said) or _found(_OPENERS, said) or echo(said, prompt),
             "coordinates": lambda: _found(_BOXES, said),
             "language": lambda: foreign(said, page, wanted=wanted),
@@ -252,7 +249,7 @@ def foreign(text: str, page: str = "", *, wanted: Collection[str] = ()) -> str:
     language.
     """
     text = text[:_LONGEST]
-    surest, likely = max(_languages(text).items(), key=lambda pair: pair[1])
+    surest, likely = _identifier().rank(text)[0]
     if len(text.encode()) < _LEAST or likely < _SURE:
         return ""
     half = len(text) // 2
@@ -260,7 +257,7 @@ def foreign(text: str, page: str = "", *, wanted: Collection[str] = ()) -> str:
     latin = " ".join(re.findall("[!-\u024f]+", text))
     pieces = text, text[:half], text[half:], latin
     known = set(wanted) or _of_page(page)
-    return "" if known & _codes(pieces, _LEAST // 2, _DOUBT) else surest
+    return "" if known & _codes(pieces, _LEAST // 2, _DOUBT) else str(surest)
 
 
 @lru_cache(maxsize=64)  # captions and questions of one page come together
@@ -280,13 +277,8 @@ def _of_page(page: str) -> set[str]:
 
 def _codes(texts: Iterable[str], least: int, likely: float) -> set[str]:
     """The languages that any of the texts of `least` bytes may be in."""
-    found = [_languages(text).items() for text in texts if len(text.encode()) >= least]
-    return {code for pairs in found for code, probability in pairs if probability > likely}
-
-
-@lru_cache(maxsize=256)
-def _languages(text: str) -> dict[str, float]:
-    return dict(_identifier().rank(text))
+    ranked = (_identifier().rank(text) for text in texts if len(text.encode()) >= least)
+    return {code for pairs in ranked for code, probability in pairs if probability > likely}
 
 
 @cache

@@ -17,6 +17,8 @@ _MOST = 40  # tags, objects and texts each; an object costs about 30 tokens, a t
 _KNOWLEDGE, _LABEL, _TEXT = 300, 60, 120  # characters of one
 # The longest first line that is no paragraph: 15 words and 120 characters. A sentence is no title.
 _TITLE = re.compile(r"(?=.{1,120}\Z)(?!.*<another-image>)\S+(?: \S+){0,14}(?<![.,;:。])")
+_CORNERS = "[{x1:.3f}, {y1:.3f}, {x2:.3f}, {y2:.3f}]"  # more decimals would be tokens for nothing
+_place = itemgetter("y1", "x1", "y2", "x2")
 Found = Mapping[str, Any]  # a tag, box or text of the contract's `priors`
 
 
@@ -27,7 +29,10 @@ def as_fields(sample: Found, priors: Found) -> dict[str, str]:
     tags = sorted(priors["tags"], key=lambda tag: (-tag["score"], tag["label"]))
     # Two experts may give one label: it stands once, where the surer one put it.
     labels = dict.fromkeys(_line(tag["label"], _LABEL) for tag in tags)
-    boxes = [_object(box) for box in objects(priors["boxes"])]
+    boxes = [
+        f"{_line(box['label'], _LABEL)}: {_CORNERS.format_map(box)}"
+        for box in objects(priors["boxes"])
+    ]
     texts = [_line(text["text"], _TEXT) for text in clearest(priors["texts"], _MOST)]
     return {
         "world_knowledge": world_knowledge(sample),
@@ -60,8 +65,7 @@ def objects(boxes: Sequence[Found]) -> list[Found]:
     the second best.
     """
     seen, turns = Counter[str](), list[tuple[int, Found]]()
-    ranked = sorted(boxes, key=lambda box: (-box["score"], _place(box), box["label"]))
-    for box in ranked:
+    for box in sorted(boxes, key=lambda box: (-box["score"], _place(box), box["label"])):
         seen[box["label"]] += 1
         turns.append((seen[box["label"]], box))
     turns.sort(key=itemgetter(0))  # stable: the surest of each turn stay in front
@@ -73,39 +77,20 @@ def clearest(texts: Sequence[Found], count: int) -> list[Found]:
     """The `count` texts that are read most surely and stand largest, in reading order: line by
     line, left to right.
     """
-    kept = sorted(texts, key=_legibility)[:count]
+
+    def doubt(text: Found) -> tuple[float, ...]:
+        # The short side of its box is the size of its letters: some text runs upwards.
+        side = min(text["x2"] - text["x1"], text["y2"] - text["y1"])
+        return (-text["score"] * side, *_place(text))
+
     lines: list[list[Found]] = []
-    for text in sorted(kept, key=_height):
+    kept = sorted(texts, key=doubt)[:count]
+    for text in sorted(kept, key=lambda text: (text["y1"] + text["y2"], text["x1"])):
         # A text is of a line if its middle lies beside the line's first text.
-        if not lines or _height(text)[0] >= 2 * lines[-1][0]["y2"]:
+        if not lines or text["y1"] + text["y2"] >= 2 * lines[-1][0]["y2"]:
             lines.append([])
         lines[-1].append(text)
     return [text for line in lines for text in sorted(line, key=itemgetter("x1"))]
-
-
-def _legibility(text: Found) -> tuple[float, ...]:
-    return -text["score"] * size(text), *_place(text)
-
-
-def _height(text: Found) -> tuple[float, float]:
-    """Twice the height of a text's middle, then its left edge."""
-    return text["y1"] + text["y2"], text["x1"]
-
-
-def size(text: Found) -> float:
-    """The size of a text's letters, 0-1: the short side of its box, as some text runs upwards."""
-    width, height = text["x2"] - text["x1"], text["y2"] - text["y1"]
-    return float(min(width, height))
-
-
-def _object(box: Found) -> str:
-    # Three decimals are a pixel of a picture of 1,000: more would be tokens for nothing.
-    corners = ", ".join(f"{box[name]:.3f}" for name in ("x1", "y1", "x2", "y2"))
-    return f"{_line(box['label'], _LABEL)}: [{corners}]"
-
-
-def _place(found: Found) -> tuple[float, ...]:
-    return found["y1"], found["x1"], found["y2"], found["x2"]
 
 
 def _line(text: str, limit: int) -> str:

@@ -12,7 +12,6 @@ from urllib.parse import urljoin
 
 from PIL import Image, ImageOps
 
-from vislib.runs.errors import InputError
 from vislib.sample import image_file
 
 FOLDER = Path(__file__).parent / "pages"
@@ -36,19 +35,10 @@ def paths() -> list[Path]:
 def read_page(path: Path) -> dict[str, Any]:
     """One page file as an OBELICS row: `images` and `texts` of equal length, exactly one non-null
     per index.
-
-    Raises InputError for a file without address and title, or for an image without a file.
     """
     address, _, body = path.read_text(encoding="utf-8").partition("\n")
-    if not address.startswith("https://") or not body.startswith("# "):
-        raise InputError(
-            f"{path}: the first line must be the page's https:// address, the second `# ` and its"
-            " title"
-        )
     blocks = list(_blocks(body))
-    metadata = [_image(block, address, path) for block in blocks]
-    slots = zip(blocks, metadata, strict=True)
-    texts = [None if entry else block for block, entry in slots]
+    metadata = [_image(block, address) for block in blocks]
     general = {
         "url": address,
         "warc_filename": f"vislib/sample/pages/{path.name}",
@@ -57,7 +47,7 @@ def read_page(path: Path) -> dict[str, Any]:
     }
     return {
         "images": [entry and entry["src"] for entry in metadata],
-        "texts": texts,
+        "texts": [None if entry else block for block, entry in zip(blocks, metadata, strict=True)],
         "metadata": json.dumps(metadata, ensure_ascii=False),
         "general_metadata": json.dumps(general, ensure_ascii=False),
     }
@@ -93,7 +83,7 @@ def _blocks(body: str) -> Iterator[str]:
             yield "\n\n".join(re.sub("^#+ ", "", block) for block in group)
 
 
-def _image(block: str, address: str, path: Path) -> dict[str, Any] | None:
+def _image(block: str, address: str) -> dict[str, Any] | None:
     """The metadata of an image line, None for text. Keys that the page does not give are absent, as
     in OBELICS.
     """
@@ -102,8 +92,6 @@ def _image(block: str, address: str, path: Path) -> dict[str, Any] | None:
         return None
     src = urljoin(address, match["src"])
     file = image_file(src)
-    if file.name not in _NO_PICTURE and not file.is_file():
-        raise InputError(f"{path}: no picture {file.name!r}; put it into {file.parent}")
     width, height = _NO_PICTURE.get(file.name) or _size(file)
     counted = file.stem.startswith("IMG_")  # what a camera counts up is no name
     entry: dict[str, Any] = {
