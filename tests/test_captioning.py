@@ -240,7 +240,7 @@ def test_fused_kinds_need_priors(fused, server, tmp_path):
         ({"priors": ""}, "kinds holds fused, but priors is empty; set priors to 05_experts/priors"),
         (
             {"priors": str(tmp_path / "data/none")},
-            "no sample has a usable image.*and a row in.*run 05 again",
+            "no caption is left of 24 .*no_priors 22.*need a usable image in.*and a row in",
         ),
         (
             {"fused_prompt": str(tmp_path / "own.txt")},
@@ -379,7 +379,10 @@ def test_no_usable_image_is_an_error_that_says_where_to_look(inputs, server, tmp
     broken = TableWriter(tmp_path / "none", IMAGES)
     broken.close()
     run = start(inputs | {"images": str(tmp_path / "none")}, server.url)
-    with pytest.raises(InputError, match="no sample has a usable image"):
+    with pytest.raises(
+        InputError,
+        match=r"no caption is left of 24 \(image_failed 24\); samples need a usable image",
+    ):
         do_work(run)
     run.close()
 

@@ -282,7 +282,7 @@ def test_pages_within_the_cap_become_samples(begin):
         "document": {"taken": 3, "kept": 2, "dropped": {"above_cap": 1}},
         "image": {"taken": 2, "kept": 1, "dropped": {"data_url": 1}},
     }
-    assert run.metrics == {"reserved_words_rewritten": 1, "share_within_cap": 0.6667}
+    assert run.metrics == {"reserved_words_rewritten": 1}
 
 
 def test_the_cap_is_the_largest_count_that_stays(begin):
@@ -290,7 +290,7 @@ def test_the_cap_is_the_largest_count_that_stays(begin):
         load_tokenizer("mistral-common"), ["A red bridge.\n\nSay <image> or </s>."]
     )[0]
     assert len(table(begin(SHORT, max_tokens=exact), "documents")) == 1
-    with pytest.raises(InputError, match=f"the shortest {exact};"):
+    with pytest.raises(InputError, match=f"raise max_tokens, now {exact - 1}"):
         begin(SHORT, max_tokens=exact - 1)
 
 
@@ -350,17 +350,11 @@ def test_workers_change_no_byte(begin):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (
-            [LONG],
-            r"1 of 1 have more than max_tokens = 50 tokens, the shortest \d+; raise max_tokens",
-        ),
-        ([PLAIN], "the 1 documents within max_tokens hold no image; raise max_tokens or choose"),
+        ([LONG], r"no document is left of 1 \(above_cap 1\); raise max_tokens, now 50"),
+        ([PLAIN], r"no image is left of 0 \(none came\); raise max_tokens or choose other pages"),
         (
             [PLAIN, document("!photo 1.jpg"), document("!ftp://a.org/b.png")],
-            (
-                r"of 2 images none .* \(2 not_http\), the first is not_http: 'photo 1.jpg'; the"
-                r" column images must"
-            ),
+            r"no image is left of 2 \(not_http 2\); .*; the column images must hold addresses",
         ),
     ],
 )

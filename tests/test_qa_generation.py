@@ -317,7 +317,9 @@ def test_placeholders_in_answers_are_neutralised_and_counted(inputs, server):
 
 def test_no_caption_to_ask_about(tmp_path):
     inputs = write_tables(tmp_path / "data", ok=0)
-    with pytest.raises(InputError, match=r"captions: no caption of status ok.*06"):
+    with pytest.raises(
+        InputError, match=r"no caption is left of 14 \(caption_failed 14\); .*run 06 again"
+    ):
         do_work(start_run("07_qa_generation", {**inputs}))
 
 

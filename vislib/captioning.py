@@ -18,6 +18,7 @@ from vislib.engines.billing import Rule, rule_of, send_side
 from vislib.prompts.captions import FUSED, KINDS, load_prompt, render_prompt
 from vislib.runs import Drop, InputError, Note, Run, To, choose, sql, tables
 from vislib.runs.contract import SAMPLES
+from vislib.runs.errors import check_kept
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 
@@ -142,16 +143,12 @@ class Plan:
                 yield Drop(reason, detail)
 
 
-def check_joined(run: Run, joined: Path, plan: Plan) -> None:
-    """Raise InputError, with where to look, if nothing can be asked about any joined row."""
-    if all(isinstance(plan.request(row), Drop) for row in tables.read_rows(joined)):
-        fused = bool(FUSED & plan.templates.keys())
-        lacks = f"a usable image in {run.table('images')}"
-        lacks += f" and a row in {run.table('priors')}" if fused else ""
-        raise InputError(
-            f"{run.table('samples')}: no sample has {lacks}; see its reasons, mend and run"
-            f" {'05' if fused else '03'} again"
-        )
+def check_captions(run: Run) -> None:
+    """Raise InputError, with where to look, if there is no caption."""
+    lacks = f"samples need a usable image in {run.table('images')}"
+    if FUSED & set(run.params.kinds):
+        lacks += f" and a row in {run.table('priors')}"
+    check_kept(run.counts(), "caption", f"{lacks}; see the reasons, mend and run again")
 
 
 def examples(run: Run, answers: Path, count: int) -> list[Row]:

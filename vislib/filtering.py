@@ -18,7 +18,8 @@ from typing import Any
 from vislib import prompts
 from vislib.fetching.urls import tidied
 from vislib.media.tokenization import count_tokens, load_tokenizer, sentences, tokens_beyond
-from vislib.runs import Drop, InputError, Note, Run, To, short_hash, tables
+from vislib.runs import Drop, InputError, Note, Run, To, short_hash
+from vislib.runs.errors import check_kept
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 from vislib.sizes import stated_size
@@ -121,33 +122,15 @@ def with_contexts(
 
 
 def check_left(run: Run) -> None:
-    """Raise InputError, with what to change, if no page or no sample is left; add the share."""
-    pages, images = run.counts()["document"], run.counts().get("image", {})
-    dropped = tables.read_rows(run.data / "dropped")
-    if not pages["kept"]:
-        tokens = [int(row["detail"].split()[-1]) for row in dropped if row["reason"] == ABOVE_CAP]
-        raise InputError(
-            f"no document is left: {len(tokens)} of {pages['taken']} have more than max_tokens ="
-            f" {run.params.max_tokens} tokens, the shortest {min(tokens, default=0)}; raise"
-            " max_tokens"
-        )
-    run.metrics["share_within_cap"] = round(pages["kept"] / pages["taken"], 4)
-    if tables.count_rows(run.data / "samples"):
-        return
-    reasons = images.get("dropped", {})
-    first = next((row for row in dropped if row["reason"] in reasons), None)
-    if first is None:
-        raise InputError(
-            f"no sample is left: the {pages['kept']} documents within max_tokens hold no image;"
-            " raise max_tokens or choose other pages"
-        )
-    counted = ", ".join(f"{count} {name}" for name, count in sorted(reasons.items()))
-    raise InputError(
-        f"no sample is left: of {images['taken']} images none can be used ({counted}), the first"
-        f" is {first['reason']}: {first['detail']!r}; the column images must hold addresses such as"
-        " https://host/folder/name.jpg (03 then takes host/folder/name.jpg or folder/name.jpg from"
-        " images_root, if that names a folder, and nothing from the web), and images that are"
-        " too_small need a lower min_side"
+    """Raise InputError, with what to change, if no page or no sample is left."""
+    check_kept(run.counts(), "document", f"raise max_tokens, now {run.params.max_tokens}")
+    check_kept(
+        run.counts(),
+        "image",
+        "raise max_tokens or choose other pages if they hold none; the column images must hold"
+        " addresses such as https://host/folder/name.jpg (03 then takes host/folder/name.jpg or"
+        " folder/name.jpg from images_root, if that names a folder, and nothing from the web), and"
+        " those that are too_small need a lower min_side",
     )
 
 

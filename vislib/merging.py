@@ -26,6 +26,7 @@ from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes
 from vislib.prompts import load, neutralise
 from vislib.qa_options import lettered
 from vislib.runs import Drop, InputError, Note, Run, To, sql, tables
+from vislib.runs.errors import check_kept
 from vislib.runs.seeding import seeded
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
@@ -359,13 +360,8 @@ def check_merged(run: Run, kinds: Sequence[str], *, asked: bool) -> None:
     """Count the rows of every `kind/configuration/split`. Raises InputError if no sample is
     left.
     """
-    counts = run.counts()["sample"]
-    if not counts["kept"]:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in counts["dropped"].items())
-        raise InputError(
-            f"none of {counts['taken']} samples can stand in every configuration"
-            f" ({reasons or 'there are no samples'}); see details in dropped, mend and run again"
-        )
+    mend = "none can stand in every configuration: see details in dropped, mend and run again"
+    check_kept(run.counts(), "sample", mend)
     # A split without a row has no file, and counts as 0 here: tables of sizes have no holes.
     run.metrics["rows"] = {
         f"{kind}/{name}/{split}": sum(

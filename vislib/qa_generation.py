@@ -18,6 +18,7 @@ from vislib.qa_format import Block, as_text, parse_free_form, parse_multiple_cho
 from vislib.qa_json import SCHEMAS
 from vislib.qa_options import shuffle
 from vislib.runs import Drop, InputError, Note, Run, To, choose, short_hash, sql, tables
+from vislib.runs.errors import check_kept
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 
@@ -194,24 +195,15 @@ def _round(origin: Row, number: int, block: Block, params: Any) -> Iterator[Said
         yield Drop(block.reason, block.text[:_DETAIL], id=question_id, unit="round")
 
 
-def check_captions(run: Run, joined: Path) -> None:
-    """Raise InputError if there is no caption to ask about."""
-    if not tables.count_rows(joined):
-        raise InputError(
-            f"{run.table('captions')}: no caption of status ok; see its reasons, mend and run 06"
-            " again"
-        )
+def check_captions(run: Run) -> None:
+    """Raise InputError if there is no good caption to ask about."""
+    check_kept(run.counts(), "caption", f"mend {run.params.captions} and run 06 again")
 
 
 def check_rounds(run: Run) -> None:
     """Raise InputError if no round of any answer can be used."""
-    rounds = run.counts().get("round", {"kept": 0, "dropped": {}})
-    if not rounds["kept"]:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in rounds["dropped"].items())
-        raise InputError(
-            f"{run.params.model or run.params.engine}: no usable question in any answer"
-            f" ({reasons or 'no answer came'}); mend the prompt or the model"
-        )
+    who = run.params.model or run.params.engine
+    check_kept(run.counts(), "round", f"mend the prompt, or take another model than {who}")
 
 
 def examples(run: Run, answers: Path, count: int) -> list[Row]:
