@@ -31,6 +31,18 @@ MULTIPLE_CHOICE = "multiple_choice"
 TYPES = (MULTIPLE_CHOICE, "free_form")
 _FILE = "questions/part-00000.parquet"  # of the task
 _IMAGES = pa.schema([("image_id", pa.string()), ("image", pa.binary())])
+_TASK = {
+    "task": CONTEXTUAL,
+    "dataset_path": "parquet",
+    "dataset_kwargs": {"data_files": {"test": _FILE}},
+    "test_split": "test",
+    "output_type": "generate_until",
+    "doc_to_text": "question",
+    "doc_to_target": "answer",
+    "generation_kwargs": {},  # by the run
+    "metric_list": [{"metric": "exact_match"}],
+    "metadata": [{"version": 2.0}],
+}
 Refused = tuple[str, str, str]  # id, reason, detail
 
 
@@ -139,20 +151,9 @@ def write_task(
     pq.write_table(pa.Table.from_pylist(rows), folder / _FILE, compression="zstd")
     # The folder is whole: it runs wherever lmms-eval is, without this project.
     shutil.copyfile(contextual_task.__file__, folder / "contextual_task.py")
-    task = {
-        "task": CONTEXTUAL,
-        "dataset_path": "parquet",
-        "dataset_kwargs": {"data_files": {"test": _FILE}},
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "question",
-        "doc_to_target": "answer",
-        # Greedy, as our own generation: both must hear the same answers.
-        "generation_kwargs": {"max_new_tokens": max_tokens, "temperature": 0, "do_sample": False},
-        "metric_list": [{"metric": "exact_match"}],
-        "metadata": [{"version": 2.0}],
-    }
-    text = yaml.safe_dump(task, sort_keys=False)
+    # Greedy, as our own generation: both must hear the same answers.
+    how = {"max_new_tokens": max_tokens, "temperature": 0, "do_sample": False}
+    text = yaml.safe_dump(_TASK | {"generation_kwargs": how}, sort_keys=False)
     # A tag of lmms-eval's own, which a writer of YAML would quote.
     text += "doc_to_visual: !function contextual_task.visual\n"
     (folder / f"{CONTEXTUAL}.yaml").write_text(text, encoding="utf-8")

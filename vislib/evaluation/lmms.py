@@ -68,7 +68,8 @@ class Harness:
                     f" {UNLOGGED[task]}"
                 )
         # Asked first: a set should not train for days to learn that it is not installed.
-        facts = _probe(self.params.lmms_python)
+        self.python = shutil.which(self.params.lmms_python) or ""
+        facts = _probe(self.params.lmms_python, self.python)
         self.version = run.metrics["lmms_eval"] = facts["version"]
         self.device = self.params.device
         if self.device == "auto":
@@ -102,7 +103,7 @@ class Harness:
             # What an attempt before left there must not be taken for an answer of this one.
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self._harness(self._command(place, task, folder))
+            self._run(self.python, "-P", *self._command(place, task, folder))
             body = self._scored(folder, task)
             journal.put(key, body)
         found: dict[str, Any] = body
@@ -147,7 +148,8 @@ class Harness:
             headline |= json.loads(file.read_text(encoding="utf-8"))["results"]
         asked = folder.with_suffix(".json")
         write_items(asked, logs, limit=self.params.limit)
-        self._harness([item_scores.__file__, str(asked), str(self.run.scratch / "task")])
+        own = str(self.run.scratch / "task")
+        self._run(self.python, "-P", item_scores.__file__, str(asked), own)
         body: dict[str, Any] = json.loads(asked.read_text())
         for name, log in logs.items():
             body[name] |= {"log": log, "headline": headline.get(name, {})}
@@ -161,34 +163,30 @@ class Harness:
             return place
         folder = self.run.scratch / "merged" / short_hash(place)
         if not (folder / "training.json").is_file():  # written last
-            self._child([sys.executable, "-m", __name__, place, str(folder), self.params.precision])
+            merge = ["-m", __name__, place, str(folder), self.params.precision]
+            self._run(sys.executable, *merge)
         return str(folder)
 
-    def _harness(self, command: list[str]) -> None:
-        """Run Python of lmms-eval's environment in a copy of the folder of our own task, whose
-        files lie beside it; what it caches of them, or leaves there, is no result.
+    def _run(self, *command: str) -> None:
+        """Run a program in a copy of the folder of our own task, whose files lie beside it; what it
+        caches of them, or leaves there, is no result.
         """
         task = self.run.scratch / "task"
         shutil.copytree(self.run.data / "task", task, dirs_exist_ok=True)
-        python = shutil.which(self.params.lmms_python) or ""
-        self._child([sys.executable, "-c", _IN_FOLDER, str(task), python, "-P", *command])
-
-    def _child(self, command: list[str]) -> None:
-        # The harness takes the judge's name from this variable alone.
-        judge = self.params.judge
         run_child(
-            command,
+            [sys.executable, "-c", _IN_FOLDER, str(task), *command],
             log=self.run.folder / "log.txt",
             lock=self.run.stage.run / ".workers.lock",
             on_event=lambda event: None,
-            environment={"MODEL_VERSION": judge} if judge else {},
+            # The harness takes the judge's name from this variable alone.
+            environment={"MODEL_VERSION": self.params.judge} if self.params.judge else {},
         )
 
 
-def _probe(python: str) -> dict[str, Any]:
+def _probe(named: str, python: str) -> dict[str, Any]:
     """Version of lmms-eval in the environment of `python`, and whether that sees a GPU."""
     said = "no program"
-    if python and shutil.which(python):
+    if python:
         command = [python, "-P", "-c", _PROBE]
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False
@@ -198,7 +196,7 @@ def _probe(python: str) -> dict[str, Any]:
             return found
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     raise InputError(
-        f"evaluator is lmms_eval, but lmms_python is {python!r}, where lmms-eval cannot be had"
+        f"evaluator is lmms_eval, but lmms_python is {named!r}, where lmms-eval cannot be had"
         f" ({said}); make its environment as {RECIPE} says, and name its bin/python in lmms_python"
     )
 
@@ -253,19 +251,23 @@ def _model_options(place: str, device: str, precision: str, *, several: bool) ->
         )
     # A folder may have an @ in its name; only of a hub id it is a revision.
     name, _, revision = (place, "", "") if Path(place).is_dir() else place.partition("@")
-    options = {"pretrained": name, "revision": revision, "dtype": precision}
-    # Without a map, each of several processes takes the GPU of its number.
-    options["device_map"] = "" if several else device
-    # On a CPU its default attention may not run.
-    options["attn_implementation"] = "eager" if device == "cpu" else ""
-    given = {option: value for option, value in options.items() if value}
+    options = {
+        "pretrained": name,
+        "revision": revision,
+        "dtype": precision,
+        # Without a map, each of several processes takes the GPU of its number.
+        "device_map": "" if several else device,
+        # On a CPU its default attention may not run.
+        "attn_implementation": "eager" if device == "cpu" else "",
+    }
     # It splits its options at these, and would load another model or none.
-    if any("," in value or "=" in value for value in given.values()):
+    if any("," in value or "=" in value for value in options.values()):
         raise InputError(
             f"lmms-eval reads no path with a comma or an equals sign ({place}); move the run's"
             " folder"
         )
-    return _CLASSES[kind], ",".join(f"{option}={value}" for option, value in given.items())
+    given = ",".join(f"{option}={value}" for option, value in options.items() if value)
+    return _CLASSES[kind], given
 
 
 def _merge(place: str, folder: str, precision: str) -> None:
