@@ -184,9 +184,6 @@ def test_the_page_tells_nothing_of_the_sides_and_swaps_half_of_them(inputs):
         r["sample_id"]: r["shown_left"] for r in key.values()
     }
     assert page_data(other)[1]["page"] != data["page"]
-    open_page = page_data(compare(inputs, blind=False)[0])[1]
-    assert open_page["names"] == list(sides)
-    assert all(pair["texts"][0].endswith("this") for pair in open_page["pairs"])
 
 
 def test_the_page_stands_alone(inputs):
@@ -201,7 +198,7 @@ def test_the_page_stands_alone(inputs):
     by_url = {pair["url"]: pair for pair in data["pairs"]}
     assert by_url["http://x.org/4"]["image"] == ""
     kind, image = by_url["http://x.org/5"]["image"].split(",")
-    assert kind == "data:image/webp;base64"
+    assert kind == "data:image/png;base64"
     assert Image.open(io.BytesIO(base64.b64decode(image))).size == (100, 25)
     assert by_url["http://x.org/5"]["context"] == [
         "Before [another picture] and ",
@@ -259,7 +256,7 @@ def test_labels_say_what_tells_the_sides_apart(inputs, tmp_path):
     sides = compare(
         {**inputs, "left": "06_captioning/captions", "right": "06_captioning.short/captions"}
     )[1]
-    assert list(sides) == ["sample/06_captioning", "sample/06_captioning.short"]
+    assert list(sides) == ["06_captioning", "06_captioning.short"]
 
 
 def questions(path, good):
@@ -286,14 +283,14 @@ def questions(path, good):
 def test_questions_as_a_reader_sees_them(inputs, tmp_path):
     left = questions(tmp_path / "a", lambda i, n: i > 0)
     right = questions(tmp_path / "b", lambda i, n: n == 0)
-    run, sides, pairs, counts = compare({**inputs, "left": left, "right": right}, blind=False)
+    _, sides, pairs, counts = compare({**inputs, "left": left, "right": right})
     assert counts["dropped"] == {"left_lost": 1}
-    assert pairs[0]["texts"] == [
+    texts = {p["pair_id"]: p["texts"][:: -1 if p["swapped"] else 1] for p in pairs}
+    assert texts[pairs[0]["pair_id"]] == [
         "What is 0?\n→ Text.\n\nWhat is 1?\nA. one\nB. two\n→ B",
         "What is 0?\n→ Text.",
     ]
-    assert pairs[0]["notes"] == ["", "1 more failed a check"]
-    assert page_data(run)[1]["title"] == "Which questions are better?"
+    assert sorted(pairs[0]["notes"]) == ["", "1 more failed a check"]
     assert comparison.side_table(sides).loc["rounds set aside"].tolist() == [0, 1]
     with pytest.raises(InputError, match="two of questions"):
         compare({**inputs, "right": right})

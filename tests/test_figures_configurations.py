@@ -82,11 +82,15 @@ def test_arms_of_unequal_size_are_marked_and_their_sizes_said(tmp_path: Path) ->
     ]
     table = joined(tmp_path, "seedbench", sizes)
     unequal = dict(zip(table["arm"], table["unequal"], strict=True))
-    assert unequal == {"base": "2 M supervised tokens to 1 M", "captions": "", "leaky_mix": ""}
+    assert unequal == {
+        "base": "2,000,000 supervised tokens to 1,000,000",
+        "captions": "",
+        "leaky_mix": "",
+    }
     assert configurations.readable(table)["arm"].tolist() == ["base †", "captions", "leaky mix"]
     said = " ".join(configurations.remarks(table, paper=[]))
     assert "† Unequal to the reference" in said
-    assert "base 2 M supervised tokens to 1 M." in said
+    assert "base 2,000,000 supervised tokens to 1,000,000." in said
     unknown = joined(tmp_path / "unknown", "seedbench")
     assert not any("†" in text for text in configurations.readable(unknown)["arm"])
 

@@ -75,7 +75,7 @@ def make(root: Path, *, experts: dict[str, str] = EXPERTS, stage: str = "04_sele
 
 def panels(columns: int = 2) -> list[Axes]:
     titles = "(a)", "(b)", "(c)"
-    return figures.new_figure(*titles, columns=columns, **image_properties.LAYOUT[columns])[1]
+    return figures.new_figure(*titles, columns=columns, layout="ab;ac")[1]
 
 
 def tables_of(inputs: Inputs, *, score: float = 0.5, most: int = 9) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_panels_show_every_group_and_the_papers_means(tmp_path: Path, columns: i
     assert last == "paper's DenseFusion-1M 11"
     red = [line for line in words.lines if line.get_color() == CONTRAST]
     assert len({str(line._dash_pattern) for line in red}) == len(red) == 2
-    marks = [bar.lines[0] for bar in tagged.containers]
+    marks = [line for line in tagged.lines if line.get_marker() != "None"]
     assert len({line.get_marker() for line in marks}) == len(marks) == 4
     assert [tick.get_text() for tick in tagged.get_yticklabels()] == list(language.CLASSES)
 

@@ -10,7 +10,8 @@ from vislib.figures import pipeline
 
 def test_pipeline_counts_what_went_on_and_what_did_not(tmp_path: Path) -> None:
     run = three_samples(tmp_path)
-    table = pipeline.pipeline_table(run, [run["conversations"], run["conversations"]])
+    inputs = {name: run[name] for name in pipeline.TABLES}
+    table = pipeline.pipeline_table(inputs, [run["conversations"], run["conversations"]])
     number = table.set_index(["step", "role", "item"])["count"].sort_index()
     assert number["Web documents", "kept", "rows"] == 5
     assert number["Web documents", "dropped", "duplicate"] == 2
@@ -30,7 +31,7 @@ def test_pipeline_counts_what_went_on_and_what_did_not(tmp_path: Path) -> None:
     assert sheet.y > 100
     figures.trim_sheet(figure, sheet, note="Captions: m.")
     assert_readable(figure)
-    shown = [text.get_text() for text in sheet.axes.texts]
+    shown = [line for text in sheet.axes.texts for line in text.get_text().split("\n")]
     assert {"1 Web documents", "8 Conversations per kind", "too small", "−1", "leaky mix"} <= set(
         shown
     )

@@ -151,8 +151,10 @@ def test_examples_have_an_image_priors_a_caption_and_letters_of_the_font(tmp_pat
             "same page": {"doc_id": "da", "boxes": [BOAT]},
         },
     )
-    assert len(load(tables)) == 2  # of a and the other of its page, one
-    assert "b" in names(load(tables))
+    found = names(load(tables))
+    assert len(found) == 3  # of a and the other of its page, one
+    assert "b" in found[:2]
+    assert found[2] == "plain"  # without findings
     assert names(load(tables, n=1)) == names(load(tables, n=1))
     assert names(load(tables, ids=("plain", "a"))) == ["plain", "a"]
     with pytest.raises(InputError, match=r"\['japanese'\]"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 def draw(table: Any, thumbnails: int = 12) -> tuple[Figure, Axes, list[str]]:
-    figure, (axes, _) = figures.new_figure("(a)", "(b)", **selection.LAYOUT[2], columns=2)
+    figure, (axes, _) = figures.new_figure("(a)", "(b)", columns=2)
     return figure, axes, selection.plot_map(axes, table, thumbnails=thumbnails)
 
 
@@ -133,17 +134,11 @@ def test_the_map_does_not_depend_on_the_order_of_rows(inputs: Inputs, tmp_path: 
     assert pairs[0] == pairs[1]
 
 
-def test_thumbnails_take_each_cell_once_nearest_and_first_come() -> None:
-    points = [(0.5, 0.5), (0.6, 0.5), (9.5, 0.5), (0.5, 0.5), (3.4, 1.6)]
-    assert selection.snapped(points[:3], across=4, down=2, most=9) == {
-        0: (0, 0),
-        1: (1, 0),
-    }  # the third has none near
-    cells = selection.snapped(points, across=4, down=2, most=9)
-    assert len(set(cells.values())) == len(cells)
-    assert cells[4] == (3, 1)
-    assert list(selection.snapped(points, across=4, down=2, most=2)) == [0, 1]
-    assert len(selection.snapped([(1, 1)] * 9, across=2, down=2, most=9)) == 4  # no cell is left
+def test_thumbnails_take_each_cell_once_and_stand_near_their_point() -> None:
+    points = [(0.5, 0.5), (0.6, 0.5), (9.5, 0.5), (3.4, 1.6)]
+    cells = selection.snapped(points, across=4, down=2)
+    assert cells == {0: (0, 0), 1: (1, 0), 3: (3, 1)}  # the third has none near
+    assert len(selection.snapped([(1, 1)] * 9, across=2, down=2)) == 4  # no cell is left
 
 
 def test_every_cluster_shows_its_middle_and_no_picture_hides_another(inputs: Inputs) -> None:
@@ -201,14 +196,22 @@ def test_equal_vectors_lie_in_one_place(tmp_path: Path) -> None:
     assert len(draw(table)[2]) == 4
 
 
+def funnel(reasons: dict[str, int], kept: int) -> Any:
+    dropped = [reason for reason, n in reasons.items() for _ in range(n)]
+    tables = {
+        "dropped": pd.DataFrame({"reason": dropped}),
+        "samples": pd.DataFrame({"s": [0] * kept}),
+    }
+    return figures.query(selection.FUNNEL, **tables)
+
+
 def test_the_funnel_closes() -> None:
     reasons = {"image_failed": 2, "exact_duplicate": 3, "near_duplicate": 1, "below_top_k": 1}
-    table = selection.funnel_table(reasons, kept=5)
+    table = funnel(reasons, kept=5)
     assert table["left"].tolist() == [12, 10, 7, 7, 6, 6, 5]
     assert table["set_aside"].sum() == sum(reasons.values())
     assert "chosen by limit" not in set(table["step"])
-    more = selection.funnel_table({**reasons, "beyond_limit": 1, "new_reason": 1}, kept=5)
-    more = more.set_index("step")
+    more = funnel({**reasons, "beyond_limit": 1, "new_reason": 1}, kept=5).set_index("step")
     assert more.loc["chosen by limit", "set_aside"] == 1
     assert more["left"].iloc[-1] == 5  # a step that is not known here is shown, not lost
     assert more.index[-1] == "new_reason"

@@ -15,11 +15,12 @@ from vislib.figures import charts, statistics, style
 WORDS = [("sea", 9), ("cause", 7), ("moon", 7), ("race", 3), ("wave", 1)]
 
 
-def test_figure_size_follows_the_columns() -> None:
-    assert style.figure_size(columns=1, aspect=0.5) == (3.25, 1.625)
-    assert style.figure_size(columns=2, aspect=1) == (6.75, 6.75)
-    with pytest.raises(ValueError, match="1 or 2 columns"):
-        style.figure_size(columns=3)
+def test_figures_follow_the_columns_and_are_no_longer_than_a_page() -> None:
+    sizes = [
+        tuple(figures.new_figure("", columns=columns, aspect=aspect)[0].get_size_inches())
+        for columns, aspect in ((1, 0.5), (2, 1), (1, 9))
+    ]
+    assert sizes == [(3.25, 1.625), (6.75, 6.75), (3.25, style.PAGE)]
 
 
 def test_panels_stand_side_by_side_or_stacked() -> None:
@@ -28,8 +29,8 @@ def test_panels_stand_side_by_side_or_stacked() -> None:
     assert tuple(wide.get_size_inches()) == (6.75, 6.75 * 0.25)
     assert tuple(tall.get_size_inches()) == (3.25, 3.25)
     assert [panel.get_title(loc="left") for panel in axes] == ["(a)", "(b)"]
-    _, placed = figures.new_figure("(a)", "(b)", "(c)", layout="ab;ac")
-    assert len(placed) == 3
+    placed = figures.new_figure("(a)", "(b)", "(c)", columns=2, layout="ab;ac")[1]
+    assert len({panel.get_position().x0 for panel in placed}) == 2
 
 
 def test_long_notes_are_wrapped_inside_the_figure() -> None:
@@ -44,9 +45,8 @@ def test_long_notes_are_wrapped_inside_the_figure() -> None:
 def draw_everything(folder: Path, columns: int = 2) -> list[Path]:
     """One figure with every kind of mark, saved into `folder`."""
     titles = "(a)", "(b)", "(c)", "(d)"
-    size = {"columns": columns, "layout": "ab;cd" if columns == 2 else "a;b;c;d"}
-    stretch = 1 if columns == 2 else 4
-    figure, panels = figures.new_figure(*titles, note="Captions: m.", stretch=stretch, **size)
+    size = {"columns": columns, "aspect": 0.8, "layout": "ab;cd"}
+    figure, panels = figures.new_figure(*titles, note="Captions: m.", **size)
     tokens = [30, 400, 401, 2000, 9000]
     table = statistics.histogram(tokens, statistics.log_edges(tokens, through=2000.5, bins=8))
     of = {"x": "Tokens", "y": "Documents", "run": {"cap": 2000}, "paper": {"mean": 871.58}}

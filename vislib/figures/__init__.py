@@ -4,14 +4,8 @@ A module per family of figures, each of pure functions that draw a table into gi
 makes the tables, `save_figure` writes them.
 """
 
-from vislib.figures.sql import query
-from vislib.figures.style import (
-    FILLED,
-    HATCHED,
-    new_figure,
-    preview,
-    save_figure,
-)
+from vislib.figures.statistics import query
+from vislib.figures.style import FILLED, HATCHED, new_figure, preview, save_figure
 from vislib.figures.text import new_sheet, trim_sheet
 
 DATA_VERSION = 1  # raised when a mended fault changes what comes out of this room

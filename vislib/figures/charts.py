@@ -5,47 +5,31 @@ differ in filling and pattern, not in colour alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from math import log
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont
-from matplotlib.patches import PathPatch
-from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
-from matplotlib.transforms import Affine2D
+from matplotlib.ticker import MaxNLocator
+from wordcloud import WordCloud
 
-from vislib.figures.style import (
-    CONTRAST,
-    EDGE,
-    FILLED,
-    HATCHED,
-    INK,
-    OUTLINED,
-    Look,
-    finish,
-    say,
-)
+from vislib.figures.style import CONTRAST, EDGE, FILLED, HATCHED, INK, Look, finish, say
 from vislib.figures.text import shortened
 from vislib.runs import InputError
 
 GROUPS: Sequence[Look] = (  # how up to four groups of a histogram are told apart
     FILLED,
-    OUTLINED,
+    {"edgecolor": INK, "linewidth": 1.0, "linestyle": (0, (2, 1))},
     {"edgecolor": EDGE, "linewidth": 1.4},
-    OUTLINED | {"linestyle": (0, (0.8, 0.8))},
+    {"edgecolor": INK, "linewidth": 1.0, "linestyle": (0, (0.8, 0.8))},
 )
-PAPER: Look = {
-    "color": CONTRAST,
-    "markerfacecolor": "white",
-}  # the mark of a paper's number
 _RUN_LINES: Sequence[Any] = ("-", (0, (4, 1.2)))
-_PAPER_LINES: Sequence[Any] = (
-    (0, (5, 1, 1, 1)),
-    (0, (1, 1)),
-)  # no run's line has these patterns
+_PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line has these patterns
+_NONE: Mapping[str, float] = {}
 _SHAPES = "osD^vPX<>hdp"  # of marks, every other one hollow
+_STEPS = [1, 2, 5, 10]  # of ticks
 _LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 points in one column
 
 
@@ -58,8 +42,8 @@ def plot_histogram(
     looks: Sequence[Look] = GROUPS,
     share: bool = False,
     log: bool = False,
-    run: Mapping[str, float] | None = None,
-    paper: Mapping[str, float] | None = None,
+    run: Mapping[str, float] = _NONE,
+    paper: Mapping[str, float] = _NONE,
 ) -> None:
     """Groups of values over one another: each a `statistics.histogram`, its total in the legend.
 
@@ -74,41 +58,31 @@ def plot_histogram(
             heights = table["count"] / (total if share else 1)
             # an empty bin is not drawn: its line would lie on the axis
             edges = [*table["from"], table["to"].iloc[-1]]
-            named = f"{label} ({total:,})" if label else None
+            named = label and f"{label} ({total:,})"
             axes.stairs(heights.where(heights > 0), edges, label=named, **look)
-    for name, values, patterns in (
-        ("", run, _RUN_LINES),
-        ("paper's ", paper, _PAPER_LINES),
-    ):
-        if values is None:
-            continue
-        color = CONTRAST if name else INK
-        for (of, value), line in zip(values.items(), patterns, strict=False):
-            number = f"{value:,.2f}".rstrip("0").rstrip(".")
-            axes.axvline(
-                value,
-                color=color,
-                linestyle=line,
-                label=f"{name}{of} {number}",
-            )
+    _mark(axes, run, "", _RUN_LINES, INK)
+    _mark(axes, paper, "paper's ", _PAPER_LINES, CONTRAST)
     # the bars at the ends must not touch the axis
     axes.margins(x=0.02)
-    axes.set(
-        xlabel=x,
-        ylabel=y,
-        ylim=(0, None),
-        xscale="log" if log else "linear",
-    )
+    axes.set(xlabel=x, ylabel=y, ylim=(0, None), xscale="log" if log else "linear")
     if not log:
         # whole numbers are counted, but for shares
         whole = np.ptp(axes.get_xlim()) > 1.5
-        axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole))
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=_STEPS, integer=whole))
     axes.xaxis.set_major_formatter("{x:,g}")
     # numbers at every decade are enough: those between would overlap in one column
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=not share))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0) if share else "{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=not share))
+    axes.yaxis.set_major_formatter("{x:.0%}" if share else "{x:,.0f}")
     finish(axes)
+
+
+def _mark(
+    axes: Axes, values: Mapping[str, float], whose: str, lines: Sequence[Any], color: str
+) -> None:
+    for (name, value), line in zip(values.items(), lines, strict=False):
+        label = f"{whose}{name} {round(value, 2):,.10g}"
+        axes.axvline(value, color=color, linestyle=line, label=label)
 
 
 def plot_bars(axes: Axes, table: Any, *, form: str = "{:,.0f}") -> None:
@@ -120,14 +94,9 @@ def plot_bars(axes: Axes, table: Any, *, form: str = "{:,.0f}") -> None:
     places = np.arange(len(table))
     for n, (name, look) in enumerate(zip(table.columns, (FILLED, HATCHED), strict=False)):
         # one series alone needs no legend
-        label = str(name) if len(table.columns) > 1 else None
+        label = name if len(table.columns) > 1 else ""
         bars = axes.barh(places + n * height, table[name], height, label=label, **look)
-        axes.bar_label(
-            bars,
-            [form.format(value) for value in table[name]],
-            padding=2,
-            fontsize=6,
-        )
+        axes.bar_label(bars, fmt=form, padding=2, fontsize=6)
     # long names would take the room of the bars
     names = [shortened(str(name), 90, 6.5) for name in table.index]
     axes.set_yticks(places + 0.4 - height / 2, names)
@@ -151,13 +120,9 @@ def marks(names: Iterable[str]) -> dict[str, Look]:
             f"{len(names)} arms, but a figure tells {len(_SHAPES)} apart: name fewer in show"
         )
     looks = {}
-    for number, name in enumerate(names):
-        color, face = (INK, "white") if number % 2 else (EDGE, EDGE)
-        looks[name] = {
-            "marker": _SHAPES[number],
-            "color": color,
-            "markerfacecolor": face,
-        }
+    for name, shape, face in zip(names, _SHAPES, cycle((EDGE, "white")), strict=False):
+        edge = INK if face == "white" else EDGE
+        looks[name] = {"marker": shape, "color": edge, "markerfacecolor": face}
     return looks
 
 
@@ -170,18 +135,19 @@ def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> No
     if rows.empty:
         return say(axes, "nothing to count")
     # in the order of the rows, which is the caller's
-    labels, names = list(dict.fromkeys(rows["label"])), list(looks)
+    labels = list(dict.fromkeys(rows["label"]))
+    # a panel's legend names only what it shows
+    names = [name for name in looks if name in set(rows["name"])]
+    # a number that was counted, or that a paper gives alone, has no interval
+    rows = rows.fillna({"low": rows["value"], "high": rows["value"]})
     # marks of one line stand below one another, so that equal values are both seen
     step = min(0.25, 0.7 / len(names))
-    for name, own in rows.groupby("name", sort=False):
+    for number, name in enumerate(names):
+        own = rows[rows["name"] == name]
         # around the middle of the line, whatever the number of names
-        shift = step * (names.index(name) - (len(names) - 1) / 2)
-        # rounding may put an end beyond its value, by 1e-17
-        ends = [own["value"] - own["low"], own["high"] - own["value"]]
-        reach = [end.astype(float).fillna(0).clip(lower=0) for end in ends]
-        places = own["label"].map(labels.index) + shift
-        look = {"linestyle": "", "elinewidth": 0.8, **looks[name]}
-        axes.errorbar(own["value"], places, xerr=reach, label=name, **look)
+        places = own["label"].map(labels.index) + step * (number - (len(names) - 1) / 2)
+        axes.plot(own["value"], places, linestyle="", label=name, **looks[name])
+        axes.hlines(places, own["low"], own["high"], looks[name]["color"], linewidth=0.8)
     # a hairline between lines leads the eye from name to mark
     for border in range(1, len(labels)):
         axes.axhline(border - 0.5, color="0.88", linewidth=0.5)
@@ -192,11 +158,7 @@ def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> No
 
 
 def plot_word_cloud(
-    axes: Axes,
-    counts: Sequence[tuple[str, int]],
-    *,
-    max_words: int,
-    seed: int,
+    axes: Axes, counts: Sequence[tuple[str, int]], *, max_words: int, seed: int
 ) -> list[tuple[str, int]]:
     """Fill the axes with words, frequent ones larger and darker (VisCon-100K, figure 7); returns
     those that found a place.
@@ -210,54 +172,47 @@ def plot_word_cloud(
         say(axes, f"no word to draw: {why}")
         return []
     axes.axis("off")
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure: Any = axes.get_figure(root=True)
     # lays the figure out, so that the cloud takes the shape of the axes
     figure.draw_without_rendering()
     box = axes.get_window_extent()
-    # 900 px over a column are about 280 a inch, as fine as print
     width, height = 900, round(900 * box.height / box.width)
-    placed = _cloud(counts[:max_words], width, height, seed=seed).layout_
-    for (word, _), size, (top, left), _, _ in placed:
-        # outlines, as text would not keep wordcloud's sizes: `top` is that of the ink, `left` the
-        # origin of the pen
-        glyphs = TextPath((0, 0), word, size=size)
-        place = Affine2D().translate(0, -glyphs.get_extents().y1).scale(1, -1).translate(left, top)
-        # paler where a word is smaller, dark enough to be read
-        shade = 0.5 * (1 - (size / placed[0][1]) ** 0.5)
-        color = [dark + (1 - dark) * shade for dark in (0.06, 0.18, 0.33)]
-        axes.add_patch(PathPatch(place.transform_path(glyphs), facecolor=color, linewidth=0))
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    drawn = {word for (word, _), *_ in placed}
-    return [(word, count) for word, count in counts if word in drawn]
+    cloud = _cloud(dict(counts[:max_words]), width, height, seed=seed)
+    axes.imshow(cloud.to_array(), aspect="auto", interpolation="none")
+    drawn = {word for (word, _), *_ in cloud.layout_}
+    return [item for item in counts if item[0] in drawn]
 
 
-def _cloud(counts: Sequence[tuple[str, int]], width: int, height: int, *, seed: int) -> Any:
+def _cloud(counts: Mapping[str, int], width: int, height: int, *, seed: int) -> Any:
     """The layout with the largest words of those that place nine in ten, or that of the
     smallest.
     """
-    from wordcloud import WordCloud
-
-    # 0 where all words are as frequent: then they are of one size
-    spread = log(counts[0][1] / counts[-1][1])
+    spread = log(max(counts.values()) / min(counts.values()))
     for part in (5, 6, 7, 8, 9, 10, 12, 15):
         # A word is (n / n of the word before) ** scaling as large as that one: sizes grow slower
-        # than counts, so that the last one is legible.
-        scaling = max(0.0, min(0.5, log(height / part / _LEAST_PX) / spread)) if spread else 0.0
+        # than counts, so that the last one is legible. Equal counts have one size.
+        room = max(0.0, log(height / part / _LEAST_PX))
         cloud = WordCloud(
             width=width,
             height=height,
+            scale=2,  # as fine as print
+            background_color="white",
+            color_func=_shade,
             font_path=findfont("DejaVu Sans"),
             max_words=len(counts),
             random_state=seed,
-            # words that stand upright are hard to read
-            prefer_horizontal=1.0,
-            relative_scaling=scaling,
+            prefer_horizontal=1.0,  # words that stand upright are hard to read
+            relative_scaling=min(0.5, room / spread) if spread else 0.0,
             max_font_size=height // part,
             min_font_size=_LEAST_PX,
             margin=5,
         )
-        cloud.generate_from_frequencies(dict(counts))
+        cloud.generate_from_frequencies(counts)
         if len(cloud.layout_) >= 0.9 * len(counts):
             break
     return cloud
+
+
+def _shade(word: str, font_size: int, **_: Any) -> str:
+    """Paler where a word is smaller, dark enough to be read."""
+    return f"hsl(213, 65%, {max(18, 45 - font_size // 4)}%)"

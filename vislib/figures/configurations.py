@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from vislib.figures.benchmarks import REFERENCE, scale_of, title_of
+from vislib.figures.statistics import query
 from vislib.figures.style import write_csv
 from vislib.runs import InputError
 from vislib.runs.contract import ARM_SIZES
@@ -23,14 +24,28 @@ NOTE = (
     " question for itself; clustered: those of one page or picture together; Holm: clustered p,"
     " over arms; detectable: at 80 % power; ±: over seeds."
 )
-_EQUAL = 0.01  # sizes that differ by less of the larger one: a step more or less
+# An arm without sizes or without a reference stands in the table all the same. Sizes that differ by
+# less than 1 % of the larger one are equal: a step more or less.
+_JOINED = """
+SELECT scores.*, own.samples, own.rounds, own.supervised_tokens, own.steps, reference,
+    tests.n AS pairs, b, c, difference, tests.low AS difference_low, tests.high AS difference_high,
+    p, p_holm, tests.clusters AS compared_clusters, p_clustered, detectable, claim,
+    tests.seed_deviation AS difference_seed_deviation, aa_difference, aa_p,
+    concat_ws(', ', {unequal}) AS unequal
+FROM scores LEFT JOIN tests USING (model, arm, benchmark)
+LEFT JOIN sizes AS own USING (model, arm)
+LEFT JOIN sizes AS other ON other.model = scores.model AND other.arm = reference
+ORDER BY place
+"""
+_UNEQUAL = """
+if(abs(own.{size} - other.{size}) > 0.01 * greatest(own.{size}, other.{size}),
+    format('{{:,}} {name} to {{:,}}', own.{size}::BIGINT, other.{size}::BIGINT), NULL)
+"""
 
 
 def mean_sizes(arms: Any) -> Any:
-    """What each model and arm learnt from, a mean over its seeds; NaN where nobody knows."""
-    # older tables of arms lack some sizes: they are not known, not 0
-    known = arms.reindex(columns=["model", "arm", *ARM_SIZES, "steps"])
-    return known.groupby(["model", "arm"]).mean().reset_index()
+    """What each model and arm learnt from, a mean over its seeds."""
+    return arms.groupby(["model", "arm"])[[*ARM_SIZES, "steps"]].mean().reset_index()
 
 
 def join(scores: Any, comparisons: Any, arms: Any, benchmark: str) -> Any:
@@ -48,43 +63,11 @@ def join(scores: Any, comparisons: Any, arms: Any, benchmark: str) -> Any:
         raise InputError(
             f"benchmark is {benchmark!r}, which no arm was evaluated on; 12 has scores on {known}"
         )
-    sizes = mean_sizes(arms)
-    tested = comparisons[comparisons["benchmark"] == benchmark].drop(columns="benchmark")
-    # both tables have ends and counts: those of the difference get its name
-    names = {name: f"difference_{name}" for name in ("low", "high", "seed_deviation")}
-    names |= {"n": "pairs", "clusters": "compared_clusters"}
-    # left joins: an arm without sizes or without a reference stands in the table all the same
-    table = own.merge(sizes, how="left", on=["model", "arm"])
-    table = table.merge(tested.rename(columns=names), how="left", on=["model", "arm"])
-    # the same sizes once more, of the arm that each is held against
-    theirs = sizes.rename(columns={"arm": "reference"})
-    both = table.merge(
-        theirs,
-        how="left",
-        on=["model", "reference"],
-        suffixes=("", "_against"),
-    )
-    return table.assign(unequal=[_unequal(row) for row in both.to_dict("records")])
-
-
-def _unequal(row: dict[Any, Any]) -> str:
-    said = []
-    for name in ARM_SIZES:
-        own, other = row[name], row[f"{name}_against"]
-        if abs(own - other) > _EQUAL * max(own, other):  # False of NaN, which nobody knows
-            said.append(f"{_count(own)} {name.replace('_', ' ')} to {_count(other)}")
-    return ", ".join(said)
-
-
-def _count(value: float) -> str:
-    """A count, of large ones three digits."""
-    if value < 100_000:
-        return f"{value:,.0f}"
-    return f"{value / 1e3:.0f} K" if value < 1e6 else f"{value / 1e6:.3g} M"
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+    own = own.assign(place=range(len(own)))
+    unequal = [_UNEQUAL.format(size=size, name=size.replace("_", " ")) for size in ARM_SIZES]
+    sql = _JOINED.format(unequal=", ".join(unequal))
+    table = query(sql, scores=own, tests=comparisons, sizes=mean_sizes(arms))
+    return table.drop(columns="place")
 
 
 def readable(table: Any) -> Any:
@@ -94,13 +77,13 @@ def readable(table: Any) -> Any:
     forms: dict[str, Callable[[Any], str]] = {
         "model": str,
         "arm": title_of,
-        **dict.fromkeys(ARM_SIZES, _count),
+        **dict.fromkeys(ARM_SIZES, "{:,.0f}".format),
         "accuracy": lambda value: f"{scale * value:.1f}",
         "seed_deviation": lambda value: f"±{scale * value:.1f}",
         "reference": title_of,
         "difference": lambda value: f"{scale * value:+.1f}",
         "detectable": lambda value: f"{scale * value:.1f}",
-        **dict.fromkeys(("n", "b", "c"), _count),
+        **dict.fromkeys(("n", "b", "c"), "{:,.0f}".format),
         **dict.fromkeys(("p", "p_clustered", "p_holm"), _p),
     }
 
@@ -114,8 +97,12 @@ def readable(table: Any) -> Any:
         low, high = (texts(f"{prefix}{end}", forms[name]) for end in ("low", "high"))
         shown[name] += (" [" + low + ", " + high + "]").fillna("")
     # marked where it is read: at the name, not in a column that may be passed over
-    shown["arm"] += table["unequal"].map(lambda sizes: " †" if sizes else "")
+    shown["arm"] += table["unequal"].map(lambda sizes: sizes and " †")
     return shown.fillna("").rename(columns=lambda name: name.replace("_", " "))
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def remarks(table: Any, *, paper: Sequence[str]) -> list[str]:
@@ -123,17 +110,16 @@ def remarks(table: Any, *, paper: Sequence[str]) -> list[str]:
     comparison, and the paper's own tests of the models named in `paper`.
     """
     # per model, as each has its own arms and references
-    said = [NOTE]
+    said, tests = [NOTE], REFERENCE["viscon"]["mcnemar"]
     for model, rows in table.groupby("model", sort=False):
         said += [f"{model}: {remark}" for remark in _remarks(rows.dropna(subset=["reference"]))]
-        if tests := paper_tests(model, rows["benchmark"].iloc[0]) if model in paper else "":
-            said.append(f"{model}: {tests}")
+        of_paper = model in paper and model == tests["model"]
+        if of_paper and rows["benchmark"].iloc[0] in tests["benchmarks"]:
+            said.append(f"{model}: {tests['said']}")
     return said
 
 
 def _remarks(held: Any) -> list[str]:
-    if held.empty:
-        return []
     said, unequal = [], held[held["unequal"] != ""]
     if len(unequal):
         sizes = "; ".join(unequal["arm"].map(title_of) + " " + unequal["unequal"])
@@ -141,27 +127,14 @@ def _remarks(held: Any) -> list[str]:
     if claims := "; ".join(filter(None, held["claim"].dropna().unique())):
         said.append(f"p is about {claims}, not about arms trained again.")
     tested = held.dropna(subset=["aa_p"])
-    if tested.empty:
+    if len(tested):
+        row = tested.loc[tested["aa_difference"].abs().idxmax()]  # the worst that chance did
+        chance = f"{scale_of(row['benchmark']) * row['aa_difference']:+.1f}, p = {row['aa_p']:.2g}"
+        said.append(f"A/A, two seeds of one arm compared in the same way: {chance}.")
+    elif len(held):
         nothing = "there is no A/A comparison to hold a difference against"
-        return [*said, f"No arm has two seeds here, so {nothing}."]
-    row = tested.loc[tested["aa_difference"].abs().idxmax()]  # the worst that chance did
-    chance = f"{scale_of(row['benchmark']) * row['aa_difference']:+.1f}, p = {row['aa_p']:.2g}"
-    return [
-        *said,
-        f"A/A, two seeds of one arm compared in the same way: {chance}.",
-    ]
-
-
-def paper_tests(model: str, benchmark: str) -> str:
-    """The paper's own McNemar tests as a sentence, if they are of this model and benchmark."""
-    tests = REFERENCE["viscon"]["mcnemar"]
-    if model != tests["model"] or benchmark not in tests["benchmarks"]:
-        return ""
-    said = ", ".join(f"against {title_of(arm)} p = {p:g}" for arm, p in tests["against"].items())
-    return (
-        f"McNemar's tests in the paper, of its {title_of(tests['arm'])} on SEED,"
-        f" {tests['variant']}: {said}. It gives them without b, c and n."
-    )
+        said.append(f"No arm has two seeds here, so {nothing}.")
+    return said
 
 
 def save_table(table: Any, folder: Path, name: str, notes: Sequence[str]) -> list[Path]:
@@ -175,9 +148,6 @@ def save_table(table: Any, folder: Path, name: str, notes: Sequence[str]) -> lis
     rows = shown.to_markdown(index=False, disable_numparse=True)
     markdown.write_text(f"{rows}\n\n{below}\n", encoding="utf-8")
     # signs that pdflatex does not know are written as its commands
-    escaped = shown.to_latex(index=False, escape=True)
-    latex.write_text(
-        escaped.replace("†", r"\dag{}").replace("±", r"$\pm$"),
-        encoding="utf-8",
-    )
+    tex = shown.to_latex(index=False, escape=True).replace("†", r"\dag{}").replace("±", r"$\pm$")
+    latex.write_text(tex, encoding="utf-8")
     return [csv, markdown, latex]

@@ -6,27 +6,22 @@ A seeded choice picks the samples, so that nobody picks the pretty ones. Panels 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from vislib.figures.sql import query
-from vislib.figures.statistics import (
-    overlap,
-    source_stems,
-    text_stems,
-)
-from vislib.figures.style import GREY, Look
+from vislib.figures.statistics import overlap, query, source_stems, text_stems
+from vislib.figures.style import GREY
 from vislib.figures.text import NOTHING, Column, drawable
 from vislib.media.tokenization import sentences
-from vislib.runs import InputError, choose
+from vislib.runs import InputError
 
 SAMPLES = """
-SELECT samples.sample_id, doc_id, page_url, alt_text, context, path, contextual, non_contextual,
-    conversations, sources
+SELECT samples.sample_id, doc_id, image_id, page_url, alt_text, context, path, contextual,
+    non_contextual, conversations, sources, true AS rich
 FROM samples JOIN images USING (image_url)
 JOIN (SELECT sample_id, max(caption) FILTER (kind = 'contextual') AS contextual,
     max(caption) FILTER (kind = 'non_contextual') AS non_contextual
@@ -37,77 +32,56 @@ WHERE status = 'ok' AND contextual IS NOT NULL AND non_contextual IS NOT NULL
 KINDS = ("contextual", "non_contextual")
 _POOL = 40  # candidates looked at for each example that is wanted
 _LACKS = "an image, a caption, or a script that the font can set"
-_NOTHING = f"No sample can be shown: each lacks {_LACKS}."
-Example = Mapping[str, Any]
+Example = dict[str, Any]
 
 
-def find(
+def choose(
     sql: str,
     inputs: Mapping[str, Path],
-    *,
-    ids: Sequence[str],
-    n: int,
-    seed: int,
-) -> Any:
-    """The rows of a query of samples that are `ids`, or for none a seeded choice of candidates for
-    `n` examples; `path` is completed.
-    """
-    # all samples are in question where none is named
-    among = ", ".join(f"'{name}'" for name in ids) or "sample_id"
-    # more than are wanted, as some cannot be set; the whole table would be too many
-    pool = f"ORDER BY seeded({seed}, sample_id) LIMIT {len(ids) or n * _POOL}"
-    found = query(f"FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
-    found["path"] = f"{inputs['images'].parent}/" + found["path"]
-    # candidates in one order, whatever the files' order
-    return found.sort_values("sample_id").to_dict("records")
-
-
-def pick(found: Sequence[Example], *, ids: Sequence[str], n: int, seed: int) -> list[Example]:
-    """The examples `ids` in their order, or for none a seeded choice of `n` of different pages.
-
-    Raises InputError when one of `ids` is not among those `found`.
-    """
-    if lacking := sorted(set(ids) - {example["sample_id"] for example in found}):
-        raise InputError(
-            f"{lacking} lacks {_LACKS}; mend sample_ids, or leave this figure out of the set"
-        )
-    if ids:
-        return sorted(
-            found,
-            key=lambda example: list(ids).index(example["sample_id"]),
-        )
-    # pages with many pictures would fill the figure
-    one_each = {example["doc_id"]: example for example in found}
-    return choose(
-        one_each.values(),
-        n,
-        seed,
-        key=lambda example: str(example["sample_id"]),
-    )
-
-
-def load_examples(
-    inputs: Mapping[str, Path],
+    said: Callable[[Example], Iterable[str]],
     *,
     ids: Sequence[str],
     n: int,
     seed: int,
 ) -> list[Example]:
-    """Samples with image, both captions and conversation, from the tables of `inputs`: `ids`, or
-    for none a seeded choice of `n` from different documents.
+    """Rows of a query of samples: `ids`, or for none a seeded choice of `n` of different pages and
+    images, `rich` ones first.
 
-    Samples whose text the font cannot set are passed over, perhaps all. Raises InputError when one
-    of `ids` is.
+    Samples whose texts, which are `said`, the font cannot set are passed over, perhaps all. Raises
+    InputError when one of `ids` is.
     """
-    found = find(SAMPLES, inputs, ids=ids, n=n, seed=seed)
-    return pick(list(filter(_settable, found)), ids=ids, n=n, seed=seed)
-
-
-def _settable(example: Example) -> bool:
+    among = ", ".join(f"'{name}'" for name in ids) or "sample_id"
+    # more than are wanted, as some cannot be set; the whole table would be too many
+    pool = f"ORDER BY rich DESC, seeded({seed}, sample_id) LIMIT {len(ids) or n * _POOL}"
+    found = query(f"FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
+    found["path"] = f"{inputs['images'].parent}/" + found["path"]
     # a box of a missing glyph would pass for the text
-    said = [turn["value"] for turn in example["conversations"]]
+    rows = [row for row in found.to_dict("records") if all(map(drawable, said(row)))]
+    by_id = {row["sample_id"]: row for row in rows}
+    if lacking := sorted(set(ids) - set(by_id)):
+        raise InputError(
+            f"{lacking} lacks {_LACKS}; mend sample_ids, or leave this figure out of the set"
+        )
+    if ids:
+        return [by_id[name] for name in ids]
+    shown: list[Example] = []
+    for row in rows:
+        # pages with many pictures would fill the figure
+        if not any(row[name] == one[name] for one in shown for name in ("doc_id", "image_id")):
+            shown.append(row)
+    return shown[:n]
+
+
+def load_examples(
+    inputs: Mapping[str, Path], *, ids: Sequence[str], n: int, seed: int
+) -> list[Example]:
+    """Samples with image, both captions and conversation: `choose` from the tables of `inputs`."""
+    return choose(SAMPLES, inputs, _said, ids=ids, n=n, seed=seed)
+
+
+def _said(example: Example) -> list[str]:
     page = [example[name] or "" for name in ("page_url", "alt_text", "context", *KINDS)]
-    return all(map(drawable, [*said, *page]))
+    return page + [turn["value"] for turn in example["conversations"]]
 
 
 def rounds_of(example: Example) -> list[tuple[str, str, str]]:
@@ -131,21 +105,14 @@ def plot_page(sheet: Column, examples: Sequence[Example], *, words_around: int) 
     Without an example it says so, as does figure 8.
     """
     if not examples:
-        return sheet.write(_NOTHING)
+        return sheet.write(f"No sample can be shown: each lacks {_LACKS}.")
     # page and captions side by side, as in the paper
     example, half = examples[0], sheet.width / 2 - 8
-    page, beside = (
-        sheet.column(7, half - 14),
-        sheet.column(half + 16, half - 8),
-    )
+    page, beside = sheet.column(7, half - 14), sheet.column(half + 16, half - 8)
     page.y += 3
     _write_page(page, example, words_around)
-    frame: Look = {
-        "fill": False,
-        "edgecolor": "0.6",
-        "linewidth": 0.6,
-    }
-    sheet.axes.add_patch(Rectangle((1, 1), half, page.y + 5, **frame))
+    frame = Rectangle((1, 1), half, page.y + 5, fill=False, edgecolor="0.6", linewidth=0.6)
+    sheet.axes.add_patch(frame)
     for kind, source in zip(KINDS, (added_stems(example), NOTHING), strict=True):
         counts = overlap(example[kind], source_stems(example))
         share = f"{counts['matched']} of {counts['content_words']} words, stop words apart,"
@@ -179,16 +146,15 @@ def _around(text: str, words: int, *, end: bool) -> str:
     """Whole sentences at the end or the beginning of a text, of at most `words` words; words of a
     longer one.
     """
-    parts, tokens = sentences(text), re.findall(r"\S+\s*", text)
-    sizes = accumulate(len(part.split()) for part in (parts[::-1] if end else parts))
-    # as many whole sentences as fit
+    parts: list[str] = []
+    for part in sentences(text):
+        # one long sentence is cut by words, else nothing would be shown
+        parts += [part] if len(part.split()) <= words else re.findall(r"\S+\s*", part)
+    nearest_first = parts[::-1] if end else parts
+    sizes = accumulate(len(part.split()) for part in nearest_first)
     whole = sum(size <= words for size in sizes)
-    kept = parts[len(parts) - whole :] if end else parts[:whole]
-    # one long sentence is cut by words, else nothing would be shown
-    if not "".join(kept).strip():
-        kept = tokens[max(0, len(tokens) - words) :] if end else tokens[:words]
-    said = "".join(kept).strip()
-    if len(said.split()) == len(tokens):
+    said = "".join(parts[len(parts) - whole :] if end else parts[:whole]).strip()
+    if whole == len(parts):
         return said
     return f"… {said}" if end else f"{said} …"
 
@@ -198,32 +164,26 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
     own order.
     """
     if not examples:
-        sheet.write(_NOTHING)
+        sheet.write(f"No sample can be shown: each lacks {_LACKS}.")
     for example in examples:
-        image, talk = (
-            sheet.column(0, 118),
-            sheet.column(168, sheet.width - 175),
-        )
+        image, talk = sheet.column(0, 118), sheet.column(168, sheet.width - 175)
         image.draw(example["path"], height=150)
         image.y += 2
         image.write(example["page_url"], size=5, max_lines=1, color=GREY)
-        _write_talk(talk, example, rounds)
+        spoken = rounds_of(example)
+        others = [one for one in spoken if one[0] != "caption"]
+        # in the order of the conversation, the caption wherever it stands
+        shown = [one for one in spoken if one not in others[rounds - 1 :]]
+        for _, question, answer in shown:
+            # answers alone are marked: questions hold fixed phrases
+            _write_turn(talk, "Human", question, NOTHING)
+            _write_turn(talk, "Assistant", answer, added_stems(example))
+            talk.y += 3
+        if more := len(spoken) - len(shown):
+            talk.write(f"and {more} more rounds", size=5.5, color=GREY)
         sheet.y = max(image.y, talk.y) + 10
 
 
-def _write_talk(talk: Column, example: Example, rounds: int) -> None:
-    spoken = rounds_of(example)
-    others = [one for one in spoken if one[0] != "caption"]
-    # in the order of the conversation, the caption wherever it stands
-    shown = [one for one in spoken if one not in others[rounds - 1 :]]
-    for _, question, answer in shown:
-        # answers alone are marked: questions hold fixed phrases
-        for who, text, source in (
-            ("Human", question, NOTHING),
-            ("Assistant", answer, added_stems(example)),
-        ):
-            talk.column(-38, 50).write(who, size=5.5, weight="bold", color=GREY)
-            talk.write(text, source=source, max_lines=12)
-        talk.y += 3
-    if more := len(spoken) - len(shown):
-        talk.write(f"and {more} more rounds", size=5.5, color=GREY)
+def _write_turn(talk: Column, who: str, text: str, source: frozenset[str]) -> None:
+    talk.column(-38, 50).write(who, size=5.5, weight="bold", color=GREY)
+    talk.write(text, source=source, max_lines=12)

@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from vislib.figures.sql import query
-from vislib.figures.statistics import histogram
+from vislib.figures.statistics import histogram, query
 from vislib.figures.style import EDGE, FILL, INK, Look, finish
 
 PAPER_TEXT_SHARE = 0.7  # more than that
-LAYOUT: dict[int, Look] = {  # by columns: tags, sizes, texts
-    1: {"layout": "a;b;c", "height_ratios": (3, 3, 2), "stretch": 3},
-    2: {"layout": "ab;ac", "height_ratios": (3, 2)},
-}
 _DOT = 42.0  # points², of the bin with most images
 _BARS = 20  # of the histogram of texts, about
 
@@ -36,11 +31,10 @@ def text_table(images: Any) -> Any:
 
 def experts_note(experts: Path) -> str:
     """Small print: what tagged the images, and what read their text."""
-    models = query("SELECT expert, model FROM experts", experts=experts).set_index("expert")[
-        "model"
-    ]
+    found = query("SELECT expert, model FROM experts", experts=experts)
+    models = dict(zip(found["expert"], found["model"], strict=True))
     # measured tags look like a model's: who reads the figure must know
-    tagger = str(models.get("tagger", "none"))
+    tagger = models.get("tagger", "none")
     if tagger.startswith("measured"):
         tagger += ", which measures properties and knows no categories of meaning"
     return f"Tags: {tagger}. Text: {models.get('ocr', 'none')}."
@@ -54,27 +48,15 @@ def plot_sizes(axes: Axes, table: Any, *, short_edge: int) -> None:
     # areas, not widths, grow with the number; one image stays visible
     areas = (table["images"] / most * _DOT).clip(lower=1.5)
     largest = f"largest: {most:,} image{'s' if most > 1 else ''}"
-    axes.scatter(
-        table["width"],
-        table["height"],
-        areas,
-        label=largest,
-        color=FILL,
-        edgecolor=EDGE,
-    )
-    dashed: Look = {
-        "color": INK,
-        "linewidth": 0.8,
-        "linestyle": (0, (4, 1.2)),
-    }
+    axes.scatter(table["width"], table["height"], areas, FILL, edgecolor=EDGE, label=largest)
+    dashed: Look = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 1.2))}
     axes.axvline(short_edge, label=f"short edge ≥ {short_edge:,} px", **dashed)
     axes.axhline(short_edge, **dashed)
     axes.axline((1, 1), (2, 2), color="0.75", linewidth=0.6, zorder=0)  # square pictures
     ends = short_edge / 1.3, 1.3 * table[["width", "height"]].max(axis=None)
     axes.set(xlabel="Width (px)", ylabel="Height (px)", xlim=ends, ylim=ends)
-    # a step is a doubling, as sizes of pictures are thought of
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+        # a step is a doubling, as sizes of pictures are thought of
+        set_scale("log", base=2)
+        axis.set_major_formatter("{x:,.0f}")
     finish(axes)

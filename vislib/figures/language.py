@@ -8,22 +8,23 @@ a row of numbers.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from nltk.tokenize import word_tokenize
 
 from vislib.checks import foreign
 from vislib.figures.charts import GROUPS, marks, plot_dots
-from vislib.figures.statistics import histogram
+from vislib.figures.statistics import histogram, query
 from vislib.media.tokenization import sentences
 from vislib.media.words import count_words
-from vislib.runs import InputError, choose, tables
-from vislib.runs.tables import Row
+from vislib.runs import InputError, tables
 
 # means; of the other lengths and the parts of speech we know no figure of the paper
 PAPER: Mapping[str, Mapping[str, float]] = {
@@ -50,45 +51,44 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 _LONGEST = 30  # characters of a token that the tagger is given: its time grows with their cube
 
 
+_CHOSEN = """
+SELECT caption FROM captions SEMI JOIN own USING (sample_id)
+WHERE kind = '{kind}' AND status = 'ok' ORDER BY seeded({seed}, sample_id) LIMIT {limit}
+"""
+
+
 def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, int]:
     """One row per good English caption of `kinds`, and how many are surely in another language.
 
-    Columns: group, table (its number), kind, sample_id, model, `LENGTHS`. A group is a kind, or a
+    Columns: table (its number), kind, sample_id, model, `LENGTHS`, group. A group is a kind, or a
     kind of one stage where several tables hold it. Raises InputError for more groups than print can
     tell apart.
     """
-    rows, left_out = [], 0
-    for number, row in _good_captions(captions, kinds):
-        if foreign(row["caption"], wanted=("en",)):
-            left_out += 1
-        else:
-            facts = [row[name] for name in ("kind", "sample_id", "model")]
-            rows.append([number, *facts, *caption_lengths(row["caption"])])
-    table = pd.DataFrame(
-        rows,
-        columns=["table", "kind", "sample_id", "model", *LENGTHS],
-    )
+    rows, left_out, facts = [], 0, ["kind", "sample_id", "model"]
+    for number, path in enumerate(captions):
+        for row in tables.read_rows(path, [*facts, "caption", "status"]):
+            if row["status"] != "ok" or row["kind"] not in kinds:
+                continue
+            if foreign(row["caption"], wanted=("en",)):
+                left_out += 1
+                continue
+            lengths = caption_lengths(row["caption"])
+            rows.append([number, *(row[name] for name in facts), *lengths])
+    table = pd.DataFrame(rows, columns=["table", *facts, *LENGTHS])
+    # kinds in the order asked for, tables within a kind
+    places = table["kind"].map(list(kinds).index)
+    table = table.iloc[places.argsort(kind="stable")]
     # a kind of two captioners is two groups, named by the stage that wrote it
     stages = table["table"].map(lambda number: f" · {'/'.join(captions[number].parts[-4:-2])}")
     several = table.groupby("kind")["table"].transform("nunique") > 1
-    kind_names = table["kind"].map(lambda kind: kind.replace("_", "-"))
-    table.insert(0, "group", kind_names + stages.where(several, ""))
+    table["group"] = table["kind"].str.replace("_", "-") + stages.where(several, "")
     if (groups := table["group"].nunique()) > len(GROUPS):
         raise InputError(
             f"captions and kinds ({', '.join(kinds)}) give {groups} groups of English captions; a"
             f" panel shows at most {len(GROUPS)}: name other kinds or tables, or leave this figure"
             " out of the set"
         )
-    # kinds in the order asked for, tables within a kind
-    order = table["kind"].map(list(kinds).index) * len(captions) + table["table"]
-    return table.iloc[order.argsort(kind="stable")], left_out
-
-
-def _good_captions(captions: Sequence[Path], kinds: Collection[str]) -> Iterator[tuple[int, Row]]:
-    for number, path in enumerate(captions):
-        for row in tables.read_rows(path, ["sample_id", "kind", "caption", "status", "model"]):
-            if row["status"] == "ok" and row["kind"] in kinds:
-                yield number, row
+    return table, left_out
 
 
 def caption_lengths(text: str) -> tuple[int, int, int]:
@@ -98,25 +98,19 @@ def caption_lengths(text: str) -> tuple[int, int, int]:
 
 
 def class_table(captions: Sequence[Path], lengths: Any, *, limit: int, seed: int) -> Any:
-    """Tokens of at most `limit` captions of each group, chosen by `seed`, by part of speech.
+    """Tokens of at most `limit` captions of each group (0: of all), chosen by `seed`, by part of
+    speech.
 
     `lengths` is the `length_table` of these captions. One row per group and class of `CLASSES`:
     group, captions (tagged ones), class, words, share (0 to 1; NaN without one).
     """
-    # the same ids whatever the order of rows
-    groups = lengths.groupby(["table", "kind"], sort=False)
-    chosen = {key: set(choose(rows["sample_id"], limit, seed)) for key, rows in groups}
-    counts: dict[tuple[int, str], Counter[str]] = {key: Counter() for key in chosen}
-    # a second pass in place of all texts in memory
-    for number, row in _good_captions(captions, lengths["kind"].unique()):
-        key = number, row["kind"]
-        if row["sample_id"] in chosen.get(key, ()):
-            counts[key].update(word_classes(row["caption"]))
-    rows = [
-        (group.iloc[0], len(chosen[key]), name, counts[key][name])
-        for key, group in groups["group"]
-        for name in CLASSES
-    ]
+    rows = []
+    # a second pass over a few in place of all texts in memory
+    for (number, kind, group), own in lengths.groupby(["table", "kind", "group"], sort=False):
+        sql = _CHOSEN.format(kind=kind, seed=seed, limit=limit or len(own))
+        texts = query(sql, captions=captions[number], own=own[["sample_id"]])["caption"]
+        counts = Counter(name for text in texts for name in word_classes(text))
+        rows += [(group, len(texts), name, counts[name]) for name in CLASSES]
     table = pd.DataFrame(rows, columns=["group", "captions", "class", "words"])
     table["share"] = table["words"] / table.groupby("group")["words"].transform("sum")
     return table
@@ -125,23 +119,15 @@ def class_table(captions: Sequence[Path], lengths: Any, *, limit: int, seed: int
 def word_classes(text: str) -> list[str]:
     """The class, one of `CLASSES`, of each token of an English text, as the Penn Treebank cuts them
     ("it" and "'s" are two); signs alone are none."""
-    from nltk.tokenize import word_tokenize
-
     found = []
     for sentence in sentences(text):
         # tags need the sentence, not the caption
         tokens = [token[:_LONGEST] for token in word_tokenize(sentence, preserve_line=True)]
-        tags = zip(
-            tokens,
-            _tagger().tag_sent(tokens, taglevel=0),
-            strict=True,
-        )
-        found += [_class_of(tag) for token, tag in tags if any(map(str.isalnum, token))]
+        tags = _tagger().tag_sent(tokens, taglevel=0)
+        for token, tag in zip(tokens, tags, strict=True):
+            if any(map(str.isalnum, token)):
+                found.append(next(name for name in CLASSES if tag.startswith(CLASSES[name])))
     return found
-
-
-def _class_of(tag: str) -> str:
-    return next(name for name, starts in CLASSES.items() if tag.startswith(starts))
 
 
 @cache
@@ -152,41 +138,39 @@ def _tagger() -> Any:
 
 
 def length_bins(lengths: Any, *, bins: int) -> Any:
-    """Histograms per group in at most about `bins` bins, whole numbers wide: length, group, from,
-    to, count.
+    """Histograms of words and sentences in at most about `bins` bins: length, group (with mean and
+    median), from, to, count.
     """
-    tables = [pd.DataFrame(columns=["length", "group", "from", "to", "count"])]
+    # an empty table stays one of numbers
+    found = [histogram([], [0, 1]).head(0).assign(length="", group="")]
     for name, paper in PAPER.items():
         # the paper's means are in the picture
         end = ceil(max(*lengths[name], *paper.values()))
         # whole numbers wide: half a word is none, and uneven bins would show false gaps
         step = end // bins + 1
-        edges = [n - 0.5 for n in range(0, end + step + 1, step)]
-        for group, rows in lengths.groupby("group", sort=False):
-            tables.append(histogram(rows[name], edges).assign(length=name, group=group))
-    # an empty table among them would make all columns objects
-    return pd.concat(tables[1:] or tables)[tables[0].columns]
+        edges = np.arange(0, end + step + 1, step) - 0.5
+        for group, values in lengths.groupby("group", sort=False)[name]:
+            label = f"{group}: {values.mean():.1f} / {values.median():g}"
+            found.append(histogram(values, edges).assign(length=name, group=label))
+    return pd.concat(found)[["length", "group", "from", "to", "count"]]
 
 
-def groups_of(lengths: Any, histograms: Any, name: str) -> dict[str, Any]:
-    """The `length_bins` of `words` or `sentences` by group, with mean and median in its label."""
-    groups = {}
-    for group, values in lengths.groupby("group", sort=False)[name]:
-        chosen = (histograms["length"] == name) & (histograms["group"] == group)
-        label = f"{group}: {values.mean():.1f} / {values.median():g}"
-        groups[label] = histograms[chosen]
-    return groups
+def groups_of(histograms: Any, name: str) -> dict[str, Any]:
+    """The `length_bins` of `words` or `sentences` by group."""
+    return dict(iter(histograms[histograms["length"] == name].groupby("group", sort=False)))
 
 
 def plot_classes(axes: Axes, classes: Any) -> None:
     """The share of tokens that belong to each class: a mark per group, in a row per class."""
     # shares of few tokens say little: how many stands in the legend
     tokens = classes.groupby("group")["words"].transform("sum").map("{:,}".format)
-    names = classes["group"] + ": " + tokens + " tokens"
-    rows = classes.assign(
-        name=names,
-        label=classes["class"],
-        value=100 * classes["share"],
-    )
-    rows = rows.assign(low=float("nan"), high=float("nan"))  # counted, not estimated
-    plot_dots(axes, rows, marks(names), x="Share of tokens, %")
+    names, shares = classes["group"] + ": " + tokens + " tokens", 100 * classes["share"]
+    # counted, not estimated: there is no interval
+    rows = {
+        "name": names,
+        "label": classes["class"],
+        "value": shares,
+        "low": shares,
+        "high": shares,
+    }
+    plot_dots(axes, pd.DataFrame(rows), marks(names), x="Share of tokens, %")

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from vislib.figures.sql import query
+from vislib.figures.statistics import query
 from vislib.figures.style import EDGE, GREY, INK, Look
-from vislib.figures.text import Column, shortened, text_width
+from vislib.figures.text import Column
 from vislib.runs.tables import count_rows
 
 # Per step what went on and what was set aside. A reason stands before the first colon. What 08 says
@@ -63,6 +62,7 @@ TABLES = (
 )
 _PER_ROW, _GAP = 4, 20.0  # boxes in a row; points between boxes
 _TINT = "#eef4fa"
+_ARROW = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
 
 
 def pipeline_table(inputs: Mapping[str, Path], conversations: Sequence[Path]) -> Any:
@@ -76,8 +76,7 @@ def pipeline_table(inputs: Mapping[str, Path], conversations: Sequence[Path]) ->
     configurations = pd.DataFrame(folders, columns=["item", "count"])
     # the mix holds every question that was kept, once
     mixes = [kind / "leaky_mix" for kind in conversations]
-    tables = {name: inputs[name] for name in TABLES}
-    return query(COUNTS, **tables, mixes=mixes, configurations=configurations)
+    return query(COUNTS, **inputs, mixes=mixes, configurations=configurations)
 
 
 def plot_pipeline(sheet: Column, table: Any) -> None:
@@ -95,56 +94,41 @@ def plot_pipeline(sheet: Column, table: Any) -> None:
         across = _PER_ROW - 1 - place if row % 2 else place
         box = sheet.column(across * (width + _GAP), width)
         if place:
-            start, end = (box.x + width + _GAP, box.x + width) if row % 2 else (box.x - _GAP, box.x)
-            _plot_arrow(sheet.axes, (start, sheet.y + 9), (end, sheet.y + 9))
-        elif n:
-            middle = box.x + width / 2
-            _plot_arrow(sheet.axes, (middle, before.y), (middle, sheet.y))
-        _plot_step(box, rows, f"{n + 1} {step}")
+            step_ahead = -1 if row % 2 else 1
+            start = (before.x + width * (step_ahead > 0), sheet.y + 9)
+            end = (start[0] + step_ahead * _GAP, sheet.y + 9)
+        else:
+            start, end = (box.x + width / 2, before.y), (box.x + width / 2, sheet.y)
+        if n:
+            sheet.axes.annotate("", end, start, arrowprops={**_ARROW, "mutation_scale": 7})
+        _plot_step(box, f"{n + 1} {step}", rows)
         before, bottom = box, max(bottom, box.y)
     sheet.y = bottom
 
 
-def _plot_step(box: Column, rows: Any, title: str) -> None:
+def _plot_step(box: Column, title: str, rows: Any) -> None:
     """A box with a step's counts, and below it a list of what was set aside."""
-    # what was lost stands below its box, smaller: the way on is what is read first
-    kept, dropped = (rows[rows["role"] == role] for role in ("kept", "dropped"))
     inside = box.column(6, box.width - 12)
     inside.y += 4
     inside.write(title, weight="bold")
     inside.y += 2
-    _write_counts(inside, kept, size=6)
-    inside.y += 2
-    look: Look = {
-        "boxstyle": "round,pad=0,rounding_size=3",
-        "facecolor": _TINT,
-        "edgecolor": EDGE,
-    }
+    _write_counts(inside, rows[rows["role"] == "kept"], size=6)
     # drawn last, when its height is known; patches lie below texts all the same
-    frame = FancyBboxPatch((box.x, box.y), box.width, inside.y - box.y, linewidth=0.7, **look)
-    box.axes.add_patch(frame)
-    inside.y += 3
-    _write_counts(inside, dropped, sign="−", size=5.5, color=GREY)
+    look: Look = {"boxstyle": "round,pad=0,rounding_size=3", "facecolor": _TINT, "edgecolor": EDGE}
+    height = inside.y + 2 - box.y
+    box.axes.add_patch(FancyBboxPatch((box.x, box.y), box.width, height, linewidth=0.7, **look))
+    inside.y += 5
+    # what was lost stands below its box, smaller: the way on is what is read first
+    _write_counts(inside, rows[rows["role"] == "dropped"], "−{:,}", size=5.5, color=GREY)
     box.y = inside.y + 4
 
 
-def _write_counts(inside: Column, counts: Any, *, size: float, sign: str = "", **look: Any) -> None:
-    for item, count in zip(counts["item"], counts["count"], strict=True):
-        # kinds and types are hyphenated words, all other names are several
-        hyphen = "-" if item.startswith(("free_", "multiple_", "non_", "fused_")) else " "
-        number = f"{sign}{count:,}"
-        right = inside.width - text_width(number, size)
-        inside.column(right, inside.width).write(number, size=size, **look)
-        name = shortened(item.replace("_", hyphen), right - 4, size)
-        inside.write(name, size=size, **look)
-
-
-def _plot_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    style = {
-        "arrowstyle": "-|>",
-        "color": INK,
-        "linewidth": 0.8,
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
-    axes.annotate("", end, start, arrowprops={**style, "mutation_scale": 7})
+def _write_counts(inside: Column, counts: Any, form: str = "{:,}", **look: Any) -> None:
+    """Names at the left, numbers at the right, in lines of one distance."""
+    # kinds and types are hyphenated words, all other names are several
+    names = counts["item"].str.replace("(free|multiple|non|fused)_", r"\1-", regex=True)
+    columns = names.str.replace("_", " "), counts["count"].map(form.format)
+    for place, side, texts in zip((0, inside.width), ("left", "right"), columns, strict=True):
+        lines = "\n".join(texts)
+        inside.axes.text(inside.x + place, inside.y, lines, ha=side, va="top", **look)
+    inside.y += len(counts) * look["size"] * 1.2  # as matplotlib sets lines

@@ -5,59 +5,63 @@ The map shows embeddings by their first two principal components. Thumbnails mov
 free cell of a grid, so that each is seen whole. Memory grows with the images that are drawn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
 
-from vislib.figures.sql import query
-from vislib.figures.style import EDGE, GREY, INK, Look, finish
+from vislib.figures.statistics import query
+from vislib.figures.style import EDGE, GREY, INK, finish
 from vislib.figures.text import Column
 from vislib.runs.stage import read_record
 
 MAP = """
-SELECT image_id, vectors.cluster, coalesce(rank, -1) AS rank,
+WITH files AS (SELECT image_id, min(path) AS path FROM images GROUP BY image_id),
+chosen AS (FROM embeddings ORDER BY seeded({seed}, image_id) LIMIT {points}),
+ranks AS (SELECT image_id, min(rank) AS rank FROM samples GROUP BY image_id)
+SELECT image_id, chosen.cluster, coalesce(rank, -1) AS rank,
     CASE WHEN rank IS NOT NULL THEN 'kept'
-         WHEN set_aside THEN 'semantic duplicate' ELSE 'below the top k' END AS state,
-    path, vector
-FROM (FROM embeddings ORDER BY seeded({seed}, image_id) LIMIT {points}) AS vectors
-LEFT JOIN (SELECT image_id, min(rank) AS rank FROM samples GROUP BY image_id) USING (image_id)
-LEFT JOIN (SELECT DISTINCT image_id, true AS set_aside FROM duplicates) USING (image_id)
-LEFT JOIN (SELECT image_id, min(path) AS path FROM images GROUP BY image_id) USING (image_id)
-ORDER BY image_id
+         WHEN image_id IN (SELECT image_id FROM duplicates) THEN 'semantic duplicate'
+         ELSE 'below the top k' END AS state, '{folder}/' || path AS path, vector
+FROM chosen LEFT JOIN ranks USING (image_id) LEFT JOIN files USING (image_id) ORDER BY image_id
 """
 PAIRS = """
-WITH files AS (SELECT image_id, min(path) AS path FROM images GROUP BY image_id),
+WITH files AS (SELECT image_id, '{folder}/' || min(path) AS path FROM images GROUP BY image_id),
 ranked AS (SELECT *, count(*) OVER (PARTITION BY reason) AS of_reason, row_number() OVER (
     PARTITION BY reason ORDER BY seeded({seed}, image_id)) AS place FROM duplicates)
-SELECT ranked.image_id, kept_id, reason, distance, of_reason, aside.path, kept.path AS kept_path
+SELECT ranked.image_id, kept_id, reason, distance, of_reason, aside.path, kept.path AS kept_path,
+    CASE reason WHEN 'near_duplicate' THEN distance::INT || ' bits'
+        ELSE '1 − cosine = ' || format('{{:.3f}}', distance) END AS said
 FROM ranked LEFT JOIN files AS aside ON aside.image_id = ranked.image_id
 LEFT JOIN files AS kept ON kept.image_id = kept_id
 WHERE place <= {count} ORDER BY reason, distance, ranked.image_id
 """
-STEPS = {
-    "image_failed": "with a usable image",
-    "exact_duplicate": "distinct",
-    "beyond_limit": "chosen by limit",
-    "too_small": "large enough",
-    "near_duplicate": "no near-duplicate",
-    "embedding_failed": "with an embedding",
-    "semantic_duplicate": "no semantic duplicate",
-    "below_top_k": "top k of a cluster",
-}
-_SELDOM = (
-    "beyond_limit",
-    "embedding_failed",
-)  # steps that are left out if they set nothing aside
-LAYOUT: dict[int, Look] = {
-    1: {"layout": "a;b", "height_ratios": (1.2, 1), "stretch": 3},
-    2: {"layout": "ab", "width_ratios": (11, 4)},
-}
-_MARKS = {
+# What each step of 04 left of the samples, counted back from what is left, so that the account
+# closes by itself. Steps are shown that set nothing aside, but for the seldom ones: that they ran
+# is part of the story. Reasons of a step that is not known here come last.
+FUNNEL = """
+WITH steps(number, reason, step, seldom) AS (VALUES (0, '', 'samples', false),
+    (1, 'image_failed', 'with a usable image', false), (2, 'exact_duplicate', 'distinct', false),
+    (3, 'beyond_limit', 'chosen by limit', true), (4, 'too_small', 'large enough', false),
+    (5, 'near_duplicate', 'no near-duplicate', false),
+    (6, 'embedding_failed', 'with an embedding', true),
+    (7, 'semantic_duplicate', 'no semantic duplicate', false),
+    (8, 'below_top_k', 'top k of a cluster', false)),
+counts AS (SELECT reason, count(*) AS n FROM dropped GROUP BY reason),
+named AS (SELECT coalesce(number, 9) AS number, coalesce(step, reason) AS step,
+    coalesce(n, 0) AS set_aside FROM steps FULL JOIN counts USING (reason)
+    WHERE n > 0 OR NOT seldom)
+SELECT step, ((SELECT count(*) FROM samples) + coalesce(sum(set_aside) OVER (ORDER BY number, step
+    ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING), 0))::BIGINT AS "left", set_aside
+FROM named ORDER BY number, step
+"""
+_MARKS = {  # marker, filling and edge
     "kept": ("o", EDGE, "white"),
     "semantic duplicate": ("o", "white", INK),
     "below the top k": ("s", "white", GREY),
@@ -82,48 +86,31 @@ def map_table(inputs: Mapping[str, Path], *, points: int, seed: int) -> Any:
     `inputs` has the folders of embeddings, samples, duplicates and images. x and y are the first
     two principal components; `attrs["explained"]` has their shares of the variance.
     """
-    table = query(MAP.format(points=points, seed=seed), **inputs)
     # the ledger's paths are below its own folder
-    table["path"] = f"{inputs['images'].parent}/" + table["path"]
-    table[["x", "y"]], table.attrs["explained"] = _projected(np.stack(table.pop("vector")))
+    folder = inputs["images"].parent
+    table = query(MAP.format(points=points, seed=seed, folder=folder), **inputs)
+    vectors = np.stack(table.pop("vector")).astype(float)
+    # one image, or equal ones, have no variance: all stand in the middle
+    table["x"], table["y"], shares = 0.0, 0.0, [0.0, 0.0]
+    if np.ptp(vectors, axis=0).any():
+        # the full solver settles signs by the largest loading: equal bytes on every machine
+        pca = PCA(min(2, *vectors.shape), svd_solver="full")
+        for number, values in enumerate(pca.fit_transform(vectors).T):
+            table["xy"[number]], shares[number] = values, pca.explained_variance_ratio_[number]
+    table.attrs["explained"] = shares
     return table
 
 
-def _projected(vectors: Any) -> tuple[Any, list[float]]:
-    """Two principal components, shape (n, 2), and their shares of the variance; 0 where there is
-    none.
+def snapped(points: Any, *, across: int, down: int) -> dict[int, tuple[float, float]]:
+    """The left upper corner of a cell of a grid for each of the `points` (x, y in cells), by index:
+    no two have one, and together they are as near as can be.
+
+    A point whose cell would be further than `_REACH` cells has none.
     """
-    from sklearn.decomposition import PCA
-
-    # one image, or equal ones: all stand in the middle
-    xy, shares = np.zeros((len(vectors), 2)), np.zeros(2)
-    if np.ptp(vectors, axis=0).any():  # equal vectors have no variance to share
-        # the full solver settles signs by the largest loading: equal bytes on every machine
-        pca = PCA(min(2, *vectors.shape), svd_solver="full").fit(vectors.astype(float))
-        xy[:, : pca.n_components_] = pca.transform(vectors.astype(float))
-        shares[: pca.n_components_] = pca.explained_variance_ratio_
-    return xy, shares.tolist()
-
-
-def snapped(
-    points: Sequence[Sequence[float]], *, across: int, down: int, most: int
-) -> dict[int, tuple[int, int]]:
-    """Cells (column, row) of a grid for at most `most` of the `points` (in cells), by index;
-    earlier ones choose first.
-
-    A point gets the free cell whose middle is nearest; none if that is further than `_REACH` cells.
-    """
-    cells: dict[int, tuple[int, int]] = {}
-    # a picture takes a whole cell: none hides another
-    free = {(column, row) for column in range(across) for row in range(down)}
-    for index, (x, y) in enumerate(points):
-        if not free or len(cells) == most:
-            break
-        away, cell = min(((c + 0.5 - x) ** 2 + (r + 0.5 - y) ** 2, (c, r)) for c, r in free)
-        if away <= _REACH**2:
-            cells[index] = cell
-            free.remove(cell)
-    return cells
+    corners = [(float(column), float(row)) for column in range(across) for row in range(down)]
+    away = cdist(points, np.array(corners) + 0.5)
+    pairs = zip(*linear_sum_assignment(away), strict=True)
+    return {point: corners[cell] for point, cell in pairs if away[point, cell] <= _REACH}
 
 
 def plot_map(axes: Axes, table: Any, *, thumbnails: int) -> list[str]:
@@ -136,105 +123,52 @@ def plot_map(axes: Axes, table: Any, *, thumbnails: int) -> list[str]:
     first, second = (f"{share:.0%}" for share in table.attrs["explained"])
     axes.set(xticks=[], yticks=[], xlabel=f"First principal component ({first})")
     axes.set_ylabel(f"Second ({second} of the variance)")
-    finish(axes)  # before the grid is counted: the legend takes room from it
+    finish(axes)  # lays the figure out, before the cells are counted
+    width, height = axes.get_window_extent().size
     # more cells than pictures: many lie where no image is
-    across, down = _grid(axes, 1.8 * max(thumbnails, 12))
+    side = sqrt(width * height / (1.8 * max(thumbnails, 12)))
+    across, down = round(width / side), round(height / side)
+    axes.set(xlim=(0, across), ylim=(down, 0), autoscale_on=False)
     table = table.assign(x=_spread(table["x"], across), y=_spread(-table["y"], down))
     # best ranks first: each cluster shows its middle before any shows more
     kept = table[table["state"] == "kept"].sort_values(["rank", "cluster", "image_id"])
-    cells = snapped(
-        kept[["x", "y"]].to_numpy().tolist(),
-        across=across,
-        down=down,
-        most=thumbnails,
-    )
+    cells = snapped(kept[["x", "y"]].head(thumbnails), across=across, down=down)
     shown = kept.iloc[list(cells)]
-    plate = {
-        "boxstyle": "square,pad=0.15",
-        "facecolor": "white",
-        "edgecolor": "none",
-    }
-    for (column, row), image in zip(cells.values(), shown.itertuples(), strict=True):
-        box = Column(axes, column + 0.03, 0.94, row + 0.03).draw(image.path, height=0.94)
-        axes.text(
-            box.x0,
-            box.y1,
-            str(image.cluster),
-            fontsize=4.5,
-            bbox=plate,
-            zorder=3,
-        )
+    plate = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+    for (left, top), image in zip(cells.values(), shown.itertuples(), strict=True):
+        box = Column(axes, left + 0.03, 0.94, top + 0.03).draw(image.path, height=0.94)
+        axes.text(box.x0, box.y1, str(image.cluster), fontsize=4.5, bbox=plate, zorder=3)
     _plot_marks(axes, table.drop(shown.index))
     finish(axes)
     return list(shown["image_id"])
 
 
-def _grid(axes: Axes, cells: float) -> tuple[int, int]:
-    """Count the axes in about so many square cells, downwards: columns, rows."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # lays the figure out
-    width, height = axes.get_window_extent().size
-    side = sqrt(width * height / cells)
-    across, down = round(width / side), round(height / side)
-    axes.set(xlim=(0, across), ylim=(down, 0), autoscale_on=False)
-    return across, down
+def _plot_marks(axes: Axes, table: Any) -> None:
+    # many marks become small, or they would be one blot
+    size = np.clip(1200 / max(len(table), 1), 1, 6)
+    for state, (marker, face, edge) in _MARKS.items():
+        if len(group := table[table["state"] == state]):
+            name = f"{state}, without thumbnail" if state == "kept" else state
+            marks = axes.scatter(group["x"], group["y"], size, face, marker=marker, zorder=1)
+            marks.set(edgecolor=edge, linewidth=0.5, label=f"{name} ({len(group):,})")
 
 
 def _spread(values: Any, cells: int) -> Any:
     """Values over an axis of `cells`, half a cell off its ends; equal ones in its middle."""
-    low, high = values.min(), values.max()
-    if high == low:
+    if np.ptp(values) == 0:
         return values * 0 + cells / 2
-    return 0.5 + (values - low) / (high - low) * (cells - 1)
-
-
-def _plot_marks(axes: Axes, table: Any) -> None:
-    """Images without a thumbnail; smaller the more there are."""
-    # many marks become small, or they would be one blot
-    size = min(6.0, max(1.0, 1200 / max(len(table), 1)))
-    for state, (marker, face, edge) in _MARKS.items():
-        if len(group := table[table["state"] == state]):
-            name = f"{state}, without thumbnail" if state == "kept" else state
-            look: Look = {
-                "marker": marker,
-                "facecolor": face,
-                "edgecolor": edge,
-            }
-            look |= {
-                "linewidths": 0.5,
-                "zorder": 1,
-                "label": f"{name} ({len(group):,})",
-            }
-            axes.scatter(group["x"], group["y"], size, **look)
-
-
-def funnel_table(dropped: Mapping[str, int], *, kept: int) -> Any:
-    """Samples left after each step, from how many were dropped by reason: step, left, set_aside.
-
-    Reasons of a step that is not known here come last: they are shown, not lost.
-    """
-    # steps that set nothing aside are shown too: that they ran is part of the story
-    names = [name for name in STEPS if dropped.get(name, 0) or name not in _SELDOM]
-    names += sorted(set(dropped) - set(STEPS))
-    aside = [0, *(dropped.get(name, 0) for name in names)]
-    # counted back from what is left: the account closes by itself
-    left = kept + sum(aside) - np.cumsum(aside)
-    steps = ["samples", *(STEPS.get(name, name) for name in names)]
-    return pd.DataFrame({"step": steps, "left": left, "set_aside": aside})
+    return np.interp(values, [values.min(), values.max()], [0.5, cells - 0.5])
 
 
 def pairs_table(inputs: Mapping[str, Path], *, count: int, seed: int) -> Any:
     """A seeded choice of at most `count` duplicates per reason, nearest first, with the image kept
     in their place.
 
-    Columns of `duplicates`, and of_reason (how many there are), path and kept_path.
+    Columns of `duplicates`, and of_reason (how many there are), path, kept_path and the distance as
+    it is said.
     """
-    tables = {name: inputs[name] for name in ("duplicates", "images")}
-    table = query(PAIRS.format(count=count, seed=seed), **tables)
-    for name in ("path", "kept_path"):
-        table[name] = f"{inputs['images'].parent}/" + table[name]
-    return table
+    folder = inputs["images"].parent
+    return query(PAIRS.format(count=count, seed=seed, folder=folder), **inputs)
 
 
 def plot_duplicates(sheet: Column, table: Any) -> None:
@@ -243,25 +177,19 @@ def plot_duplicates(sheet: Column, table: Any) -> None:
         sheet.write("No image was set aside as a duplicate.")
     for reason, group in table.groupby("reason"):
         of = f"{len(group):,} of {group['of_reason'].iloc[0]:,} that were set aside"
-        sheet.write(
-            f"{str(reason).replace('_', ' ').capitalize()}s",
-            size=7.5,
-            weight="bold",
-        )
+        title = f"{reason.replace('_', ' ').capitalize()}s"
+        sheet.write(title, size=7.5, weight="bold")
         sheet.write(f"{of}, each right of the one kept", size=5.5, color=GREY)
         sheet.y += 4
         lowest = sheet.y
         for place, pair in enumerate(group.itertuples()):
             if place and place % _PER_ROW == 0:
                 sheet.y = lowest + 6
-            left = place % _PER_ROW * sheet.width / _PER_ROW
-            kept = sheet.column(left, _SIDE).draw(pair.kept_path, height=_SIDE)
-            aside = sheet.column(left + _SIDE + 3, _SIDE).draw(pair.path, height=_SIDE)
-            below = sheet.column(left, 2 * _SIDE)
+            below = sheet.column(place % _PER_ROW * sheet.width / _PER_ROW, 2 * _SIDE)
+            kept = below.column(0, _SIDE).draw(pair.kept_path, height=_SIDE)
+            aside = below.column(_SIDE + 3, _SIDE).draw(pair.path, height=_SIDE)
             below.y = max(kept.y1, aside.y1)
-            bits = pair.reason == "near_duplicate"  # of perceptual hashes; else of embeddings
-            distance = f"{pair.distance:.0f} bits" if bits else f"1 − cosine = {pair.distance:.3f}"
-            below.write(distance, size=5.5)
+            below.write(pair.said, size=5.5)
             # a row is as high as its highest pair: wide pictures leave no gap
             lowest = max(lowest, below.y)
         sheet.y = lowest + 10

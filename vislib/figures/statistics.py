@@ -1,4 +1,5 @@
-"""Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7), as pure functions.
+"""Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7): SQL over the
+tables of a run, and pure functions.
 
 Stop words are wordcloud's 192 English ones: longer common lists hold "top", "side" or "system",
 which describe pictures. Stems are NLTK's English Snowball stems. Text of scripts without blanks,
@@ -8,34 +9,53 @@ such as Chinese and Thai, is compared by pairs of characters.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
+from nltk.stem.snowball import SnowballStemmer
+from wordcloud import STOPWORDS
 
 from vislib.media.words import UNSPACED, count_words, words
+from vislib.runs import InputError
+from vislib.runs.tables import parts
 
 PAPER_TOKENS = {"mean": 871.58, "median": 781.0}  # figure 5a
 PAPER_OVERLAP = 0.24  # figure 5b, mean
 PAPER_PAIRS = 4  # figures 6a and 6b, what most samples have
 
+# `vislib.runs.seeded` in SQL: ORDER BY seeded(seed, id) LIMIT n is a choice that no order changes
+_SEEDED = "CREATE MACRO seeded(seed, id) AS left(sha256(concat(seed, chr(0), id)), 16)"
 _PLACEHOLDER = re.compile("<(?:another-)?image>")
+_STEMMER = SnowballStemmer("english")
 Row = Mapping[str, Any]
 
 
-@cache
-def _stop_words() -> frozenset[str]:
-    from wordcloud import STOPWORDS
+def query(sql: str, **tables: Any) -> Any:
+    """The rows of a DuckDB query as a pandas table; it names each of `tables` by its keyword: a
+    folder of Parquet, a list of folders that hold one table together, or a pandas table.
 
-    return frozenset(STOPWORDS)
-
-
-@cache
-def _stemmer() -> Any:
-    from nltk.stem.snowball import SnowballStemmer
-
-    return SnowballStemmer("english")
+    Only an ORDER BY fixes the order of rows. Raises InputError for a table that lacks a column.
+    """
+    with duckdb.connect() as connection:
+        connection.execute(_SEEDED)
+        for name, table in tables.items():
+            folders = [table] if isinstance(table, Path) else table
+            # pandas tables come in as they are: steps of a notebook join with the run's tables
+            if isinstance(folders, list):
+                files = [str(part) for folder in folders for part in parts(folder)]
+                connection.read_parquet(files).create_view(name)
+            else:
+                connection.register(name, table)
+        # duckdb names the column alone: say which folders were asked
+        try:
+            return connection.sql(sql).df()
+        except duckdb.BinderException as error:
+            places = ", ".join(f"{n} is {t}" for n, t in tables.items() if isinstance(t, Path))
+            raise InputError(f"{error}; {places}: take tables of this run's own stages") from error
 
 
 @lru_cache(maxsize=1 << 18)
@@ -45,7 +65,7 @@ def stems(word: str) -> tuple[str, ...]:
     """
     if re.match(f"[{UNSPACED}]", word):
         return tuple(word[i : i + 2] for i in range(max(1, len(word) - 1)))
-    return (str(_stemmer().stem(word)),) if len(word) > 1 and word not in _stop_words() else ()
+    return () if len(word) == 1 or word in STOPWORDS else (_STEMMER.stem(word),)
 
 
 def text_stems(text: str) -> frozenset[str]:
@@ -71,7 +91,7 @@ def overlap(caption: str, source: frozenset[str]) -> dict[str, int]:
     # a run without blanks counts by its pairs, like words of other scripts
     content = [stem for word in found for stem in word]
     return {
-        "all_words": len(content) + sum(not word for word in found),
+        "all_words": len(content) + found.count(()),
         "content_words": len(content),
         "matched": sum(stem in source for stem in content),
     }
@@ -91,25 +111,15 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
             by_sample[caption["sample_id"]].append(caption)
     rows = []
     for sample in samples:
-        if sample["sample_id"] not in by_sample:
-            continue
-        # a page is stemmed once for all captions of its image: it is far longer than they are
-        source = source_stems(sample)
-        for caption in by_sample[sample["sample_id"]]:
-            counts = overlap(caption["caption"], source)
-            rows.append(
-                {
-                    "sample_id": sample["sample_id"],
-                    "kind": caption["kind"],
-                    **counts,
-                }
-            )
+        if captions_here := by_sample.get(sample["sample_id"]):
+            # a page is stemmed once for all captions of its image: it is far longer than they are
+            source = source_stems(sample)
+            for caption in captions_here:
+                ids = {name: caption[name] for name in ("sample_id", "kind")}
+                rows.append(ids | overlap(caption["caption"], source))
     # columns are named for a table without a row too
     table = pd.DataFrame(rows, columns=["sample_id", "kind", *overlap("", frozenset())])
-    for name, whole in (
-        ("over_content", "content_words"),
-        ("over_all", "all_words"),
-    ):
+    for name, whole in (("over_content", "content_words"), ("over_all", "all_words")):
         table[name] = table["matched"] / table[whole].where(table[whole] > 0)
     return table
 
