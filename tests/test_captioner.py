@@ -11,15 +11,14 @@ from PIL import Image
 
 from tests.work import requests
 from vislib import captioner
-from vislib.captioner import JOIN, Captions, Example, Split, swapped
+from vislib.captioner import JOIN, Captions, Example, swapped
 from vislib.engines.extractive import Extractive
 from vislib.prompts.captions import KINDS, load_prompt
-from vislib.runs import InputError, Run, sql, start_run, tables
+from vislib.runs import Drop, InputError, Run, sql, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
 from vislib.runs.seeding import split_of
 from vislib.training.generation import Question, model_key, question_key
 from vislib.training.models import resolve_model
-from vislib.training.sources import Refusal
 
 PAGES, PER_PAGE = 20, 2
 HELD_SEED = 3  # with which four of the pages are held out
@@ -133,7 +132,7 @@ def trained(ground) -> Run:
     """A run of the stage; what the model writes before it is trained stands in the journal."""
     run = begin()
     captions, key = Captions.of(run), model_key(resolve_model("tiny-llava", run))
-    for found in Split.of(captions, most=0).held_out:
+    for found in captions.split(0)[0]:
         question = Question(
             found.name, captions.question(found), str(found.path), run.params.max_answer_tokens
         )
@@ -169,26 +168,22 @@ def rows_of(run: Run, table: str) -> list[dict]:
 
 def test_no_page_stands_on_both_sides_and_no_held_out_image_is_learnt_from(ground):
     captions = joined(ground)
-    split = Split.of(captions, most=0)
+    held, refused = captions.split(0)
     learnt = [e for e in captions if isinstance(e, Example) and not e.held_out]
-    assert {e.page for e in split.held_out}
-    assert not {e.page for e in split.held_out} & {e.page for e in learnt}
-    assert not {e.image_id for e in split.held_out} & {e.image_id for e in learnt}
-    assert {refusal.reason for refusal in split.refused} == {
-        "caption_failed",
-        "image_failed",
-        "image_in_train",
-    }
-    assert split.taken == len(split.held_out) + len(learnt) + len(split.refused) == PAGES * PER_PAGE
+    assert {e.page for e in held}
+    assert not {e.page for e in held} & {e.page for e in learnt}
+    assert not {e.image_id for e in held} & {e.image_id for e in learnt}
+    assert {drop.reason for drop in refused} == {"caption_failed", "image_failed", "image_in_train"}
+    assert len(held) + len(learnt) + len(refused) == PAGES * PER_PAGE
     assert [entry["id"] for entry in captions.entries()] == [e.name for e in learnt]
-    some = Split.of(captions, most=3)
-    assert len(some.held_out) == 3
-    assert {e.name for e in some.held_out} < {e.name for e in split.held_out}
-    assert sum(r.reason == "not_chosen" for r in some.refused) == len(split.held_out) - 3
+    some, others = captions.split(3)
+    assert len(some) == 3
+    assert {e.name for e in some} < {e.name for e in held}
+    assert sum(drop.reason == "not_chosen" for drop in others) == len(held) - 3
 
 
 def test_another_page_is_another_page_and_the_image_stays(ground):
-    held = Split.of(joined(ground), most=0).held_out
+    held, _ = joined(ground).split(0)
     for before, after in zip(held, swapped(held, 0), strict=True):
         assert (after.name, after.path, after.caption) == (before.name, before.path, before.caption)
         source = next(e for e in held if e.sample["alt_text"] == after.sample["alt_text"])
@@ -202,7 +197,7 @@ def test_another_page_is_another_page_and_the_image_stays(ground):
 )
 def test_too_few_captions_are_refused(ground, changes):
     with pytest.raises(InputError, match="held-out ones of two pages"):
-        Split.of(joined(ground, **changes), most=0)
+        joined(ground, **changes).split(0)
 
 
 def test_priors_are_asked_for_where_a_kind_needs_them(ground):
@@ -210,7 +205,7 @@ def test_priors_are_asked_for_where_a_kind_needs_them(ground):
     with pytest.raises(InputError, match="priors is empty"):
         captioner.Plan.of(run)
     run.close()
-    refused = [found for found in joined(ground, "fused") if isinstance(found, Refusal)]
+    refused = [found for found in joined(ground, "fused") if isinstance(found, Drop)]
     assert {r.reason for r in refused} == {"no_priors", "image_failed"}
 
 
@@ -274,9 +269,11 @@ def test_a_real_training_is_scored_beside_its_baselines(trained, asked):
 
 
 def test_a_handful_shows_every_system_beside_its_picture(ground):
-    held = Split.of(joined(ground), most=0)
-    plan = captioner.Plan(captions=joined(ground), split=held, settings=None, planned=None, arm={})
-    texts = {system: [f"{system} {e.name}" for e in held.held_out] for system in captioner.SYSTEMS}
+    held, refused = joined(ground).split(0)
+    plan = captioner.Plan(
+        captions=joined(ground), held_out=held, refused=refused, settings=None, arm={}
+    )
+    texts = {system: [f"{system} {e.name}" for e in held] for system in captioner.SYSTEMS}
     for card in captioner.examples(plan, texts, 2):
         assert card["picture"].exists()
         assert card["reference"].startswith("Boat")

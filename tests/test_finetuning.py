@@ -14,7 +14,7 @@ from PIL import Image
 from vislib import finetuning
 from vislib.runs import InputError, Run, start_run, tables
 from vislib.runs.contract import CONVERSATIONS, IMAGES
-from vislib.training import launch, worker
+from vislib.training import launch, trainer, worker
 from vislib.training.models import open_trained, read_facts
 
 TALL = 26  # samples; one of them has a damaged picture: less than 5 %
@@ -116,7 +116,7 @@ def here(hear=None):
                 if hear:
                     hear({"event": event, **values})
 
-            patch.setattr(worker, "emit", emit)
+            patch.setattr(trainer, "emit", emit)
             worker.main(Path(command[-1]))
 
         patch.setattr(launch, "run_child", run_child)
@@ -207,8 +207,10 @@ def test_nothing_is_lost_in_silence(base, arm):
         ("s07-c", "image_broken"),
         ("s07-q", "image_broken"),
     ]
-    kept = rows_of(arm, "arms")[0]["rows"]
-    assert arm.counts()["row"] == {"taken": kept + 2, "kept": kept, "dropped": {"image_broken": 2}}
+    found, rows = arm.counts(), 2 * (TALL - 1)
+    lost = {"taken": rows + 2, "kept": rows, "dropped": {"image_broken": 2}}
+    own = rows_of(arm, "arms")[0]["own_rows"]
+    assert found == {"conversation": lost, "own row": {"taken": own, "kept": own, "dropped": {}}}
 
 
 def test_the_same_arm_again_has_the_same_bytes_and_none_of_the_machine(ground, arm):
@@ -229,11 +231,7 @@ def test_the_same_arm_again_has_the_same_bytes_and_none_of_the_machine(ground, a
 def test_a_plan_is_looked_at_before_anything_is_trained(ground):
     run = begin(ground, max_samples=10, variant="look")
     plan = finetuning.Plan.of(run)
-    assert (plan.arm["samples"], plan.planned.counts()["visual_rows"], plan.arm["own_rows"]) == (
-        10,
-        20,
-        24,
-    )
+    assert (plan.arm["samples"], plan.arm["rows"], plan.arm["own_rows"]) == (10, 44, 24)
     shown = finetuning.examples(run, plan, 4)
     assert [row["source"] for row in shown] == ["visual", "own"] * 2
     assert all("⟦" in row["text"] for row in shown)
@@ -264,7 +262,7 @@ def test_the_test_split_is_evaluated_and_each_step_is_reported_and_drawn(ground)
         ({"own_images": "no/such/folder"}, r"own_images is 'no/such/folder', but .* is no folder"),
         (
             {"own_images": "tests"},
-            r"14 of 24 rows of the own data are refused \(image_missing 14\), such as house-1",
+            r"14 of 24 own rows are refused \(image_missing 14\), such as house-1",
         ),
         (
             {"conversations": "03_images/images"},

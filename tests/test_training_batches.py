@@ -68,7 +68,7 @@ def encoded(kind: str, some=SOME):
 
 def losses(kind: str, attention: str, rows, **options) -> torch.Tensor:
     """The loss of each supervised token, in order."""
-    batch = collate(rows, processor=processor(kind), **{"dummy": None} | options)
+    batch = collate(rows, processor=processor(kind), **options)
     labels = batch.pop("labels")
     logits = model(kind, attention)(**batch).logits[:, :-1]
     each = torch.nn.functional.cross_entropy(

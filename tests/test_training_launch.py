@@ -21,7 +21,6 @@ from vislib.runs import InputError
 from vislib.runs.children import run_child
 from vislib.training import launch
 from vislib.training.launch import launch_command, train
-from vislib.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = """
@@ -177,33 +176,30 @@ def gpus(monkeypatch, visible):
 
 def test_one_process_per_gpu_and_every_machine_in_one_group(tmp_path, monkeypatch):
     gpus(monkeypatch, "2,3")
-    given = replace(
-        SETTINGS,
-        processes=0,
-        device="auto",
-        machines=2,
-        machine_rank=1,
-        main_address="node-0:29500",
-    )
+    given = replace(SETTINGS, processes=0, device="auto")
     settings, environment = launch.placed(given)
-    assert (settings.processes, settings.device, environment["CUDA_VISIBLE_DEVICES"]) == (
-        2,
-        "cuda",
-        "2,3",
-    )
-    command = launch_command(settings, tmp_path)
-    config = json.loads(Path(command[command.index("--config_file") + 1]).read_text())
-    wanted = {
-        "distributed_type": "MULTI_GPU",
-        "num_processes": 4,
-        "machine_rank": 1,
-        "num_machines": 2,
-        "main_process_ip": "node-0",
-        "main_process_port": 29500,
-        "use_cpu": False,
-    }
-    assert wanted.items() <= config.items()
-    assert command[-3:] == ["--module", "vislib.training.worker", str(tmp_path / "settings.json")]
+    assert (settings.processes, settings.device) == (2, "cuda")
+    assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
+    worker = ["-m", "vislib.training.worker", str(tmp_path)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    assert launch_command(settings, tmp_path) == [
+        *torchrun,
+        "--standalone",
+        "--nproc-per-node=2",
+        *worker,
+    ]
+    several = replace(settings, machines=2, main_address="node-0:29500")
+    group = ["--nnodes=2", "--node-rank=1", "--master-addr=node-0", "--master-port=29500"]
+    assert launch_command(several, tmp_path, machine=1) == [
+        *torchrun,
+        *group,
+        "--nproc-per-node=2",
+        *worker,
+    ]
+    alone = replace(settings, processes=1)
+    assert launch_command(alone, tmp_path) == [sys.executable, *worker]
+    shared = launch_command(replace(alone, strategy="zero3"), tmp_path)
+    assert "--nproc-per-node=1" in shared  # its process group has one member
 
 
 @pytest.mark.parametrize(
@@ -241,11 +237,7 @@ def test_what_a_machine_lacks_is_said_before_anything_starts(
 
 def test_what_was_trained_is_not_trained_again(tmp_path):
     settings = replace(SETTINGS, checkpoints=str(tmp_path))
-    done = {
-        "totals": {"steps": 1, "tokens": 9},
-        "metrics": {"tokens_per_second": 3.0},
-        "log": [{"step": 1}],
-    }
+    done = {"steps": 1, "tokens": 9, "log": [{"step": 1}], "metrics": {"tokens_per_second": 3.0}}
     (tmp_path / "done.json").write_text(json.dumps(done))
     ground = a_run(tmp_path / "run")
     assert train(ground, settings) == {"steps": 1, "tokens": 9, "log": [{"step": 1}]}
@@ -268,8 +260,7 @@ def test_another_machine_joins_every_training_that_begins(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         launch.join(tmp_path, 1)
     assert ran[0][-1] == str(folder / "settings.json")
-    assert json.loads((folder / "accelerate-1.json").read_text())["machine_rank"] == 1
-    assert Settings.read(folder / "settings.json").machine_rank == 0
+    assert "--node-rank=1" in ran[0]
 
 
 def test_the_recipes_are_well_formed():

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.training_rows import SETTINGS
 from vislib.runs import InputError, start_run
-from vislib.training import adapters, models, tiny
+from vislib.training import models, tiny
 from vislib.training.labels import Encoder
 from vislib.training.parts import parts_of
 
@@ -228,9 +228,14 @@ def test_folders_that_hold_no_such_model_are_refused_by_name(ground, tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    assert "a llama; take a vision-language model" in broken(
-        lambda f: edited(f, "config.json", **llama)
-    )
+    assert "LlamaConfig" in broken(lambda f: edited(f, "config.json", **llama))
+
+    def text_only(folder):
+        edited(folder, "config.json", **llama)
+        edited(folder, "tokenizer_config.json", processor_class=None)
+        (folder / "processor_config.json").unlink()
+
+    assert "takes no images" in broken(text_only)
     assert "lacks 1 weights" in broken(without)
     assert "chat_template.jinja" in broken(lambda f: (f / "chat_template.jinja").unlink())
     assert "lacks patch_size" in broken(
@@ -245,7 +250,7 @@ def test_an_adapter_must_fit_its_base_weight_for_weight(ground, tmp_path):
         ground / "tiny-llava", settings=replace(SETTINGS, method="lora")
     )
     models.save_trained(model, processor, tmp_path, {"base": "tiny-llava"})
-    file = tmp_path / adapters.WEIGHTS
+    file = tmp_path / models.ADAPTER[1]
     weights = load_file(file)
     name = next(iter(weights))
     others = {key: value for key, value in weights.items() if key != name}

@@ -113,7 +113,7 @@ def test_layers_before_all_that_learns_are_computed_forward_and_once(
                 tmp_path / str(again),
                 **given,
                 **place,
-                rows=str(tmp_path / "rows.parquet"),
+                rows=str(tmp_path / "rows.arrow"),
             )
         )
     assert flops[True] == flops[False]
@@ -143,7 +143,7 @@ def test_utilisation_is_what_torch_counts_whether_or_not_layers_are_computed_aga
     for again in (False, True):
         place = {"model": str(tmp_path / name), "gradient_checkpointing": again, "max_steps": 2}
         settings = settings_of(
-            tmp_path, tmp_path / str(again), **place, rows=str(tmp_path / "rows.parquet")
+            tmp_path, tmp_path / str(again), **place, rows=str(tmp_path / "rows.arrow")
         )
         _, log = trained(settings)
         metrics = json.loads((Path(settings.checkpoints) / "done.json").read_text())["metrics"]

@@ -14,7 +14,7 @@ from vislib.training import tiny
 from vislib.training.batches import collate, dummy_row
 from vislib.training.labels import Encoder
 from vislib.training.models import open_model, open_processor
-from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint, unpack
+from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,8 @@ def test_a_batch_without_any_answer_costs_nothing_and_gives_every_weight_a_gradi
 
 @pytest.fixture(scope="module")
 def rows(ground) -> Rows:
-    unpack(ground / "rows.parquet")
     return Rows(
-        ground / "rows.parquet", Encoder(open_processor(ground / "tiny-llava"), max_length=512)
+        ground / "rows.arrow", Encoder(open_processor(ground / "tiny-llava"), max_length=512)
     )
 
 
@@ -98,24 +97,21 @@ def test_a_step_has_the_same_rows_for_any_number_of_processes(rows, batch, width
     dealt = [list(share) for share in shares]
     assert {len(passes) for passes in dealt} == {len(share) for share in shares} == {len(dealt[0])}
     assert max(len(each) for passes in dealt for each in passes) <= width
-    steps = Share(rows, settings, process=0, processes=1).plan(1)
+    steps = Share(rows, settings).plan(epoch=1)
     in_order = [row for together in zip(*dealt, strict=True) for each in together for row in each]
     assert in_order == [row for step in steps for row in step]
     assert shares[0].of_step(shares[0].steps) == steps[0]
     assert sorted(in_order) == list(range(12))
 
 
-def test_only_the_last_whole_checkpoint_is_kept(tmp_path):
-    for step in (5, 40, 100):
+def test_the_last_whole_checkpoint_counts_and_torn_ones_go(tmp_path):
+    for step, state in ((5, "{}"), (40, "{}"), (100, '{"global_step": 1'), (120, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert last_checkpoint(tmp_path) is None
-    for step in (5, 40, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (
-            tmp_path / f"checkpoint-{step}" / ("complete" if step < 100 else "model.safetensors")
-        ).touch()
+        if state:
+            (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-40"
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-40"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-40", "checkpoint-5"]
+    assert last_checkpoint(tmp_path / "checkpoint-5") is None
 
 
 @pytest.mark.parametrize(

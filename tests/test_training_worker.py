@@ -8,7 +8,6 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,12 +17,13 @@ from tests.training_rows import a_run, plan, result, settings_of, trained
 from vislib.media.pixels import read_image
 from vislib.runs import InputError
 from vislib.runs.children import run_child
-from vislib.training import tiny, worker
+from vislib.training import tiny, trainer
 from vislib.training.batches import collate
 from vislib.training.chat import model_inputs, prompt_text
 from vislib.training.labels import Encoder
 from vislib.training.launch import launch_command, train
 from vislib.training.models import open_trained
+from vislib.training.planning import open_rows
 from vislib.training.settings import Settings
 from vislib.training.trainer import last_checkpoint
 
@@ -106,7 +106,7 @@ def test_arms_can_end_at_equal_supervised_tokens(ground, tmp_path):
     assert (
         log[-1]["learning_rate"] < log[1]["learning_rate"] / 2
     )  # the schedule ends with the training
-    totals = json.loads((Path(settings.checkpoints) / "done.json").read_text())["totals"]
+    totals = json.loads((Path(settings.checkpoints) / "done.json").read_text())
     assert totals["rounds"] == totals["rows"] == 2 * len(log)  # of one round each
     facts = json.loads((Path(settings.output) / "training.json").read_text())
     assert (facts["supervised_tokens"], facts["rounds"]) == (sum(learnt), totals["rounds"])
@@ -120,7 +120,7 @@ def test_arms_can_end_at_equal_supervised_tokens(ground, tmp_path):
 
 def test_held_out_rows_are_evaluated_the_best_weights_kept_and_all_of_it_reported(ground, tmp_path):
     plan(tmp_path, ground / "tiny-llava", pictured=5)
-    given = {"held_out": str(tmp_path / "rows.parquet"), "eval_steps": 2, "batch_size": 2}
+    given = {"held_out": str(tmp_path / "rows.arrow"), "eval_steps": 2, "batch_size": 2}
     given |= {"report_to": "tensorboard", "reports": str(tmp_path / "tensorboard")}
     kept = {}
     for best in (False, True):
@@ -144,7 +144,7 @@ def held_out_loss(settings: Settings) -> float:
     """The mean over all supervised tokens, of the saved model itself, a row at a time."""
     model, processor = open_trained(settings.output)
     encoder, loss, tokens = Encoder(processor, max_length=512), 0.0, 0
-    for row in pq.read_table(settings.held_out).to_pylist():
+    for row in open_rows(settings.held_out).to_pylist():
         batch = collate([encoder.encode(row)], processor=processor, dummy=None)
         learnt = int((batch["labels"] != -100).sum())
         with torch.inference_mode():
@@ -175,10 +175,10 @@ def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_
                 os.kill(pids[0], signal.SIGKILL)
 
     steps: list[float] = []
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {"OMP_NUM_THREADS": "1"}
     with pytest.raises(InputError, match="killed"):
         run_child(
-            launch_command(settings, tmp_path / "checkpoints"),
+            launch_command(settings, tmp_path / "checkpoints/settings.json"),
             log=tmp_path / "log.txt",
             lock=None,
             on_event=kill,
@@ -206,7 +206,7 @@ def test_a_stop_ends_the_step_under_way_and_training_goes_on_from_there(
         seen.append(event) if event == "step" else None
 
     seen: list[str] = []
-    monkeypatch.setattr(worker, "emit", stop_at_two)
+    monkeypatch.setattr(trainer, "emit", stop_at_two)
     with pytest.raises(InputError, match="stopped after step 2"):
         trained(settings)
     assert last_checkpoint(Path(settings.checkpoints)).name == "checkpoint-2"
@@ -239,7 +239,7 @@ def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_fo
 ):
     plan(tmp_path, ground / "tiny-llava", pictured=8)
     given = {
-        "rows": str(tmp_path / "rows.parquet"),
+        "rows": str(tmp_path / "rows.arrow"),
         "parts": ("vision", "connector", "language"),
         "batch_size": 8,
     }
@@ -254,7 +254,7 @@ def test_a_tiny_model_overfits_eight_samples_and_then_says_their_answers_word_fo
     assert log[0]["loss"] > 5
     assert log[-1]["loss"] < 0.01
     model, processor = open_trained(settings.output)
-    for row in pq.read_table(settings.rows).to_pylist():
+    for row in open_rows(settings.rows).to_pylist():
         *asked, told = row["conversations"]
         inputs = model_inputs(
             processor, prompt_text(processor, asked), [read_image(row["images"][0])]

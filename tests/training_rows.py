@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -42,7 +41,6 @@ SETTINGS = Settings(
     strategy="ddp",
     processes=1,
     machines=1,
-    machine_rank=0,
     main_address="",
     loader_workers=0,
     checkpoint_steps=2,
@@ -80,14 +78,16 @@ def plan(folder: Path, model: Path, *, pictured: int, texts: int = 0, turns: int
         row = {
             "id": f"row{number}",
             "source": "visual" if images else "own",
+            "sample_id": "",
             "images": images,
             "conversations": turned,
         }
         found = encoder.encode(row)
         row |= {"n_tokens": len(found.input_ids), "n_image_tokens": found.n_image_tokens}
         rows.append(row | {"n_supervised": found.n_supervised, "n_pixels": found.n_pixels})
-    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS), folder / "rows.parquet")
-    return folder / "rows.parquet"
+    with pa.ipc.new_file(folder / "rows.arrow", ROWS) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=ROWS))
+    return folder / "rows.arrow"
 
 
 def a_run(folder: Path) -> SimpleNamespace:
@@ -98,18 +98,18 @@ def a_run(folder: Path) -> SimpleNamespace:
         stage=SimpleNamespace(run=folder),
         metrics={},
         progress=Progress,
-        params=SimpleNamespace(model="tiny-llava"),
     )
 
 
 def settings_of(ground: Path, folder: Path, **given) -> Settings:
-    """Settings of a training in `folder`, with the file of facts that `train` leaves beside its
-    checkpoints.
-    """
+    """Settings of a training in `folder`."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints/facts.json").write_text('{"base": "tiny-llava"}')
-    places = {"model": str(ground / "tiny-llava"), "rows": str(ground / "rows.parquet")}
-    places |= {"checkpoints": str(folder / "checkpoints"), "output": str(folder / "model")}
+    places = {"model": str(ground / "tiny-llava"), "rows": str(ground / "rows.arrow")}
+    places |= {
+        "facts": {"base": "tiny-llava"},
+        "checkpoints": str(folder / "checkpoints"),
+        "output": str(folder / "model"),
+    }
     return replace(SETTINGS, **places | given)
 
 

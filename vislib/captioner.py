@@ -20,15 +20,15 @@ from vislib.engines import Request
 from vislib.engines.extractive import Extractive
 from vislib.engines.thoughts import without_thoughts
 from vislib.prompts.captions import FUSED, PAGE, load_prompt, render_prompt
-from vislib.runs import InputError, Run, choose, seeded, tables
+from vislib.runs import Drop, InputError, Run, choose, seeded, tables
 from vislib.runs.seeding import split_of
-from vislib.runs.tables import Output, Row
+from vislib.runs.tables import Row
 from vislib.training import launch, planning
+from vislib.training.chat import MARK
 from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
-from vislib.training.models import resolve_model
-from vislib.training.planning import Planned, plan_rows
+from vislib.training.models import portable, resolve_model
 from vislib.training.settings import Settings
-from vislib.training.sources import MARK, VISUAL, Entry, Refusal, entry
+from vislib.training.sources import VISUAL, entry
 
 SYSTEMS = {
     "before": "the model as it was, asked the same",
@@ -58,9 +58,9 @@ ON p.image_id = i.image_id
 WHERE c.kind = '{kind}'
 ORDER BY c.row
 """
+_JOINED = ("caption", "sample", "image", "priors")
 _DIFFERENCES = (("after", "before"), ("after", "after_swapped"))
 _OF_PAGE = frozenset((*PAGE, "world_knowledge"))  # fields that another page fills anew
-_LEARNT = ("rounds", "tokens", "image_tokens", "supervised_tokens", "steps")  # in all steps
 Texts = dict[str, list[str]]  # captions of each system, in the order of the held-out examples
 
 
@@ -92,20 +92,6 @@ class Example:
         # The picture and its size stay; the place of the image in the page is the page's.
         page = {name: other.sample[name] for name in (*PAGE, "image_index")}
         return replace(self, sample=self.sample | page)
-
-
-def obstacle(row: Row, kind: str) -> tuple[str, str] | None:
-    """Why a joined row (`JOIN`) is neither learnt from nor held out: reason and detail."""
-    # In the order in which a caption came about: the first lack is the cause.
-    if row["caption"]["status"] != "ok":
-        return "caption_failed", row["caption"]["reason"]
-    if row["sample"] is None:
-        return "sample_unknown", ""
-    if row["image"] is None:
-        return "image_failed", row["sample"]["image_url"]
-    if kind in FUSED and row["priors"] is None:
-        return "no_priors", row["image"]["image_id"]
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +149,7 @@ class Captions:
         """The human turn: the prompt and the image, as stage 06 sends them."""
         return f"{self.prompt(example)}{MARK}"
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Row]:
         """The rows to learn from: captions that can be used, of pages that are not held out."""
         for found in self:
             if isinstance(found, Example) and not found.held_out:
@@ -172,46 +158,41 @@ class Captions:
                     {"from": "human", "value": self.question(found)},
                     {"from": "gpt", "value": found.caption},
                 ]
-                yield entry(found.name, VISUAL, [found.path], turns)
+                yield entry(found.name, VISUAL, [found.path], turns, sample=found.name)
 
-    def __iter__(self) -> Iterator[Example | Refusal]:
-        """Every caption of the kind in order, or why it cannot be used."""
+    def __iter__(self) -> Iterator[Example | Drop]:
+        """Every caption of the kind in order, or why it is neither learnt from nor held out."""
         for row in tables.read_rows(self.joined):
-            if lacking := obstacle(row, self.kind):
-                yield Refusal(row["caption"]["sample_id"], VISUAL, *lacking)
-                continue
-            sample, image = row["sample"], row["image"]
-            # Page by page, as captions of one page say the same things.
-            split = split_of(sample, seed=self.seed, test_fraction=self.test_fraction)
-            yield Example(
-                sample=sample,
-                image_id=image["image_id"],
-                path=self.images / image["path"],
-                priors=row["priors"],
-                caption=row["caption"]["caption"],
-                held_out=split == "test",
-            )
+            caption, sample, image, priors = (row[part] for part in _JOINED)
+            name = caption["sample_id"]
+            # In the order in which a caption came about: the first lack is the cause.
+            if caption["status"] != "ok":
+                yield Drop("caption_failed", caption["reason"], name)
+            elif sample is None:
+                yield Drop("sample_unknown", id=name)
+            elif image is None:
+                yield Drop("image_failed", sample["image_url"], name)
+            elif self.kind in FUSED and priors is None:
+                yield Drop("no_priors", image["image_id"], name)
+            else:
+                # Page by page, as captions of one page say the same things.
+                split = split_of(sample, seed=self.seed, test_fraction=self.test_fraction)
+                yield Example(
+                    sample=sample,
+                    image_id=image["image_id"],
+                    path=self.images / image["path"],
+                    priors=priors,
+                    caption=caption["caption"],
+                    held_out=split == "test",
+                )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Which captions are held out, which are refused before any is encoded, and how many there are
-    in all.
-    """
-
-    taken: int
-    held_out: tuple[Example, ...]
-    refused: tuple[Refusal, ...]
-
-    @classmethod
-    def of(cls, captions: Captions, *, most: int) -> "Split":
-        """Hold out at most `most` captions (0: all of their pages), a seeded choice. Raises
-        InputError if there are too few.
+    def split(self, most: int) -> tuple[list[Example], list[Drop]]:
+        """At most `most` held-out captions (0: all of their pages), a seeded choice, and those that
+        are neither learnt from nor held out. Raises InputError if there are too few.
         """
-        held, refused, learnt, taken = list[Example](), list[Refusal](), set[str](), 0
-        for found in captions:
-            taken += 1
-            if isinstance(found, Refusal):
+        held, refused, learnt = list[Example](), list[Drop](), set[str]()
+        for found in self:
+            if isinstance(found, Drop):
                 refused.append(found)
             elif found.held_out:
                 held.append(found)
@@ -219,22 +200,21 @@ class Split:
                 learnt.add(found.image_id)
         # An image may stand on several pages, and one that is learnt from tests nothing.
         apart = [example for example in held if example.image_id not in learnt]
-        chosen = choose(apart, most, captions.seed, key=lambda example: example.name)
+        chosen = choose(apart, most, self.seed, key=lambda example: example.name)
         # Of one page alone nothing can be drawn: no score would have an interval.
         if not learnt or len({example.page for example in chosen}) < 2:
             raise InputError(
-                f"{captions.joined}: of {taken} {captions.kind} captions"
-                f" {taken - len(held) - len(refused)} are to learn from and {len(chosen)} held out;"
-                " take some to learn from, and held-out ones of two pages at least: more captions,"
-                " another test_fraction, held_out or seed"
+                f"{self.joined}: of the {self.kind} captions {len(learnt)} images are to learn from"
+                f" and {len(chosen)} captions held out; take some to learn from, and held-out ones"
+                " of two pages at least: more captions, another test_fraction, held_out or seed"
             )
         # Whoever is neither learnt from nor asked must be in the account.
         kept = {example.name for example in chosen}
         for example in held:
             if example.name not in kept:
                 reason = "image_in_train" if example.image_id in learnt else "not_chosen"
-                refused.append(Refusal(example.name, VISUAL, reason, example.image_id))
-        return cls(taken=taken, held_out=tuple(chosen), refused=tuple(refused))
+                refused.append(Drop(reason, example.image_id, example.name))
+        return chosen, refused
 
 
 def swapped(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -253,14 +233,14 @@ def swapped(examples: Sequence[Example], seed: int) -> list[Example]:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is trained and what is asked: settings of the processes, held-out captions, rows that
-    passed, and the row of `arms` but for tokens and steps.
+    """What is trained and what is asked: settings of the processes, held-out captions, those that
+    are neither, and the row of `arms` but for tokens and steps.
     """
 
     settings: Settings
     captions: Captions
-    split: Split
-    planned: Planned
+    held_out: Sequence[Example]
+    refused: Sequence[Drop]
     arm: Row
 
     @classmethod
@@ -271,7 +251,7 @@ class Plan:
         Raises InputError where no model or too few captions can be used.
         """
         params, captions = run.params, Captions.of(run)
-        split = Split.of(captions, most=params.held_out)
+        held, refused = captions.split(params.held_out)
         settings = Settings.of(
             params,
             model=resolve_model(params.model, run),
@@ -283,40 +263,33 @@ class Plan:
             merge=True,
         )
         launch.placed(settings)  # what this machine lacks is said before rows are read for hours
-        planned = plan_rows(run, captions.entries(), settings)
-        # What passed, not what was asked for: a caption that is too long teaches nothing.
-        rows = planned.counts()["rows"]
+        rows = planning.plan_rows(run, {"caption": captions.entries()}, settings, name="planning")
         arm = {
             "model": Path(params.model.partition("@")[0]).name,
             "arm": "captioner",
             "seed": run.seed,
-            "base": _without_folder(params.model),
+            "base": portable(params.model),
             "method": params.method,
-            "conversations": f"{_without_folder(params.captions)} {params.kind}",
-            "samples": rows,
-            "rows": rows,
-            "own_rows": 0,
-            "text_only_rows": 0,
+            "conversations": f"{portable(params.captions)} {params.kind}",
+            # What passed, not what was asked for: a caption that is too long teaches nothing.
+            **planning.counts(rows),
         }
-        settings = replace(settings, rows=str(planned.rows))
-        return cls(settings=settings, captions=captions, split=split, planned=planned, arm=arm)
-
-
-def _without_folder(value: str) -> str:
-    """A parameter's value as a record may hold it: of an absolute path the last part."""
-    return Path(value).name if Path(value).expanduser().is_absolute() else value
+        facts = {name: value for name, value in arm.items() if name not in launch.LEARNT}
+        facts |= {"base": params.model, "prompt_sha": captions.template.sha}
+        settings = replace(settings, rows=rows, facts=facts)
+        return cls(settings=settings, captions=captions, held_out=held, refused=refused, arm=arm)
 
 
 def train(run: Run, plan: Plan) -> dict[str, Any]:
     """Train on the captions; after a stop, from the last checkpoint. Returns what was learnt from,
     and the log of its steps.
     """
-    return launch.train(run, plan.settings, plan.arm | {"prompt_sha": plan.captions.template.sha})
+    return launch.train(run, plan.settings)
 
 
 def write(run: Run, plan: Plan) -> Texts:
     """What each system writes for the held-out examples; nothing is asked twice."""
-    held, template = plan.split.held_out, plan.captions.template
+    held, template = plan.held_out, plan.captions.template
     # Asked after the training: its processes need the whole GPU.
     texts = {"before": _answers(run, plan, plan.settings.model, held, "before")}
     other = swapped(held, run.seed) if template.fields & _OF_PAGE else []
@@ -373,12 +346,17 @@ def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None
     """Write `steps`, `arms`, `predictions` and `scores` of what was learnt (`train`) and written
     (`write`).
     """
-    held = plan.split.held_out
+    held = plan.held_out
     with run.output() as output:
-        _account(output, plan)
+        # Those that are learnt from are accounted for; held-out ones count as kept.
+        output.take("caption", len(held) + len(plan.refused))
+        output.keep("caption", len(held))
+        for lost in plan.refused:
+            output.drop("caption", lost.id, lost.reason, lost.detail)
+        output.note("captions_held_out", len(held))
         for step in totals["log"]:
             output.write("steps", step)
-        output.write("arms", plan.arm | {name: totals[name] for name in _LEARNT})
+        output.write("arms", plan.arm | {name: totals[name] for name in launch.LEARNT})
         for system, written in texts.items():
             for example, text in zip(held, written, strict=True):
                 row = {"sample_id": example.name, "doc_id": example.sample["doc_id"]}
@@ -387,35 +365,22 @@ def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None
         references, pages = [e.caption for e in held], [e.page for e in held]
         # A prompt without the page has no swapped system.
         pairs = [pair for pair in _DIFFERENCES if set(pair) <= set(texts)]
-        scores = score_systems(texts, references, pages, differences=pairs, seed=run.seed)
-        for row in scores:
+        for row in score_systems(texts, references, pages, differences=pairs, seed=run.seed):
             output.write("scores", row)
-
-
-def _account(output: Output, plan: Plan) -> None:
-    """Every caption of the kind is learnt from, held out, or dropped with its reason."""
-    held = len(plan.split.held_out)
-    output.take("caption", plan.split.taken)
-    # Held-out ones count as kept: they are what the scores are of.
-    output.keep("caption", plan.arm["rows"] + held)
-    for lost in (*map(vars, plan.split.refused), *plan.planned.refusals()):
-        output.drop("caption", lost["id"], lost["reason"], lost["detail"])
-    output.note("captions_held_out", held)
-    output.note("truncated_rows", plan.planned.truncated)
 
 
 def learnt(plan: Plan, count: int) -> list[Row]:
     """A seeded handful of rows with `picture` and the exact `text` that the model reads, learnt
     parts in ⟦⟧.
     """
-    return planning.examples(plan.planned, plan.settings, count, plan.captions.seed)
+    return planning.examples(plan.settings, count, plan.captions.seed)
 
 
 def examples(plan: Plan, texts: Texts, count: int) -> list[Row]:
     """A seeded handful of held-out samples with `picture`, `reference` and the caption of each
     system.
     """
-    held, seed = plan.split.held_out, plan.captions.seed
+    held, seed = plan.held_out, plan.captions.seed
     found = []
     for number in choose(range(len(held)), count, seed, key=lambda number: held[number].name):
         one = held[number]

@@ -7,42 +7,31 @@ of its own trains (`training.launch`), so that the kernel never touches a GPU; w
 becomes the tables `steps` and `arms`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import duckdb
-
-from vislib.runs import InputError, Run
+from vislib.runs import InputError, Run, tables
 from vislib.runs.keys import input_path
 from vislib.runs.tables import Row
 from vislib.training import planning, tiny
 from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
-from vislib.training.launch import Watch, placed, train
-from vislib.training.models import read_facts, resolve_model
-from vislib.training.planning import Planned, plan_rows
+from vislib.training.launch import LEARNT, Watch, placed, train
+from vislib.training.models import portable, read_facts, resolve_model
+from vislib.training.planning import plan_rows
 from vislib.training.settings import Settings
-from vislib.training.sources import VISUAL, Entry, contract_rows, own_rows, parts_of
+from vislib.training.sources import contract_rows, own_rows
 
 BASE = "base"  # the arm without conversations: the same recipe on the model's own data alone
-_LEARNT = ("rounds", "tokens", "image_tokens", "supervised_tokens")  # in all steps
 _REDRAWN_S = 5.0
-# `separate` has two rows of each sample
-_SAMPLES = """
-    SELECT count(DISTINCT sample_id) FROM read_parquet($parts)
-    WHERE id IN (SELECT id FROM read_parquet($rows) WHERE source = $source)
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is trained: settings of the processes, rows that passed, and the arm as one pass over
-    them would have it.
+    """What is trained: settings of the processes, and the arm as one pass over the rows that passed
+    would have it.
     """
 
     settings: Settings
-    planned: Planned
     arm: Row
 
     @classmethod
@@ -52,9 +41,10 @@ class Plan:
 
         Raises InputError where no model, no row, or too few rows can be used.
         """
+        p = run.params
         settings = Settings.of(
-            run.params,
-            model=resolve_model(run.params.model, run),
+            p,
+            model=resolve_model(p.model, run),
             checkpoints=str(run.scratch / "checkpoints"),
             reports=str(run.folder / "tensorboard"),
             run_name=f"{run.stage.run.name}/{run.stage.name}",
@@ -62,10 +52,22 @@ class Plan:
         )
         placed(settings)  # what this machine lacks is said before rows are read for hours
         held_out = _held_out(run, settings)  # fewer rows: a fault is found sooner
-        planned = plan_rows(run, _entries(run), settings)
-        arm = _arm(run, settings, planned)
-        settings = replace(settings, rows=str(planned.rows), held_out=held_out)
-        return cls(settings=settings, planned=planned, arm=arm)
+        rows = _rows(run, settings)
+        trained_as = read_facts(settings.model).get("model")  # if an earlier stage made it
+        arm = {
+            # one name for all arms of a model, whatever folder or stage it was trained in
+            "model": p.model_name or trained_as or Path(p.model.partition("@")[0]).name,
+            "arm": p.arm or Path(p.conversations).name or BASE,
+            "seed": run.seed,
+            "base": portable(p.model),
+            "method": p.method,
+            "conversations": portable(p.conversations),
+            **planning.counts(rows),
+        }
+        # what it learnt is known at the end, and joined by the worker
+        facts = {name: value for name, value in arm.items() if name not in LEARNT}
+        facts |= {"base": p.model}
+        return cls(settings=replace(settings, rows=rows, held_out=held_out, facts=facts), arm=arm)
 
     @property
     def remark(self) -> str:
@@ -74,26 +76,29 @@ class Plan:
         return "a tiny random model: the path, not a result" if is_tiny else ""
 
 
-def _entries(run: Run) -> Iterator[Entry]:
-    """Rows of the conversations, then of the own data."""
+def _rows(run: Run, settings: Settings) -> str:
+    """The file of the conversations, then of the own data."""
     p, conversations = run.params, run.input("conversations")
-    if conversations is not None:
-        yield from contract_rows(
-            conversations, run.table("images"), max_samples=p.max_samples, seed=run.seed
-        )
     folder = input_path(p.own_images, run.stage.run) if p.own_images else None
     if folder is not None and not folder.is_dir():
         raise InputError(
             f"own_images is {p.own_images!r}, but {folder} is no folder; name the one that holds"
             " images"
         )
-    yield from own_rows(
+    own = own_rows(
         run.inputs("own_data"),
         images=folder,
         fraction=p.own_fraction,
         seed=run.seed,
         store=run.scratch / "images",
     )
+    rows = {"own row": own}
+    if conversations is not None:
+        found = contract_rows(
+            conversations, run.table("images"), max_samples=p.max_samples, seed=run.seed
+        )
+        rows = {"conversation": found, **rows}
+    return plan_rows(run, rows, settings, name="planning")
 
 
 def _held_out(run: Run, settings: Settings) -> str:
@@ -115,67 +120,21 @@ def _held_out(run: Run, settings: Settings) -> str:
         seed=run.seed,
         split="test",
     )
-    return str(plan_rows(run, rows, settings, name="held_out").rows)
-
-
-def _arm(run: Run, settings: Settings, planned: Planned) -> Row:
-    """The row of `arms` but for its steps, with the tokens of one pass."""
-    p, counts = run.params, planned.counts()
-    trained_as = read_facts(settings.model).get("model")  # if an earlier stage of this kind made it
-    return {
-        # one name for all arms of a model, whatever folder or stage it was trained in
-        "model": p.model_name or trained_as or Path(p.model.partition("@")[0]).name,
-        "arm": p.arm or Path(p.conversations).name or BASE,
-        "seed": run.seed,
-        "base": _without_folder(p.model),
-        "method": p.method,
-        "conversations": _without_folder(p.conversations),
-        "samples": _samples(run, planned),
-        **{name: counts[name] for name in ("rows", "own_rows", "text_only_rows", *_LEARNT)},
-    }
-
-
-def _samples(run: Run, planned: Planned) -> int:
-    """How many samples of the conversations have a row that passed."""
-    table = run.input("conversations")
-    if table is None:
-        return 0
-    given = {"parts": [str(part) for part in parts_of(table)], "source": VISUAL}
-    found: Any = duckdb.execute(_SAMPLES, given | {"rows": str(planned.rows)}).fetchone()
-    return int(found[0])
-
-
-def _without_folder(value: str) -> str:
-    """A parameter's value as a record may hold it: of an absolute path the last part."""
-    return Path(value).name if Path(value).expanduser().is_absolute() else value
+    return plan_rows(run, {"test conversation": rows}, settings, name="held_out")
 
 
 def finetune(run: Run, plan: Plan, *, watch: Watch = lambda event: None) -> None:
-    """Train the arm and write `steps`, `arms`, `dropped` and the folder `data/model`; `watch` gets
-    every event meanwhile.
+    """Train the arm and write `steps`, `arms` and the folder `data/model`; `watch` gets every event
+    meanwhile.
 
     Goes on from the last checkpoint after a stop. Adds speed, memory and evaluation to the metrics.
     Raises InputError.
     """
-    planned, counts = plan.planned, plan.planned.counts()
-    cut = f"{planned.truncated} of them end at max_length. {plan.remark}"
-    print(f"{planned.account()}\n{cut}", flush=True)
-    # what it learnt is known at the end, and joined by the worker
-    facts = {name: value for name, value in plan.arm.items() if name not in _LEARNT}
-    totals = train(run, plan.settings, facts | {"base": run.params.model}, watch=watch)
+    learnt = train(run, plan.settings, watch=watch)
     watch({"event": "end"})  # the last steps came within the pause between two drawings
-    with run.output() as output:
-        output.take("row", counts["rows"])
-        output.keep("row", counts["rows"])
-        for row in planned.refusals():
-            output.take("row")
-            output.drop("row", row["id"], row["reason"], row["detail"])
-        output.note("truncated_rows", planned.truncated)
-        output.note("turns_left_out", counts["n_left_out"])
-        output.note("characters_mended", counts["n_mended"])
-        for step in totals["log"]:
-            output.write("steps", step)
-        output.write("arms", plan.arm | {name: totals[name] for name in (*_LEARNT, "steps")})
+    arm = plan.arm | {name: learnt[name] for name in LEARNT}
+    for name, rows in {"steps": learnt["log"], "arms": [arm]}.items():
+        tables.write_table(run.data / name, run.schemas[name], rows)
 
 
 def loss_curve() -> Watch:
@@ -214,25 +173,29 @@ def examples(run: Run, plan: Plan, count: int) -> list[Row]:
     """A seeded handful of accepted rows with `picture` and the exact `text` that a model reads,
     learnt parts in ⟦⟧.
     """
-    return planning.examples(plan.planned, plan.settings, count, run.seed)
+    return planning.examples(plan.settings, count, run.seed)
 
 
 def answers(run: Run, plan: Plan, rows: list[Row], *, max_tokens: int = 32) -> list[Row]:
     """The rows with their first `question`, the answer that is `expected`, and those of the model
     `before` and `after`.
     """
-    settings, asked = plan.settings, []
-    for row in rows:
-        # of several images the first: the answer may then lack one, and is left empty
-        picture = next(iter(row["images"]), None)
-        asked.append(Question(row["id"], row["conversations"][0]["value"], picture, max_tokens))
-    models = {"before": settings.model, "after": settings.output}
-    device, precision = settings.device, settings.precision
-    keys = answers_of_models(run, list(models.values()), asked, device=device, precision=precision)
+    settings, journal = plan.settings, run.journal(JOURNAL)
+    # of several images the first: the answer may then lack one, and is left empty
+    asked = [
+        Question(row["id"], row["conversations"][0]["value"], row["picture"], max_tokens)
+        for row in rows
+    ]
+    before, after = answers_of_models(
+        run,
+        [settings.model, settings.output],
+        asked,
+        device=settings.device,
+        precision=settings.precision,
+    )
     told = []
     for row, question in zip(rows, asked, strict=True):
-        given = {"question": question.text, "expected": row["conversations"][1]["value"]}
-        for name, key in zip(models, keys, strict=True):
-            given[name] = answer_to(run.journal(JOURNAL), key, question) or ""
-        told.append(row | given)
+        row = row | {"question": question.text, "expected": row["conversations"][1]["value"]}
+        row["before"] = answer_to(journal, before, question) or ""
+        told.append(row | {"after": answer_to(journal, after, question) or ""})
     return told

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
@@ -28,14 +27,13 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tests.training_rows import SETTINGS
 from vislib.training import tiny
-from vislib.training.adapters import attach
 from vislib.training.batches import collate, dummy_row
 from vislib.training.labels import Encoder
-from vislib.training.parts import freeze
+from vislib.training.parts import attach, freeze
 from vislib.training.planning import ROWS
 from vislib.training.settings import Settings
 from vislib.training.throughput import FlopMeter, peak_flops
-from vislib.training.trainer import AnswerTrainer, Rows, passes, unpack
+from vislib.training.trainer import AnswerTrainer, Rows
 from vislib.training.worker import _arguments
 
 # wide, inner, layers, heads; px; tokens of the vocabulary
@@ -108,13 +106,14 @@ def planned(folder: Path, encoder: Encoder, count: int, side: int) -> Rows:
                 chance.choices(words, k=min(400, int(chance.lognormvariate(3.5, 1.2)) + 1))
             )
             turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": told}]
-        row = {"id": str(number), "source": "own", "images": images, "conversations": turns}
+        row = {"id": str(number), "source": "own", "sample_id": "", "images": images}
+        row["conversations"] = turns
         made = encoder.encode(row)
         row |= {"n_tokens": len(made.input_ids), "n_image_tokens": made.n_image_tokens}
         found.append(row | {"n_supervised": made.n_supervised, "n_pixels": made.n_pixels})
-    pq.write_table(pa.Table.from_pylist(found, schema=ROWS), folder / "rows.parquet")
-    unpack(folder / "rows.parquet")
-    return Rows(folder / "rows.parquet", encoder)
+    with pa.ipc.new_file(folder / "rows.arrow", ROWS) as writer:
+        writer.write_table(pa.Table.from_pylist(found, schema=ROWS))
+    return Rows(folder / "rows.arrow", encoder)
 
 
 class Llava(transformers.Trainer):
@@ -155,10 +154,8 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
     model, args = model_of(shape, settings, settings.device), _arguments(settings)
     clock = Clock()
     args.save_strategy, encoder, counter = "no", rows.encoder, FlopMeter()
-    args.gradient_accumulation_steps = passes(settings.batch_size, settings, 1)
     if ours:
-        trainer: Any = AnswerTrainer(model, args, rows, settings, stop=Event())
-        trainer.counter = counter
+        trainer: Any = AnswerTrainer(model, args, rows, settings, stop=Event(), counter=counter)
     else:
 
         def join(found: Any) -> Any:

@@ -98,7 +98,10 @@ class Run:
     @contextmanager
     def output(self, rows_per_part: int = ROWS_PER_PART) -> Iterator[Output]:
         """One stream of rows over the stage's tables, in parts of `rows_per_part`."""
-        with Output(self.data, self.schemas, rows_per_part=rows_per_part) as output:
+        first = {"dropped": self._first_part("stream")}  # verbs write to it too
+        with Output(
+            self.data, self.schemas, rows_per_part=rows_per_part, first_part=first
+        ) as output:
             yield output
         self._count("stream", output.counts)
 

@@ -7,7 +7,7 @@ order of number, so that the order of rows is the order of the inputs.
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from types import TracebackType
@@ -254,6 +254,16 @@ class TableWriter:
         self._file.close()
         os.replace(self._path.with_suffix(".tmp"), self._path)
         self._file, self._in_part = None, 0
+
+
+def write_table(
+    folder: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], *, rows_per_part: int = 0
+) -> None:
+    """Write all `rows` as one table folder."""
+    writer = TableWriter(folder, schema, rows_per_part=rows_per_part)
+    for row in rows:
+        writer.write(row)
+    writer.close()
 
 
 def _length(value: Any) -> int:

@@ -13,19 +13,19 @@ token weighs 0.27 times as much.
 """
 
 import random
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from vislib.runs.seeding import seeded
 from vislib.training.chat import model_inputs
-from vislib.training.labels import IGNORED, PIXELS, Encoded, Encoder
+from vislib.training.labels import IGNORED, PIXELS, Encoded, Encoder, unlabelled
 
 _MEGABATCH = 64  # steps that are drawn together: more pad less, fewer leave more to chance
 _STRATA = 32  # of a step: fewer pad less, more make steps alike
@@ -33,7 +33,7 @@ _PER_STRIP = 4  # strata of rows with about the same pixels, within which length
 
 
 def plan_batches(
-    lengths: Sequence[int], pixels: Sequence[int], *, batch: int, seed: int, epoch: int
+    lengths: ArrayLike, pixels: ArrayLike, *, batch: int, seed: int, epoch: int
 ) -> list[list[int]]:
     """Numbers of the rows of each step: every row once, the same for the same `seed` and `epoch`.
 
@@ -45,34 +45,31 @@ def plan_batches(
     step gets a unit of like rows from each of them, by chance.
     """
     chance = random.Random(seeded(seed, "batches", str(epoch)))
+    lengths, pixels = np.asarray(lengths, int), np.asarray(pixels, int)
     rows = list(range(len(lengths)))
     chance.shuffle(rows)
-    whole = len(rows) // batch * batch
     unit = max(size for size in range(1, max(1, batch // _STRATA) + 1) if batch % size == 0)
     strips = max(1, batch // unit // _PER_STRIP)
-    seen = np.array(pixels, int)
-    alike = partial(_alike, lengths=np.array(lengths, int), pixels=seen, strips=strips)
+
+    def alike(some: list[int]) -> list[int]:
+        """In an order in which neighbours are alike: text-only ones, then by strip of pixels and
+        length.
+        """
+        seen, long = pixels[some], lengths[some]
+        # rows of fewer pixels are counted, so that equal pixels share a strip
+        strip = (seen > 0) * (1 + np.searchsorted(np.sort(seen), seen) * strips // len(some))
+        turned = np.where(strip % 2, long, -long)  # long ones meet where strips do
+        return [some[at] for at in np.lexsort((turned, strip))]
+
     steps: list[list[int]] = []
+    whole = len(rows) // batch * batch
     for mega in _cut(rows[:whole], batch * _MEGABATCH):
-        count = len(mega) // batch
-        strata = _cut(_cut(alike(mega), unit), count)
+        strata = _cut(_cut(alike(mega), unit), len(mega) // batch)
         for stratum in strata:
             chance.shuffle(stratum)
-        for number in range(count):
-            steps.append([row for stratum in strata for row in stratum[number]])
+        steps += [list(chain(*units)) for units in zip(*strata, strict=True)]
     # what is left over is less than a step: like rows side by side, as in any other
-    return steps + [alike(last) for last in _cut(rows[whole:], batch)]
-
-
-def _alike(rows: list[int], *, lengths: Any, pixels: Any, strips: int) -> list[int]:
-    """The rows in an order in which neighbours are alike: text-only ones, then by strip of pixels
-    and length.
-    """
-    seen = pixels[rows]
-    fewer = np.searchsorted(np.sort(seen), seen)  # rows of fewer pixels: equal pixels share a strip
-    strip = np.where(seen > 0, 1 + fewer * strips // len(rows), 0)
-    turned = np.where(strip % 2, lengths[rows], -lengths[rows])  # long ones meet where strips do
-    return [rows[at] for at in np.lexsort((turned, strip))]
+    return steps + ([alike(rows[whole:])] if rows[whole:] else [])
 
 
 def _cut(rows: list[Any], size: int) -> list[list[Any]]:
@@ -80,43 +77,39 @@ def _cut(rows: list[Any], size: int) -> list[list[Any]]:
 
 
 def collate(
-    encoded: Sequence[Encoded], *, processor: Any, dummy: Encoded | None
+    encoded: Sequence[Encoded], *, processor: Any, dummy: Encoded | None = None, side: str = "right"
 ) -> dict[str, torch.Tensor]:
     """The tensors of one forward pass: input_ids, labels and attention_mask, (rows, tokens), padded
-    on the right; and the pixels of all images in the order of their tokens.
+    on that `side`; and the pixels of all images in the order of their tokens.
 
-    `dummy` (`dummy_row`) joins a batch that has no image, as its last row.
+    Pixels of several sizes are padded with zeros to the largest: no image there. `dummy`
+    (`dummy_row`) joins a batch that has no image, as its last row.
     """
     rows = list(encoded)
     if dummy and not any(row.pixels for row in encoded):
         rows.append(dummy)
-    filler = processor.tokenizer.pad_token_id or 0  # masked
-    texts = {
-        "input_ids": _padded((row.input_ids for row in rows), filler),
-        "labels": _padded((row.labels for row in rows), IGNORED),
-        "attention_mask": _padded(([1] * len(row.input_ids) for row in rows), 0),
+
+    def padded(lists: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+        texts = [torch.tensor(one) for one in lists]
+        return pad_sequence(texts, batch_first=True, padding_value=filler, padding_side=side)
+
+    batch = {
+        # the filler is masked: any token will do
+        "input_ids": padded([row.input_ids for row in rows], processor.tokenizer.pad_token_id or 0),
+        "labels": padded([row.labels for row in rows], IGNORED),
+        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
     }
-    return texts | stacked_pixels(rows)
-
-
-def stacked_pixels(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-    """The processor's tensors of all images, one behind the other along the first dimension, padded
-    with zeros to the largest: no image there.
-    """
-    batch = {}
     for name in PIXELS:
         if tensors := [row.pixels[name] for row in rows if name in row.pixels]:
-            sizes = [max(of_all) for of_all in zip(*(t.shape[1:] for t in tensors), strict=True)]
-            batch[name] = torch.cat([_grown(tensor, sizes) for tensor in tensors])
+            largest = np.max([tensor.shape[1:] for tensor in tensors], axis=0).tolist()
+            batch[name] = torch.cat([_grown(tensor, largest) for tensor in tensors])
     return batch
 
 
-def _grown(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    sides: list[int] = []
-    # torch counts the sides of `pad` from the last dimension on
-    for size, largest in zip(tensor.shape[:0:-1], sizes[::-1], strict=True):
-        sides += [0, largest - size]
-    return pad(tensor, sides)
+def _grown(tensor: torch.Tensor, largest: Sequence[int]) -> torch.Tensor:
+    whole = tensor.new_zeros([len(tensor), *largest])
+    whole[tuple(map(slice, tensor.shape))] = tensor
+    return whole
 
 
 def dummy_row(encoder: Encoder) -> Encoded:
@@ -127,11 +120,4 @@ def dummy_row(encoder: Encoder) -> Encoded:
     nobody gathers.
     """
     image, token = Image.new("RGB", (28, 28), "white"), encoder.processor.image_token
-    batch = model_inputs(encoder.processor, token, [image])
-    ids = batch["input_ids"][0].tolist()
-    pixels = {name: batch[name] for name in PIXELS if name in batch}
-    return Encoded(ids, [IGNORED] * len(ids), pixels, ids.count(encoder.processor.image_token_id))
-
-
-def _padded(rows: Iterable[Sequence[int]], filler: int) -> torch.Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
+    return unlabelled(encoder.processor, model_inputs(encoder.processor, token, [image]))

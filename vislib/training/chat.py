@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
 from PIL import Image
 
 MARK = "<image>"  # in a human turn: the place of an image
@@ -139,9 +138,7 @@ def prompt_text(processor: Any, turns: Turns) -> str:
     return Chat(processor).render(turns, generating=True)[0]
 
 
-def model_inputs(
-    processor: Any, text: str, images: Sequence[Image.Image]
-) -> dict[str, torch.Tensor]:
+def model_inputs(processor: Any, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
     """The model's tensors for one chat text and its RGB images, as the processor makes them, in a
     batch of one.
 

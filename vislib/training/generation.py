@@ -10,20 +10,19 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vislib.media.vision import load_config
+from vislib.runs import Run, short_hash
 from vislib.runs.children import child_main, emit, run_child
-from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
-from vislib.runs.seeding import short_hash
-
-if TYPE_CHECKING:
-    from vislib.runs import Run
-    from vislib.training.labels import Encoded
+from vislib.training.chat import MARK, Chat, RowError, model_inputs, prompt_text
+from vislib.training.labels import Encoded, open_image, unlabelled
+from vislib.training.models import open_trained, weights_hash
 
 JOURNAL = "generation"
-_MARK = "<image>"
 
 
 @dataclass(frozen=True)
@@ -41,21 +40,17 @@ class Question:
     @property
     def value(self) -> str:
         """The human turn, as conversations have it."""
-        placed = self.image_path is None or _MARK in self.text
-        return self.text if placed else f"{_MARK}\n{self.text}"
+        placed = self.image_path is None or MARK in self.text
+        return self.text if placed else f"{MARK}\n{self.text}"
 
 
 def model_key(place: str, *, precision: str = "float32") -> str:
     """What names a model among the answers: a hash of its folder, or hub id with commit, and the
     precision.
     """
-    from vislib.training.models import weights_hash
-
     # by content: the same weights in another folder, or trained again, are the same model
     if Path(place).is_dir():
         return f"{weights_hash(place)}/{precision}"
-    from vislib.media.vision import load_config
-
     name, _, revision = place.partition("@")
     commit = getattr(load_config(place, parameter="model"), "_commit_hash", None)
     return f"{name}@{commit or revision}/{precision}"
@@ -87,7 +82,7 @@ def failure_of(journal: Journal, model: str, question: Question) -> tuple[str, s
 
 
 def answers_of_models(
-    run: "Run",
+    run: Run,
     models: Sequence[str],
     questions: Sequence[Question],
     *,
@@ -105,23 +100,22 @@ def answers_of_models(
     """
     journal = run.journal(JOURNAL)
     names = [model_key(model, precision=precision) for model in models]
-    how = {"device": device, "precision": precision, "batch_size": batch_size}
-    lines: list[dict[str, Any]] = []
-    lacking = set[str]()
+    lacking, work = set[str](), []
     for model, name in zip(models, names, strict=True):
-        # with its questions behind it, if the journal lacks any
-        lines.append({"model": model, **how})
+        asked = []
         for question in questions:
             key = question_key(name, question)
             # two models of the same weights, or two questions of the same words, are asked once
             if key not in lacking and not journal.has(key):
                 lacking.add(key)
-                lines.append({"key": key, **asdict(question)})
+                asked.append({"key": key, "question": asdict(question)})
+        if asked:
+            work.append({"model": model, "asked": asked})
     if not lacking:
         return names
-    file, failed = run.scratch / "questions.jsonl", set[str]()
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    file.write_text(text, encoding="utf-8")
+    how = {"device": device, "precision": precision, "batch_size": batch_size}
+    file, failed = run.scratch / "questions.json", set[str]()
+    file.write_text(json.dumps({"how": how, "work": work}), encoding="utf-8")
     with run.progress(len(lacking), progress) as shown:
 
         def hear(event: dict[str, Any]) -> None:
@@ -145,23 +139,18 @@ def answers_of_models(
 # ---- in the child
 
 
-def encode(processor: Any, question: Question) -> "Encoded":
+def encode(processor: Any, question: Question) -> Encoded:
     """The question as the model sees it; raises RowError."""
-    from vislib.training.chat import RowError, model_inputs, prompt_text
-    from vislib.training.labels import PIXELS, Encoded, open_image
-
     images = [] if question.image_path is None else [open_image(question.image_path)]
-    marks = question.value.count(_MARK)
+    marks = question.value.count(MARK)
     if marks != len(images):
-        raise RowError("image_count", f"{marks} {_MARK} in the text, {len(images)} images")
+        raise RowError("image_count", f"{marks} {MARK} in the text, {len(images)} images")
     text = prompt_text(processor, [{"from": "human", "value": question.value}])
-    batch = model_inputs(processor, text, images)
-    pixels = {name: batch[name] for name in PIXELS if name in batch}
-    return Encoded(batch["input_ids"][0].tolist(), [], pixels)
+    return unlabelled(processor, model_inputs(processor, text, images))
 
 
 def generate(
-    model: Any, processor: Any, rows: "Sequence[Encoded]", limits: Sequence[int]
+    model: Any, processor: Any, rows: Sequence[Encoded], limits: Sequence[int]
 ) -> list[list[int]]:
     """Token ids of the answers, greedy, each to its model's end token (left out) or to its limit in
     tokens.
@@ -169,36 +158,33 @@ def generate(
     import torch
     from transformers import GenerationConfig
 
-    from vislib.training.batches import stacked_pixels
+    from vislib.training.batches import collate
 
-    tokenizer, ends = processor.tokenizer, end_tokens(model, processor)
-    prompts = {"input_ids": [row.input_ids for row in rows]}
-    batch = dict(tokenizer.pad(prompts, padding_side="left", return_tensors="pt"))
-    batch |= stacked_pixels(rows)
+    ends = end_tokens(model, processor)
+    batch = collate(rows, processor=processor, side="left")
+    del batch["labels"]
     # pixels in the type of the weights; token ids stay whole numbers
     moved = {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
         for name, value in batch.items()
     }
-    bare = getattr(model, "get_base_model", lambda: model)()
     # a configuration of its own: a checkpoint's may sample
-    bare.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=max(limits),
         eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
     )
     with torch.inference_mode():
         made = model.generate(**moved)[:, batch["input_ids"].shape[1] :].tolist()
-    return [_ended(answer[:limit], ends) for answer, limit in zip(made, limits, strict=True)]
+    answers = (answer[:limit] for answer, limit in zip(made, limits, strict=True))
+    return [list(takewhile(lambda token: token not in ends, answer)) for answer in answers]
 
 
 def end_tokens(model: Any, processor: Any) -> list[int]:
     """Ids of the tokens that end an answer: the model's own, its tokenizer's, and the one that
     training teaches.
     """
-    from vislib.training.chat import Chat
-
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     # Idefics closes turns with a token that its configuration does not name as an end
     text, ((start, end),) = Chat(processor).render(turns)
@@ -208,13 +194,6 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
     return sorted(ids - {None})
 
 
-def _ended(answer: list[int], ends: Sequence[int]) -> list[int]:
-    for place, token in enumerate(answer):
-        if token in ends:
-            return answer[:place]
-    return answer
-
-
 def answer_all(
     model: Any, processor: Any, asked: Sequence[tuple[str, Question]], *, batch_size: int
 ) -> None:
@@ -222,62 +201,41 @@ def answer_all(
     from vislib.training.chat import RowError
 
     room = getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
-    waiting: list[tuple[str, Encoded, int]] = []
     # questions of like length waste little on padding
-    for key, question in sorted(
-        asked, key=lambda a: (a[1].image_path is None, a[1].max_tokens, len(a[1].text))
-    ):
-        try:
-            row = encode(processor, question)
-            # beyond its positions a model writes noise without an error
-            if len(row.input_ids) + question.max_tokens > room:
-                raise RowError(
-                    "too_long", f"{len(row.input_ids)} tokens and the answer are more than {room}"
+    alike = sorted(asked, key=lambda a: (a[1].image_path is None, a[1].max_tokens, len(a[1].text)))
+    for start in range(0, len(alike), batch_size):
+        rows: dict[str, tuple[Encoded, int]] = {}
+        for key, question in alike[start : start + batch_size]:
+            most = question.max_tokens
+            try:
+                row = encode(processor, question)
+                # beyond its positions a model writes noise without an error
+                if len(row.input_ids) + most > room:
+                    said = f"{len(row.input_ids)} tokens and the answer are more than {room}"
+                    raise RowError("too_long", said)
+            except RowError as error:
+                emit("failure", key=key, reason=error.reason, detail=error.detail)
+            else:
+                rows[key] = row, most
+        if rows:
+            made = generate(model, processor, *zip(*rows.values(), strict=True))
+            for key, ids in zip(rows, made, strict=True):
+                text = processor.tokenizer.decode(
+                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
                 )
-        except RowError as error:
-            emit("failure", key=key, reason=error.reason, detail=error.detail)
-            continue
-        waiting.append((key, row, question.max_tokens))
-        if len(waiting) == batch_size:
-            _answer(model, processor, waiting)
-            waiting = []
-    if waiting:
-        _answer(model, processor, waiting)
-
-
-def _answer(model: Any, processor: Any, waiting: "Sequence[tuple[str, Encoded, int]]") -> None:
-    keys, rows, limits = zip(*waiting, strict=True)
-    for key, ids in zip(keys, generate(model, processor, rows, limits), strict=True):
-        text = processor.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        emit("answer", key=key, text=text.strip(), tokens=len(ids))
+                emit("answer", key=key, text=text.strip(), tokens=len(ids))
 
 
 def main(file: Path) -> None:
-    """Answer the questions of a file: a line with a model and how to run it, then its questions,
-    for each model.
-    """
-    from vislib.training.models import open_trained
-
-    asked: list[tuple[dict[str, Any], list[tuple[str, Question]]]] = []
-    # split by hand: str.splitlines also cuts at characters that questions may hold
-    for line in map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1]):
-        if "model" in line:
-            asked.append((line, []))
-            continue
-        key, question = line.pop("key"), Question(**line)
-        if question.max_tokens < 1:
-            raise InputError(
-                f"question {question.id}: max_tokens is {question.max_tokens}; it must be 1 or more"
-            )
-        asked[-1][1].append((key, question))
-    for head, rows in asked:
-        if not rows:  # all its answers are there
-            continue
-        device, precision = head["device"], head["precision"]
-        opened = open_trained(head["model"], device=device, precision=precision, merge=True)
-        answer_all(*opened, rows, batch_size=head["batch_size"])
+    """Answer the questions in a file that `answers_of_models` wrote, model by model."""
+    given = json.loads(file.read_text(encoding="utf-8"))
+    how = given["how"]
+    for part in given["work"]:
+        asked = [(one["key"], Question(**one["question"])) for one in part["asked"]]
+        opened = open_trained(
+            part["model"], device=how["device"], precision=how["precision"], merge=True
+        )
+        answer_all(*opened, asked, batch_size=how["batch_size"])
         del opened  # before the next one takes its place
 
 

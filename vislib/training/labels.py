@@ -8,21 +8,17 @@ decoded, these must be the answers word for word. A model for which this fails i
 anything is trained, a row with its reason.
 """
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from vislib.media.pixels import ImageError, read_image
 from vislib.runs.errors import InputError
-from vislib.training.chat import MARK, Chat, RowError, Turns, model_inputs, prompt_text
-
-__all__ = ["IGNORED", "PIXELS", "REASONS", "Encoded", "Encoder", "RowError", "prompt_text"]
+from vislib.training.chat import MARK, Chat, RowError, Turns, model_inputs
 
 IGNORED = -100  # the label of a token that carries no loss
 PIXELS = (
@@ -31,24 +27,6 @@ PIXELS = (
     "image_sizes",
     "image_grid_thw",
 )  # what `collate` can batch
-REASONS = {
-    "bad_turns": "turns that do not alternate human and gpt, or none of human",
-    "no_answer": "no answer, or a blank one",
-    "image_count": "the questions hold more or fewer `<image>` than the row has images",
-    "image_missing": "an image file is not there",
-    "image_unreadable": "an image file may not be read",
-    "image_unsupported_format": "an image of a format that is not read",
-    "image_not_an_image": "an image file that holds something else",
-    "image_broken": "a damaged image",
-    "image_truncated": "an image file that ends too soon",
-    "image_too_many_pixels": "an image too large to decode",
-    "processor_failed": "the model's processor cannot take the row",
-    "image_cut": "max_length ends before the tokens of the last image do",
-    "no_answer_left": "max_length ends before the first answer begins",
-    "not_word_for_word": (
-        "the model's chat template or tokenizer does not give the answers back word for word"
-    ),
-}
 _PROBE = (
     {"from": "human", "value": f"{MARK}\nWhat is it?"},
     {"from": "gpt", "value": "A grey square, nothing else."},
@@ -68,7 +46,7 @@ class Encoded:
 
     input_ids: list[int]
     labels: list[int]
-    pixels: dict[str, torch.Tensor] = field(default_factory=dict)
+    pixels: dict[str, Any] = field(default_factory=dict)
     n_image_tokens: int = 0
     truncated: bool = False
 
@@ -94,10 +72,8 @@ class _Overheard:
 
     def __call__(self, text: Any, **options: Any) -> Any:
         batch = self._tokenizer(text, **options)
-        self.text, self.encoding = (
-            text if isinstance(text, str) else text[0],
-            (batch.encodings or [None])[0],
-        )
+        self.text = text if isinstance(text, str) else text[0]
+        self.encoding = batch.encodings[0] if batch.encodings else None
         return batch
 
     def __getattr__(self, name: str) -> Any:
@@ -143,21 +119,19 @@ class Encoder:
         if images is None:
             images = [open_image(path) for path in row["images"]]
         whole, before = self._labelled(turns, images)
-        if before > self.max_length:
+        most, size = self.max_length, len(whole.input_ids)
+        if before > most:
             raise RowError(
-                "image_cut",
-                f"the last image ends at token {before}, max_length is {self.max_length}",
+                "image_cut", f"the last image ends at token {before}, max_length is {most}"
             )
-        labels = whole.labels[: self.max_length]
         # a row without an answer would be paid for and teach nothing
-        if all(label == IGNORED for label in labels):
-            first = next(place for place, label in enumerate(whole.labels) if label != IGNORED)
+        first = next(place for place, label in enumerate(whole.labels) if label != IGNORED)
+        if first >= most:
             raise RowError(
-                "no_answer_left",
-                f"the answer begins at token {first + 1}, max_length is {self.max_length}",
+                "no_answer_left", f"the answer begins at token {first + 1}, max_length is {most}"
             )
-        ids, cut = whole.input_ids[: self.max_length], len(whole.input_ids) > self.max_length
-        return Encoded(ids, labels, whole.pixels, whole.n_image_tokens, cut)
+        ids, labels = whole.input_ids[:most], whole.labels[:most]
+        return replace(whole, input_ids=ids, labels=labels, truncated=size > most)
 
     def _labelled(self, turns: Turns, images: Sequence[Image.Image]) -> tuple[Encoded, int]:
         """The whole row, and the number of tokens up to the end of its last image."""
@@ -171,70 +145,68 @@ class Encoder:
             raise RowError(
                 "processor_failed", f"{type(error).__name__}: {str(error).strip()[:200]}"
             ) from error
-        ids = batch.pop("input_ids")[0].tolist()
-        unknown = set(batch) - {"attention_mask", *PIXELS}
+        row = unlabelled(self.processor, batch)
+        unknown = set(batch) - {"input_ids", "attention_mask", *PIXELS}
         # what was not overheard cannot be followed; what is unknown would be left out of batches
-        if ears.encoding is None or ears.encoding.ids != ids or unknown:
+        if ears.encoding is None or ears.encoding.ids != row.input_ids or unknown:
             raise InputError(
                 f"its processor makes {', '.join(batch)} in a way that is not known here"
             )
-        offsets = ears.encoding.offsets
-        labels, places = [IGNORED] * len(ids), _places(text, ears.text, self.chat.image_token)
-        starts = [start for start, _ in places]
+        offsets, mark = ears.encoding.offsets, self.chat.image_token
+        moved = _moved(text, ears.text, mark)
         for start, end in answers:
-            moved = places[bisect_right(starts, start) - 1][1]
-            self._mark(labels, ids, offsets, (start + moved, end + moved), text[start:end])
+            by = moved[text.count(mark, 0, start)]
+            begins = [n for n, (at, _) in enumerate(offsets) if start + by <= at < end + by]
+            learnt = slice(begins[0], begins[-1] + 1) if begins else slice(0, 0)
+            self._prove(text[start:end], row.input_ids, learnt)
+            row.labels[learnt] = row.input_ids[learnt]
         # the last piece begins where the last image ends
-        after = sum(places[-1]) if images else 0
+        after = text.rfind(mark) + len(mark) + moved[-1]
         before = sum(end <= after for _, end in offsets) if images else 0
-        pixels = {name: batch[name] for name in PIXELS if name in batch}
-        return Encoded(ids, labels, pixels, ids.count(self.processor.image_token_id)), before
+        return row, before
 
-    def _mark(
-        self,
-        labels: list[int],
-        ids: list[int],
-        offsets: Sequence[tuple[int, int]],
-        span: tuple[int, int],
-        answer: str,
-    ) -> None:
-        """Label the tokens of one answer, proven by reading them back behind the token before
-        them.
-        """
-        places = [place for place, (begin, _) in enumerate(offsets) if span[0] <= begin < span[1]]
-        first, last = (places[0], places[-1] + 1) if places else (0, 0)
+    def _prove(self, answer: str, ids: list[int], learnt: slice) -> None:
+        """Raise RowError unless the tokens of `learnt` are read as the answer."""
         # read behind the token before it: a token's text may hang on its neighbour
-        before, read = (self._decoded(ids[max(first - 1, 0) : end]) for end in (first, last))
+        lead = max(learnt.start - 1, 0)
+        before, read = (
+            self._decoded(ids[lead : learnt.start]),
+            self._decoded(ids[lead : learnt.stop]),
+        )
         # some tokenizers begin every text with a space
         if read not in {before + answer, f"{before} {answer}"}:
             raise RowError("not_word_for_word", f"{answer[:80]!r} is read back as {read[:120]!r}")
-        labels[first:last] = ids[first:last]
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
-def _places(text: str, expanded: str, image_token: str) -> list[tuple[int, int]]:
-    """Where each piece of `text` between images begins, and how far it has moved in `expanded`.
+def unlabelled(processor: Any, batch: Mapping[str, Any]) -> Encoded:
+    """What a processor made of one text (`model_inputs`), without any loss."""
+    ids = batch["input_ids"][0].tolist()
+    pixels = {name: batch[name] for name in PIXELS if name in batch}
+    return Encoded(ids, [IGNORED] * len(ids), pixels, ids.count(processor.image_token_id))
+
+
+def _moved(text: str, expanded: str, image_token: str) -> list[int]:
+    """How far each piece of `text` between images has moved in `expanded`.
 
     Pieces are found from left to right. Between two of them stands only what images became, which
     holds no words, so the first occurrence of a piece with words is its own.
     """
-    places, start, at = [], 0, 0
+    moved, start, at = list[int](), 0, 0
     for piece in text.split(image_token):
         if (found := expanded.find(piece, at)) < 0:
             raise RowError("not_word_for_word", f"the processor rewrites {piece[:80]!r}")
-        places.append((start, found - start))
+        moved.append(found - start)
         start, at = start + len(piece) + len(image_token), found + len(piece)
-    return places
+    return moved
 
 
 def _check(turns: Turns, n_images: int) -> None:
-    speakers = [turn["from"] if isinstance(turn["value"], str) else "nobody" for turn in turns]
+    speakers = [turn["from"] for turn in turns]
     if not turns or speakers != [("human", "gpt")[number % 2] for number in range(len(turns))]:
-        raise RowError(
-            "bad_turns", f"the turns are of {', '.join(map(str, speakers)) or 'nobody'}"[:200]
-        )
+        raise RowError("bad_turns", f"the turns are of {', '.join(speakers) or 'nobody'}"[:200])
     answers = [turn["value"].strip() for turn in turns[1::2]]
     if not answers:
         raise RowError("no_answer", "only a question")

@@ -6,30 +6,30 @@ LLaVA-1.5's kin, which ShareGPT4V-7b is, above all. What is saved has no machine
 byte-equal when the training is: an adapter names its base by the parameter's value.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vislib.runs.errors import InputError
+from vislib.media.vision import choose_device, quiet_transformers
+from vislib.runs import InputError, Run
+from vislib.runs.digests import file_hashes
 from vislib.runs.keys import input_path, is_local_model, table_reference
-from vislib.training import adapters, tiny
-from vislib.training.parts import freeze
+from vislib.training import tiny
+from vislib.training.parts import attach, freeze
 from vislib.training.settings import Settings
 
-if TYPE_CHECKING:
-    from vislib.runs import Run
-
 FACTS = "training.json"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _NOT_WEIGHED = {FACTS, "README.md"}  # they change no answer
 
 
-def resolve_model(value: str, run: "Run") -> str:
+def resolve_model(value: str, run: Run) -> str:
     """Where the model of a [model] parameter lies: a folder, or a hub id as it is.
 
     An installed tiny name is built into the run's scratch folder, always from the same seed, as a
@@ -51,14 +51,19 @@ def resolve_model(value: str, run: "Run") -> str:
         os.replace(building, folder)
     if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise InputError(
-            f"model is {value!r}, but {folder} holds neither config.json nor {adapters.CONFIG}"
+            f"model is {value!r}, but {folder} holds neither config.json nor {ADAPTER[0]}"
         )
     return str(folder)
 
 
+def portable(value: str) -> str:
+    """A parameter's value as a record may hold it: of an absolute path the last part."""
+    return Path(value).name if Path(value).expanduser().is_absolute() else value
+
+
 def is_adapter(place: str | Path) -> bool:
     """Whether a folder holds an adapter rather than whole weights."""
-    return (Path(place) / adapters.CONFIG).is_file()
+    return (Path(place) / ADAPTER[0]).is_file()
 
 
 def open_processor(place: str | Path, *, image_splitting: bool | None = None) -> Any:
@@ -67,43 +72,32 @@ def open_processor(place: str | Path, *, image_splitting: bool | None = None) ->
     `image_splitting`: whether an image is also shown in parts, None for its own choice; it stays
     when the processor is saved. Raises InputError if it cannot be loaded, or splits no images.
     """
-    from vislib.media.vision import quiet_transformers
-
+    name = f"model is {str(place)!r}"
     with quiet_transformers(str(place), "model", "AutoProcessor") as (transformers, path, revision):
-        options = {"revision": revision or None}
-        if not is_adapter(place):  # first: without a network it fails soonest
-            config = transformers.AutoConfig.from_pretrained(path, **options)
-            if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-                raise InputError(
-                    f"model is {str(place)!r}, a {config.model_type}; take a vision-language model"
-                )
-        processor = transformers.AutoProcessor.from_pretrained(path, backend="pil", **options)
-    if not getattr(processor, "chat_template", None):
-        raise InputError(
-            f"model is {str(place)!r}, whose processor has no chat template; put the model's own"
-            " beside its processor_config.json as chat_template.jinja (for LLaVA"
-            " params/recipes/llava_weights.py writes one)"
+        processor = transformers.AutoProcessor.from_pretrained(
+            path, revision=revision or None, backend="pil"
         )
-    for name in ("patch_size", "vision_feature_select_strategy"):
-        if getattr(processor, name, "") is None:  # the counts of image tokens come from them
+    if not hasattr(processor, "image_processor"):
+        raise InputError(f"{name}, which takes no images; take a vision-language model")
+    # the last two tell how many tokens an image becomes
+    for lacking in ("chat_template", "patch_size", "vision_feature_select_strategy"):
+        if getattr(processor, lacking, "") is None:
             raise InputError(
-                f"model is {str(place)!r}: its processor_config.json lacks {name}; add it"
+                f"{name}, whose processor lacks {lacking}; add it to processor_config.json, or the"
+                " model's own template beside it as chat_template.jinja (for LLaVA"
+                " params/recipes/llava_weights.py writes one)"
             )
-    _set_splitting(processor.image_processor, image_splitting)
-    tokenizer = processor.tokenizer
-    if tokenizer.pad_token is None:  # as LLaMA has none; padding is masked, so any will do
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return processor
-
-
-def _set_splitting(images: Any, wanted: bool | None) -> None:
-    if wanted is not None and hasattr(images, "do_image_splitting"):
-        images.do_image_splitting = wanted
-    elif wanted:
+    images, tokenizer = processor.image_processor, processor.tokenizer
+    if image_splitting is not None and hasattr(images, "do_image_splitting"):
+        images.do_image_splitting = image_splitting
+    elif image_splitting:
         raise InputError(
             f"image_splitting is true, but {type(images).__name__} splits no images; set it to"
             " false"
         )
+    if tokenizer.pad_token is None:  # as LLaMA has none; padding is masked, so any will do
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return processor
 
 
 def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
@@ -137,7 +131,7 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
     if settings.method == "full":
         freeze(model, settings.parts, vision_from_layer=settings.vision_from_layer)
     else:
-        model = adapters.attach(model, settings)
+        model = attach(model, settings)
     if settings.gradient_checkpointing:
         _checkpoint_layers(model)
     return model, processor
@@ -174,26 +168,37 @@ def save_trained(
     weights have the type `precision`. `state` gives the gathered weights where processes hold parts
     of them. `facts["base"]` is the value of the parameter that names the base.
     """
-    folder, kept = Path(folder), dict(facts)
+    import torch
+
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # else what the last batch set would be written
     processor.tokenizer.backend_tokenizer.no_padding()
     processor.tokenizer.backend_tokenizer.no_truncation()
     processor.save_pretrained(str(folder))
     if hasattr(model, "peft_config"):
-        adapters.save(model, folder, base=kept["base"], state=state)
+        # peft writes the path that the base was opened from, which is of this machine
+        model.peft_config["default"].base_model_name_or_path = facts["base"]
+        # "auto" would ask the hub for the base's vocabulary
+        model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+        (folder / "README.md").unlink()  # a card of blanks, with that path in it
         place = model.get_base_model().name_or_path
-        kept["base_weights"] = weights_hash(place) if Path(place).is_dir() else ""
-    else:
-        _save_whole(model, folder, precision, state)
-    _write_facts(folder, kept)
-    if merge and is_adapter(folder):
+        weights = weights_hash(place) if Path(place).is_dir() else ""
+        _write_facts(folder, {**facts, "base_weights": weights})
+        if not merge:
+            return
         # opened anew: the base may be here in bfloat16, quantized, or in other processes' hands
-        whole, _ = open_trained(folder, precision=precision, merge=True)
-        for file in (adapters.CONFIG, adapters.WEIGHTS):  # else it would be opened as an adapter
+        model, state = open_trained(folder, precision=precision, merge=True)[0], None
+        for file in ADAPTER:  # else it would be opened as an adapter
             (folder / file).unlink()
-        _save_whole(whole, folder, precision)
-        _write_facts(folder, facts)
+    kind = getattr(torch, precision)  # full training works on float32, servers want halves
+    values = {
+        name: value.to(kind) if value.is_floating_point() else value
+        for name, value in (state or model.state_dict()).items()
+    }
+    model.config.dtype = kind
+    model.save_pretrained(str(folder), state_dict=values)
+    _write_facts(folder, facts)
 
 
 def open_trained(
@@ -208,8 +213,6 @@ def open_trained(
     """
     import torch
 
-    from vislib.media.vision import choose_device
-
     # first the processor: what is no such model fails in seconds
     where, processor = choose_device(device), open_processor(folder)
     if not is_adapter(folder):
@@ -217,22 +220,45 @@ def open_trained(
     else:
         with _base_of(Path(folder)) as base:
             model = _weights(base, precision="float32" if merge else precision)
-        model = adapters.load(model, Path(folder))
+        model = _adapted(model, Path(folder))
         if merge:
             model = model.merge_and_unload().to(getattr(torch, precision))
     return model.eval().to(where), processor
+
+
+def _adapted(base: Any, folder: Path) -> Any:
+    """The model `base` with the adapter that lies in `folder`; raises InputError unless all its
+    weights fit, one to one. peft only warns of what a file lacks, and goes on with random ones.
+    """
+    import peft
+
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = None  # peft warns of every name but a path of its own
+        model = peft.PeftModel(base, config, autocast_adapter_dtype=False)
+        found = model.load_adapter(str(folder), "default", autocast_adapter_dtype=False)
+        if wrong := [*found.missing_keys, *found.unexpected_keys]:
+            raise ValueError(f"file and model differ in {len(wrong)} weights, such as {wrong[0]}")
+    except Exception as error:  # damaged files, other versions and other shapes fail with all kinds
+        raise InputError(
+            f"model is {str(folder)!r}, an adapter whose weights do not fit"
+            f" ({' '.join(str(error).split())[:300]}): take the base that it was trained on, and"
+            " the peft version of its record, or train it again"
+        ) from error
+    return model
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
     """What `training.json` says of a trained model; nothing for a model that was not trained
     here.
     """
-    file, facts = Path(folder) / FACTS, dict[str, Any]()
-    if file.is_file():
-        try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{file}: not readable ({error}); train the model again") from error
+    file = Path(folder) / FACTS
+    if not file.is_file():
+        return {}
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not readable ({error}); train the model again") from error
     return facts
 
 
@@ -247,14 +273,12 @@ def weights_hash(folder: str | Path) -> str:
     """
     if not Path(folder).is_dir():
         raise InputError(f"model is {str(folder)!r}, which is no folder")
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        if path.is_file() and path.name not in _NOT_WEIGHED:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name}\0{content}\0".encode())
-    digest.update(str(read_facts(folder).get("base_weights", "")).encode())
-    return digest.hexdigest()[:16]
+    found = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    files = [path for path in found if path.name not in _NOT_WEIGHED]
+    lines = zip(files, file_hashes(files), strict=True)
+    text = "".join(f"{path.name}\0{content}\0" for path, content in lines)
+    base = str(read_facts(folder).get("base_weights", ""))
+    return sha256((text + base).encode()).hexdigest()[:16]
 
 
 def _weights(
@@ -263,8 +287,6 @@ def _weights(
     """The model at `place`; one that is an adapter is merged into its base. Raises InputError for
     another kind.
     """
-    from vislib.media.vision import quiet_transformers
-
     if is_adapter(place):
         if quantization != "none":
             raise InputError(
@@ -310,21 +332,6 @@ def _quantized(quantization: str, precision: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": PartialState().device}}
 
 
-def _save_whole(
-    model: Any, folder: Path, precision: str, state: Mapping[str, Any] | None = None
-) -> None:
-    import torch
-
-    kind = getattr(torch, precision)  # full training works on float32, servers want halves
-    values = model.state_dict() if state is None else state
-    cast = {
-        name: value.to(kind) if value.is_floating_point() else value
-        for name, value in values.items()
-    }
-    model.config.dtype = kind
-    model.save_pretrained(str(folder), state_dict=cast)
-
-
 @contextmanager
 def _base_of(folder: Path) -> Iterator[str]:
     """Where the base of the adapter in `folder` lies: tiny models are built anew, tables found
@@ -332,17 +339,11 @@ def _base_of(folder: Path) -> Iterator[str]:
     """
     facts = read_facts(folder)
     value = str(facts.get("base", ""))
-    # nobody keeps a tiny base: its weights come from a seed
-    if value in tiny.NAMES and not is_local_model(value):
-        with TemporaryDirectory() as built:
-            tiny.build(value, Path(built))
-            yield _same(built, facts, folder)
-        return
     if not value:
         raise InputError(
             f"{folder / FACTS}: names no base, but the folder holds an adapter; train it again"
         )
-    if not is_local_model(value):
+    if not is_local_model(value) and value not in tiny.NAMES:
         yield value
         return
     # the model lies in RUN/STAGE/data/model, and a table is named from its run
@@ -352,12 +353,14 @@ def _base_of(folder: Path) -> Iterator[str]:
             f"{folder}: its base {value!r} is a table of its run, from which it was taken; leave it"
             " there"
         )
-    yield _same(str(input_path(value, runs[0] if runs else folder)), facts, folder)
-
-
-def _same(base: str, facts: Mapping[str, Any], folder: Path) -> str:
-    if facts.get("base_weights") != weights_hash(base):
-        raise InputError(
-            f"{folder}: its base {facts['base']!r} has changed since it was trained; train it again"
-        )
-    return base
+    with TemporaryDirectory() as built:
+        base = Path(built)
+        if is_local_model(value):
+            base = input_path(value, runs[0] if runs else folder)
+        else:  # nobody keeps a tiny base: its weights come from a seed
+            tiny.build(value, base)
+        if facts.get("base_weights") != weights_hash(base):
+            raise InputError(
+                f"{folder}: its base {value!r} has changed since it was trained; train it again"
+            )
+        yield str(base)

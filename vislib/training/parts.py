@@ -1,9 +1,11 @@
-"""The parts of a vision-language model, and which of them learn (VisCon-100K, section 5;
-DenseFusion-1M's stages).
+"""The parts of a vision-language model, and which of them learn: their own weights, or adapters
+beside them (VisCon-100K, section 5; DenseFusion-1M's stages).
 
 LLaVA-style models, IDEFICS2 and their kin are a vision tower, a connector and a language model.
 DenseFusion trains the connector first (pre-align), then with the upper half of the vision tower
-(pre-train), then fine-tunes.
+(pre-train), then fine-tunes. LoRA and DoRA, as recommended for IDEFICS2-8b, go on the projections
+of the language model and on the linear layers of the connector, never on the vision tower or the
+vocabulary.
 """
 
 import re
@@ -11,29 +13,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from vislib.runs.errors import InputError
+from vislib.training.settings import Settings
 
-# Of modules, in transformers; of several in one path the innermost counts.
-NAMES: dict[str, tuple[str, ...]] = {
-    "vision": ("vision_tower", "vision_model", "visual", "vision_encoder", "image_encoder"),
-    "connector": (
-        "multi_modal_projector",
-        "connector",
-        "modality_projection",
-        "perceiver_resampler",
-        "merger",
-        "qformer",
-        "query_tokens",
-        "language_projection",
-        "vision_projection",
-        "projector",
-        "mm_projector",
-        "aligner",
-        "image_newline",
-    ),
-    "language": ("language_model", "text_model", "lm_head"),
+# Names of modules in transformers, by the part that they are; of several in one path the innermost
+# counts.
+_MODULES = {
+    "vision": "vision_tower vision_model visual vision_encoder image_encoder",
+    "connector": "multi_modal_projector connector modality_projection perceiver_resampler merger"
+    " qformer query_tokens language_projection vision_projection projector mm_projector aligner"
+    " image_newline",
+    "language": "language_model text_model lm_head",
 }
-_PART = {name: part for part, names in NAMES.items() for name in names}
+_PART = {name: part for part, names in _MODULES.items() for name in names.split()}
 _LAYER = re.compile(r"\.(?:layers?|blocks?)\.(\d+)\.")
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def part_of(name: str) -> str:
@@ -42,21 +35,19 @@ def part_of(name: str) -> str:
 
 
 def parts_of(model: Any) -> dict[str, list[str]]:
-    """Names of the parameters of each part, in the order of `NAMES`; raises InputError if a part
-    cannot be told.
-    """
-    found: dict[str, list[str]] = {part: [] for part in NAMES}
-    unknown: list[str] = []
+    """Names of the parameters of each part; raises InputError if a part cannot be told."""
+    found: dict[str, list[str]] = {part: [] for part in ("", *_MODULES)}
     for name, _ in model.named_parameters():
-        found.get(part_of(name), unknown).append(name)
+        found[part_of(name)].append(name)
+    unknown = found.pop("")
     if unknown or not all(found.values()):
+        lacking = " and ".join(part for part, names in found.items() if not names)
+        what = f"the {lacking} part" if lacking else f"the part of {unknown[0]}"
         tops = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
-        lacking = [part for part, names in found.items() if not names]
-        what = f"the {' and '.join(lacking)} part" if lacking else f"the part of {unknown[0]}"
         raise InputError(
             f"model: of {type(model).__name__}, {what} cannot be told among its modules"
-            f" {', '.join(tops)}; add the module's name to NAMES in vislib/training/parts.py, or"
-            " take another model"
+            f" {', '.join(tops)}; add the module's name to _MODULES in vislib/training/parts.py,"
+            " or take another model"
         )
     return found
 
@@ -72,26 +63,13 @@ def freeze(model: Any, parts: Sequence[str], *, vision_from_layer: int) -> None:
     known = parts_of(model)
     if not parts or set(parts) - known.keys():
         raise InputError(f"parts is {list(parts)!r}; name one or more of {', '.join(known)}")
-    # vision apart: of it only some layers may learn
-    chosen = {name for part in parts for name in known[part]} - set(known["vision"])
-    if "vision" in parts:
-        chosen |= set(_vision(known["vision"], vision_from_layer, _features(model.config)))
+    known["vision"] = _tower(known["vision"], vision_from_layer, model.config)
+    chosen = {name for part in parts for name in known[part]}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
 
 
-def _features(config: Any) -> int | None:
-    """The layer whose output goes on to the connector, counted from the end (-1: the last), if the
-    model names one.
-    """
-    layer = getattr(config, "vision_feature_layer", None)
-    layers = [layer] if isinstance(layer, int) else layer or []
-    depth = getattr(getattr(config, "vision_config", None), "num_hidden_layers", 0)
-    # counted from the start, 0 is the embeddings' output
-    return max((n if n < 0 else n - depth - 1 for n in layers), default=None)
-
-
-def _vision(names: Sequence[str], first: int, features: int | None) -> list[str]:
+def _tower(names: Sequence[str], first: int, config: Any) -> list[str]:
     """Parameters of the tower that learn. They are registered in the order of use: embeddings,
     layers, last norm.
     """
@@ -103,7 +81,53 @@ def _vision(names: Sequence[str], first: int, features: int | None) -> list[str]
         )
     # from 0 on also the embeddings learn, which stand before all layers
     start = min(i for i, layer in layers.items() if layer >= first) if first else 0
+    features = getattr(config, "vision_feature_layer", None)
     if features is None:  # all that the tower makes goes on
         return list(names[start:])
-    used = [i for i, layer in layers.items() if layer <= depth + features]
-    return list(names[start : max(used, default=start - 1) + 1])
+    # layers whose output goes on, counted from the end (-1: the last) or from the embeddings' (0)
+    taken = [features] if isinstance(features, int) else features
+    beyond = max(n if n >= 0 else depth + 1 + n for n in taken)
+    used = [i for i, layer in layers.items() if layer < beyond]
+    return list(names[start : max(used, default=-1) + 1])
+
+
+def targets(model: Any, parts: Sequence[str]) -> list[str]:
+    """Names of the linear layers that get adapters; raises InputError if there are none."""
+    import torch
+
+    if "vision" in parts:
+        raise InputError(
+            "parts holds vision, which adapters leave alone; take it out, or set method to full"
+        )
+    found = []
+    for name, module in model.named_modules():
+        part, last = part_of(name), name.rpartition(".")[2]
+        if isinstance(module, torch.nn.Linear) and part in parts:
+            # lm_head belongs to the language part too, and must keep its words
+            found += [name] if part == "connector" or last in _PROJECTIONS else []
+    if not found:
+        raise InputError(
+            f"parts is {list(parts)!r}: {type(model).__name__} has no layers there that are named"
+            f" as adapters expect ({', '.join(_PROJECTIONS)}); set method to full, or parts to"
+            " connector and language"
+        )
+    return found
+
+
+def attach(model: Any, settings: Settings) -> Any:
+    """The model with new adapters, which alone learn."""
+    import peft
+
+    # One pattern for all layers: peft would write a set of names, in another order in every run.
+    names = {re.escape(name) for name in targets(model, settings.parts)}
+    pattern = "|".join(sorted({re.sub(r"\\\.\d+", r"\\.\\d+", name) for name in names}))
+    config = peft.LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_dora=settings.method == "dora",
+        init_lora_weights="gaussian",
+        target_modules=pattern,
+    )
+    # ZeRO-3 deals out weights of one type only
+    return peft.get_peft_model(model, config, autocast_adapter_dtype=settings.strategy != "zero3")

@@ -9,229 +9,175 @@ the rows that passed from one file.
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import groupby, zip_longest
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.csv import write_csv
 
-from vislib.runs import InputError, Run, choose, tables
+from vislib.runs import Drop, InputError, Note, Run, To, choose, tables
 from vislib.runs.contract import CONVERSATIONS
-from vislib.runs.shards import map_shards
-from vislib.runs.tables import Output
+from vislib.runs.tables import Row
+from vislib.runs.verbs import Said
+from vislib.training.chat import RowError
+from vislib.training.labels import Encoded, Encoder
+from vislib.training.models import open_processor
 from vislib.training.settings import Settings
-from vislib.training.sources import Entry, Refusal, Row
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from vislib.training.labels import Encoded, Encoder
 
 # Share of a source's rows that images or lengths may cost: above, a parameter is wrong.
 MOST_REFUSED = 0.05
 # Share that any reason may cost: rows of a wrong form are the data's own.
 MOST_UNREADABLE = 0.5
-_ROWS_PER_SHARD = 2000
-_MENDS = ("n_left_out", "n_mended")  # turns and characters, in rows that are kept
+_ROWS_PER_PART = 2000
+COUNTS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
+_KEPT = [
+    *((name, pa.string()) for name in ("id", "source", "sample_id")),
+    ("images", pa.list_(pa.string())),
+    CONVERSATIONS.field("conversations"),
+]
+_MENDS = ("n_left_out", "n_mended")  # turns and characters
 _CANDIDATES = pa.schema(
     [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("images", pa.list_(pa.string())),
-        CONVERSATIONS.field("conversations"),
+        *_KEPT,
         *((name, pa.int64()) for name in _MENDS),
+        *((name, pa.string()) for name in ("reason", "detail")),
     ]
 )
-_REFUSED = pa.schema([(name, pa.string()) for name in ("id", "source", "reason", "detail")])
-_COUNTS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
-ROWS = pa.schema([*_CANDIDATES, *((name, pa.int64()) for name in _COUNTS)])
+ROWS = pa.schema([*_KEPT, *((name, pa.int64()) for name in COUNTS)])
 _SUMS = """
     SELECT count(*) AS rows,
-        count(*) FILTER (source = 'visual') AS visual_rows,
         count(*) FILTER (source = 'own') AS own_rows,
         count(*) FILTER (len(images) = 0) AS text_only_rows,
+        count(DISTINCT sample_id) FILTER (sample_id <> '') AS samples,
         coalesce(sum(len(conversations) // 2), 0) AS rounds,  -- of a question and an answer
         coalesce(sum(n_tokens), 0) AS tokens,
         coalesce(sum(n_image_tokens), 0) AS image_tokens,
-        coalesce(sum(n_supervised), 0) AS supervised_tokens,
-        coalesce(sum(n_left_out), 0) AS n_left_out,
-        coalesce(sum(n_mended), 0) AS n_mended
-    FROM read_parquet($rows)
-"""
-_ACCOUNT = """
-    SELECT source, 0 AS place, 'kept' AS what, count(*) AS n
-        FROM read_parquet($rows) GROUP BY source
-    UNION ALL SELECT source, 1, 'dropped: ' || reason, count(*)
-        FROM read_parquet($refused) GROUP BY source, reason
-    UNION ALL SELECT source, 2, 'characters mended', sum(n_mended)
-        FROM read_parquet($rows) GROUP BY source HAVING sum(n_mended) > 0
-    UNION ALL SELECT source, 2, 'turns left out', sum(n_left_out)
-        FROM read_parquet($rows) GROUP BY source HAVING sum(n_left_out) > 0
-    ORDER BY place, what
+        coalesce(sum(n_supervised), 0) AS supervised_tokens
+    FROM planned
 """
 
 
-@dataclass(frozen=True)
-class Planned:
-    """Rows that passed, in the file `rows` (of `ROWS`, in order), and those that did not."""
+def plan_rows(run: Run, rows: Mapping[str, Iterable[Row]], settings: Settings, *, name: str) -> str:
+    """Encode all `rows` (`sources.entry`) as `settings` say, and leave what passes, in order, in a
+    file `name` that `open_rows` reads.
 
-    rows: Path
-    refused: tuple[Path, ...]  # tables of id, source, reason, detail
-    truncated: int  # rows whose last answers end at max_length
-
-    def refusals(self) -> Iterable[Row]:
-        """The refused rows in order: id, source, reason, detail."""
-        return (row for table in self.refused for row in tables.read_rows(table))
-
-    def counts(self) -> dict[str, int]:
-        """Of the accepted rows: rows, rounds, text_only_rows, SOURCE_rows, tokens, image_tokens,
-        supervised_tokens.
-
-        Also n_left_out (turns) and n_mended (characters).
-        """
-        found = duckdb.execute(_SUMS, {"rows": str(self.rows)})
-        names = [column[0] for column in found.description or ()]
-        return {name: int(n) for name, n in zip(names, found.fetchone() or (), strict=True)}
-
-    def account(self) -> "pd.DataFrame":
-        """Rows by source: taken, kept, and dropped by reason; then what was left out of rows that
-        were kept.
-        """
-        refused = [f"{table}/*.parquet" for table in self.refused]
-        found = duckdb.execute(_ACCOUNT, {"rows": str(self.rows), "refused": refused}).df()
-        columns = ["kept", *(what for what in found["what"].unique() if what != "kept")]
-        table = found.pivot_table("n", "source", "what", aggfunc="sum").reindex(columns=columns)
-        table = table.fillna(0).astype(int).sort_index(ascending=False)
-        dropped = table.filter(regex="^(kept|dropped: )").sum(axis=1)
-        table.insert(0, "taken", dropped)
-        return table.rename_axis(columns=None)
-
-
-def plan_rows(
-    run: Run, entries: Iterable[Entry], settings: Settings, *, name: str = "planning"
-) -> Planned:
-    """Encode all `entries` as `settings` say and leave what passes in
-    `<scratch>/<name>/rows.parquet`.
-
-    Shards that are done stay done when the stage goes on after a stop. Raises InputError, which
-    names reasons and a first row, if nothing passes or more than `MOST_REFUSED` of a source's rows
-    are refused; these are then listed in `<scratch>/refused.csv`, and the next attempt reads all
-    rows anew.
+    Each unit of `rows` has an account of its own, which closes with the run's. Parts that are done
+    stay done when the stage goes on after a stop. Raises InputError, which names reasons and a
+    first row, if nothing passes or more than `MOST_REFUSED` of a unit's rows are refused; the next
+    attempt reads all rows anew.
     """
-    folder = run.scratch / name
-    candidates, file = _gathered(entries, folder), folder / "rows.parquet"
-    counts = map_shards(
-        partial(_encode_part, settings=settings),
-        tables.parts(candidates / "rows"),
-        folder=folder / "encoded",
-        schemas={"rows": ROWS, "refused": _REFUSED},
-        marks=folder / "marks",
-        workers=max(1, settings.loader_workers),
-        lock=run.stage.run / ".workers.lock",
-    )
-    if not file.exists():
-        _join(tables.parts(folder / "encoded/rows"), file)
-    refused = candidates / "refused", folder / "encoded/refused"
-    planned = Planned(file, refused, counts["note/truncated"])
-    _require_enough(planned, folder)
-    return planned
-
-
-def _gathered(entries: Iterable[Entry], folder: Path) -> Path:
-    """Tables `rows` and `refused` of all entries, in shards; made once, whole or not at all."""
-    done, building = folder / "candidates", folder / "candidates.building"
-    # reading the own data may take an hour: a stop afterwards must not cost it again
-    if not done.exists():
-        rmtree(building, ignore_errors=True)
-        schemas = {"rows": _CANDIDATES, "refused": _REFUSED}
-        with Output(building, schemas, rows_per_part=_ROWS_PER_SHARD) as output:
-            for entry in entries:
-                if isinstance(entry, Refusal):
-                    output.write("refused", vars(entry))
-                else:
-                    output.write("rows", dict.fromkeys(_MENDS, 0) | entry)
-        os.replace(building, done)
-    return done
-
-
-def _join(parts: Iterable[Path], file: Path) -> None:
-    with pq.ParquetWriter(file.with_suffix(".tmp"), ROWS, compression="zstd") as writer:
-        for part in parts:
-            with tables.open_part(part) as opened:
-                for batch in opened.iter_batches():
-                    writer.write_batch(batch)
+    file = run.scratch / f"{name}.arrow"
+    model = (settings.model, settings.image_splitting, settings.max_length)
+    passed: list[Path] = []
+    for unit, given in rows.items():
+        folder = run.scratch / name / unit
+        into = folder / "rows"
+        run._map(
+            f"encode {name} {unit}",
+            partial(_encode, into=str(into), model=model),
+            _gathered(given, folder / "candidates"),
+            {str(into): ROWS},
+            unit,
+            ("id",),
+            workers=max(1, settings.loader_workers),
+        )
+        _require_enough(run, unit, [folder, run.folder / f"shards/encode {name} {unit}"])
+        passed += tables.parts(into)
+    with pa.ipc.new_file(file.with_suffix(".tmp"), ROWS) as writer:
+        for part in passed:
+            writer.write_table(pq.read_table(part, schema=ROWS))
     os.replace(file.with_suffix(".tmp"), file)
-
-
-@cache  # a worker process encodes many shards with one processor
-def _encoder(settings: Settings) -> "Encoder":
-    from vislib.training.labels import Encoder
-    from vislib.training.models import open_processor
-
-    processor = open_processor(settings.model, image_splitting=settings.image_splitting)
-    return Encoder(processor, max_length=settings.max_length)
-
-
-def _encode_part(part: Path, output: Output, *, settings: Settings) -> None:
-    from vislib.training.labels import RowError
-
-    encoder = _encoder(settings)
-    for row in tables.read_rows(part):
-        try:
-            encoded = encoder.encode(row)
-        except RowError as error:
-            refusal = Refusal(row["id"], row["source"], error.reason, error.detail)
-            output.write("refused", vars(refusal))
-            continue
-        output.note("truncated", encoded.truncated)
-        counts = {
-            "n_tokens": len(encoded.input_ids),
-            "n_image_tokens": encoded.n_image_tokens,
-            "n_supervised": encoded.n_supervised,
-            "n_pixels": encoded.n_pixels,
-        }
-        output.write("rows", row | counts)
-
-
-def _require_enough(planned: Planned, folder: Path) -> None:
-    """Stop before anything is trained on data that lost more than it may, and forget what was
-    planned.
-    """
-    taken = planned.account()["taken"]
-    if taken.empty:
+    if not len(open_rows(file)):
         raise InputError(
             "there is no row to learn from; name conversations, own_data with an own_fraction"
             " above 0"
         )
-    for source, count in taken.items():
-        # 5 % by the parameters a user set, or half by any reason
-        lost = [row for row in planned.refusals() if row["source"] == source]
-        by_parameters = [row for row in lost if _mend(row["reason"])]
-        if len(by_parameters) > MOST_REFUSED * count:
-            first, most = by_parameters[0], MOST_REFUSED
-            mend = " or ".join(sorted({_mend(row["reason"]) for row in by_parameters}))
-        elif len(lost) > MOST_UNREADABLE * count:
-            first, most, mend = lost[0], MOST_UNREADABLE, "mend the rows, or leave their file out"
-        else:
+    return str(file)
+
+
+def open_rows(file: str | Path) -> pa.Table:
+    """The planned rows of `file`, memory-mapped: loader workers ask for them one by one, at random,
+    and Parquet would be decoded by the row group.
+    """
+    return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+
+
+def counts(file: str | Path) -> dict[str, int]:
+    """Of the planned rows: rows, rounds, text_only_rows, own_rows, samples, tokens, image_tokens,
+    supervised_tokens.
+    """
+    with duckdb.connect() as connection:
+        found = connection.register("planned", open_rows(file)).execute(_SUMS).df()
+    return {name: int(found[name][0]) for name in found}
+
+
+def _gathered(rows: Iterable[Row], folder: Path) -> Path:
+    """A table of all rows; made once, whole or not at all."""
+    building = folder.with_suffix(".building")
+    # reading the own data may take an hour: a stop afterwards must not cost it again
+    if not folder.exists():
+        rmtree(building, ignore_errors=True)
+        tables.write_table(building, _CANDIDATES, rows, rows_per_part=_ROWS_PER_PART)
+        os.replace(building, folder)
+    return folder
+
+
+@cache  # a worker process encodes many parts with one processor
+def _encoder(model: str, image_splitting: bool, max_length: int) -> Encoder:
+    processor = open_processor(model, image_splitting=image_splitting)
+    return Encoder(processor, max_length=max_length)
+
+
+def _encode(rows: Sequence[Row], *, into: str, model: tuple[str, bool, int]) -> Iterator[Said]:
+    for row in rows:
+        if row["reason"]:
+            yield Drop(row["reason"], row["detail"])
             continue
-        reasons = Counter(row["reason"] for row in lost)
-        said = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items()))
-        listed = folder.with_name("refused.csv")
-        write_csv(pa.Table.from_pylist(list(planned.refusals()), _REFUSED), listed)
-        rmtree(folder)  # so that rows which were mended meanwhile are read anew
-        raise InputError(
-            f"{len(lost)} of {count} rows of the {source} data are refused ({said}), such as"
-            f" {first['id']}: {first['detail']}; at most {most:.0%} may be: {mend}. All refused"
-            f" rows stand in {listed}"
-        )
+        try:
+            encoded = _encoder(*model).encode(row)
+        except RowError as error:
+            yield Drop(error.reason, error.detail)
+            continue
+        kept = {name: row[name] for name in ROWS.names if name not in COUNTS}
+        sizes = {"n_tokens": len(encoded.input_ids), "n_pixels": encoded.n_pixels}
+        sizes |= {"n_image_tokens": encoded.n_image_tokens, "n_supervised": encoded.n_supervised}
+        yield To(into, kept | sizes)
+        yield Note("truncated_rows", encoded.truncated)
+        yield Note("turns_left_out", row["n_left_out"])
+        yield Note("characters_mended", row["n_mended"])
+
+
+def _require_enough(run: Run, unit: str, planned: Sequence[Path]) -> None:
+    """Stop before anything is trained on data that lost more than it may, and forget what was
+    `planned`, so that rows which are mended meanwhile are read anew.
+    """
+    account = run.counts().get(unit, {"taken": 0, "dropped": {}})
+    reasons, taken = account["dropped"], account["taken"]
+    lost = sum(reasons.values())
+    # 5 % by the parameters a user set, or half by any reason
+    by_parameters = {reason: n for reason, n in reasons.items() if _mend(reason)}
+    if sum(by_parameters.values()) > MOST_REFUSED * taken:
+        most, shown, mend = MOST_REFUSED, by_parameters, " or ".join(map(_mend, by_parameters))
+    elif lost > MOST_UNREADABLE * taken:
+        most, shown, mend = MOST_UNREADABLE, reasons, "mend the rows, or leave their file out"
+    else:
+        return
+    dropped = run.data / "dropped"
+    last = list(tables.read_rows(dropped))[-lost:]  # this unit's, which was encoded just now
+    first = next(row for row in last if row["reason"] in shown)
+    for folder in planned:
+        rmtree(folder)
+    said = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items()))
+    raise InputError(
+        f"{lost} of {taken} {unit}s are refused ({said}), such as {first['id']}:"
+        f" {first['detail']}; at most {most:.0%} may be: {mend}. All refused rows stand in"
+        f" {dropped}"
+    )
 
 
 def _mend(reason: str) -> str:
@@ -243,27 +189,28 @@ def _mend(reason: str) -> str:
     return ""
 
 
-def examples(planned: Planned, settings: Settings, count: int, seed: int) -> list[Row]:
+def examples(settings: Settings, count: int, seed: int) -> list[Row]:
     """A seeded handful of the rows that passed, the sources in turn.
 
     `picture` is the first image; `text` is what the model reads, with what it learns to write
     between ⟦ and ⟧.
     """
-    ids: dict[str, list[str]] = {}
-    for row in tables.read_rows(planned.rows, ["id", "source"]):
-        ids.setdefault(row["source"], []).append(row["id"])
+    table, numbers = open_rows(settings.rows), dict[str, list[int]]()
+    ids = table.column("id").to_pylist()
+    for number, source in enumerate(table.column("source").to_pylist()):
+        numbers.setdefault(source, []).append(number)
     # one of each source first, so that a look never misses the own data
-    in_turn = zip_longest(*(choose(names, count, seed) for names in ids.values()))
-    names = [name for group in in_turn for name in group if name is not None][:count]
-    found, encoder = tables.lookup(planned.rows, "id", names), _encoder(settings)
+    drawn = [choose(some, count, seed, key=ids.__getitem__) for some in numbers.values()]
+    in_turn = [number for group in zip_longest(*drawn) for number in group if number is not None]
+    encoder = _encoder(settings.model, settings.image_splitting, settings.max_length)
     shown = []
-    for row in map(found.__getitem__, names):
+    for row in table.take(in_turn[:count]).to_pylist():
         text = _marked(encoder.encode(row), encoder.processor)
         shown.append(row | {"picture": next(iter(row["images"]), None), "text": text})
     return shown
 
 
-def _marked(encoded: "Encoded", processor: Any) -> str:
+def _marked(encoded: Encoded, processor: Any) -> str:
     """The tokens as text, supervised ones between ⟦ and ⟧; a row of image tokens is written once
     with its number.
     """

@@ -6,12 +6,12 @@ section 5).
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-DONE, FACTS, SETTINGS = "done.json", "facts.json", "settings.json"  # files beside the checkpoints
+DONE, SETTINGS = "done.json", "settings.json"  # files beside the checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Settings:
     """
 
     method: str  # full, lora, dora
-    parts: tuple[str, ...]  # of vision, connector, language: what learns
+    parts: Sequence[str]  # of vision, connector, language: what learns
     vision_from_layer: int  # first layer of the vision tower that learns, if vision does
     lora_rank: int  # of the two matrices that stand for a change of a weight
     lora_alpha: int  # a change counts alpha / rank
@@ -42,7 +42,6 @@ class Settings:
     strategy: str  # ddp, zero2, zero3, fsdp
     processes: int  # on this machine, 0: one per GPU
     machines: int  # all with the same number of processes
-    machine_rank: int  # of this machine, from 0
     main_address: str  # host:port of machine 0
     loader_workers: int  # that decode images, of each process
     checkpoint_steps: int  # steps between checkpoints
@@ -53,28 +52,25 @@ class Settings:
     load_best: bool = False  # keep the weights of the lowest evaluation loss
     report_to: str = "none"  # none, tensorboard, wandb, trackio
     model: str = ""  # folder or hub id[@revision] that the weights come from
-    rows: str = ""  # Parquet file of the rows to learn from (`planning.ROWS`)
+    rows: str = ""  # Arrow file of the rows to learn from (`planning`)
     held_out: str = ""  # the same of those to evaluate, if any
     checkpoints: str = ""  # folder
     reports: str = ""  # folder of TensorBoard's files
     run_name: str = ""  # of the training, where it is reported to a service
     output: str = ""  # folder that the trained model is saved to
     merge: bool = False  # save whole weights, adapters merged in, as servers need them
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the model's record says of it
 
     @classmethod
     def of(cls, params: Any, **given: Any) -> "Settings":
         """The settings in a notebook's parameters, and what its stage sets."""
         named = {f.name: getattr(params, f.name) for f in fields(cls) if hasattr(params, f.name)}
-        return cls._typed({**named, **given})
+        return cls(**{**named, **given})
 
     @classmethod
     def read(cls, file: Path) -> "Settings":
         """The settings that `write` left in `file`."""
-        return cls._typed(json.loads(file.read_text(encoding="utf-8")))
-
-    @classmethod
-    def _typed(cls, values: Mapping[str, Any]) -> "Settings":
-        return cls(**{**values, "parts": tuple(values["parts"])})
+        return cls(**json.loads(file.read_text(encoding="utf-8")))
 
     def write(self, file: Path) -> None:
         """Leave the settings for a training process."""

@@ -4,133 +4,109 @@ was tuned on.
 VisCon-100K (section 5) adds its conversations to the model's own mix: LLaVA's JSON, with text-only
 rows, for ShareGPT4V, and The Cauldron's Parquet, with several images a row, for IDEFICS2. All
 become one form: paths of images, and turns in which `<image>` marks each image's place. A row that
-cannot be used comes as a `Refusal`, never in silence; what is left out of a row, or mended in it,
+cannot be used comes with its reason, never in silence; what is left out of a row, or mended in it,
 is counted with it.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vislib.runs import InputError, choose, tables
 from vislib.runs.keys import expand
 from vislib.runs.seeding import seeded, short_hash
+from vislib.runs.tables import Row
+from vislib.training.chat import MARK
 
-MARK = "<image>"  # in a question: the place of an image
 # Sources: conversations of stage 08 (or captions of 06), and the model's own data.
 VISUAL, OWN = "visual", "own"
 # Characters that are read at once, and that one row of JSON may have.
 _CHUNK, _LONGEST = 1 << 20, 1 << 26
 _GAP = re.compile(r"[\s,]*")
 _ENDINGS = (".json", ".parquet")
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A row that is not learnt from: `reason` is malformed (its fields), image_missing, or one of
-    `labels.REASONS`.
-    """
-
-    id: str
-    source: str
-    reason: str
-    detail: str
-
-
-Entry = Row | Refusal
-"""A Row: id, source, images (paths as text), conversations (list of {from, value}), and n_left_out
-and n_mended if any.
-"""
 
 
 def entry(
-    name: str, source: str, images: Sequence[Path | None], turns: Any, *, mended: int = 0
-) -> Entry:
-    """One row in the form that training reads; what only a model's processor can tell is found by
-    `planning`.
+    name: str,
+    source: str,
+    images: Any,
+    turns: Any,
+    *,
+    sample: str = "",
+    mended: int = 0,
+) -> Row:
+    """One row in the form that training reads: id, source, sample_id, images (paths as text),
+    conversations (list of {from, value}), n_left_out, n_mended, and `reason` (malformed or
+    image_missing) with `detail` where it cannot be learnt from. What only a model's processor can
+    tell is found by `planning`.
 
-    `images`: files, None for one that cannot be had. `turns`: list of {from, value}. Those before
-    the first human one are left out and counted (`n_left_out`), as LLaVA's recipe does with an
-    answer to nothing; a system turn is too, since models are trained with their own. Where no
+    `images`: list of files, None for one that cannot be had. `turns`: list of {from, value}. Those
+    before the first human one are left out and counted (`n_left_out`), as LLaVA's recipe does with
+    an answer to nothing; a system turn is too, since models are trained with their own. Where no
     question marks the places of the images, all stand at the beginning, each on a line of its own,
-    as in LLaVA's rows.
-    `mended`: characters that were replaced in the row.
+    as in LLaVA's rows. `mended`: characters that were replaced in the row.
     """
+    row: Row = {"id": name, "source": source, "sample_id": sample, "images": [], "n_mended": mended}
+    row |= {"conversations": [], "n_left_out": 0, "reason": "malformed", "detail": ""}
+    if not isinstance(images, list) or not all(isinstance(one, Path | None) for one in images):
+        return row | {"detail": f"images are {str(images)[:80]!r}, not paths"}
     if not isinstance(turns, list) or not turns:
-        return Refusal(name, source, "malformed", "no list of turns")
+        return row | {"detail": "no list of turns"}
     for number, turn in enumerate(turns):
-        if not isinstance(turn, dict) or not all(
-            isinstance(turn.get(field), str) for field in ("from", "value")
-        ):
-            return Refusal(name, source, "malformed", f"turn {number} is not {{from, value}}")
+        told = turn if isinstance(turn, dict) else {}
+        if not all(isinstance(told.get(field), str) for field in ("from", "value")):
+            return row | {"detail": f"turn {number} is not {{from, value}}"}
     if None in images:
-        return Refusal(
-            name,
-            source,
-            "image_missing",
-            f"image {images.index(None)} was not fetched, or has no file",
-        )
-    if not any(turn["from"] == "human" for turn in turns):
-        speakers = ", ".join(turn["from"] for turn in turns)
-        return Refusal(name, source, "bad_turns", f"the turns are of {speakers}"[:200])
-    # what comes before the first question answers nothing
-    first = [turn["from"] for turn in turns].index("human")
+        detail = f"image {images.index(None)} was not fetched, or has no file"
+        return row | {"reason": "image_missing", "detail": detail}
+    # what comes before the first question answers nothing; without any, the speakers will tell
+    speakers = [turn["from"] for turn in turns]
+    first = speakers.index("human") if "human" in speakers else 0
     conversation = [{"from": turn["from"], "value": turn["value"]} for turn in turns[first:]]
     if images and not any(MARK in turn["value"] for turn in conversation[::2]):
         conversation[0]["value"] = f"{MARK}\n" * len(images) + conversation[0]["value"]
-    row = {"id": name, "source": source, "images": [str(image) for image in images]}
-    counts = {"n_left_out": first, "n_mended": mended}
-    return row | {"conversations": conversation} | {key: n for key, n in counts.items() if n}
+    row |= {"images": [str(image) for image in images], "conversations": conversation}
+    return row | {"n_left_out": first, "reason": ""}
 
 
 # ---- conversations of stage 08
 
 
-def parts_of(table: Path, split: str = "train") -> list[Path]:
-    """The parts of a configuration's train or test split; InputError if there are none."""
-    parts = tables.parts(table)
-    if split == "test" or parts != [table]:  # a single file has no other split
-        parts = [part for part in parts if part.name.startswith(split)]
+def contract_rows(
+    table: Path, ledger: Path, *, max_samples: int, seed: int, split: str = "train"
+) -> Iterator[Row]:
+    """The rows of a configuration's `split`, in order, their images through the ledger
+    `03_images/images`.
+
+    `max_samples` (0: all) samples, drawn by the hash of seed and sample_id with all their rows:
+    configurations that are made of the same samples keep the same ones. Raises InputError for a
+    table without that split.
+    """
+    parts = [part for part in tables.parts(table) if part.name.startswith(split)]
     if not parts:
         raise InputError(
             f"{table}: no {split}-*.parquet; name a configuration such as"
             " 08_merging/contextual/leaky_mix"
         )
-    return parts
-
-
-def contract_rows(
-    table: Path, ledger: Path, *, max_samples: int, seed: int, split: str = "train"
-) -> Iterator[Entry]:
-    """The rows of a configuration's `split`, in order, their images through the ledger
-    `03_images/images`.
-
-    `max_samples` (0: all) samples, drawn by the hash of seed and sample_id with all their rows:
-    configurations that are made of the same samples keep the same ones.
-    """
-    parts, wanted = parts_of(table, split), None
-    if max_samples:
-        names = (tables.read_rows(part, ["sample_id"]) for part in parts)
-        samples = dict.fromkeys(row["sample_id"] for rows in names for row in rows)
+    wanted = set[str]()
+    if max_samples:  # the names of a million samples need not be held
+        rows_of = (tables.read_rows(part, ["sample_id"]) for part in parts)
+        samples = dict.fromkeys(row["sample_id"] for rows in rows_of for row in rows)
         wanted = set(choose(samples, max_samples, seed))
     for part in parts:
-        rows = [
-            row
-            for row in tables.read_rows(part, ["id", "sample_id", "images", "conversations"])
-            if wanted is None or row["sample_id"] in wanted
-        ]
+        found = tables.read_rows(part, ["id", "sample_id", "images", "conversations"])
+        rows = [row for row in found if not max_samples or row["sample_id"] in wanted]
         # a part at a time: the ledger of a million images need not be held
         ids = {image for row in rows for image in row["images"]}
-        found = tables.lookup(ledger, "image_id", ids, ["path"])
-        paths = {name: ledger.parent / row["path"] for name, row in found.items() if row["path"]}
+        files = tables.lookup(ledger, "image_id", ids, ["path"])
+        paths = {name: ledger.parent / row["path"] for name, row in files.items() if row["path"]}
         for row in rows:
             images = [paths.get(image) for image in row["images"]]
-            yield entry(row["id"], VISUAL, images, row["conversations"])
+            sample = row["sample_id"]
+            yield entry(row["id"], VISUAL, images, row["conversations"], sample=sample)
 
 
 # ---- a model's own data
@@ -138,7 +114,7 @@ def contract_rows(
 
 def own_rows(
     places: Sequence[Path], *, images: Path | None, fraction: float, seed: int, store: Path
-) -> Iterator[Entry]:
+) -> Iterator[Row]:
     """Rows of LLaVA JSON (`.json`) and of The Cauldron's Parquet in order: files, folders or globs.
 
     Each row joins with the chance `fraction`, by the hash of seed and id alone: whatever else an
@@ -146,16 +122,20 @@ def own_rows(
     the file's own folder). `store`: folder that embedded images are written to. Raises InputError
     for a file in which no row has the form.
     """
+
+    def joins(name: str) -> bool:
+        return seeded(seed, "own", name) < int(fraction * 2**64)
+
     for file in _own_files(places):
         # one bad row costs itself; a file without a good one is of another form
         malformed, formed = "", 0
         read = _cauldron_rows if file.suffix == ".parquet" else _llava_rows
-        for found in read(file, images or file.parent, int(fraction * 2**64), seed, store):
-            if isinstance(found, Refusal) and found.reason == "malformed":
-                malformed = malformed or f"row {found.id}: {found.detail}"
+        for row in read(file, images or file.parent, store, joins):
+            if row["reason"] == "malformed":
+                malformed = malformed or f"row {row['id']}: {row['detail']}"
             else:
                 formed += 1
-            yield found
+            yield row
         if malformed and not formed:
             raise InputError(
                 f"{file}: no row has the form; {malformed}. LLaVA's JSON is a list of {{id, image,"
@@ -165,12 +145,9 @@ def own_rows(
 
 
 def _own_files(places: Sequence[Path]) -> list[Path]:
-    files = [
-        file
-        for place in places
-        for file in expand(place)
-        if place.is_file() or file.suffix in _ENDINGS
-    ]
+    found = [file for place in places for file in expand(place)]
+    # a folder may hold more than data; a file that is named must be data
+    files = [file for file in found if file.suffix in _ENDINGS or file in places]
     if wrong := [file for file in files if file.suffix not in _ENDINGS]:
         raise InputError(
             f"own_data holds {wrong[0]}; it takes .json (LLaVA) and .parquet (The Cauldron)"
@@ -180,38 +157,28 @@ def _own_files(places: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _llava_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
+def _llava_rows(file: Path, root: Path, store: Path, joins: Callable[[str], bool]) -> Iterator[Row]:
     for number, item in enumerate(_json_items(file)):
         row, mended = tables.mend_text(item)  # half a character would fail when it is written
         fields = row if isinstance(row, dict) else {}
         name = str(fields.get("id") or f"{file.stem}/{number}")
-        # by the row alone: what else an arm learns from changes nothing
-        if seeded(seed, "own", name) >= chance:
-            continue
-        given = fields.get("image") or []
-        given = [given] if isinstance(given, str) else given
-        if not isinstance(given, list) or not all(isinstance(path, str) for path in given):
-            yield Refusal(
-                name,
-                OWN,
-                "malformed",
-                f"image is {str(given)[:80]!r}, neither a path nor a list of paths",
-            )
-        else:
-            paths = [root / path for path in given]
-            yield entry(name, OWN, paths, fields.get("conversations"), mended=mended)
+        if joins(name):
+            images = fields.get("image") or []
+            images = [images] if isinstance(images, str) else images
+            if isinstance(images, list):
+                images = [root / path if isinstance(path, str) else path for path in images]
+            yield entry(name, OWN, images, fields.get("conversations"), mended=mended)
 
 
 def _json_items(file: Path) -> Iterator[Any]:
     """The items of a JSON list, one after the other: memory is bounded by the longest."""
-    decode, number, at, text = json.JSONDecoder().raw_decode, 0, 0, ""
+    decode, number, at = json.JSONDecoder().raw_decode, 0, 1
     # a byte that is no UTF-8 becomes half a character, which its row is mended of
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
         try:
             text = stream.read(_CHUNK).lstrip()
             if not text.startswith("["):
                 raise ValueError(f"it begins with {text[:20]!r}, not with [")
-            at = 1
             while True:
                 at = _GAP.match(text, at).end()  # type: ignore[union-attr]
                 if text.startswith("]", at):
@@ -233,36 +200,32 @@ def _json_items(file: Path) -> Iterator[Any]:
             ) from error
 
 
-def _cauldron_rows(file: Path, root: Path, chance: int, seed: int, store: Path) -> Iterator[Entry]:
-    rows = tables.read_rows(file, ["images", "texts"], unreadable={})
+def _cauldron_rows(
+    file: Path, root: Path, store: Path, joins: Callable[[str], bool]
+) -> Iterator[Row]:
+    # what stands for a row whose text is no UTF-8 has a turn of no words
+    unreadable: Row = {"images": [], "texts": ["no UTF-8"]}
+    rows = tables.read_rows(file, ["images", "texts"], unreadable=unreadable)
     for number, row in enumerate(rows):
         name = f"{file.parent.name}/{file.stem}/{number}"  # The Cauldron has no ids
-        if seeded(seed, "own", name) >= chance:
-            continue
-        if not row:
-            yield Refusal(name, OWN, "malformed", "text that is no UTF-8")
-            continue
-        images, texts = row["images"] or [], row["texts"] or []
-        if not all(isinstance(one, dict | None) for one in (*images, *texts)):
-            yield Refusal(
-                name,
-                OWN,
-                "malformed",
-                "images are not {bytes, path}, or texts not {user, assistant}",
-            )
-            continue
-        turns = [
-            {"from": role, "value": text.get(key)}
-            for text in texts
-            for role, key in (("human", "user"), ("gpt", "assistant"))
-        ]
-        yield entry(name, OWN, [_stored(image or {}, root, store) for image in images], turns)
+        if joins(name):
+            images = [_stored(image, root, store) for image in row["images"] or []]
+            turns: list[Any] = []
+            for text in row["texts"] or []:
+                said = text if isinstance(text, dict) else {}
+                turns.append({"from": "human", "value": said.get("user")})
+                turns.append({"from": "gpt", "value": said.get("assistant")})
+            yield entry(name, OWN, images, turns)
 
 
-def _stored(image: Row, root: Path, store: Path) -> Path | None:
-    """The file of an image {bytes, path}: embedded bytes are written once, under their hash."""
+def _stored(image: Any, root: Path, store: Path) -> Any:
+    """The file of an image {bytes, path}, None if it names none: embedded bytes are written once,
+    under their hash. What is no image stays, to be refused.
+    """
+    if not isinstance(image, dict):
+        return image
     data = image.get("bytes")
-    if not isinstance(data, bytes) or not data:
+    if not data:
         return root / image["path"] if image.get("path") else None
     # The Cauldron shows one image in many rows; folders of two digits keep listings short
     name = short_hash(data)

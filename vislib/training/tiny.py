@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vislib.media.vision import quiet_transformers
 from vislib.runs.errors import InputError
 from vislib.training import vicuna
 
@@ -32,8 +33,9 @@ _VISION: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "image_size": _SIDE,
+    "patch_size": 14,
 }
-_SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
+_ENDS = ("bos", "eos", "pad")
 _IDEFICS = (
     "{% for m in messages %}{{ 'User:' if m['role'] == 'user' else 'Assistant: ' }}{% for part in"
     " m['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor"
@@ -41,7 +43,7 @@ _IDEFICS = (
 )
 
 
-def build(name: str, folder: Path, *, seed: int = 0) -> None:
+def build(name: str, folder: Path) -> None:
     """Save the tiny model of that name, one of `NAMES`, with its processor into `folder`, as the
     hub's are.
     """
@@ -49,16 +51,12 @@ def build(name: str, folder: Path, *, seed: int = 0) -> None:
         raise InputError(f"model is {name!r}; the models that are built here: {', '.join(NAMES)}")
     import torch
 
-    from vislib.media.vision import quiet_transformers
-
     # always the same weights, and the caller's chance as it was
     with quiet_transformers(name, "model", "AutoModel"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model, processor = NAMES[name]()
-    ends = {
-        processor.tokenizer.eos_token_id,
-        processor.tokenizer.get_vocab().get("<end_of_utterance>"),
-    } - {None}
+    vocabulary = processor.tokenizer.get_vocab()
+    ends = [vocabulary[end] for end in ("</s>", "<end_of_utterance>") if end in vocabulary]
     # as checkpoints on the hub say it, for servers that read nothing else
     model.generation_config.eos_token_id = sorted(ends)
     model.eval().save_pretrained(folder)
@@ -76,25 +74,23 @@ def _trained_tokenizer() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY,
-        special_tokens=list(_SPECIAL),
-        initial_alphabet=sorted(alphabet),
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>", "<image>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(
-        (path.read_text(encoding="utf-8") for path in pages.paths()), trainer
-    )
+    texts = (path.read_text(encoding="utf-8") for path in pages.paths())
+    tokenizer.train_from_iterator(texts, trainer)
     return str(tokenizer.to_str())
 
 
 def _tokenizer() -> Any:
-    import tokenizers
-    import transformers
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizers.Tokenizer.from_str(_trained_tokenizer()),
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=Tokenizer.from_str(_trained_tokenizer()),
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
@@ -103,10 +99,12 @@ def _tokenizer() -> Any:
     )
 
 
-def _special_ids(tokenizer: Any) -> dict[str, Any]:
-    return {
-        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
-    }
+def _language(tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of a language model for a tokenizer that a processor has added to, and its
+    special tokens.
+    """
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _ENDS}
+    return {**_TEXT, **ids, "vocab_size": len(tokenizer)}, ids
 
 
 def _llava() -> tuple[Any, Any]:
@@ -124,12 +122,13 @@ def _llava() -> tuple[Any, Any]:
         num_additional_image_tokens=1,
         chat_template=vicuna.TEMPLATE,
     )
+    text, ids = _language(tokenizer)
     config = t.LlavaConfig(
-        text_config=t.LlamaConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
-        vision_config=t.CLIPVisionConfig(**_VISION, patch_size=14),
+        text_config=t.LlamaConfig(**text),
+        vision_config=t.CLIPVisionConfig(**_VISION),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,  # as LLaVA: the last layer is never used
-        **_special_ids(tokenizer),
+        **ids,
     )
     return t.LlavaForConditionalGeneration(config), processor
 
@@ -137,16 +136,18 @@ def _llava() -> tuple[Any, Any]:
 def _idefics2() -> tuple[Any, Any]:
     import transformers as t
 
-    tokenizer, latents = _tokenizer(), 8  # tokens an image becomes; IDEFICS2 has 64
+    tokenizer = _tokenizer()
     images = t.Idefics2ImageProcessorPil(
         size={"shortest_edge": _SIDE // 2, "longest_edge": _SIDE}, do_image_splitting=False
     )
+    latents = 8  # tokens an image becomes; IDEFICS2 has 64
     processor = t.Idefics2Processor(
         images, tokenizer, image_seq_len=latents, chat_template=_IDEFICS
     )
+    text, ids = _language(tokenizer)
     config = t.Idefics2Config(
-        text_config=t.MistralConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
-        vision_config=_VISION | {"patch_size": 14},
+        text_config=t.MistralConfig(**text),
+        vision_config=_VISION,
         perceiver_config={
             "hidden_size": _TEXT["hidden_size"],
             "resampler_n_latents": latents,
@@ -156,7 +157,7 @@ def _idefics2() -> tuple[Any, Any]:
             "num_key_value_heads": 1,
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        **_special_ids(tokenizer),
+        **ids,
     )
     return t.Idefics2ForConditionalGeneration(config), processor
 
@@ -171,12 +172,13 @@ def _idefics3() -> tuple[Any, Any]:
         do_image_splitting=False,
     )
     processor = t.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=_IDEFICS)
+    text, ids = _language(tokenizer)
     config = t.Idefics3Config(
-        text_config=t.LlamaConfig(**_TEXT, vocab_size=len(tokenizer), **_special_ids(tokenizer)),
-        vision_config=_VISION | {"patch_size": 14},
+        text_config=t.LlamaConfig(**text),
+        vision_config=_VISION,
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        **_special_ids(tokenizer),
+        **ids,
     )
     return t.Idefics3ForConditionalGeneration(config), processor
 

@@ -9,48 +9,48 @@ losses in chunks: memory grows with the answers, not with the length. The loss o
 is the plain next-token one.
 """
 
+import json
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 
-from vislib.runs import tables
+from vislib.runs.children import emit
 from vislib.runs.errors import InputError
+from vislib.runs.provenance import peak_memory_mib
 from vislib.training.batches import collate, dummy_row, plan_batches
-from vislib.training.labels import IGNORED, Encoded, Encoder, RowError
+from vislib.training.chat import RowError
+from vislib.training.labels import IGNORED, Encoded, Encoder
+from vislib.training.planning import COUNTS, open_rows
 from vislib.training.settings import Settings
 from vislib.training.throughput import FlopMeter
 
-COLUMNS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
 _CHUNK = 1024  # supervised tokens whose float32 logits are there at a time
-_MARK = "complete"  # file that is written last into a checkpoint; names the best one, if any
-_PER_BATCH, _UNPACKED = 2000, ".arrow"  # rows
 
 
 class Rows(Dataset[Encoded]):
-    """The planned rows of `file`, encoded one at a time in loader workers; memory-mapped from what
-    `unpack` made of it.
+    """The planned rows of `file`, encoded one at a time in loader workers.
 
-    `counts`: their numbers of `COLUMNS`, images and rounds, an array each. Rows that are no longer
-    as they were planned raise InputError.
+    `counts`: their numbers of `COUNTS` and rounds, an array each. Rows that are no longer as they
+    were planned raise InputError.
     """
 
-    def __init__(self, file: Path, encoder: Encoder) -> None:
-        self.table = pa.ipc.open_file(pa.memory_map(str(file.with_suffix(_UNPACKED)))).read_all()
-        self.encoder = encoder
-        self.counts = {name: self.table.column(name).to_numpy() for name in COLUMNS}
+    def __init__(self, file: str | Path, encoder: Encoder) -> None:
+        self.table, self.encoder = open_rows(file), encoder
+        self.counts = {name: self.table.column(name).to_numpy() for name in COUNTS}
         turns = pc.list_value_length(self.table.column("conversations")).to_numpy()
         self.counts["n_rounds"] = turns // 2  # of a question and its answer
 
@@ -74,25 +74,6 @@ class Rows(Dataset[Encoded]):
         return int(self.table.num_rows)
 
 
-def unpack(file: Path) -> None:
-    """Write a Parquet file of rows as an Arrow file beside it, which can be read row by row without
-    decoding.
-    """
-    # Parquet must be decoded by the row group; loader workers ask for rows one by one, at random
-    with (
-        tables.open_part(file) as source,
-        pa.ipc.new_file(file.with_suffix(_UNPACKED), source.schema_arrow) as sink,
-    ):
-        for batch in source.iter_batches(batch_size=_PER_BATCH):
-            sink.write_batch(batch)
-
-
-def passes(rows: int, settings: Settings, processes: int) -> int:
-    """Forward passes of each process in a step of that many rows."""
-    # rounded up twice: the last pass may be narrower, and the last round lack some processes
-    return math.ceil(math.ceil(rows / settings.device_batch_size) / processes)
-
-
 class Share(Sampler[list[int]]):
     """The row numbers of each forward pass of one process, an epoch long; the same number of passes
     for all processes.
@@ -102,29 +83,35 @@ class Share(Sampler[list[int]]):
     has none left for a process it gets an empty one.
     """
 
-    def __init__(self, rows: Rows, settings: Settings, *, process: int, processes: int) -> None:
+    epoch = 0
+
+    def __init__(
+        self, rows: Rows, settings: Settings, *, process: int = 0, processes: int = 1
+    ) -> None:
         self.rows, self.settings, self.process, self.processes = rows, settings, process, processes
-        self.epoch, self._planned = 0, (-1, list[list[int]]())
         self.steps = math.ceil(len(rows) / settings.batch_size)  # of an epoch
+        counts = (rows.counts["n_tokens"], rows.counts["n_pixels"])
+        plan = partial(plan_batches, *counts, batch=settings.batch_size, seed=settings.seed)
+        # the rows of each step of an epoch; steps are asked for one by one, epochs come in order
+        self.plan = lru_cache(maxsize=1)(plan)
 
     def set_epoch(self, epoch: int) -> None:
         """The Trainer's way to say which epoch comes."""
         self.epoch = epoch
 
-    def plan(self, epoch: int) -> list[list[int]]:
-        """The row numbers of each step of an epoch."""
-        if self._planned[0] != epoch:  # steps are asked for one by one, epochs come in order
-            lengths, pixels = (self.rows.counts[name].tolist() for name in ("n_tokens", "n_pixels"))
-            settings = self.settings
-            steps = plan_batches(
-                lengths, pixels, batch=settings.batch_size, seed=settings.seed, epoch=epoch
-            )
-            self._planned = epoch, steps
-        return self._planned[1]
-
     def of_step(self, step: int) -> list[int]:
         """The row numbers of step `step` of the whole training, from 0."""
-        return self.plan(step // self.steps)[step % self.steps]
+        return self.plan(epoch=step // self.steps)[step % self.steps]
+
+    def sums(self, steps: range) -> dict[str, int]:
+        """What the rows of `steps`, counted from 0, hold: rows, rounds, tokens, image_tokens and
+        supervised_tokens.
+        """
+        rows = [row for step in steps for row in self.of_step(step)]
+        names = {"n_rounds": "rounds", "n_tokens": "tokens", "n_image_tokens": "image_tokens"}
+        names["n_supervised"] = "supervised_tokens"
+        found = {named: int(self.rows.counts[name][rows].sum()) for name, named in names.items()}
+        return {"rows": len(rows), **found}
 
     def steps_to_learn(self) -> int:
         """Steps of the whole training: of its epochs or `max_steps`, up to the one that reaches the
@@ -138,7 +125,7 @@ class Share(Sampler[list[int]]):
         if not settings.max_supervised_tokens:
             return steps
         for step in range(steps):
-            tokens += int(self.rows.counts["n_supervised"][self.of_step(step)].sum())
+            tokens += self.sums(range(step, step + 1))["supervised_tokens"]
             if tokens >= settings.max_supervised_tokens:
                 return step + 1
         raise InputError(
@@ -148,11 +135,11 @@ class Share(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         width = self.settings.device_batch_size
-        for step in self.plan(self.epoch):
-            for number in range(passes(len(step), self.settings, self.processes)):
-                # neighbours are alike: dealt out in turn, processes get passes of one length
-                start = (number * self.processes + self.process) * width
-                yield step[start : start + width]
+        for step in self.plan(epoch=self.epoch):
+            # neighbours are alike: dealt out in turn, processes get passes of one length
+            for start in range(0, len(step), width * self.processes):
+                begin = start + width * self.process
+                yield step[begin : begin + width]
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -165,42 +152,35 @@ def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     What a softmax needs is made again for gradients: only the logits grow, which accelerate's
     autocast makes float32.
     """
-    loss = partial(cross_entropy, reduction="sum")
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits.float(), targets, reduction="sum")
+
     # one chunk of float32 logits at a time: a vocabulary of 32,000 takes 128 MB a thousand tokens
-    sums = [
-        checkpoint(
-            lambda chunk, wanted: loss(chunk.float(), wanted), chunk, wanted, use_reentrant=False
-        )
-        for chunk, wanted in zip(
-            torch.split(logits, _CHUNK), torch.split(targets, _CHUNK), strict=True
-        )
-    ]
-    return torch.stack(sums).sum()
+    chunks = zip(torch.split(logits, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+    return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint in `folder`; it and the best one stay, others are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
-    complete = [path for path in found if (path / _MARK).exists()]
-    kept = set[Path]()
-    if complete:
-        kept = {complete[-1], folder / (complete[-1] / _MARK).read_text(encoding="utf-8")}
-    for old in found:
-        if old not in kept:
-            (old / _MARK).unlink(missing_ok=True)  # first: what is half removed must not count
-            shutil.rmtree(old)
-    return complete[-1] if complete else None
+    """The last complete checkpoint in `folder`; torn ones are removed."""
+    found = folder.glob("checkpoint-*")
+    for path in sorted(found, key=lambda path: -int(path.name.rpartition("-")[2])):
+        try:
+            # the Trainer writes its state last, and removes older checkpoints only then
+            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            return path
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    return None
 
 
 class AnswerTrainer(Trainer):
-    """Trains on answers. `stop` ends it after the step under way, and `stopped` tells whether it
-    did.
+    """Trains on answers; `tell` hears of each step and evaluation. `stop` ends it after the step
+    under way, and `stopped` tells whether it did.
 
     `counter` counts the FLOPs of this process in the first step of this start. `held_out`: rows
-    that are evaluated as `args` say.
+    that are evaluated as `args` say. `ended`: the times (s) at which steps of this start did.
     """
-
-    counter: FlopMeter | None = None
 
     def __init__(
         self,
@@ -211,16 +191,22 @@ class AnswerTrainer(Trainer):
         *,
         stop: Event,
         held_out: Rows | None = None,
+        counter: FlopMeter | None = None,
     ) -> None:
         self.join = partial(collate, processor=rows.encoder.processor)
         # held-out rows all have an image: they are conversations of stage 08
-        evaluated = partial(self.join, dummy=None)
-        super().__init__(model=model, args=args, eval_dataset=held_out, data_collator=evaluated)
+        super().__init__(model=model, args=args, eval_dataset=held_out, data_collator=self.join)
         # so that tokens of a step are counted, whatever the model says
         self.model_accepts_loss_kwargs = True
         self.rows, self.settings, self.held_out = rows, settings, held_out
-        self.stop, self.stopped = stop, False
+        self.stop, self.stopped, self.ended = stop, False, list[float]()
+        self.counter = counter
         self.share = Share(rows, settings, process=args.process_index, processes=args.world_size)
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Say to the stage what happened, once for all processes."""
+        if self.is_world_process_zero():
+            emit(event, **values)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Our passes: each process has its own share already, so that accelerate must not deal them
@@ -259,8 +245,9 @@ class AnswerTrainer(Trainer):
 
     def training_step(self, *given: Any, **named: Any) -> Any:
         """One pass, forward and backward."""
-        # every pass of the first step, since passes differ in length
-        with self.counter.counting() if self.counter else nullcontext():
+        # every pass of the first step, since passes differ in length; counting slows it down
+        counter = None if self.ended else self.counter
+        with counter.counting() if counter else nullcontext():
             return super().training_step(*given, **named)
 
     def prediction_step(self, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
@@ -281,31 +268,37 @@ class AnswerTrainer(Trainer):
         """After each optimiser step: its row of the log, the end of a training that diverged, and
         the stop.
         """
-        if "loss" not in logs:  # an evaluation, or the Trainer's summary
-            super().log(logs)
-            return
-        done = self.state.global_step
-        rows = self.share.of_step(done - 1)
-        # the Trainer would go on, and save what is lost
-        if not math.isfinite(logs["loss"] + logs.get("grad_norm", 0)):
-            names = ", ".join(self.rows.table.column("id").take(rows).to_pylist())
-            raise InputError(
-                f"step {done}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}:"
-                f" lower learning_rate, or look at its rows {names}"
-            )
-        logs["tokens"] = int(self.rows.counts["n_tokens"][rows].sum())
-        logs["supervised_tokens"] = int(self.rows.counts["n_supervised"][rows].sum())
+        done, rows = self.state.global_step, list[int]()
+        if "loss" in logs:
+            rows = self.share.of_step(done - 1)
+            # the Trainer would go on, and save what is lost
+            if not math.isfinite(logs["loss"] + logs.get("grad_norm", 0)):
+                names = ", ".join(self.rows.table.column("id").take(rows).to_pylist())
+                raise InputError(
+                    f"step {done}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}:"
+                    f" lower learning_rate, or look at its rows {names}"
+                )
+            sums = self.share.sums(range(done - 1, done))
+            logs |= {name: sums[name] for name in ("tokens", "supervised_tokens")}
         super().log(logs)
-        self.counter = None  # counting slows the passes down: the first step is not timed
+        if "eval_loss" in logs:
+            self.tell("evaluation", step=done, eval_loss=logs["eval_loss"])
+        if rows:
+            self._step_ended(done, logs)
+
+    def _step_ended(self, done: int, logs: dict[str, float]) -> None:
+        self.ended.append(time.perf_counter())
+        # the first step of a start is not timed: it warms up
+        seconds = self.ended[-1] - self.ended[-2] if len(self.ended) > 1 else math.inf
+        told = {"loss": logs["loss"], "memory_gib": memory_gib()}
+        self.tell("step", step=done, **told, tokens_per_second=logs["tokens"] / seconds)
         if done >= self.state.max_steps:  # what is compared with the best is the whole training
             self.control.should_evaluate = self.held_out is not None
-        elif self._asked_to_stop():
-            self.stopped = self.control.should_save = self.control.should_training_stop = True
-
-    def _asked_to_stop(self) -> bool:
-        """Whether any process was: all stop after the same step."""
+            return
+        # all stop after the same step, whichever was asked
         asked = torch.tensor(float(self.stop.is_set()), device=self.args.device)
-        return bool(self.accelerator.reduce(asked, "sum").item())
+        if self.accelerator.reduce(asked, "sum").item():
+            self.stopped = self.control.should_save = self.control.should_training_stop = True
 
     def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
         """A checkpoint's weights, named as in memory: by LLaVA's own none would be found when
@@ -315,21 +308,24 @@ class AnswerTrainer(Trainer):
         if self.args.should_save:
             model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint that counts only when all of it is there; the one before it goes. None after
-        the last step.
+    def _save_rng_state(self, output_dir: Any) -> None:
+        """Each process writes its own state of chance; the Trainer's, which makes a checkpoint
+        whole, must come after all of them.
         """
-        state = self.state
-        if state.global_step >= state.max_steps:
-            if state.best_global_step == state.global_step:
-                state.best_model_checkpoint = None  # the best is what stands in memory
-            return
-        super()._save_checkpoint(model, trial)
-        # each process writes its own state of chance: whole is what all have written
+        super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir))
-            best = Path(state.best_model_checkpoint or "").name
-            mark = folder / f"checkpoint-{state.global_step}" / _MARK
-            mark.write_text(best, encoding="utf-8")
-            last_checkpoint(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """A checkpoint, but none after the last step: the model itself is saved then."""
+        state = self.state
+        if state.global_step < state.max_steps:
+            super()._save_checkpoint(model, trial)
+        elif state.best_global_step == state.global_step:
+            state.best_model_checkpoint = None  # the best is what stands in memory
+
+
+def memory_gib() -> float:
+    """The most memory that this process has taken, of its GPU if it has one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / 2**30
+    return peak_memory_mib() / 1024
