@@ -33,7 +33,8 @@ def _environment(monkeypatch):
     )  # loads a tokenizer each time
     monkeypatch.setattr(OpenAIBatch, "poll_s", (0.01, 0.03))
     monkeypatch.setattr(OpenAIBatch, "max_requests", 4)
-    monkeypatch.setattr(BatchServer, "backoff_s", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
     monkeypatch.setattr(BatchServer, "grace_s", 0.05)
 
 
@@ -206,6 +207,13 @@ def test_a_lost_reply_or_an_error_is_no_reason_to_begin_twice(ground, server, fa
         "GET files/id/content",
         "GET batches",
     }
+    assert_clean(ground, server)
+
+
+def test_an_outage_while_batches_run_is_waited_out(ground, server):
+    left = ["500"] * 20 + [""] * 100
+    server.hook = lambda step, when: left.pop(0) if step == "GET batches/id" else ""
+    assert texts(ask(ground, batch(ground, server), asking(3))) == expected(3)
     assert_clean(ground, server)
 
 

@@ -45,7 +45,7 @@ def test_without_an_answer_a_tokenizer_counts_and_the_guess_is_said(tmp_path):
     assert figures["most_usd"] == pytest.approx((2 * figures["tokens_in"] + 10 * 600 * 800) / 1e6)
     for said in (
         "600 requests",
-        "0.24 M out",
+        "240,000 out",
         "no answer yet",
         "prices of 2026-11-21",
         "hours unknown",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _ENDED = ("completed", "failed", "expired", "cancelled")
 # Ends of a line that was not run, nor billed: it is asked once more.
 _NOT_RUN = ("batch_expired", "batch_cancelled", "request_timeout", "rate_limited", "server_error")
+_MISSED = 30  # looks that may bring nothing: two hours, when polls are far apart
 _SAY_S = 30.0  # polls that are so far apart are told
 
 
@@ -95,6 +96,7 @@ class OpenAIBatch(OpenAIChat):
         self._room = math.inf
         self._most = self.max_requests
         self._pause = self.poll_s[0]
+        self._missed = 0  # looks at a batch, one after the other, that brought nothing
         self._server = BatchServer(self._place, self.params, self._ending) if self.places else None
         self._files = under_way(state_folder(self._run))
         self._take_up()
@@ -183,15 +185,10 @@ class OpenAIBatch(OpenAIChat):
         self._files.append(file)
         if not self._server:
             return
-        upload = ""
         try:
-            upload = self._server.upload(file.lines)
-            file.note(self._server.begin(upload, file.name))
-        except InputError as error:
-            # else there may be a batch all the same: the next run asks after it
-            if not upload or isinstance(error, Refused):
-                self._server.delete(upload)
-                file.remove()
+            file.note(self._server.begin(file.lines))
+        except Refused:  # else there may be a batch all the same: the next run asks after it
+            self._clear(file)
             raise
 
     # -- collecting
@@ -200,7 +197,14 @@ class OpenAIBatch(OpenAIChat):
         changed = False
         done = 0
         for file in [*self._files]:
-            batch = server.retrieve(file.batch)
+            try:
+                batch = server.retrieve(file.batch)
+            except InputError as error:
+                self._missed += 1  # an outage costs nothing but time
+                if isinstance(error, Refused) or self._missed > _MISSED:
+                    raise
+                continue
+            self._missed = 0
             if batch.status in _ENDED:
                 changed |= batch.status != "failed"
                 yield from self._collect(file, batch, server)
@@ -224,14 +228,13 @@ class OpenAIBatch(OpenAIChat):
             said = f"no result in batch {batch.id}"
             missing = {"error": {"code": f"batch_{batch.status}", "message": said}}
             yield from self._take(file, results, missing)
-        self._clear(file, batch)
+        self._clear(file)
 
-    def _clear(self, file: BatchFile, batch: "Batch | None" = None) -> None:
+    def _clear(self, file: BatchFile) -> None:
         """Clear away, here and at the server, a file of which nothing waits any more."""
         file.asked.unlink(missing_ok=True)  # killed from here on, the next run only clears
-        if self._server and file.batch:
-            batch = batch or self._server.retrieve(file.batch)
-            self._server.delete(batch.input_file_id, batch.output_file_id, batch.error_file_id)
+        if self._server:
+            self._server.clear(file.name, file.batch)
         file.remove()
         self._files.remove(file)
 
@@ -251,10 +254,8 @@ class OpenAIBatch(OpenAIChat):
             self._halt = InputError(
                 f"{self._place} refuses batch {batch.id}, {said}. Mend it and run again"
             )
-        elif others:  # smaller files only when nothing else of ours is in the queue
-            self._room = others
-        else:
-            self._room = 1
+        self._room = max(1, others)
+        if not others:  # smaller files only when nothing else of ours is in the queue
             self._most = max(1, len(left) // 2)
 
     def _take(

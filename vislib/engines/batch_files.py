@@ -8,12 +8,12 @@ it has before anything is sent to it again.
 
 import json
 import pickle
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from vislib.engines import Request
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from vislib.runs import Run
 
 ENDPOINT = "/v1/chat/completions"
-T = TypeVar("T")
 
 
 def state_folder(run: "Run") -> Path:
@@ -120,68 +119,89 @@ class Refused(InputError):
 
 
 class BatchServer:
-    """The files and batches at `url`: calls whose reply may be lost; `over` cuts waiting short.
+    """The files and batches at `url`; `over` cuts waiting short.
 
-    Calls are tried again after what may pass; before an upload or the begin of a batch is
-    repeated, the server is asked what the try before left there. They raise Refused when the
-    server says no or has no batches, and InputError when it does not answer.
+    The client tries again what may pass; only the begin of a batch is never repeated before the
+    server was asked whether it has begun. Calls raise Refused when the server says no or has no
+    batches, and InputError when it does not answer.
     """
 
-    backoff_s = 0.5  # before the second try; doubles up to five minutes
+    retries = 5  # of the client, up to 8 s apart
     grace_s = 10.0  # after which a batch whose begin was cut off stands in the server's list
 
     def __init__(self, url: str, params: Any, over: Callable[[], bool]) -> None:
         from openai import OpenAI, Timeout
 
-        timeout = Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0))
-        # the client's own retries would begin a batch twice where a reply was lost
-        self._client = OpenAI(base_url=url, api_key=api_key(url), max_retries=0, timeout=timeout)
+        self._client = OpenAI(
+            base_url=url,
+            api_key=api_key(url),
+            max_retries=self.retries,
+            timeout=Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0)),
+        )
         self.url = url
         self._model = params.model
         self._over = over
 
-    def upload(self, path: Path) -> str:
-        """Upload a file; its id."""
-
-        def send() -> str:
-            with path.open("rb") as stream:  # sent as it is read
-                return self._client.files.create(file=(path.name, stream), purpose="batch").id
-
-        return self._call(send, lambda: self._uploaded(path.stem))
-
-    def begin(self, upload: str, name: str) -> str:
-        """Make a batch of an uploaded file, named after it; the batch's id."""
+    def begin(self, path: Path) -> str:
+        """Have a batch made of a file, named after it; the batch's id."""
+        try:
+            with self._told():
+                upload = self._client.files.create(file=path, purpose="batch").id
+        except InputError as error:  # whatever became of the file, no batch was made of it
+            raise Refused(str(error)) from error
         settings: Any = {
             "input_file_id": upload,
             "endpoint": ENDPOINT,
             "completion_window": "24h",
-            "metadata": {"vislib": name},
+            "metadata": {"vislib": path.stem},
         }
-        make = self._client.batches.create
-        return self._call(lambda: make(**settings).id, lambda: self._begun(name))
+        # the client's own retries would begin it twice where a reply was lost
+        make = self._client.with_options(max_retries=0).batches.create
+        for _ in range(self.retries):
+            try:
+                with self._told():
+                    return make(**settings).id
+            except Refused:
+                raise
+            except InputError as error:
+                failed = error
+            if begun := self.begun(path.stem):
+                return begun
+        raise failed
 
     def begun(self, name: str) -> str:
-        """The id of the batch that was made of a file; if none was, its upload is deleted, and the
-        id empty.
-        """
-        if not (batch := self._call(lambda: self._begun(name))):
-            self.delete(self._call(lambda: self._uploaded(name)))
-        return batch
+        """The id of the batch that was made of a file, "" if none was."""
+        # a begin that was cut off may take a while to appear in the list
+        self.wait(self.grace_s)
+        with self._told():
+            batches = self._client.batches.list(limit=100)
+            # metadata names our file; its id at the server was lost with the reply
+            named = (batch for batch in batches if (batch.metadata or {}).get("vislib") == name)
+            return next((batch.id for batch in named), "")
 
     def retrieve(self, batch: str) -> "Batch":
-        """A batch as it stands; patient, for nothing is lost by waiting."""
-        return self._call(lambda: self._client.batches.retrieve(batch), tries=12)
+        """A batch as it stands."""
+        with self._told():
+            return self._client.batches.retrieve(batch)
 
     def content(self, file: str) -> bytes:
         """A file of results."""
-        return self._call(lambda: self._client.files.content(file).read())
+        with self._told():
+            return self._client.files.content(file).read()
 
-    def delete(self, *files: str | None) -> None:
-        """Delete what is there of `files`; what stays expires."""
+    def clear(self, name: str, batch: str) -> None:
+        """Delete what is there of a file and of the batch that was made of it."""
         import openai
 
-        for file in filter(None, files):
-            # a leftover costs nothing: no reason to fail a run whose answers are safe
+        ids: list[str | None] = []
+        # a leftover costs nothing: no reason to fail a run whose answers are safe
+        with suppress(InputError), self._told():
+            uploads = self._client.files.list(purpose="batch")
+            ids += [file.id for file in uploads if file.filename == f"{name}.jsonl"]
+            if batch:
+                ended = self._client.batches.retrieve(batch)
+                ids += [ended.output_file_id, ended.error_file_id]
+        for file in filter(None, ids):
             with suppress(openai.OpenAIError):
                 self._client.files.delete(file)
 
@@ -191,50 +211,33 @@ class BatchServer:
         while not self._over() and (left := until - monotonic()) > 0:
             sleep(min(left, 0.2))
 
-    def _uploaded(self, name: str) -> str:
-        files = self._client.files.list(purpose="batch")
-        return next((file.id for file in files if file.filename == f"{name}.jsonl"), "")
-
-    def _begun(self, name: str) -> str:
-        # a begin that was cut off may take a while to appear in the list
-        self.wait(self.grace_s)
-        batches = self._client.batches.list(limit=100)
-        # metadata names our file; its id at the server was lost with the reply
-        named = (batch for batch in batches if (batch.metadata or {}).get("vislib") == name)
-        return next((batch.id for batch in named), "")
-
-    def _call(
-        self, make: Callable[[], T], find: Callable[[], T] | None = None, *, tries: int = 6
-    ) -> T:
-        """What `make` returns; once it was tried, `find` is asked first whether it was done."""
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Name what goes wrong, as the live engine does."""
         import openai
 
-        for tried in range(tries):
-            try:
-                return (find() if find and tried else None) or make()
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
-                said, wait = self._failure(error)
-            self.wait(max(wait or 0.0, min(self.backoff_s * 2**tried, 300.0)))
-        raise silent("unreachable", [self.url], said)
+        try:
+            yield
+        # a page in place of a reply comes out of the client as a value without fields
+        except (openai.OpenAIError, ValueError, AttributeError) as error:
+            raise self._named(error) from error
 
-    def _failure(self, error: Any) -> tuple[str, float | None]:
-        """What went wrong and the seconds to wait; raises Refused for what would not pass."""
-        # a page in place of a reply comes out of the client as an odd value
-        if isinstance(error, TypeError | AttributeError):
-            return str(error), None
-        where = getattr(error, "request", None) and f"{error.request.method} {error.request.url}"
+    def _named(self, error: Any) -> InputError:
         # no such endpoint, or no such file: neither passes by waiting
         if getattr(error, "status_code", 0) in (404, 405, 501) and error.code != "model_not_found":
-            raise Refused(
-                f"{where}: {error.status_code}. A server without batch files needs engine openai,"
-                " or batch_folder. One that does not know a batch, or its results any longer,"
-                " needs the key that made it; or delete the batch's file in openai_batch beside"
-                " the journal, to ask again"
+            return Refused(
+                f"{error.request.method} {error.request.url}: {error.status_code}. A server without"
+                " batch files needs engine openai, or batch_folder. One that does not know a batch,"
+                " or its results any longer, needs the key that made it; or delete the batch's file"
+                " in openai_batch beside the journal, to ask again"
             )
+        if isinstance(error, AttributeError):
+            error = ValueError(str(error))
         try:
-            failure, wait = read_error(error, url=self.url, model=self._model)
+            failure, _ = read_error(error, url=self.url, model=self._model)
         except InputError as final:
-            raise Refused(str(final)) from error
-        if failure.reason not in RETRIED:
-            raise Refused(f"{where}: {failure.detail}")
-        return failure.detail, wait
+            return Refused(str(final))
+        if failure.reason == "unreachable":
+            return silent("unreachable", [self.url], failure.detail)
+        kind = InputError if failure.reason in RETRIED else Refused
+        return kind(f"{self.url}: {failure.reason}, {failure.detail}")

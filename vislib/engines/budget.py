@@ -225,11 +225,9 @@ class Estimate:
             images = rule if is_["unruled"] else ""
             basis.append(f"no answer yet: {_GUESS} out each{images} is a guess")
         cached = is_["tokens_cached"] / max(is_["tokens_in"], 1)
-        tokens = (
-            f"{is_['tokens_in'] / 1e6:,.3g} M tokens in"
-            + (f" ({cached:.0%} of it cached)" if cached else "")
-            + f", {is_['tokens_out'] / 1e6:,.3g} M out ({'; '.join(basis)})"
-        )
+        share = f" ({cached:.0%} of it cached)" if cached else ""
+        tokens = f"{is_['tokens_in']:,} tokens in{share}, {is_['tokens_out']:,} out"
+        tokens += f" ({'; '.join(basis)})"
         return f"{is_['requests']:,} requests · {tokens} · {self._money(is_)} · {self._time(is_)}"
 
     def _money(self, is_: Mapping[str, float]) -> str:

@@ -11,12 +11,12 @@ import re
 import tomllib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from vislib.engines import Answer, Answered, Request
 from vislib.media.picture import NEIGHBOURS, Picture, measure
@@ -29,9 +29,7 @@ from vislib.runs.seeding import seeded, short_hash
 
 MODEL = "extractive-2"  # raised by whoever changes what it writes
 ROUNDS = 4  # of each question type
-_SAYS: dict[str, dict[str, list[str]]] = tomllib.loads(
-    Path(__file__).with_suffix(".toml").read_text("utf-8")
-)
+_SAYS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["wordings"]
 _SOURCES = {  # what a kind may use beside the picture and the text that can be read in it
     "contextual": {"alt_text", "context"},
     "non_contextual": set(),
@@ -42,23 +40,24 @@ _QUOTED = 2  # sentences nearest to the picture that a caption quotes
 _ASKED = 6  # and that questions are about
 _SENTENCE = range(30, 261)  # characters of a sentence of prose that can be quoted
 _LABEL = range(3, 301)  # characters of an alternative text that somebody wrote for readers
-_SURE, _TEXTS, _OBJECTS = 0.95, 6, 6  # score of a text that is quoted; texts and labels named
+_SURE = 0.95  # score of a text that is quoted
+_NAMED = 6  # texts and labels that are named
 # Lines that are code, links or questions: quoted, they would say nothing of a picture.
 _CODE = re.compile(r"[{}<>|=$\\#@→►©]|::|//|\w\(\)|\.(?:png|jpe?g|gif|html?)\b|\?$", re.IGNORECASE)
-_END = re.compile(r"[.!。！؟۔।][\"”’»)\]」』）]*$")
+_END = re.compile(r"[.!。！？؟۔।][\"”’»)\]」』）]*$")
 _NUMBER = re.compile(
     r"(?<![\w.,/:-])\d{1,3}(?:,\d{3})+(?![\w.,])|(?<![\w.,/:-])\d+(?![\w/:%-]|[.,]\d)"
 )
 # Long enough for a content word, in scripts with blanks.
 _WORD = re.compile(rf"[^\W\d_{UNSPACED}]{{5,}}")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
-Item = TypeVar("Item")
-_SHAPES = {
+_SHAPES = {  # the least width for a height of 1
     "more than twice as wide as tall": 2.0,
     "wider than tall": 1.05,
     "square": 0.95,
     "taller than wide": 0.0,
 }
+Item = TypeVar("Item")
 
 
 class Extractive:
@@ -78,10 +77,23 @@ class Extractive:
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answer each request; one without any evidence fails with reason `no_evidence`."""
         for request in requests:
-            text = _write(request)
+            evidence = gather(request)
+            task = request.evidence["task"]
+            text = caption(evidence) if task == "caption" else questions(evidence, task)
             answer = Answer(text=text, model=MODEL, finish_reason="stop")
             silent = replace(answer, status="failed", reason="no_evidence")
             yield request, answer if text else silent
+
+
+class Fact(NamedTuple):
+    """What can be asked: `reply` answers it freely; `answer` and three `wrong` ones make
+    options.
+    """
+
+    question: str
+    reply: str
+    answer: str = ""
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,28 +109,23 @@ class Evidence:
     picture: Picture | None
     seed: int
 
-    def say(self, key: str, **fields: str) -> str:
+    def say(self, key: str, **fields: Any) -> str:
         """One of the wordings of `key`, drawn by hash."""
-        wordings = _SAYS["wordings"][key]
-        return wordings[seeded(self.seed, key) % len(wordings)].format(**fields)
+        return str(_SAYS[key][seeded(self.seed, key) % len(_SAYS[key])]).format(**fields)
 
+    def shuffled(self, items: Iterable[Item], name: Callable[[Item], str] = str) -> list[Item]:
+        """Items in an order drawn by the hash of their names, whatever their order was."""
+        return sorted(items, key=lambda item: (seeded(self.seed, name(item)), name(item)))
 
-@dataclass(frozen=True)
-class Fact:
-    """What can be asked: `reply` answers it freely; `answer` and three `wrong` ones make
-    options.
-    """
-
-    question: str
-    reply: str
-    answer: str = ""
-    wrong: tuple[str, ...] = ()
-
-    @property
-    def types(self) -> tuple[str, ...]:
-        """The question types that can ask it."""
-        free = ("free_form",) if self.reply else ()
-        return ("multiple_choice", *free) if len(self.wrong) == 3 else free
+    def fact(
+        self, ask: str, reply: str, answer: str = "", wrong: Iterable[str] = (), **fields: Any
+    ) -> Fact:
+        """A fact in the wordings of `ask` and `reply` ("": it makes options alone)."""
+        question = self.say(ask, **fields)
+        replied = self.say(reply, answer=answer, **fields) if reply else ""
+        # numbers are drawn without their commas
+        drawn = self.shuffled(wrong, lambda word: word.replace(",", ""))
+        return Fact(question, replied, answer, tuple(drawn[:3]))
 
 
 def gather(request: Request) -> Evidence:
@@ -128,25 +135,15 @@ def gather(request: Request) -> Evidence:
     sample = given["sample"]
     # kinds without experts have no priors at all
     found = given["priors"] or {"texts": (), "boxes": ()}
-    label = ""
-    near: tuple[str, ...] = ()
-    objects: tuple[str, ...] = ()
-    if "alt_text" in uses:
-        named = clean(str(sample["alt_text"] or "")).strip(" .-–:;,")
-        # a single word is a file's name or a heading, and labels nothing
-        label = named if len(named) in _LABEL and " " in named else ""
-    if "context" in uses:
-        near = nearest_sentences(str(sample["context"] or ""))
-    if "boxes" in uses:
-        objects = _objects(found["boxes"])
-    sure = [text for text in found["texts"] if text["score"] >= _SURE]
-    legible = [text for text in sure if _LETTERS.search(text["text"])]
-    quoted = [clean(text["text"]) for text in clearest(legible, _TEXTS)]
+    label = clean(str(sample["alt_text"] or "")).strip(" .-–:;,") if "alt_text" in uses else ""
+    legible = (t for t in found["texts"] if t["score"] >= _SURE and _LETTERS.search(t["text"]))
+    texts = [clean(text["text"]) for text in clearest(list(legible), _NAMED)]
     return Evidence(
-        label=label,
-        sentences=near,
-        texts=tuple(dict.fromkeys(quoted)),  # a sign that is read twice is said once
-        objects=objects,
+        # a single word is a file's name or a heading, and labels nothing
+        label=label if len(label) in _LABEL and " " in label else "",
+        sentences=nearest_sentences(str(sample["context"] or "")) if "context" in uses else (),
+        texts=tuple(dict.fromkeys(texts)),  # a sign that is read twice is said once
+        objects=_objects(found["boxes"]) if "boxes" in uses else (),
         picture=_picture(str(given["image_path"])),
         seed=seeded(request.seed, request.id, given["kind"]),
     )
@@ -165,25 +162,24 @@ def nearest_sentences(context: str) -> tuple[str, ...]:
     precedes it.
     """
     before, _, after = context.partition("<image>")
-    sides = (_prose(after), reversed(list(_prose(before))))
     # one after the other: what follows a picture speaks of it as often as what precedes
-    near = (text for pair in zip_longest(*sides) for text in pair if text)
+    pairs = zip_longest(_prose(after), reversed(_prose(before)))
+    near = (text for pair in pairs for text in pair if text)
     return tuple(dict.fromkeys(near))[:_ASKED]
 
 
-def _prose(text: str) -> Iterator[str]:
-    for piece in sentences(text):
-        line = piece.strip()
-        if len(line) in _SENTENCE and _END.search(line) and not _CODE.search(line):
-            yield clean(line)
+def _prose(text: str) -> list[str]:
+    lines = map(str.strip, sentences(text))
+    whole = (line for line in lines if len(line) in _SENTENCE and _END.search(line))
+    return [clean(line) for line in whole if not _CODE.search(line)]
 
 
 def _objects(boxes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Labels with their number where it is above one, by their best score."""
     ranked = sorted(boxes, key=lambda box: (-box["score"], box["label"]))
     counts = Counter(clean(box["label"]) for box in ranked)
-    named = (f"{label} ({n})" if n > 1 else label for label, n in counts.items() if label)
-    return tuple(named)[:_OBJECTS]
+    named = [f"{label} ({n})" if n > 1 else label for label, n in counts.items() if label]
+    return tuple(named[:_NAMED])
 
 
 @lru_cache(maxsize=4096)
@@ -195,16 +191,7 @@ def _picture(path: str) -> Picture | None:
         return None
 
 
-def _write(request: Request) -> str:
-    evidence = gather(request)
-    task = request.evidence["task"]
-    if task == "caption":
-        return write_caption(evidence)
-    rounds = [round_of(fact, evidence.seed, task) for fact in planned(facts(evidence))[task]]
-    return render_rounds(rounds)
-
-
-def write_caption(evidence: Evidence) -> str:
+def caption(evidence: Evidence) -> str:
     """What a picture is called, how it looks, what can be read in it, what the page says; "" for
     nothing.
     """
@@ -225,11 +212,22 @@ def write_caption(evidence: Evidence) -> str:
     return " ".join(said)
 
 
-def facts(evidence: Evidence) -> list[Fact]:
-    """All that can be asked, of the page and of the picture in turn."""
-    of_picture = _shuffled(_picture_facts(evidence), evidence.seed) if evidence.picture else []
+def questions(evidence: Evidence, task: str) -> str:
+    """Rounds of one question type, of the page and of the picture in turn, as a model is asked to
+    write them.
+    """
+    of_picture = evidence.shuffled(_picture_facts(evidence))
     pairs = zip_longest(_page_facts(evidence), of_picture)
-    return [fact for pair in pairs for fact in pair if fact]
+    chosen = planned([fact for pair in pairs for fact in pair if fact])[task]
+    if task == "free_form":
+        return render_rounds([Round(fact.question, (), fact.reply) for fact in chosen])
+    rounds = []
+    for fact in chosen:
+        # by hash, so that no letter is right more often than another
+        place = seeded(evidence.seed, fact.question) % 4
+        options = (*fact.wrong[:place], fact.answer, *fact.wrong[place:])
+        rounds.append(Round(fact.question, options, "ABCD"[place]))
+    return render_rounds(rounds)
 
 
 def planned(able: Sequence[Fact]) -> dict[str, list[Fact]]:
@@ -238,40 +236,25 @@ def planned(able: Sequence[Fact]) -> dict[str, list[Fact]]:
     Fewer facts make options than make replies: at equal numbers they go to multiple choice. A type
     that is left without any takes one of the other's.
     """
-    plan: dict[str, list[Fact]] = {"free_form": [], "multiple_choice": []}
+    fit = {
+        "multiple_choice": [fact for fact in able if len(fact.wrong) == 3],
+        "free_form": [fact for fact in able if fact.reply],
+    }
+    plan: dict[str, list[Fact]] = {name: [] for name in fit}
     for fact in able:
-        name = min(fact.types, key=lambda kind: len(plan[kind]), default="")
+        names = [name for name in fit if fact in fit[name]]
+        name = min(names, key=lambda name: len(plan[name]), default="")
         if name and len(plan[name]) < ROUNDS:
             plan[name].append(fact)
-    for name in plan:
-        plan[name] = plan[name] or [fact for fact in able if name in fact.types][:1]
-    return plan
-
-
-def round_of(fact: Fact, seed: int, task: str) -> Round:
-    """The round of one question type; the place of the right option is drawn by hash."""
-    if task == "free_form":
-        return Round(fact.question, (), fact.reply)
-    # by hash, so that no letter is right more often than another
-    place = seeded(seed, fact.question) % 4
-    options = [*fact.wrong[:place], fact.answer, *fact.wrong[place:]]
-    return Round(fact.question, tuple(options), "ABCD"[place])
-
-
-def _fact(
-    evidence: Evidence, ask: str, reply: str, answer: str = "", wrong: Sequence[str] = (), **of: str
-) -> Fact:
-    """A fact in the wordings of `ask` and `reply` ("": it makes options alone)."""
-    replied = evidence.say(reply, **of) if reply else ""
-    return Fact(evidence.say(ask, **of), replied, answer, tuple(wrong))
+    return {name: chosen or fit[name][:1] for name, chosen in plan.items()}
 
 
 def _page_facts(evidence: Evidence) -> Iterator[Fact]:
     """Questions that the page, or the words in the picture, answer."""
     if evidence.label:
-        yield _fact(evidence, "ask_label", "label", label=evidence.label)
+        yield evidence.fact("ask_label", "label", label=evidence.label)
     if evidence.texts:
-        yield _fact(evidence, "ask_texts", "texts", texts=_quoted(evidence.texts))
+        yield evidence.fact("ask_texts", "texts", texts=_quoted(evidence.texts))
     # a word that stands in two sentences would be no gap: the other one gives it away
     words = Counter(word for text in evidence.sentences for word in set(_WORD.findall(text)))
     for number, text in enumerate(evidence.sentences):
@@ -279,17 +262,16 @@ def _page_facts(evidence: Evidence) -> Iterator[Fact]:
             yield gap
         elif number < _QUOTED:
             ask = "ask_more" if number else "ask_page"
-            start = " ".join(text.split()[:4])
-            yield _fact(evidence, ask, "page", start=start, text=text)
+            yield evidence.fact(ask, "page", start=" ".join(text.split()[:4]), text=text)
 
 
 def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None:
     """A sentence with a number left out, else with the longest word that stands in no other
     sentence.
     """
+    kind = "number"
     if found := _NUMBER.search(text):
-        kind = "number"
-        wrong = _other_numbers(found[0], evidence.seed)
+        wrong = _other_numbers(found[0])
     else:
         own = [m for m in _WORD.finditer(text) if words[m[0]] == 1 and m.start() > 0]
         if not own:
@@ -298,30 +280,25 @@ def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None
         found = max(own, key=lambda m: len(m[0]))
         here = {word.casefold() for word in _WORD.findall(text)}
         # another word of the sentence might fit the gap; a capital would give the answer away
-        alike = [w for w in words if w.istitle() == found[0].istitle()]
-        wrong = _some([w for w in alike if w.casefold() not in here], evidence.seed)
+        alike = (word for word in words if word.istitle() == found[0].istitle())
+        wrong = [word for word in alike if word.casefold() not in here]
     gap = f"{text[: found.start()]}____{text[found.end() :]}"
-    question = evidence.say("ask_gap", kind=kind, text=gap)
-    reply = evidence.say("gap", answer=found[0], text=text)
-    return Fact(question, reply, found[0], tuple(wrong))
+    return evidence.fact("ask_gap", "gap", found[0], wrong, kind=kind, gap=gap, text=text)
 
 
-def _other_numbers(text: str, seed: int) -> list[str]:
-    """Three numbers of the same form near a number of digits, with or without commas."""
+def _other_numbers(text: str) -> list[str]:
+    """Numbers of the same form near a number of digits, with or without commas."""
     number = int(text.replace(",", "")) if len(text) < 16 else 0
-    commas = "," in text
     # years lie nearer to each other than amounts
-    is_year = 1000 <= number <= 2100 and not commas
-    step = max(1, number // (50 if is_year else 4))
-    near = [number + step * k for k in (-3, -2, -1, 1, 2, 3) if number + step * k > 0]
-    return [f"{n:,}" if commas else str(n) for n in _some(near, seed)]
+    step = max(1, number // (50 if 1000 <= number <= 2100 and "," not in text else 4))
+    near = [number + step * k for k in (-3, -2, -1, 1, 2, 3)]
+    return [f"{n:,}" if "," in text else str(n) for n in near if n > 0]
 
 
 def _picture_facts(evidence: Evidence) -> Iterator[Fact]:
     """Questions that measured facts answer with a clear margin."""
-    p = evidence.picture
-    seed = evidence.seed
-    assert p is not None
+    if (p := evidence.picture) is None:
+        return
     whole = p.areas["all"]
     families = [colour.family for colour in whole]
     for area, colours in p.areas.items():
@@ -330,43 +307,34 @@ def _picture_facts(evidence: Evidence) -> Iterator[Fact]:
         if top.share > 0.55 and (area == "all" or top.family != families[0]):
             # colours with a small share in the area are neither right nor surely wrong
             wrong = _far_colours(colour.family for colour in colours if colour.share > 0.02)
-            of = {"area": area, "shade": top.shade}
-            yield _fact(evidence, f"ask_{key}", key, top.family, _some(wrong, seed), **of)
+            yield evidence.fact(f"ask_{key}", key, top.family, wrong, area=area, shade=top.shade)
     far = _far_colours(families)
     if len(whole) > 2 and whole[1].share > max(0.08, 1.6 * whole[2].share):
         of = {"first": families[0], "shade": whole[1].shade}
-        yield _fact(evidence, "ask_second", "second", families[1], _some(far, seed), **of)
-    if absent := _shuffled(far, seed):
-        of = {"colour": absent[0], "colours": joined([colour.shade for colour in whole[:2]])}
-        yield _fact(evidence, "ask_absent", "absent", **of)
+        yield evidence.fact("ask_second", "second", families[1], far, **of)
+    if far:
+        absent, *others = evidence.shuffled(far)
+        shades = joined([colour.shade for colour in whole[:2]])
+        yield evidence.fact("ask_absent", "absent", colour=absent, colours=shades)
         present = families[1] if len(whole) > 1 and whole[1].share > 0.04 else families[0]
-        yield _fact(evidence, "ask_present", "", present, absent[1:4])
-    first, second, *_, last = sorted(p.quarters, key=lambda name: -p.quarters[name])
+        yield evidence.fact("ask_present", "", present, others)
+    first, second, third, last = sorted(p.quarters, key=lambda name: -p.quarters[name])
     # 14 of 255: a difference that one sees
     if p.quarters[first] > p.quarters[second] + 14:
-        others = [name for name in p.quarters if name != first]
         of = {"quarter": first, "other": last}
-        yield _fact(evidence, "ask_brightest", "brightest", first, _some(others, seed), **of)
-    others = [words for words in _SHAPES if words != shape(p)]
-    of = {"shape": shape(p), "width": str(p.width), "height": str(p.height)}
-    yield _fact(evidence, "ask_shape", "shape", shape(p), _some(others, seed), **of)
+        yield evidence.fact("ask_brightest", "brightest", first, (second, third, last), **of)
+    form = shape(p)
+    others = [words for words in _SHAPES if words != form]
+    of = {"shape": form, "width": str(p.width), "height": str(p.height)}
+    yield evidence.fact("ask_shape", "shape", form, others, **of)
     if not 0.1 <= p.even <= 0.7:
-        yield _fact(evidence, "ask_even", "flat" if p.even > 0.7 else "gradual")
+        yield evidence.fact("ask_even", "flat" if p.even > 0.7 else "gradual")
 
 
 def _far_colours(shown: Iterable[str]) -> list[str]:
     """Colours that nobody takes for one of those shown."""
     near = {name for family in shown for name in (family, *NEIGHBOURS[family])}
     return [family for family in NEIGHBOURS if family not in near]
-
-
-def _some(wrong: Iterable[Item], seed: int) -> list[Item]:
-    return _shuffled(wrong, seed)[:3]
-
-
-def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
-    """Items in an order drawn by hash, whatever their order was."""
-    return sorted(items, key=lambda item: (seeded(seed, str(item)), str(item)))
 
 
 def shape(p: Picture) -> str:

@@ -9,7 +9,6 @@ is known when its answer is there; until then its upper bound counts.
 
 import math
 import re
-from collections import deque
 from collections.abc import Mapping
 from time import monotonic
 
@@ -22,55 +21,43 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class RateLimiter:
-    """Holds requests back so that no minute sees more requests or tokens than allowed (0: what the
+    """Spaces requests so that no minute sees more requests or tokens than allowed (0: what the
     replies say).
     """
 
     def __init__(self, *, requests: int, tokens: int) -> None:
         self._allowed = {"requests": requests or math.inf, "tokens": tokens or math.inf}
         self._limits = dict(self._allowed)
-        self._sent: deque[list[float]] = deque()  # [when, tokens] of the last minute
-        self._tokens = 0.0  # their sum
+        # when each of the two allows the next request; a server may hold both
+        self._free_at = dict.fromkeys(self._limits, 0.0)
         self._largest = math.inf  # tokens that one request took so far
-        self._free_at = 0.0  # evenly spaced, or held by the server: whichever is later
 
-    def wait(self, tokens: float, now: float) -> float:
-        """Seconds until a request of at most `tokens` may go, 0 or less for now."""
-        while self._sent and self._sent[0][0] <= now - _MINUTE:
-            self._tokens -= self._sent[0][1]
-            self._sent.popleft().clear()
-        free_at = self._free_at
-        if self._sent and self._tokens + min(tokens, self._largest) > self._limits["tokens"]:
-            free_at = max(free_at, self._sent[0][0] + _MINUTE)
-        return free_at - now
+    def wait(self, now: float) -> float:
+        """Seconds until a request may go, 0 or less for now."""
+        return max(self._free_at.values()) - now
 
-    def take(self, tokens: float, now: float) -> list[float]:
-        """Count a request as sent; return its entry, for `settle`: empty when it is not counted, or
-        no longer.
+    def take(self, tokens: float, now: float) -> float:
+        """Count a request of at most `tokens` as sent; return what it is thought to take, for
+        `settle`.
         """
-        # evenly spaced: a burst at the minute's beginning is refused by most servers
-        interval = _MINUTE / (_PLANNED * self._limits["requests"])
+        expected = min(tokens, self._largest)
         late = min(_LATE_S, (1 - _PLANNED) * _MINUTE)
-        self._free_at = max(self._free_at, now - late) + interval
-        # without a limit on tokens the minute need not be remembered
-        if self._limits["tokens"] == math.inf:
-            return []
-        self._sent.append(entry := [now, min(tokens, self._largest)])
-        self._tokens += entry[1]
-        return entry
+        # evenly spaced: a burst at the minute's beginning is refused by most servers
+        for kind, need in (("requests", 1 / _PLANNED), ("tokens", expected)):
+            begin = max(self._free_at[kind], now - late)
+            self._free_at[kind] = begin + _MINUTE * need / self._limits[kind]
+        return expected
 
-    def settle(self, entry: list[float], tokens: int) -> None:
+    def settle(self, expected: float, tokens: int) -> None:
         """Put what a request really took, if that is known, in the place of what was expected."""
-        if not tokens:
-            return
-        if entry:
-            self._tokens += tokens - entry[1]
-            entry[1] = tokens
-        self._largest = tokens if self._largest == math.inf else max(tokens, self._largest)
+        if tokens:
+            self._free_at["tokens"] -= _MINUTE * (expected - tokens) / self._limits["tokens"]
+            self._largest = tokens if self._largest == math.inf else max(tokens, self._largest)
 
     def hold(self, seconds: float) -> None:
         """Send nothing for so long: the server asked for it."""
-        self._free_at = max(self._free_at, monotonic() + seconds)
+        until = monotonic() + seconds
+        self._free_at = {kind: max(free_at, until) for kind, free_at in self._free_at.items()}
 
     def follow(self, headers: Mapping[str, str], *, tokens: int) -> bool:
         """Take over the limits that a reply tells; whether they leave no room for another request

@@ -114,7 +114,7 @@ class Balancer:
         reply = Reply(Answer(), None, {})
         self._waiting.add(task)
         try:
-            server, begun, entry = await self._start(task, tokens, after, avoid)
+            server, begun, expected = await self._start(task, tokens, after, avoid)
         finally:
             self._waiting.discard(task)
         try:
@@ -122,7 +122,7 @@ class Balancer:
             return reply, server, begun
         finally:
             del server.begun[task]
-            server.rate.settle(entry, reply.answer.tokens_in + reply.answer.tokens_out)
+            server.rate.settle(expected, reply.answer.tokens_in + reply.answer.tokens_out)
             server.learn(reply, begun)
             self._freed.set()
 
@@ -135,8 +135,8 @@ class Balancer:
 
     async def _start(
         self, task: Any, tokens: int, after: float, avoid: Server | None
-    ) -> tuple[Server, float, list[float]]:
-        """The server that is to be asked now, the time, and the entry of its rate limiter."""
+    ) -> tuple[Server, float, float]:
+        """The server to ask now, the time, and the tokens that its rate limiter expects."""
         if self._given_up:
             raise asyncio.CancelledError
         if after:
@@ -149,7 +149,7 @@ class Balancer:
         async with self._line:
             while True:
                 now = monotonic()
-                server, pause = self._choose(tokens, avoid, now)
+                server, pause = self._choose(avoid, now)
                 if server:
                     server.begun[task] = now
                     return server, now, server.rate.take(tokens, now)
@@ -158,9 +158,7 @@ class Balancer:
                     async with asyncio.timeout(pause):
                         await self._freed.wait()
 
-    def _choose(
-        self, tokens: int, avoid: Server | None, now: float
-    ) -> tuple[Server | None, float | None]:
+    def _choose(self, avoid: Server | None, now: float) -> tuple[Server | None, float | None]:
         """The server that is likely to answer first, or none and the seconds until one may be free
         (None: not before an answer).
         """
@@ -171,7 +169,7 @@ class Balancer:
         # if no breaker is closed: as if all were, and requests find out
         pool = [*sound, *tried] if sound else self.servers
         free = [server for server in pool if len(server.begun) + 1 <= server.window.size]
-        waits = {server: server.rate.wait(tokens, now) for server in free}
+        waits = {server: server.rate.wait(now) for server in free}
         ready = [server for server, wait in waits.items() if wait <= 0]
         if not ready:
             return None, min(waits.values(), default=None)
