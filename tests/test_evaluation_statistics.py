@@ -177,6 +177,12 @@ def test_an_interval_of_one_page_is_not_known():
     }
 
 
+def test_the_interval_of_a_share_of_few_pages_stays_between_none_and_all():
+    rows = answers("111110", arm="mix")
+    (row,) = statistics(rows, ["a", "a", "b", "b", "c", "c"]).scores()
+    assert 0 < row["low"] < 5 / 6 < row["high"] == 1
+
+
 def test_arms_without_a_right_answer_have_an_interval_and_no_power():
     rows = [*answers("0" * 8, arm="mix"), *answers("0" * 8, arm="base")]
     found = statistics(rows, [f"page {n // 2}" for n in range(8)] * 2)

@@ -191,13 +191,13 @@ def test_a_limit_is_a_seeded_choice_over_all_shards(tmp_path):
     [
         (
             {"TEXT": ["a"], "link": ["b"]},
-            "no column of addresses.*it holds TEXT: string, link: string",
+            "no column url.*it holds TEXT: string, link: string",
         ),
-        ({"URL": ["a"], "WIDTH": [3]}, "no column of texts.*it holds URL: string, WIDTH: int64"),
+        ({"URL": ["a"], "WIDTH": [3]}, "no column text.*it holds URL: string, WIDTH: int64"),
         ({"URL": [1], "TEXT": ["a"]}, "it holds URL: int64"),
         ({"URL": ["a"], "TEXT": ["a"], "WIDTH": [["a"]]}, "WIDTH: list"),
         ({"URL": ["a"], "TEXT": ["a"], "WIDTH": ["wide"]}, "WIDTH: string"),
-        ({"images": [["a"]], "texts": [[None]]}, "no column of addresses"),
+        ({"images": [["a"]], "texts": [[None]]}, "no column url"),
     ],
 )
 def test_a_shard_of_another_form_is_named_with_what_it_holds(tmp_path, columns, message):

@@ -5,7 +5,7 @@ and two JSON strings; LAION-style rows are brought into that form first. Rows th
 hold undecodable text or repeat a page are quarantined with their reason. The address in `images` is
 the one that is fetched: `src` in the metadata may be another, of a mirror say, and is no fault.
 Pages with only text or only images keep the form and stay. Nothing here grows with the number of
-rows: shards are streamed, and the ids met lie in a scratch database.
+rows: shards are streamed, and the ids met lie in a temporary file.
 """
 
 import json
@@ -14,7 +14,6 @@ import re
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,9 +62,8 @@ def load_documents(run: Run) -> None:
     Raises InputError for a source that is empty, unreadable or without a single valid row.
     """
     rows, total = open_source(run)
-    first = ""
-    progress = run.progress(total, "rows")
-    with run.output() as output, progress, unseen(run.scratch) as is_new:
+    first, is_new = "", unseen()
+    with run.output() as output, run.progress(total, "rows") as progress:
         for source, number, row in rows:
             output.take("row")
             document, (reason, detail) = read_or_fault(row)
@@ -148,14 +146,10 @@ def parquet_rows(files: Sequence[Path], positions: Sequence[int], read: ReadRows
                             yield source, position - first, row
                         at += len(batch)
                     start += size
-        except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # whole, but of odd types
-            raise InputError(
-                f"{file}: holds {laion.held(parquet.schema_arrow)}, which cannot be read ({error});"
-                " write it again with plain strings and lists"
-            ) from error
         except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"{file}: cannot be read to its end ({error}); fetch it again or leave it out"
+                f"{file}: cannot be read to its end ({error}); fetch it again, leave it out, or"
+                " write its columns as plain strings and lists"
             ) from error
 
 
@@ -236,23 +230,17 @@ def read_document(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"doc_id": doc_id, "images": images, "texts": texts, **unchanged}
 
 
-@contextmanager
-def unseen(folder: Path) -> Iterator[Callable[[str], bool]]:
-    """A test whether a 16-digit id is new, which remembers it: in a scratch SQLite table with a
-    fixed cache.
+def unseen() -> Callable[[str], bool]:
+    """A test whether a 16-digit id is new, which remembers it: in a temporary file of SQLite's,
+    with a fixed cache.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "seen.sqlite"
-    file.unlink(missing_ok=True)  # left by an interrupted run: this one begins at the first row
-    with closing(sqlite3.connect(file, isolation_level=None)) as database:
-        # Nothing of it is kept: no journal, no waiting for the disk, 64 MB of cache.
-        for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
-            database.execute(f"PRAGMA {setting}")
-        database.execute("CREATE TABLE seen (id INTEGER PRIMARY KEY)")
-        database.execute("BEGIN")
-        # SQLite's integers are signed: half of the ids would not fit.
-        add = "INSERT OR IGNORE INTO seen VALUES (?)"
-        yield lambda doc_id: database.execute(add, (int(doc_id, 16) - 2**63,)).rowcount == 1
+    database = sqlite3.connect("", isolation_level=None)  # a file that goes with the connection
+    database.execute("PRAGMA cache_size = -65536")  # KiB
+    database.execute("CREATE TABLE seen (id INTEGER PRIMARY KEY)")
+    database.execute("BEGIN")  # once: to commit each id would take longer than to read its row
+    # SQLite's integers are signed: half of the ids would not fit.
+    add = "INSERT OR IGNORE INTO seen VALUES (?)"
+    return lambda doc_id: database.execute(add, (int(doc_id, 16) - 2**63,)).rowcount == 1
 
 
 def _count_rows(file: Path, read: ReadRows) -> int:

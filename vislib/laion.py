@@ -22,7 +22,7 @@ _NAMES = {
     "width": ("width", "original_width"),
     "height": ("height", "original_height"),
 }
-_TYPES = {"url": pa.binary(), "text": pa.binary(), "width": pa.float64(), "height": pa.float64()}
+_TEXTS = ("url", "text")
 
 
 def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
@@ -40,15 +40,15 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
         if name in columns
     }
     try:
-        for key, what in (("url", "addresses"), ("text", "texts")):
+        for key in _TEXTS:
             if key not in found:
-                raise KeyError(f"no column of {what}")
+                raise KeyError(f"no column {key}")
         # Not safely: a size that no float holds exactly is odd, and no fault of the shard.
         data = plain(table)
-        chosen = {
-            key: data.column(name).cast(_TYPES[key], safe=False).to_pylist()
-            for key, name in found.items()
-        }
+        chosen = dict[str, list[Any]]()
+        for key, name in found.items():
+            kind = pa.binary() if key in _TEXTS else pa.float64()
+            chosen[key] = data.column(name).cast(kind, safe=False).to_pylist()
     except (pa.ArrowException, KeyError) as error:
         raise InputError(
             f"{place}: not a LAION shard ({error.args[0]}); it holds {held(table.schema)}, and must"

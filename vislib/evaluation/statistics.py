@@ -108,8 +108,10 @@ class Statistics:
         rows = list[Row]()
         for model, own in prepared(self.results).groupby("model", sort=False):
             arms = list(own["arm"].unique())
-            for arm in arms if reference in arms else []:
-                for name, cell in own.groupby("benchmark", sort=False) if arm != reference else ():
+            cells = list(own.groupby("benchmark", sort=False))
+            others = [arm for arm in arms if arm != reference]
+            for arm in others if reference in arms else []:
+                for name, cell in cells:
                     names = {"model": model, "arm": arm, "reference": reference, "benchmark": name}
                     rows.append(self._compare(cell, arm, reference) | names)
         return _table(rows, COMPARISONS)
@@ -125,10 +127,14 @@ class Statistics:
         row = self._interval(values, by_seed) | {"accuracy": _weighted(values).sum()}
         # What one benchmark lacks, as a judge's points lack a strict reading, the mean lacks.
         row |= dict(strata[_SHARES].mean().mean(skipna=False))
+        if cell["points"].notna().any():
+            return row
+        # No share of questions lies outside, whatever few clusters leave open.
+        row |= {"low": max(row["low"], 0.0), "high": min(row["high"], 1.0)}
         # One answer a cluster is what Wilson's interval is of; and where all questions are alike,
         # so are clusters, which says nothing of the next question.
         alone = len(by_seed) == strata.ngroups == 1 and row["clusters"] == row["n"]
-        if cell["points"].isna().all() and (alone or row["accuracy"] in (0, 1)):
+        if alone or row["accuracy"] in (0, 1):
             right, alpha = round(row["accuracy"] * row["clusters"]), 1 - self.confidence
             ends = proportion_confint(right, row["clusters"], alpha=alpha, method="wilson")
             row |= dict(zip(("low", "high"), ends, strict=True))
