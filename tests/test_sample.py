@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image, ImageOps
 
-from vislib.sample import image_bytes, image_file, pages, rows
+from vislib.sample import image_bytes, image_file, paths, read_page, rows
 
 ALWAYS = {"document_url", "unformatted_src", "src", "original_width", "original_height", "format"}
 OPTIONAL = {"alt_text", "formatted_filename", "rendered_width", "rendered_height"}
@@ -19,7 +19,7 @@ RESERVED = ("example.com", "example.net", "example.org", ".example")  # RFC 2606
 
 @cache
 def documents() -> tuple[dict[str, Any], ...]:
-    return tuple(pages.read_page(path) for path in pages.paths())
+    return tuple(read_page(path) for path in paths())
 
 
 def positions() -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def test_broken_rows_follow_their_pages() -> None:
 
 
 def test_other_languages_and_scripts() -> None:
-    codes = {path.suffixes[0][1:] for path in pages.paths() if len(path.suffixes) == 2}
+    codes = {path.suffixes[0][1:] for path in paths() if len(path.suffixes) == 2}
     assert codes == {"ar", "de", "es", "fr", "ja"}
     text = "".join(text or "" for row in documents() for text in row["texts"])
     for word in ("القمر", "昆明湖", "Verdunstung", "cucharilla", "croissant"):
@@ -155,7 +155,7 @@ def test_unknown_links_are_dead() -> None:
 
 
 def test_every_page_file_begins_with_its_address_and_title() -> None:
-    for path in pages.paths():
+    for path in paths():
         address, title = path.read_text(encoding="utf-8").splitlines()[:2]
         assert address.startswith("https://")
         assert title.startswith("# ")

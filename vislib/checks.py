@@ -218,13 +218,10 @@ def echo(text: str, prompt: str) -> str:
     nothing.
     """
     lines, grams = _fixed(prompt)
-    for line in text.split("\n"):
-        if line.strip() in lines:
-            return line.strip()
-    for gram in _grams(re.findall(r"\w+", text.casefold())):
-        if gram in grams:
-            return " ".join(gram)
-    return ""
+    held = [line.strip() for line in text.split("\n") if line.strip() in lines]
+    words = re.findall(r"\w+", text.casefold())
+    held += [" ".join(gram) for gram in _grams(words) if gram in grams]
+    return held[0] if held else ""
 
 
 @cache

@@ -68,7 +68,7 @@ def _trained_tokenizer() -> str:
     """A byte-level BPE tokenizer of the embedded pages, in the JSON of the `tokenizers` library."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from vislib.sample import pages
+    from vislib.sample import paths
 
     # of bytes: no text of a test is unknown to it, in any script
     tokenizer = Tokenizer(models.BPE())
@@ -80,7 +80,7 @@ def _trained_tokenizer() -> str:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (path.read_text(encoding="utf-8") for path in pages.paths())
+    texts = (path.read_text(encoding="utf-8") for path in paths())
     tokenizer.train_from_iterator(texts, trainer)
     return str(tokenizer.to_str())
 
