@@ -168,46 +168,63 @@ QUESTIONS = "SELECT question.question_id FROM (SELECT unnest(questions) AS quest
 def join(
     kinds: Sequence[str], *, seed: int, test_fraction: float, limit: int = 0, asked: bool = True
 ) -> str:
-    """SQL: one row per sample with its image, captions, questions and split, in order of samples.
+    """SQL: one row per sample with its image, captions, questions and split, in order of samples,
+    and the `fault` (reason, detail) for which it cannot stand in every configuration of every kind.
 
-    `usable` samples can stand in every configuration of every kind. Pages are split by hash of
-    their address, and a test image that is in train too is marked. With a `limit`, so many of the
-    usable samples, by hash. `asked`: whether there are questions at all.
+    Pages are split by hash of their address; a test image that is in train too is a fault. With a
+    `limit`, so many of the samples without a fault, by hash. `asked`: whether there are questions
+    at all.
     """
     page = "coalesce(nullif(page_url, ''), doc_id)"
-    named = ", ".join(f"'{kind}'" for kind in kinds)
     # A share of the 2^64 hashes, as the text that their 16 digits are compared with.
     edge = f"{min(int(test_fraction * 2**64), 2**64 - 1):016x}"
-    types = f"coalesce(n_types, 0) = {len(kinds) * len(QUESTION_TYPES)}" if asked else "true"
-    questions = (
-        f"""
-        SELECT sample_id, list(row ORDER BY row) AS rows, count(DISTINCT (kind, question_type))
-            FILTER (WHERE status = 'ok' AND kind IN ({named})) AS n_types
-        FROM questions GROUP BY sample_id"""
-        if asked
-        else "SELECT '' AS sample_id, NULL::UBIGINT[] AS rows, 0 AS n_types"
-    )
-    chosen = f"WHERE usable ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
+    chosen = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
+    states, faults = _faults(kinds, asked)
+    nothing = "(SELECT *, '' AS question_type FROM captions LIMIT 0)"
     return f"""
     WITH caption AS (
         SELECT sample_id, list(row ORDER BY row) AS rows,
-            count(DISTINCT kind) FILTER (WHERE status = 'ok') AS n_kinds
+            {states}
         FROM captions GROUP BY sample_id
-    ), question AS ({questions}
+    ), question AS (
+        SELECT sample_id, list(row ORDER BY row) AS rows,
+            list(kind || '/' || question_type) FILTER (WHERE status = 'ok') AS types
+        FROM {"questions" if asked else nothing} GROUP BY sample_id
     ), whole AS (
         SELECT samples.row AS sample, images.row AS image, caption.rows AS captions,
             question.rows AS questions, sample_id, image_id,
             if({sql.drawn(page, seed)} < '{edge}', 'test', 'train') AS split,
-            coalesce(images.status = 'ok', false) AND coalesce(n_kinds, 0) = {len(kinds)}
-                AND {types} AS usable
+            CASE WHEN images.status IS NULL THEN ['image_failed', 'not in the ledger']
+            WHEN images.status <> 'ok' THEN ['image_failed', images.reason]
+            {faults} END AS fault
         FROM samples LEFT JOIN images USING (image_url) LEFT JOIN caption USING (sample_id)
             LEFT JOIN question USING (sample_id)
-    ), chosen AS (SELECT * FROM whole {chosen})
-    SELECT sample, image, captions, questions, split, split = 'test' AND image_id IN (
-        SELECT image_id FROM whole WHERE usable AND split = 'train' AND image_id IS NOT NULL
-    ) AS image_in_train
+    ), chosen AS (SELECT * FROM whole {"WHERE fault IS NULL" if limit else ""} {chosen})
+    SELECT sample, image, captions, questions, split,
+        -- last: of a sample that could stand nowhere, the image is no reason
+        if(fault IS NULL AND split = 'test' AND image_id IN (
+            SELECT image_id FROM whole WHERE fault IS NULL AND split = 'train'
+        ), ['image_in_train', ''], fault) AS fault
     FROM chosen ORDER BY sample
     """
+
+
+def _faults(kinds: Sequence[str], asked: bool) -> tuple[str, str]:
+    """SQL of `ok`, or the reason, of a sample's caption of each kind; and cases of what it lacks.
+
+    Of every kind, not the one that is written: all configurations hold the same samples, so that a
+    comparison of two arms compares rounds and nothing else.
+    """
+    states, faults = list[str](), list[str]()
+    for kind in kinds:
+        state = "max(if(status = 'ok', 'ok', coalesce(reason, '')))"
+        states.append(f"{state} FILTER (WHERE kind = '{kind}') AS \"{kind}\"")
+        found = f"coalesce(\"{kind}\", 'none')"
+        faults.append(f"WHEN {found} <> 'ok' THEN ['caption_failed', '{kind}: ' || {found}]")
+        for name in QUESTION_TYPES if asked else ():
+            there = f"coalesce(list_contains(types, '{kind}/{name}'), false)"
+            faults.append(f"WHEN NOT {there} THEN ['no_{name}', '{kind}']")
+    return ",\n            ".join(states), "\n            ".join(faults)
 
 
 def kinds_of(run: Run) -> list[str]:
@@ -258,24 +275,6 @@ def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> E
         )
 
 
-def obstacle(sample: Row, kinds: Sequence[str], *, asked: bool) -> tuple[str, str] | None:
-    """Why a joined sample cannot stand in every configuration of every kind, with a detail."""
-    image, captions = sample["image"], captions_of(sample)
-    if image is None or image["status"] != "ok":
-        return "image_failed", image["reason"] if image else "not in the ledger"
-    # Every kind, not the one that is written: all configurations hold the same samples, so that a
-    # comparison of two arms compares rounds and nothing else.
-    for kind in kinds:
-        caption = captions.get(kind)
-        if caption is None or caption["status"] != "ok":
-            return "caption_failed", f"{kind}: {caption['reason'] if caption else 'none'}"
-        found = {question["question_type"] for question in questions_of(sample, kind)}
-        for lacking in (name for name in QUESTION_TYPES if asked and name not in found):
-            return f"no_{lacking}", kind
-    # Last: of a sample that could stand nowhere, the image is no reason.
-    return ("image_in_train", "") if sample["image_in_train"] else None
-
-
 def captions_of(sample: Row) -> dict[str, Row]:
     """The sample's captions by kind."""
     return {row["kind"]: row for row in sample["captions"] or []}
@@ -311,7 +310,7 @@ def conversations(
     Without `vectors` nobody asked questions, and there are captions alone.
     """
     for sample in samples:
-        fault = obstacle(sample, kinds, asked=vectors is not None)
+        fault = sample["fault"]
         # Questions are dropped one by one, so that their account closes beside that of samples.
         for row in sample["questions"] or []:
             if row["status"] != "ok":
