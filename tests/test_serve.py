@@ -27,7 +27,7 @@ SERVER = """
     import http.server, json, os, subprocess, sys, time
     folder, host, port = sys.argv[1], sys.argv[3], int(sys.argv[5])
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    keys = [name for name in os.environ if "API_KEY" in name]
+    keys = [name for name, value in os.environ.items() if "API_KEY" in name and value]
     facts = {"pids": [os.getpid(), os.getppid(), child.pid], "host": host, "keys": keys}
     open(os.path.join(folder, "..", "facts.json"), "w").write(json.dumps(facts))
     print("loading the weights", flush=True)

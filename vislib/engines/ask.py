@@ -125,6 +125,7 @@ class _Asking:
         self._engine = engine
         self._journal = run.journal(engine.journal)
         self._replay = bool(run.params.replay)
+        self._allowed = float(run.params.max_failure_rate)
         self._forced = bool(os.environ.get(FORCE_VARIABLE))
         paid = hasattr(engine, "budget")
         self.estimate = Estimate(engine) if paid else None
@@ -218,7 +219,8 @@ class _Asking:
                 with closing(self._engine.answer(lacking, spent=self._spent)) as answers:
                     for request, answer in answers:
                         self._record(request, answer)
-                        progress.update(1, failed=self._failed, **self._shown())
+                        usd = round(self.answers["usd"], 4)
+                        progress.update(1, failed=self._failed, usd=usd)
                         if time.monotonic() - self._told_at >= _TELL_S:
                             self._tell()
             finally:
@@ -265,7 +267,7 @@ class _Asking:
         said = f"{answer.reason} {_MENDS.get(answer.reason, '')}{answer.detail}"
         self._last_failure = f"{request.id}: {said}".strip()
         # early on, a few failures say nothing: twice as many answers count, or _FEW of them
-        if self._failed > self._may_fail(min(self._total, 2 * max(self.known, _FEW))):
+        if self._failed > self._allowed * min(self._total, 2 * max(self.known, _FEW)):
             self._stop.set()
 
     def _keep(self, key: str, request: Request, answer: Answer) -> None:
@@ -294,14 +296,6 @@ class _Asking:
         allowed = getattr(self._run.params, "max_drop_rate", 1.0)
         return self._judged >= least and self._dropped.total() > allowed * self._judged
 
-    def _may_fail(self, requests: int) -> float:
-        return float(self._run.params.max_failure_rate) * requests
-
-    def _shown(self) -> dict[str, Any]:
-        """What the progress line tells beside the count, of all answers so far."""
-        tokens = {name: self.answers[name] for name in ("tokens_in", "tokens_out")}
-        return tokens | {"usd": round(self.answers["usd"], 4)}
-
     def _tell(self) -> None:
         """Add what was paid since the last time to the run's usage."""
         self._run.usage(**self._usage)
@@ -326,10 +320,10 @@ class _Asking:
                 " model_revision, to ask it anew), leave the check out of checks, or raise"
                 f" max_drop_rate, and run again; {kept}"
             )
-        if self._failed > self._may_fail(self._total if surely else self.known):
+        if self._failed > self._allowed * (self._total if surely else self.known):
             raise InputError(
                 f"{engine}: {self._failed} of {self.known} requests failed, more than"
-                f" max_failure_rate {self._run.params.max_failure_rate:g} allows. The last:"
+                f" max_failure_rate {self._allowed:g} allows. The last:"
                 f" {self._last_failure}. Mend the cause or raise max_failure_rate and run again;"
                 f" {kept}"
             )

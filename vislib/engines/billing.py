@@ -8,7 +8,7 @@ cost before it is asked.
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
@@ -24,7 +24,7 @@ _WORTH = 0.8
 _FEW = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Rule:
     """Tokens of an image: `base`, `per_cell` for each cell of `cell` px, `per_row` for each row of
     cells.
@@ -36,7 +36,7 @@ class Rule:
     """
 
     name: str
-    models: tuple[str, ...]  # patterns of model names, as the shell's
+    models: Sequence[str]  # patterns of model names, as the shell's
     source: str
     base: int = 0
     cell: int = 0
@@ -47,7 +47,7 @@ class Rule:
     max_cells: int = 0
     min_pixels: int = 0
     nearest: bool = False
-    crop: tuple[int, int, int] | None = None
+    crop: Sequence[int] = ()
 
     def tokens(self, width: int, height: int) -> int:
         """Tokens that an image of `width` x `height` px is billed."""
@@ -90,11 +90,7 @@ class Rule:
 @cache
 def rules() -> dict[str, Rule]:
     """The image rules by name, in the order in which their patterns are tried."""
-    found = {}
-    for name, entry in _families("images").items():
-        lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
-        found[name] = Rule(name=name, **entry | lists)
-    return found
+    return {name: Rule(name=name, **entry) for name, entry in _families("images").items()}
 
 
 def rule_of(params: Any) -> Rule | None:

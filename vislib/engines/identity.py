@@ -13,6 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -88,10 +89,9 @@ def _look(url: str, model: str, timeout_s: float) -> Seen:
         return Seen(url, note=f"{url}: no connection ({why})", unreachable=why)
     except httpx2.HTTPError as error:
         return Seen(url, note=f"{models} did not answer ({type(error).__name__})")
-    try:
-        body = json.loads(reply.content)
-    except (ValueError, RecursionError):
-        body = None
+    body: Any = None
+    with suppress(ValueError):
+        body = reply.json()
     # proxies tell a refused key with status 200
     told_in_it = told_error(body) if reply.status_code == 200 else None
     status = told_in_it.status if told_in_it else reply.status_code

@@ -7,7 +7,6 @@ write the next million. With an empty `base_url` and a `model` that names a fold
 ends it when the stage ends, in whatever way.
 """
 
-import http.client
 import os
 import shutil
 import signal
@@ -16,26 +15,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vislib.engines import Answered, Request
 from vislib.engines.openai import OpenAIChat
-from vislib.runs.children import end_process
+from vislib.runs.children import end_process, start_process
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT, table_reference
-from vislib.runs.locking import share
+from vislib.runs.keys import table_reference
 from vislib.runs.redaction import redact
 
 LOG = "server.log"  # beside the stage's log
 _HOST = "127.0.0.1"
 _COMMANDS = (("vllm", "serve"), ("transformers", "serve"))  # the first that is installed
-# A folder needs no network.
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-# The server has no use for the one and would ask for the other.
-_NOT_PASSED = ("OPENAI_API_KEY", "VLLM_API_KEY")
+_ENVIRONMENT = {
+    # a folder needs no network
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # the server has no use for the one and would ask for the other
+    "OPENAI_API_KEY": "",
+    "VLLM_API_KEY": "",
+}
 _TAIL = 1500  # characters of the log that an error shows
 _GRACE_S = 5.0  # for a server that is told to end, or that no longer answers
 Process = subprocess.Popen[str]
@@ -89,7 +92,10 @@ class OwnModel(OpenAIChat):
             port = probe.getsockname()[1]
         self.urls = [f"http://{_HOST}:{port}/v1"]
         where = ["--host", _HOST, "--port", str(port)]
-        process = self._begin([*self._command, str(self._folder), *where])
+        command = [*self._command, str(self._folder), *where]
+        with self._log.open("w", encoding="utf-8") as log:
+            # who starts the stage anew waits until this server is gone, however the run ended
+            process = start_process(command, self._lock, _ENVIRONMENT, log)
         try:
             up = self._wait_until_up(process, port)
             try:
@@ -100,29 +106,6 @@ class OwnModel(OpenAIChat):
                 raise
         finally:
             _end(process)
-
-    def _begin(self, command: list[str]) -> Process:
-        """The server under the guard of `runs.children`, in a process group of its own, holding
-        the run's lock.
-        """
-        kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
-        # who starts the stage anew waits until this server is gone, however the run ended
-        lock = share(self._lock)
-        try:
-            with self._log.open("w", encoding="utf-8") as log:
-                return subprocess.Popen(
-                    [sys.executable, "-m", "vislib.runs.children", *command],
-                    cwd=ROOT,
-                    stdin=subprocess.PIPE,  # the guard ends the server when this end is closed
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    pass_fds=[lock],
-                    env=kept | _ENVIRONMENT,
-                    text=True,
-                )
-        finally:
-            os.close(lock)
 
     def _wait_until_up(self, process: Process, port: int) -> bool:
         verb = " ".join(self._command[-2:])
@@ -158,12 +141,12 @@ def _command() -> list[str]:
 
 def _is_up(port: int) -> bool:
     """Whether the server answers; asked past any proxy."""
-    with closing(http.client.HTTPConnection(_HOST, port, timeout=5)) as connection:
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
+    import httpx2
+
+    with suppress(httpx2.HTTPError):
+        reply = httpx2.get(f"http://{_HOST}:{port}/health", timeout=5, trust_env=False)
+        return reply.status_code == 200
+    return False
 
 
 def _end(process: Process) -> None:

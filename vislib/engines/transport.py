@@ -5,6 +5,7 @@
 import asyncio
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,13 +85,13 @@ class ChatClient:
         self._heard = False  # has answered: then a 403 or 404 is about one request
         self.close = self._client.close
 
-    async def ask(self, body: dict[str, Any]) -> Reply:
-        """One attempt. Raises InputError for what no other request would survive."""
-        return await self._ask(body, self._words)
-
-    async def _ask(self, body: dict[str, Any], words: dict[str, str]) -> Reply:
+    async def ask(self, body: dict[str, Any], *, other: Mapping[str, str] = {}) -> Reply:
+        """One attempt, with `other` words than are known to be taken. Raises InputError for what no
+        other request would survive.
+        """
         import httpx2
 
+        words = {**self._words, **other}
         sent = {name: value for n, value in body.items() if (name := words.get(n, n))}
         post = self._client.post
         try:
@@ -99,24 +100,18 @@ class ChatClient:
             answer = read_body(reply.content, reply.headers)
         except Exception as raised:  # read_error raises again what is no reply
             error = client_error(raised)
-            if other := other_words(error, sent, heard=self._heard):
-                return await self._in_other_words(body, words | other)
+            if found := other_words(error, sent, heard=self._heard):
+                return await self.ask(body, other={**other, **found})
             failure, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
             return Reply(failure, wait, getattr(error, "headers", {}))
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
             # servers that know only the older name ignore the newer one, and cut by their default
-            other = {"max_completion_tokens": "max_tokens"}
-            again = await self._in_other_words(body, words | other)
+            again = await self.ask(body, other={**other, "max_completion_tokens": "max_tokens"})
             # else it was not for the name of the bound
             self._cut_short = again.answer.status == "ok"
             return again._replace(answer=again.answer.plus(answer))
-        self._heard = answer.status == "ok" or self._heard
+        if answer.status == "ok":  # else it was not for these words
+            self._heard = True
+            self._words |= other
         return Reply(answer, None, reply.headers)
-
-    async def _in_other_words(self, body: dict[str, Any], words: dict[str, str]) -> Reply:
-        """Ask with `words`, and keep to them if that is answered: else it was something else."""
-        reply = await self._ask(body, words)
-        if reply.answer.status == "ok":
-            self._words = self._words | words
-        return reply

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
@@ -54,7 +54,7 @@ def run_child(
     """
     stop, tail, errors = threading.Event(), deque[str](maxlen=_TAIL), list[str]()
     with interrupts(stop), log.open("a", encoding="utf-8") as file:
-        process = _start(command, lock, environment)
+        process = start_process(command, lock, environment)
         watch = _Watch(process, stop)
         watch.start()
         try:
@@ -82,8 +82,11 @@ def run_child(
         raise InputError(f"{ended}; all it said is in {log.name}")
 
 
-def _start(
-    command: Sequence[str], lock: Path | None, environment: Mapping[str, str]
+def start_process(
+    command: Sequence[str],
+    lock: Path | None,
+    environment: Mapping[str, str],
+    output: IO[str] | int = subprocess.PIPE,
 ) -> "subprocess.Popen[str]":
     """The command under a guard (`main`), in a process group of its own. The guard's stdin ends
     with this process.
@@ -94,7 +97,7 @@ def _start(
             [sys.executable, "-m", __name__, *command],
             cwd=ROOT,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
