@@ -244,25 +244,24 @@ class OpenAIChat:
         most = self.params.max_in_flight
         # a request that begins to wait makes room: the thread that admits must hear of it
         self._servers = Balancer(servers, most, put_off=lambda: self._done.put(None))
+        begun = SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
+
+        async def serve() -> None:
+            over = asyncio.Event()
+            begun.put((asyncio.get_running_loop(), over))
+            await over.wait()
+            for client in clients:
+                await client.close()
+
         # the kernel of a notebook runs a loop in its main thread already
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="openai engine", daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
+        loop, over = begun.get()
         try:
             yield loop
         finally:
-            asyncio.run_coroutine_threadsafe(_close(clients), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
+            loop.call_soon_threadsafe(over.set)
             thread.join()
-            loop.close()
-
-
-async def _close(clients: list[ChatClient]) -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
 
 
 def chat_messages(request: Request, *, marked: bool = False) -> list[dict[str, Any]]:
