@@ -1,4 +1,4 @@
-"""The sample set's tables as text that git can show: what the house makes, row by row.
+"""The tables of the sample sets as text that git can show: what the house makes, row by row.
 
 One JSON Lines file per table: its columns with their types, then a list per row. Left out are the
 columns that name code or models (`model`, `prompt_sha`, `request_sha`); floats have four digits,
@@ -17,7 +17,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 FOLDER = Path(__file__).parent / "sample"
-LEFT_OUT = {"model", "prompt_sha", "request_sha", "left_model", "right_model"}
+# What the tiny models of `params/sample-models` learn, step by step, and what 11 writes and scores.
+MODELS, TRAINED = FOLDER.with_name("sample-models"), ("10_finetuning", "11_captioner")
+LEFT_OUT = {"model", "prompt_sha", "request_sha", "left_model", "right_model", "signature"}
 LONG_TEXT, LONG_LIST, LONG_VECTOR = 60, 30, 32
 ID = re.compile("[0-9a-f]{16}")
 
