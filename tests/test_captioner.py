@@ -17,6 +17,7 @@ from vislib.prompts.captions import KINDS, load_prompt
 from vislib.runs import Drop, InputError, Run, sql, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
 from vislib.runs.seeding import split_of
+from vislib.training import launch
 from vislib.training.generation import Question, model_key, question_key
 from vislib.training.models import resolve_model
 
@@ -140,7 +141,7 @@ def trained(ground) -> Run:
             question_key(key, question), {"text": f"<image> {found.name}", "tokens": 3}
         )
     plan = captioner.Plan.of(run)
-    captioner.score(run, plan, captioner.train(run, plan), captioner.write(run, plan))
+    captioner.score(run, plan, launch.train(run, plan.settings), captioner.write(run, plan))
     run.finish()
     return run
 

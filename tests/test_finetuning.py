@@ -14,7 +14,7 @@ from PIL import Image
 from vislib import finetuning
 from vislib.runs import InputError, Run, start_run, tables
 from vislib.runs.contract import CONVERSATIONS, IMAGES
-from vislib.training import launch, trainer, worker
+from vislib.training import launch, planning, trainer, worker
 from vislib.training.models import open_trained, read_facts
 
 TALL = 26  # samples; one of them has a damaged picture: less than 5 %
@@ -232,7 +232,7 @@ def test_a_plan_is_looked_at_before_anything_is_trained(ground):
     run = begin(ground, max_samples=10, variant="look")
     plan = finetuning.Plan.of(run)
     assert (plan.arm["samples"], plan.arm["rows"], plan.arm["own_rows"]) == (10, 44, 24)
-    shown = finetuning.examples(run, plan, 4)
+    shown = planning.examples(plan.settings, 4, run.seed)
     assert [row["source"] for row in shown] == ["visual", "own"] * 2
     assert all("⟦" in row["text"] for row in shown)
     assert not (run.data / "model").exists()

@@ -25,8 +25,8 @@ from vislib.runs.seeding import split_of
 from vislib.runs.tables import Row
 from vislib.training import launch, planning
 from vislib.training.chat import MARK
-from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
-from vislib.training.models import portable, resolve_model
+from vislib.training.generation import Question, answers_of_models
+from vislib.training.models import portable
 from vislib.training.settings import Settings
 from vislib.training.sources import VISUAL, entry
 
@@ -252,39 +252,24 @@ class Plan:
         """
         params, captions = run.params, Captions.of(run)
         held, refused = captions.split(params.held_out)
-        settings = Settings.of(
-            params,
-            model=resolve_model(params.model, run),
-            checkpoints=str(run.scratch / "checkpoints"),
-            output=str(run.data / "model"),
+        settings = planning.settings_of(
+            run,
             # The parameter of that name is a number of captions; training takes a file of rows.
             held_out="",
             # Servers load whole weights.
             merge=True,
         )
-        launch.placed(settings)  # what this machine lacks is said before rows are read for hours
-        rows = planning.plan_rows(run, {"caption": captions.entries()}, settings, name="planning")
-        arm = {
-            "model": Path(params.model.partition("@")[0]).name,
-            "arm": "captioner",
-            "seed": run.seed,
-            "base": portable(params.model),
-            "method": params.method,
-            "conversations": f"{portable(params.captions)} {params.kind}",
-            # What passed, not what was asked for: a caption that is too long teaches nothing.
-            **planning.counts(rows),
-        }
-        facts = {name: value for name, value in arm.items() if name not in launch.LEARNT}
-        facts |= {"base": params.model, "prompt_sha": captions.template.sha}
-        settings = replace(settings, rows=rows, facts=facts)
+        settings, arm = planning.plan_arm(
+            run,
+            settings,
+            planning.plan_rows(run, {"caption": captions.entries()}, settings, name="planning"),
+            model=Path(params.model.partition("@")[0]).name,
+            arm="captioner",
+            conversations=f"{portable(params.captions)} {params.kind}",
+        )
+        facts = {**settings.facts, "prompt_sha": captions.template.sha}
+        settings = replace(settings, facts=facts)
         return cls(settings=settings, captions=captions, held_out=held, refused=refused, arm=arm)
-
-
-def train(run: Run, plan: Plan) -> dict[str, Any]:
-    """Train on the captions; after a stop, from the last checkpoint. Returns what was learnt from,
-    and the log of its steps.
-    """
-    return launch.train(run, plan.settings)
 
 
 def write(run: Run, plan: Plan) -> Texts:
@@ -312,7 +297,7 @@ def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when
     settings, most = plan.settings, run.params.max_answer_tokens
     asked = [Question(e.name, plan.captions.question(e), str(e.path), most) for e in examples]
     # In a process of its own, greedy, and journalled one by one.
-    (key,) = answers_of_models(
+    (replies,) = answers_of_models(
         run,
         [model],
         asked,
@@ -321,10 +306,9 @@ def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when
         precision=settings.precision,
         progress=f"captions {when}",
     )
-    answers = [answer_to(run.journal(JOURNAL), key, question) for question in asked]
     # A system that fails often must not gain by it: an empty caption scores 0.
-    run.metrics[f"failed_{when}"] = answers.count(None)
-    return [without_thoughts(answer or "")[0] for answer in answers]
+    run.metrics[f"failed_{when}"] = sum(reply.text is None for reply in replies)
+    return [without_thoughts(reply.text or "")[0] for reply in replies]
 
 
 def _request(example: Example, kind: str) -> Request:
@@ -343,8 +327,8 @@ def _request(example: Example, kind: str) -> Request:
 
 
 def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None:
-    """Write `steps`, `arms`, `predictions` and `scores` of what was learnt (`train`) and written
-    (`write`).
+    """Write `steps`, `arms`, `predictions` and `scores` of what was learnt (`launch.train`) and
+    written (`write`).
     """
     held = plan.held_out
     with run.output() as output:
@@ -367,13 +351,6 @@ def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None
         pairs = [pair for pair in _DIFFERENCES if set(pair) <= set(texts)]
         for row in score_systems(texts, references, pages, differences=pairs, seed=run.seed):
             output.write("scores", row)
-
-
-def learnt(plan: Plan, count: int) -> list[Row]:
-    """A seeded handful of rows with `picture` and the exact `text` that the model reads, learnt
-    parts in ⟦⟧.
-    """
-    return planning.examples(plan.settings, count, plan.captions.seed)
 
 
 def examples(plan: Plan, texts: Texts, count: int) -> list[Row]:

@@ -7,6 +7,7 @@ of its own trains (`training.launch`), so that the kernel never touches a GPU; w
 becomes the tables `steps` and `arms`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from vislib.runs import InputError, Run, tables
 from vislib.runs.keys import input_path
 from vislib.runs.tables import Row
 from vislib.training import planning, tiny
-from vislib.training.generation import JOURNAL, Question, answer_to, answers_of_models
-from vislib.training.launch import LEARNT, Watch, placed, train
-from vislib.training.models import portable, read_facts, resolve_model
+from vislib.training.generation import Question, answers_of_models
+from vislib.training.launch import LEARNT, Watch, train
+from vislib.training.models import portable, read_facts
 from vislib.training.planning import plan_rows
 from vislib.training.settings import Settings
 from vislib.training.sources import contract_rows, own_rows
@@ -42,32 +43,23 @@ class Plan:
         Raises InputError where no model, no row, or too few rows can be used.
         """
         p = run.params
-        settings = Settings.of(
-            p,
-            model=resolve_model(p.model, run),
-            checkpoints=str(run.scratch / "checkpoints"),
+        settings = planning.settings_of(
+            run,
             reports=str(run.folder / "tensorboard"),
             run_name=f"{run.stage.run.name}/{run.stage.name}",
-            output=str(run.data / "model"),
         )
-        placed(settings)  # what this machine lacks is said before rows are read for hours
         held_out = _held_out(run, settings)  # fewer rows: a fault is found sooner
-        rows = _rows(run, settings)
         trained_as = read_facts(settings.model).get("model")  # if an earlier stage made it
-        arm = {
+        settings, arm = planning.plan_arm(
+            run,
+            settings,
+            _rows(run, settings),
             # one name for all arms of a model, whatever folder or stage it was trained in
-            "model": p.model_name or trained_as or Path(p.model.partition("@")[0]).name,
-            "arm": p.arm or Path(p.conversations).name or BASE,
-            "seed": run.seed,
-            "base": portable(p.model),
-            "method": p.method,
-            "conversations": portable(p.conversations),
-            **planning.counts(rows),
-        }
-        # what it learnt is known at the end, and joined by the worker
-        facts = {name: value for name, value in arm.items() if name not in LEARNT}
-        facts |= {"base": p.model}
-        return cls(settings=replace(settings, rows=rows, held_out=held_out, facts=facts), arm=arm)
+            model=p.model_name or trained_as or Path(p.model.partition("@")[0]).name,
+            arm=p.arm or Path(p.conversations).name or BASE,
+            conversations=portable(p.conversations),
+        )
+        return cls(settings=replace(settings, held_out=held_out), arm=arm)
 
     @property
     def remark(self) -> str:
@@ -78,7 +70,7 @@ class Plan:
 
 def _rows(run: Run, settings: Settings) -> str:
     """The file of the conversations, then of the own data."""
-    p, conversations = run.params, run.input("conversations")
+    p = run.params
     folder = input_path(p.own_images, run.stage.run) if p.own_images else None
     if folder is not None and not folder.is_dir():
         raise InputError(
@@ -93,12 +85,15 @@ def _rows(run: Run, settings: Settings) -> str:
         store=run.scratch / "images",
     )
     rows = {"own row": own}
-    if conversations is not None:
-        found = contract_rows(
-            conversations, run.table("images"), max_samples=p.max_samples, seed=run.seed
-        )
-        rows = {"conversation": found, **rows}
+    if p.conversations:
+        # first, as the order of rows is that of their sources
+        rows = {"conversation": _conversations(run, p.max_samples, "train"), **rows}
     return plan_rows(run, rows, settings, name="planning")
+
+
+def _conversations(run: Run, most: int, split: str) -> Iterator[Row]:
+    table, images = run.table("conversations"), run.table("images")
+    return contract_rows(table, images, max_samples=most, seed=run.seed, split=split)
 
 
 def _held_out(run: Run, settings: Settings) -> str:
@@ -107,19 +102,12 @@ def _held_out(run: Run, settings: Settings) -> str:
         raise InputError("load_best is true, but eval_steps is 0: set how often to evaluate")
     if not settings.eval_steps:
         return ""
-    conversations = run.input("conversations")
-    if conversations is None:
+    if not run.params.conversations:
         raise InputError(
             f"eval_steps is {settings.eval_steps}, but conversations is empty: the rows that are"
             " evaluated are its test split; set eval_steps to 0 in a base arm"
         )
-    rows = contract_rows(
-        conversations,
-        run.table("images"),
-        max_samples=run.params.eval_samples,
-        seed=run.seed,
-        split="test",
-    )
+    rows = _conversations(run, run.params.eval_samples, "test")
     return plan_rows(run, {"test conversation": rows}, settings, name="held_out")
 
 
@@ -169,18 +157,11 @@ def loss_curve() -> Watch:
     return watch
 
 
-def examples(run: Run, plan: Plan, count: int) -> list[Row]:
-    """A seeded handful of accepted rows with `picture` and the exact `text` that a model reads,
-    learnt parts in ⟦⟧.
-    """
-    return planning.examples(plan.settings, count, run.seed)
-
-
 def answers(run: Run, plan: Plan, rows: list[Row], *, max_tokens: int = 32) -> list[Row]:
     """The rows with their first `question`, the answer that is `expected`, and those of the model
     `before` and `after`.
     """
-    settings, journal = plan.settings, run.journal(JOURNAL)
+    settings = plan.settings
     # of several images the first: the answer may then lack one, and is left empty
     asked = [
         Question(row["id"], row["conversations"][0]["value"], row["picture"], max_tokens)
@@ -194,8 +175,9 @@ def answers(run: Run, plan: Plan, rows: list[Row], *, max_tokens: int = 32) -> l
         precision=settings.precision,
     )
     told = []
-    for row, question in zip(rows, asked, strict=True):
-        row = row | {"question": question.text, "expected": row["conversations"][1]["value"]}
-        row["before"] = answer_to(journal, before, question) or ""
-        told.append(row | {"after": answer_to(journal, after, question) or ""})
+    for row, question, *replies in zip(rows, asked, before, after, strict=True):
+        said = {"question": question.text, "expected": row["conversations"][1]["value"]}
+        for name, reply in zip(("before", "after"), replies, strict=True):
+            said[name] = reply.text or ""
+        told.append(row | said)
     return told

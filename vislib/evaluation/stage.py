@@ -118,7 +118,7 @@ def replies(
     """What each model says to each question, generated here and journalled; without a reply why
     (`reason`, `detail`).
     """
-    params, journal = run.params, run.journal(generation.JOURNAL)
+    params = run.params
     # A letter is short; an answer in words may need a sentence.
     limits = dict(
         zip(TYPES, (params.max_answer_tokens_choice, params.max_answer_tokens_free), strict=True)
@@ -127,13 +127,11 @@ def replies(
     how = {name: getattr(params, name) for name in ("batch_size", "device", "precision")}
     # Answers go by weights and not by places, so a model that moved is not asked again.
     places = [arm.place for arm in arms]
-    keys = generation.answers_of_models(run, places, asked, progress="answers", **how)
-    for arm, key in zip(arms, keys, strict=True):
-        for question, entry in zip(questions, asked, strict=True):
-            reason, detail = generation.failure_of(journal, key, entry)
+    found = generation.answers_of_models(run, places, asked, progress="answers", **how)
+    for arm, of_arm in zip(arms, found, strict=True):
+        for question, reply in zip(questions, of_arm, strict=True):
             # A failure is asked again by the next run; until then it has a reason.
-            lost = {"reason": reason or "no_answer", "detail": detail}
-            yield arm, question, generation.answer_to(journal, key, entry), lost
+            yield arm, question, reply.text, {"reason": reply.reason, "detail": reply.detail}
 
 
 def _asked_here(

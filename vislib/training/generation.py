@@ -8,16 +8,19 @@ test proves that a batch changes no answer, which other harnesses cannot say.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from vislib.media.vision import load_config
 from vislib.runs import Run, short_hash
-from vislib.runs.children import child_main, emit, run_child
+from vislib.runs.children import Event, child_main, emit, run_child
 from vislib.runs.journal import Journal
+from vislib.runs.progress import Progress
 from vislib.training.chat import MARK, Chat, RowError, model_inputs, prompt_text
 from vislib.training.labels import Encoded, open_image, unlabelled
 from vislib.training.models import open_trained, weights_hash
@@ -67,18 +70,21 @@ def question_key(model: str, question: Question) -> str:
     return short_hash("greedy", model, question.value, image, str(question.max_tokens))
 
 
-def answer_to(journal: Journal, model: str, question: Question) -> str | None:
-    """The text that `answers_of_models` journalled, a model's thoughts included, or None if it
-    failed (`failure_of` says why).
-    """
-    body = journal.get(question_key(model, question))
-    return None if body is None else str(body["text"])
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, its thoughts included; None with a reason where it could not be asked."""
 
+    text: str | None
+    reason: str = ""
+    detail: str = ""
 
-def failure_of(journal: Journal, model: str, question: Question) -> tuple[str, str]:
-    """Reason and detail of a question's last failure, empty if there was none."""
-    failure = journal.failure(question_key(model, question)) or {"reason": "", "detail": ""}
-    return str(failure["reason"]), str(failure["detail"])
+    @classmethod
+    def of(cls, journal: Journal, key: str) -> "Reply":
+        """What the journal holds."""
+        if (body := journal.get(key)) is not None:
+            return cls(str(body["text"]))
+        failure = journal.failure(key) or {"reason": "no_answer", "detail": ""}
+        return cls(None, failure["reason"], failure["detail"])
 
 
 def answers_of_models(
@@ -90,50 +96,47 @@ def answers_of_models(
     device: str = "auto",
     precision: str = "float32",
     progress: str = "answer",
-) -> list[str]:
-    """Ask each of `models` (`resolve_model`'s folders or hub ids) what the journal lacks, in one
-    child, one by one.
+) -> list[list[Reply]]:
+    """What each of `models` (`resolve_model`'s folders or hub ids) says to each of `questions`.
 
-    Each answer is journalled as it comes. Returns each `model_key`. A question whose image fails is
-    recorded as failed and asked again by the next run. Raises InputError if a model cannot be
-    opened or run; answers so far are kept.
+    What the journal lacks is asked in one child, one by one, and journalled as it comes. A question
+    whose image fails is recorded as failed and asked again by the next run. Raises InputError if a
+    model cannot be opened or run; answers so far are kept.
     """
     journal = run.journal(JOURNAL)
-    names = [model_key(model, precision=precision) for model in models]
-    lacking, work = set[str](), []
-    for model, name in zip(models, names, strict=True):
-        asked = []
-        for question in questions:
-            key = question_key(name, question)
+    keys, lacking, work = [], set[str](), []
+    for model in models:
+        name, asked = model_key(model, precision=precision), []
+        keys.append([question_key(name, question) for question in questions])
+        for key, question in zip(keys[-1], questions, strict=True):
             # two models of the same weights, or two questions of the same words, are asked once
             if key not in lacking and not journal.has(key):
                 lacking.add(key)
                 asked.append({"key": key, "question": asdict(question)})
         if asked:
             work.append({"model": model, "asked": asked})
-    if not lacking:
-        return names
-    how = {"device": device, "precision": precision, "batch_size": batch_size}
-    file, failed = run.scratch / "questions.json", set[str]()
-    file.write_text(json.dumps({"how": how, "work": work}), encoding="utf-8")
-    with run.progress(len(lacking), progress) as shown:
+    if lacking:
+        how = {"device": device, "precision": precision, "batch_size": batch_size}
+        file = run.scratch / "questions.json"
+        file.write_text(json.dumps({"how": how, "work": work}), encoding="utf-8")
+        with run.progress(len(lacking), progress) as shown:
+            run_child(
+                [sys.executable, "-m", __name__, str(file)],
+                log=run.folder / "log.txt",
+                lock=run.stage.run / ".workers.lock",
+                on_event=partial(_hear, journal, shown, Counter[str]()),
+            )
+    return [[Reply.of(journal, key) for key in of_model] for of_model in keys]
 
-        def hear(event: dict[str, Any]) -> None:
-            kind = event["event"]
-            if kind == "answer":
-                journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
-            elif kind == "failure":
-                journal.fail(event["key"], event["reason"], event["detail"])
-                failed.add(event["key"])
-            shown.update(kind in {"answer", "failure"}, failed=len(failed))
 
-        run_child(
-            [sys.executable, "-m", __name__, str(file)],
-            log=run.folder / "log.txt",
-            lock=run.stage.run / ".workers.lock",
-            on_event=hear,
-        )
-    return names
+def _hear(journal: Journal, shown: Progress, heard: Counter[str], event: Event) -> None:
+    kind = event["event"]
+    heard[kind] += 1
+    if kind == "answer":
+        journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
+    elif kind == "failure":
+        journal.fail(event["key"], event["reason"], event["detail"])
+    shown.update(kind in {"answer", "failure"}, failed=heard["failure"])
 
 
 # ---- in the child

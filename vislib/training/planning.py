@@ -10,6 +10,7 @@ the rows that passed from one file.
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -26,7 +27,8 @@ from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 from vislib.training.chat import RowError
 from vislib.training.labels import Encoded, Encoder
-from vislib.training.models import open_processor
+from vislib.training.launch import LEARNT, placed
+from vislib.training.models import open_processor, portable, resolve_model
 from vislib.training.settings import Settings
 
 # Share of a source's rows that images or lengths may cost: above, a parameter is wrong.
@@ -60,6 +62,31 @@ _SUMS = """
         coalesce(sum(n_supervised), 0) AS supervised_tokens
     FROM planned
 """
+
+
+def settings_of(run: Run, **given: Any) -> Settings:
+    """The settings of a run's parameters, its model at hand; what this machine lacks is an
+    InputError now, before rows are read for hours.
+    """
+    settings = Settings.of(
+        run.params,
+        model=resolve_model(run.params.model, run),
+        checkpoints=str(run.scratch / "checkpoints"),
+        output=str(run.data / "model"),
+        **given,
+    )
+    placed(settings)
+    return settings
+
+
+def plan_arm(run: Run, settings: Settings, rows: str, **named: Any) -> tuple[Settings, Row]:
+    """The settings to learn from the file `rows`, and the row of `arms` as one pass over them would
+    have it. The model's record says the same, but for what is known at the end.
+    """
+    model, method = run.params.model, run.params.method
+    arm = {**named, "seed": run.seed, "base": portable(model), "method": method, **counts(rows)}
+    facts = {name: value for name, value in arm.items() if name not in LEARNT} | {"base": model}
+    return replace(settings, rows=rows, facts=facts), arm
 
 
 def plan_rows(run: Run, rows: Mapping[str, Iterable[Row]], settings: Settings, *, name: str) -> str:
