@@ -27,16 +27,16 @@ ID = ("sample.sample_id", "kind")  # of a caption
 
 
 def join(kinds: Sequence[str], *, with_priors: bool, limit: int = 0, seed: int = 0) -> str:
-    """SQL: a row per sample and kind, with the sample's image and that image's priors.
+    """SQL: a row per sample and kind, with the sample's image and that image's priors, and the
+    `fault` (reason, detail) for which it cannot be captioned.
 
     With a `limit`, so many of the samples that can be captioned, by hash: a trial must not be spent
     on dead links.
     """
-    fused = bool(FUSED & set(kinds))
-    # What decides whether a sample can be captioned, for the choice of a limit alone; without one
-    # every sample is joined, and those that cannot are dropped with their reason.
-    usable = "images.status = 'ok'" + (" AND priors.row IS NOT NULL" if fused else "")
-    chosen = f"WHERE usable ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
+    # A fused kind cannot do without priors; others of the same sample can.
+    bare = "priors.row IS NULL" if FUSED & set(kinds) else "false"
+    fused = ", ".join(f"'{kind}'" for kind in sorted(FUSED))
+    usable = f"WHERE fault IS NULL AND NOT bare ORDER BY {sql.drawn('sample_id', seed)}"
     looked_at = (
         "LEFT JOIN priors ON images.status = 'ok' AND priors.image_id = images.image_id"
         if with_priors
@@ -44,12 +44,17 @@ def join(kinds: Sequence[str], *, with_priors: bool, limit: int = 0, seed: int =
     )
     return f"""
     WITH whole AS (
-        SELECT samples.row AS sample, images.row AS image, sample_id,
-            {"priors.row" if with_priors else "NULL"} AS priors, {usable} AS usable
+        SELECT samples.row AS sample, images.row AS image, sample_id, images.image_id,
+            {"priors.row" if with_priors else "NULL"} AS priors, {bare} AS bare,
+            CASE WHEN images.status IS NULL THEN ['image_failed', 'not in the ledger']
+            WHEN images.status <> 'ok' THEN ['image_failed', images.reason] END AS fault
         FROM samples LEFT JOIN images USING (image_url) {looked_at}
-    ), chosen AS (SELECT * FROM whole {chosen}),
+    ), chosen AS (SELECT * FROM whole {f"{usable} LIMIT {limit}" if limit else ""}),
     kinds AS (SELECT unnest({list(kinds)}) AS kind, generate_subscripts({list(kinds)}, 1) AS place)
-    SELECT sample, image, priors, kind FROM chosen, kinds ORDER BY sample, place
+    SELECT sample, image, priors, kind,
+        CASE WHEN fault IS NULL AND bare AND kind IN ({fused}) THEN ['no_priors', image_id]
+        ELSE fault END AS fault
+    FROM chosen, kinds ORDER BY sample, place
     """
 
 
@@ -84,10 +89,8 @@ class Plan:
     def request(self, row: Row) -> Request | Drop:
         """What is asked about a joined row, or why nothing can be."""
         image, kind, sample, found = row["image"], row["kind"], row["sample"], row["priors"]
-        if image is None or image["status"] != "ok":
-            return Drop("image_failed", image["reason"] if image else "not in the ledger")
-        if kind in FUSED and found is None:  # 05 ran on fewer images
-            return Drop("no_priors", image["image_id"])
+        if row["fault"]:
+            return Drop(*row["fault"])
         # The size is decided here and not by the engine: it is part of the answer's key, so that a
         # caption of a smaller picture is never taken for one of the whole.
         template, path = self.templates[kind], self.root / image["path"]
