@@ -11,10 +11,9 @@ is the plain next-token one.
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event
@@ -38,6 +37,13 @@ from vislib.training.planning import COUNTS, open_rows
 from vislib.training.settings import Settings
 from vislib.training.throughput import FlopMeter
 
+# What `arms` and `steps` call the counts of rows.
+_SUMMED = {
+    "rounds": "n_rounds",
+    "tokens": "n_tokens",
+    "image_tokens": "n_image_tokens",
+    "supervised_tokens": "n_supervised",
+}
 _CHUNK = 1024  # supervised tokens whose float32 logits are there at a time
 
 
@@ -108,9 +114,7 @@ class Share(Sampler[list[int]]):
         supervised_tokens.
         """
         rows = [row for step in steps for row in self.of_step(step)]
-        names = {"n_rounds": "rounds", "n_tokens": "tokens", "n_image_tokens": "image_tokens"}
-        names["n_supervised"] = "supervised_tokens"
-        found = {named: int(self.rows.counts[name][rows].sum()) for name, named in names.items()}
+        found = {named: int(self.rows.counts[name][rows].sum()) for named, name in _SUMMED.items()}
         return {"rows": len(rows), **found}
 
     def steps_to_learn(self) -> int:
@@ -162,15 +166,13 @@ def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint in `folder`; torn ones are removed."""
+    """The last complete checkpoint in `folder`."""
     found = folder.glob("checkpoint-*")
     for path in sorted(found, key=lambda path: -int(path.name.rpartition("-")[2])):
-        try:
-            # the Trainer writes its state last, and removes older checkpoints only then
+        # the Trainer writes its state last, and removes older checkpoints only then
+        with suppress(OSError, ValueError):
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
             return path
-        except (OSError, ValueError):
-            shutil.rmtree(path)
     return None
 
 

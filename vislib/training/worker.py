@@ -55,10 +55,7 @@ def main(file: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # a step may take minutes: it is finished, then saved
         signal.signal(number, lambda *_: stop.set())
-    args = _arguments(settings)
-    # the first process clears torn checkpoints away before others look for the last one
-    with args.main_process_first(local=False):
-        resumed = last_checkpoint(Path(settings.checkpoints))
+    args, resumed = _arguments(settings), last_checkpoint(Path(settings.checkpoints))
     model, processor = open_model(settings.model, settings=settings)
     encoder = Encoder(processor, max_length=settings.max_length)
     held_out = Rows(settings.held_out, encoder) if settings.held_out else None
