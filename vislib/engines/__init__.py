@@ -3,8 +3,9 @@
 
 The paper asks GPT-4V for captions and OpenChat 3.5 for questions. Here a stage makes `Request`s and
 an engine answers them: `openai` is any server of that protocol, `openai_batch` its batch files at
-half the price, and `extractive` the page's own words, without a model. Every answer is journalled
-before it is used, so that none is paid twice: a stage first asks what the journal lacks
+half the price, `recorded` what stands written in a folder, and `extractive` the page's own words,
+without a model. Every answer is journalled before it is used, so that none is paid twice: a stage
+first asks what the journal lacks
 (`ask.ask_all`), then writes its tables from the journal in the order of its input (`answer_of`).
 """
 
@@ -46,7 +47,8 @@ class Request:
     # JSON schema that the answer is to follow, where the server offers it
     schema: Mapping[str, Any] | None = None
     image_size: tuple[int, int] = (0, 0)  # px of the picture before scaling, for estimates
-    evidence: Mapping[str, Any] = field(default_factory=dict)  # for the extractive engine alone
+    # for the engines without a model, which read no prompt
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 _TOKENS = ("tokens_in", "tokens_cached", "tokens_written", "tokens_out")
@@ -120,6 +122,12 @@ def open_engine(run: "Run") -> Engine:
     """
     # Engines are imported when they are wanted: the runner plans without any client's second.
     params = run.params
+    if params.engine == "recorded":
+        from vislib.engines.recorded import Recorded
+
+        if not params.answers:
+            raise InputError("answers is empty: name the folder that engine recorded answers from")
+        return Recorded(run.inputs("answers")[0])
     if params.engine == "extractive":
         from vislib.engines.extractive import Extractive
 
@@ -137,7 +145,9 @@ def open_engine(run: "Run") -> Engine:
         from vislib.engines.batch import OpenAIBatch
 
         return OpenAIBatch(run, folder)
-    raise InputError(f"engine: {params.engine!r} is none of extractive, openai, openai_batch")
+    raise InputError(
+        f"engine: {params.engine!r} is none of recorded, extractive, openai, openai_batch"
+    )
 
 
 def request_key(engine: Engine, request: Request) -> str:
@@ -165,7 +175,7 @@ def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
     key = request_key(engine, request)
     if body := journal.get(key):
         body.pop("server", "")  # whose it is; see `identity`
-        answer = Answer(**body) if engine.name == "extractive" else read_again(body)
+        answer = read_again(body) if hasattr(engine, "budget") else Answer(**body)
         return replace(answer, detail=without_places(answer.detail), request_sha=key)
     failure = journal.failure(key) or {"reason": "not_asked", "detail": ""}
     # tables are published

@@ -23,11 +23,13 @@ from vislib.engines.batch_files import state_folder, under_way
 from vislib.engines.budget import Estimate
 from vislib.engines.completions import bad_end
 from vislib.engines.identity import Origins
+from vislib.engines.recorded import REASONS as NOT_RECORDED
 from vislib.engines.replies import settles
 from vislib.engines.thoughts import without_thoughts
 from vislib.runs.errors import InputError
 from vislib.runs.interrupts import interrupts
 from vislib.runs.journal import Journal
+from vislib.runs.keys import input_path
 from vislib.runs.locking import FORCE_VARIABLE
 
 if TYPE_CHECKING:
@@ -55,7 +57,11 @@ def check_parameters(params: Any) -> Engine:
     """
     Checks(params.checks, params.language)
     # before the first kernel there is no run yet, and no folder may be made for one
-    run = SimpleNamespace(params=params, folder=Path(), inputs=lambda name: [Path(params.model)])
+    run = SimpleNamespace(
+        params=params,
+        folder=Path(),
+        inputs=lambda name: [input_path(getattr(params, name), Path(params.run_dir))],
+    )
     return open_engine(cast("Run", run))
 
 
@@ -135,6 +141,7 @@ class _Asking:
         self._check = check if paid and not self._replay else None
         self._judged = 0
         self._dropped = Counter[str]()  # by reason
+        self._not_recorded = Counter[str]()
         # an engine that never waits has no event; a used one may be set from its last run
         self._stop: threading.Event = getattr(engine, "stop", threading.Event())
         self._stop.clear()
@@ -261,7 +268,11 @@ class _Asking:
             self._stop.set()
             answer = replace(answer, reason="another_model", detail=answer.model)
         self._journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
-        if answer.reason == "no_evidence":  # the baseline has nothing to say: no fault to stop for
+        if answer.reason in NOT_RECORDED:
+            self._not_recorded[answer.reason] += 1
+            self._last_failure = f"{answer.reason}: {answer.detail}"
+        # who needs no model may have nothing to say: no fault to stop for
+        if answer.reason == "no_evidence" or answer.reason in NOT_RECORDED:
             return
         self._failed += 1
         said = f"{answer.reason} {_MENDS.get(answer.reason, '')}{answer.detail}"
@@ -308,6 +319,13 @@ class _Asking:
         """
         if self._other_model:
             raise InputError(self._other_model)
+        if self._not_recorded.total() == self._total > 0:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in self._not_recorded.items())
+            raise InputError(
+                f"recorded: none of {self._total} requests has an answer ({reasons}; the last:"
+                f" {self._last_failure}). Write answers for these pages, undo the edit of the"
+                " prompt, or set engine to extractive (no model) or openai"
+            )
         engine = f"{self._engine.name} {self._engine.model}"
         kept = f"answers stay in {self._journal.path}"
         # a bad start of a few answers is no reason to stop a stage of 100 K

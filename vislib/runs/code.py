@@ -40,6 +40,7 @@ ENGINES = (
     "vislib.engines.billing",
     "vislib.engines.completions",
     "vislib.engines.extractive",
+    "vislib.engines.recorded",
     "vislib.engines.replies",
     "vislib.engines.thoughts",
 )

@@ -216,10 +216,13 @@ def is_local_model(value: str) -> bool:
 def input_values(schema: Schema, values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """`(parameter, entry)` of every non-empty [input] and every [model] that is a path, in order.
 
-    With a `base_url`, a model is what the server calls it, whatever that looks like.
+    With a `base_url`, a model is what the server calls it, whatever that looks like. `answers` is
+    read by the engine `recorded` alone.
     """
     found = []
     for name, parameter in schema.items():
+        if name == "answers" and values.get("engine") != "recorded":
+            continue
         entries = values[name] if isinstance(values[name], list) else [values[name]]
         if "input" in parameter.flags:
             found += [(name, entry) for entry in entries if entry]
