@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw
 
 from vislib import experts
 from vislib.experts import Box, Findings, Tag, Text, panel, stage
-from vislib.experts.measured import MODEL, MeasuredTagger
 from vislib.media.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.cells import do_work
@@ -259,7 +258,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     run.finish()
 
 
-def test_workers_change_no_byte_of_what_is_read_and_measured(tmp_path, monkeypatch):
+def test_workers_change_no_byte_of_what_is_read_and_tagged(tmp_path, monkeypatch):
     pictures = [picture(200, "One way"), picture(180, "Exit 24"), picture(1), picture(160, "STOP")]
     pictures[0].paste("red", (150, 0, 200, 120))
     found = []
@@ -276,9 +275,13 @@ def test_workers_change_no_byte_of_what_is_read_and_measured(tmp_path, monkeypat
         [],
         ["STOP"],
     ]
-    assert {"flat graphic", "white", "red"} <= {tag["label"] for tag in rows[0]["tags"]}
+    assert any(row["tags"] for row in rows)
     first, second = tables.read_rows(run.data / "experts")
-    assert (first["model"], second["expert"], second["model"][:9]) == (MODEL, "ocr", "rapidocr ")
+    assert (first["model"], second["expert"], second["model"][:9]) == (
+        "efficientnet-lite0",
+        "ocr",
+        "rapidocr ",
+    )
     assert run.metrics["share_with_text"] == 0.75
 
 
@@ -306,31 +309,6 @@ def test_a_run_without_experts_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="name an expert"):
         do_work(run)
     run.close()
-
-
-def test_only_what_is_surely_true_is_measured(tmp_path):
-    stripes = Image.new("RGB", (300, 100), "blue")
-    stripes.paste("white", (0, 0, 90, 100))
-    grey = Image.effect_noise((100, 100), 30).convert("RGB")
-    dark = Image.merge(
-        "RGB", [Image.effect_noise((100, 300), 20).point(lambda v, k=k: v // k) for k in (6, 3, 3)]
-    )
-    tiny = Image.new("RGB", (1, 1))
-    found = MeasuredTagger(threshold=0.1, max_tags=99)([stripes, grey, dark, tiny], [[]] * 4)
-    tags = [{tag.label: tag.score for tag in one.tags} for one in found]
-    assert {name: tags[0][name] for name in ("panorama", "flat graphic")} == {
-        "panorama": 1.0,
-        "flat graphic": 0.9967,
-    }
-    assert tags[0]["white"] == pytest.approx(0.3, abs=0.02)
-    assert sum(score for name, score in tags[0].items() if name.endswith("blue")) == pytest.approx(
-        0.7, abs=0.02
-    )
-    assert {"square format", "black-and-white picture", "photograph-like"} == tags[1].keys()
-    assert {"portrait format", "dark picture"} <= tags[2].keys()
-    assert "black-and-white picture" not in tags[2]
-    assert tags[3] == {}
-    assert len(MeasuredTagger(threshold=0.5, max_tags=2)([stripes], [[]])[0].tags) == 2
 
 
 def test_overlays_show_priors_on_pictures_of_any_size(tmp_path):

@@ -98,7 +98,7 @@ def test_zero_shot_scores_are_those_of_the_whole_model(models, images, name):
         expected = tags(row, WORDS)
         assert [tag.label for tag in one.tags] == [label for label, _ in expected]
         assert [tag.score for tag in one.tags] == pytest.approx(
-            [score for _, score in expected], abs=1e-5, rel=1e-3
+            [score for _, score in expected], abs=1e-4, rel=1e-3
         )
 
 
@@ -116,7 +116,7 @@ def test_a_classifier_tags_with_the_first_synonym_of_its_labels(models, images, 
             torch.stack([row[0], cranes, row[2], row[4]]),
             ["tabby", "crane", "street sign", "bell pepper"],
         )
-        assert [(tag.label, pytest.approx(tag.score)) for tag in one.tags] == expected
+        assert [(tag.label, pytest.approx(tag.score, abs=1e-4)) for tag in one.tags] == expected
 
 
 @pytest.mark.parametrize("name", ["clip", "vit"])

@@ -140,14 +140,9 @@ def test_every_number_of_texts_is_counted_and_none_stands_apart(counts: list[int
     assert len(table) <= 23
 
 
-def test_small_print_tells_measured_properties_from_categories(tmp_path: Path) -> None:
-    for model, note in (
-        ("measured-12ab", "no categories of meaning. Text"),
-        ("org/ram", "Tags: org/ram. Text"),
-    ):
-        inputs = make(tmp_path / model, experts={"tagger": model})
-        assert note in image_properties.experts_note(inputs["experts"])
-        assert image_properties.experts_note(inputs["experts"]).endswith("Text: none.")
+def test_small_print_names_the_experts(tmp_path: Path) -> None:
+    inputs = make(tmp_path / "ram", experts={"tagger": "org/ram"})
+    assert image_properties.experts_note(inputs["experts"]) == "Tags: org/ram. Text: none."
     assert "Tags: none." in image_properties.experts_note(
         make(tmp_path / "none", experts={"ocr": "r"})["experts"]
     )

@@ -59,7 +59,7 @@ def test_there_are_enough_and_varied() -> None:
     lengths = [sum(len(text or "") for text in row["texts"]) for row in documents()]
     images = [sum(url is not None for url in row["images"]) for row in documents()]
     assert len(documents()) >= 40
-    assert sum(images) >= 90
+    assert sum(images) >= 80
     assert min(images) >= 1
     assert max(images) >= 6
     assert len(set(images)) >= 6
@@ -76,7 +76,7 @@ def test_metadata_keys_are_those_of_the_page() -> None:
         assert set(entry) >= ALWAYS
         assert set(entry) <= ALWAYS | OPTIONAL
         assert entry.get("alt_text") != ""
-    assert 10 < sum("alt_text" not in entry for entry in positions()) < len(positions()) / 2
+    assert 4 < sum("alt_text" not in entry for entry in positions()) < len(positions()) / 2
     assert {type(entry.get("rendered_width")) for entry in positions()} == {int, str, type(None)}
     assert any("formatted_filename" not in entry for entry in positions())
 
@@ -110,7 +110,7 @@ def test_every_answering_link_decodes_at_the_stated_size() -> None:
     assert len(dead) == 3
     assert len(broken) == 1
     assert modes >= {"RGB", "L", "P", "CMYK", "RGBA"}
-    assert len(seen) >= 90
+    assert len(seen) >= 80
 
 
 def test_rows_are_deterministic() -> None:

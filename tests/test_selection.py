@@ -296,7 +296,7 @@ def test_nothing_left_and_senseless_values_say_what_to_mend(tmp_path, monkeypatc
     run = begin(tmp_path / "lost", {"a.png": pictures["a.png"]}, monkeypatch)
     next((run.table("images").parent / "files").iterdir()).unlink()
     with pytest.raises(
-        InputError, match=r"colour-gradient failed on all, first with .*No such file"
+        InputError, match=r"efficientnet-lite0 failed on all, first with .*No such file"
     ):
         select_images(run)
     run.close()

@@ -12,7 +12,7 @@ from tests.test_selection import begin, encoded, names, picture, select_images, 
 from vislib.media import pixels
 from vislib.runs import InputError, short_hash, tables
 from vislib.selection import vectors
-from vislib.selection.vectors import ClipFamily, ColourGradient
+from vislib.selection.vectors import Encoder
 
 
 def test_bad_pictures_cost_themselves_alone(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_an_interrupted_embedding_goes_on_at_the_last_batches(tmp_path, monkeypa
     for n, path in enumerate(paths):
         path.write_bytes(encoded(picture("field", n)) if n != 4 else b"nothing")
 
-    class Counting(ColourGradient):
+    class Counting(Encoder):
         seen = 0
 
         def __call__(self, prepared):
@@ -86,14 +86,15 @@ def test_an_interrupted_embedding_goes_on_at_the_last_batches(tmp_path, monkeypa
         )
 
     monkeypatch.setattr(vectors, "_SAVED_AFTER", 4)
-    encoder, fail_at = Counting(), -1
+    fail_at = -1
+    encoder = Counting("efficientnet-lite0", device="cpu")
     whole, failures = embed("whole")
     assert (len(whole), list(failures)) == (9, [4])
     assert failures[4].startswith("not_an_image")
-    encoder, fail_at = Counting(), 5
+    encoder.seen, fail_at = 0, 5
     with pytest.raises(KeyboardInterrupt):
         embed("killed")
-    encoder, fail_at = Counting(), -1
+    encoder.seen, fail_at = 0, -1
     resumed, again = embed("killed")
     assert encoder.seen == 9 - 4
     assert again == failures
@@ -148,7 +149,7 @@ def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(
         "point.png": encoded(Image.new("RGB", (1, 1), "red")),
         "line.png": encoded(Image.new("RGB", (3, 400))),
     }
-    original = ClipFamily.__call__
+    original = Encoder.__call__
 
     def failing(self, prepared):
         if any(float(one["pixel_values"].sum()) == poison for one in prepared):
@@ -163,9 +164,9 @@ def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(
     assert lengths == pytest.approx([1] * 8, abs=1e-5)
     assert {len(row["vector"]) for row in found["embeddings"]} == {dimension}
     (tmp_path / "one.png").write_bytes(pictures["3.png"])
-    prepared = ClipFamily(folder, device="cpu").prepare(pixels.read_image(tmp_path / "one.png"))
+    prepared = Encoder(folder, device="cpu").prepare(pixels.read_image(tmp_path / "one.png"))
     poison = float(prepared["pixel_values"].sum())
-    monkeypatch.setattr(ClipFamily, "__call__", failing)
+    monkeypatch.setattr(Encoder, "__call__", failing)
     found = selected(
         tmp_path / "one", pictures, monkeypatch, embedding_model=folder, min_side=1, device="cpu"
     )
@@ -174,7 +175,7 @@ def test_a_clip_family_model_embeds_and_fails_on_one_picture_alone(
     ]
 
 
-def test_a_model_without_image_features_is_refused(tmp_path):
+def test_a_model_without_pooled_image_features_is_refused(tmp_path):
     import transformers as tf
 
     folder = tmp_path / "vit"
@@ -184,7 +185,8 @@ def test_a_model_without_image_features_is_refused(tmp_path):
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
     }
-    tf.ViTModel(tf.ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
+    config = tf.ViTConfig(**sizes, image_size=32, patch_size=8)
+    tf.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
     tf.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    with pytest.raises(InputError, match="a ViTModel, which gives no image features"):
-        ClipFamily(str(folder), device="cpu")
+    with pytest.raises(InputError, match=r"embedding_model is .*lacks 2 weights, such as pooler"):
+        Encoder(str(folder), device="cpu")

@@ -155,9 +155,9 @@ def test_a_faulty_engine_names_its_file(tmp_path, text, said):
 def test_a_stand_in_beside_a_model_is_named_in_its_own_file(tmp_path):
     files = {"05_experts__yaml": "", "06_captioning__yaml": "", "07_qa_generation__yaml": ""}
     folder = make(tmp_path, **files, **{"engine__yaml": ASKS})
-    with pytest.raises(InputError, match=r"05_experts\.yaml: `tagger: measured`"):
+    with pytest.raises(InputError, match=r"05_experts\.yaml: `tagger: efficientnet-lite0`"):
         refuse_mixture(read_set(folder))
-    make(tmp_path, **{"05_experts__yaml": "tagger: measured\n"})
+    make(tmp_path, **{"05_experts__yaml": "tagger: efficientnet-lite0\n"})
     refuse_mixture(read_set(folder))
     # what engine.yaml names is not named by the stage that takes it
     make(tmp_path, **{"engine__yaml": "engine: extractive\n", "06_captioning__yaml": ASKS})

@@ -125,15 +125,11 @@ def settings_of(run: Run) -> Settings:
 def team(settings: Settings) -> tuple[Expert, ...]:
     """The experts that the settings name, the tagger first; loaded once in each process."""
     s, found = SimpleNamespace(**dict(settings)), list[Expert]()
-    if s.tagger not in ("", "measured") or s.detector or s.open_detector:
+    if s.tagger or s.detector or s.open_detector:
         import torch
 
         torch.set_num_threads(s.threads)  # before a tagger reads its list
-    if s.tagger == "measured":
-        from vislib.experts.measured import MeasuredTagger
-
-        found.append(MeasuredTagger(threshold=s.tagger_threshold, max_tags=s.max_tags))
-    elif s.tagger:
+    if s.tagger:
         from vislib.experts.tagging import ModelTagger
 
         options = {"tag_list": s.tag_list, "max_tags": s.max_tags, "device": s.device}

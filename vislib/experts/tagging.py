@@ -75,6 +75,8 @@ class ModelTagger:
         return [Findings(tags=self._best(row)) for row in scores]
 
     def _best(self, scores: Sequence[float]) -> tuple[Tag, ...]:
+        # Sums in another number of threads differ in the last digits of a float.
+        scores = [round(score, 4) for score in scores]
         best: dict[str, float] = {}  # two labels of a classifier may share their first synonym
         for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
             if scores[i] < self.threshold or len(best) == (self.max_tags or len(scores)):

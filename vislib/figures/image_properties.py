@@ -33,11 +33,7 @@ def experts_note(experts: Path) -> str:
     """Small print: what tagged the images, and what read their text."""
     found = query("SELECT expert, model FROM experts", experts=experts)
     models = dict(zip(found["expert"], found["model"], strict=True))
-    # measured tags look like a model's: who reads the figure must know
-    tagger = models.get("tagger", "none")
-    if tagger.startswith("measured"):
-        tagger += ", which measures properties and knows no categories of meaning"
-    return f"Tags: {tagger}. Text: {models.get('ocr', 'none')}."
+    return f"Tags: {models.get('tagger', 'none')}. Text: {models.get('ocr', 'none')}."
 
 
 def plot_sizes(axes: Axes, table: Any, *, short_edge: int) -> None:

@@ -66,7 +66,6 @@ _MARKS = {  # marker, filling and edge
     "semantic duplicate": ("o", "white", INK),
     "below the top k": ("s", "white", GREY),
 }
-_STAND_IN = "an embedded descriptor of colours and gradients that stands in CLIP's place"
 _REACH = 3.0  # cells that a thumbnail may stand from its point
 _PER_ROW, _SIDE = 4, 54.0  # pairs in a row; points of a picture
 
@@ -75,8 +74,7 @@ def embedding_model(table: Path) -> str:
     """What embedded the images, for small print, by the record of the stage that wrote `table`."""
     # the tables do not say it: the record of the stage does
     parameters = read_record(table.parent.parent).get("hashes", {}).get("parameters", {})
-    model = parameters.get("embedding_model", "unknown")
-    return f"{model}, {_STAND_IN}" if model == "colour-gradient" else str(model)
+    return str(parameters.get("embedding_model", "unknown"))
 
 
 def map_table(inputs: Mapping[str, Path], *, points: int, seed: int) -> Any:

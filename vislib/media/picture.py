@@ -2,7 +2,7 @@
 lie.
 
 The visual part of the baselines that stand where VisCon-100K (section 3.2) and DenseFusion-1M ask a
-model: the `extractive` engine and the `measured` tagger. Every fact is a number; what lies near a
+model: the `extractive` engine. Every fact is a number; what lies near a
 bound is not said.
 """
 

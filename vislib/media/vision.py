@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from vislib.media import efficientnet
 from vislib.media.pixels import scaled
 from vislib.runs.errors import InputError
 
@@ -65,6 +66,9 @@ def load_vision_model(
     """
     with quiet_transformers(value, parameter, auto_class) as (transformers, place, revision):
         where = choose_device(device)
+        if value == efficientnet.NAME:
+            model, prepare = efficientnet.load(auto_class)
+            return VisionModel(value, efficientnet.VERSION, model.to(where), prepare, where)
         # Code of strangers is not run, nor asked for at a terminal.
         options = {"revision": revision or None, "trust_remote_code": False}
         # The configuration comes first: without a network it fails soonest.
@@ -90,6 +94,8 @@ def load_vision_model(
 def load_config(value: str, *, parameter: str) -> Any:
     """The configuration of that model, read before its weights; raises InputError."""
     with quiet_transformers(value, parameter, "AutoConfig") as (transformers, place, revision):
+        if value == efficientnet.NAME:
+            return efficientnet.config()
         return transformers.AutoConfig.from_pretrained(
             place, revision=revision or None, trust_remote_code=False
         )

@@ -21,11 +21,11 @@ from vislib.runs.stage import Stage
 from vislib.runs.yaml_files import read_parameters
 
 ENGINE_FILE = "engine.yaml"
-# What answers where no model does, by the parameter that names it. The sample is made by these.
+# What answers where a model of the hub would, by the parameter that names it: the sample has these.
 STAND_INS = {
     "engine": ("extractive", "recorded"),
-    "tagger": ("measured",),
-    "embedding_model": ("colour-gradient",),
+    "tagger": ("efficientnet-lite0",),
+    "embedding_model": ("efficientnet-lite0",),
 }
 # A model behind an engine has a name of its own, and a place; the other two are models by name.
 _ALSO = {"engine": "`engine: openai` with model and base_url"}
@@ -226,10 +226,9 @@ def who_answers(stages: Sequence[SetFile]) -> str:
     """Which model, or stand-in for one, each stage of a set asks; empty if none does."""
     found = []
     for entry, name, value in _asking(stages):
-        if value in STAND_INS[name]:
-            value += " (no model)"
-        elif name == "engine":
-            value += f" {entry.stage.values['model']}"
+        if name == "engine":
+            stands_in = value in STAND_INS[name]
+            value += " (no model)" if stands_in else f" {entry.stage.values['model']}"
         found.append(f"{entry.stage.name} {value or 'none'}")
     return " · ".join(found)
 

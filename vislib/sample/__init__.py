@@ -85,7 +85,7 @@ def damaged(page: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     changes: dict[str, dict[str, Any]] = {
         "coffee-cup": {},  # the same page once more
         "rocket-pad": {"texts": row["texts"][:-1]},
-        "garden-path": {"images": [None] * len(row["images"])},
+        "textures": {"images": [None] * len(row["images"])},
         "clock-face": {"texts": ["caption"] * len(row["texts"])},
         "osi-model": {"metadata": row["metadata"][:-20]},
         "eclipse-note": {"general_metadata": "{url: none}"},

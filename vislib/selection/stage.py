@@ -20,7 +20,7 @@ from vislib.selection.clusters import (
     near_duplicates,
     semantic_duplicates,
 )
-from vislib.selection.vectors import Vectors, embed_images, load_encoder
+from vislib.selection.vectors import Encoder, Vectors, embed_images
 
 # One row per distinct file, in order of id, with what the steps fill in. The sample that stands for
 # it is one with an alt text, if there is any, then the one of the smallest id.
@@ -143,7 +143,7 @@ def drop_near_duplicates(images: pd.DataFrame, distance: int) -> None:
 def embed_left(run: Run, images: pd.DataFrame) -> Vectors:
     """Unit vectors of the images left, in order of id; those that give none are dropped."""
     p, places, root = run.params, left(images), run.table("images").parent
-    encoder = load_encoder(p.embedding_model, device=p.device)
+    encoder = Encoder(p.embedding_model, device=p.device)
     some = images.loc[places]
     with run.progress(len(some), "images embedded") as progress:
         vectors, failures = embed_images(
