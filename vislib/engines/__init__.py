@@ -176,11 +176,9 @@ def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
     if body := journal.get(key):
         body.pop("server", "")  # whose it is; see `identity`
         answer = read_again(body) if hasattr(engine, "budget") else Answer(**body)
-        return replace(answer, detail=without_places(answer.detail), request_sha=key)
-    failure = journal.failure(key) or {"reason": "not_asked", "detail": ""}
+    else:
+        failed = journal.failure(key) or {"reason": "not_asked", "detail": ""}
+        told = {name: failed[name] for name in ("reason", "detail")}
+        answer = Answer(model=engine.model, status="failed", **told)
     # tables are published
-    reason = failure["reason"]
-    detail = without_places(failure["detail"])
-    return Answer(
-        model=engine.model, status="failed", request_sha=key, reason=reason, detail=detail
-    )
+    return replace(answer, detail=without_places(answer.detail), request_sha=key)

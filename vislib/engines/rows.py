@@ -17,18 +17,10 @@ if TYPE_CHECKING:
 
 Build = Callable[[Mapping[str, Any]], Request | Drop]
 
+_TEXTS = ("text", "status", "reason", "detail", "model", "prompt_sha", "request_sha")
 ANSWER = pa.struct(
-    [
-        ("text", pa.string()),
-        ("status", pa.string()),  # ok or failed
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("model", pa.string()),
-        ("prompt_sha", pa.string()),
-        ("request_sha", pa.string()),
-        ("tokens_in", pa.int64()),
-        ("tokens_out", pa.int64()),
-    ]
+    [(name, pa.string()) for name in _TEXTS]  # status: ok or failed
+    + [(name, pa.int64()) for name in ("tokens_in", "tokens_out")]
 )
 
 
