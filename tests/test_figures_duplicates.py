@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from tests.figure_layout import assert_readable
-from tests.test_figures_selection import CLUSTERS, Inputs, inputs, name, write  # noqa: F401
+from tests.test_figures_selection import (  # noqa: F401
+    CLUSTERS,
+    Inputs,
+    inputs,
+    name,
+    pairs_of,
+    write,
+)
 from vislib import figures
 from vislib.figures import selection
 
@@ -35,7 +42,7 @@ def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(
         for m in (5, 6)
     ]
     both = inputs | {"duplicates": write(tmp_path / "duplicates", "04_selection", semantic + near)}
-    table = selection.pairs_table(both, count=5, seed=0)
+    table = pairs_of(both, count=5, seed=0)
     assert Counter(table["reason"]) == {"near_duplicate": 4, "semantic_duplicate": 5}
     assert table["of_reason"].tolist() == [4] * 4 + [8] * 5
     assert all(group["distance"].is_monotonic_increasing for _, group in table.groupby("reason"))

@@ -25,7 +25,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
 
 
 def load(inputs: dict[str, Path], **choice: Any) -> list[examples.Example]:
-    return examples.load_examples(inputs, **{"ids": (), "n": 3, "seed": 0, **choice})
+    return examples.choose(examples.SAMPLES, inputs, **{"ids": (), "n": 3, "seed": 0, **choice})
 
 
 def texts_of(sheet: Column) -> list[str]:

@@ -94,7 +94,11 @@ def make(
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make(tmp_path_factory.mktemp("run"))
+    return make(tmp_path_factory.mktemp("run") / "o'brien")
+
+
+def pairs_of(inputs: Inputs, *, count: int, seed: int) -> Any:
+    return figures.query(selection.PAIRS.format(count=count, seed=seed), **inputs)
 
 
 def draw(table: Any, thumbnails: int = 12) -> tuple[Figure, Axes, list[str]]:
@@ -128,9 +132,7 @@ def test_the_map_does_not_depend_on_the_order_of_rows(inputs: Inputs, tmp_path: 
     assert mine.equals(theirs)
     assert len(mine) == 20
     assert set(mine["image_id"]) != set(selection.map_table(inputs, points=20, seed=4)["image_id"])
-    pairs = [
-        selection.pairs_table(i, count=3, seed=1)["image_id"].tolist() for i in (inputs, other)
-    ]
+    pairs = [pairs_of(i, count=3, seed=1)["image_id"].tolist() for i in (inputs, other)]
     assert pairs[0] == pairs[1]
 
 
@@ -176,7 +178,7 @@ def test_one_image_and_one_cluster_are_drawn(tmp_path: Path, clusters: int, memb
     assert legend(axes) == ["semantic duplicate (3)", "below the top k (1)"] * (members > 5)
     figures.save_figure(figure, tmp_path, "map")
     _, sheet = figures.new_sheet()
-    selection.plot_duplicates(sheet, selection.pairs_table(inputs, count=4, seed=0))
+    selection.plot_duplicates(sheet, pairs_of(inputs, count=4, seed=0))
     said = {text.get_text() for text in sheet.axes.texts}
     assert ("No image was set aside as a duplicate." in said) == (members < 6)
 
@@ -248,7 +250,7 @@ def test_the_figures_are_equal_bytes_and_thumbnails_are_small(
         table = selection.map_table(inputs, points=100, seed=0)
         figure, _, _ = draw(table)
         twins, sheet = figures.new_sheet()
-        selection.plot_duplicates(sheet, selection.pairs_table(inputs, count=4, seed=0))
+        selection.plot_duplicates(sheet, pairs_of(inputs, count=4, seed=0))
         figures.trim_sheet(twins, sheet, note="n")
         files = [*figures.save_figure(figure, folder, "map", table.drop(columns="path"))]
         files += figures.save_figure(twins, folder, "pairs")

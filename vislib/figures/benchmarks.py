@@ -23,7 +23,7 @@ from vislib.runs.stage import read_record
 _TEXTS = Path(__file__).with_name("reference.toml")
 REFERENCE: dict[str, Any] = tomllib.loads(_TEXTS.read_text(encoding="utf-8"))
 _NUMBERS = pd.read_csv(_TEXTS.with_suffix(".csv"), dtype=str)
-_ORDER = list(REFERENCE["titles"])
+_PLACES = {name: place for place, name in enumerate(REFERENCE["titles"])}
 TINY = "tiny models: the path, not a result"
 JUDGED = ("llava_in_the_wild", "mmvet")  # by a judge
 _POINTS = {"mme": 2000, "mme_cognition": 800}  # all there are; other benchmarks are shares
@@ -53,10 +53,7 @@ def load_scores(table: Path, show: Sequence[str]) -> Any:
         # a name that is not there would be an arm that silently lacks
         known = ", ".join(arms) or "none, run 12 on some"
         raise InputError(f"{table}: show is {list(show)}; arms with scores: {known}")
-    # models keep their order, and within each the arms stand as they were asked for
-    by_model = [rows.set_index("arm") for _, rows in scores.groupby("model", sort=False)]
-    shown = [rows.loc[[arm for arm in show or arms if arm in rows.index]] for rows in by_model]
-    return pd.concat(shown).reset_index()[scores.columns]
+    return pd.concat([scores[scores["arm"] == arm] for arm in show or arms], ignore_index=True)
 
 
 def load_arms(tables: Sequence[Path]) -> Any:
@@ -117,11 +114,12 @@ def _rows(scores: Any, remark: Mapping[str, str]) -> Any:
     the title of a benchmark stands its remark.
     """
     # what the titles do not name stands first, so that it is seen
-    places = scores["benchmark"].map(lambda name: _ORDER.index(name) if name in _ORDER else -1)
-    scores = scores.iloc[places.argsort(kind="stable")]
+    scores = scores.sort_values(
+        "benchmark", key=lambda names: names.map(_PLACES).fillna(-1), kind="stable"
+    )
     labels = scores["benchmark"].map(lambda name: title_of(name) + remark.get(name, ""))
     # points as a share of all points, so that one axis holds all benchmarks
-    scale = 100 / scores["benchmark"].map(lambda name: _POINTS.get(name, 1)).astype(int)
+    scale = 100 / scores["benchmark"].map(_POINTS).fillna(1)
     shown = scores[["accuracy", "low", "high"]].mul(scale, axis=0)
     return shown.rename(columns={"accuracy": "value"}).assign(label=labels, name=scores["name"])
 

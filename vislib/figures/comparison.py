@@ -17,7 +17,7 @@ import pandas as pd
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
 from vislib.figures.statistics import model_names, query
-from vislib.media.pixels import ImageError, encode_data_uri
+from vislib.media.pixels import encode_data_uri
 from vislib.media.words import count_words
 from vislib.qa_format import as_text
 from vislib.runs import InputError, Run, short_hash, tables
@@ -37,8 +37,7 @@ FROM rows GROUP BY sample_id ORDER BY sample_id
 _BOTH = """
 WITH sides AS (SELECT sample_id, coalesce(l.reason, 'not there') AS reason_left,
         coalesce(r.reason, 'not there') AS reason_right, l.text AS "left", r.text AS "right",
-        l.model AS left_model, r.model AS right_model, l.set_aside AS aside_left,
-        r.set_aside AS aside_right
+        l.model AS left_model, r.model AS right_model
     FROM left_side l FULL JOIN right_side r USING (sample_id))
 SELECT *, CASE WHEN reason_left <> '' AND reason_right <> '' THEN 'both_lost'
         WHEN reason_left <> '' THEN 'left_lost' WHEN reason_right <> '' THEN 'right_lost'
@@ -49,15 +48,18 @@ FROM sides ORDER BY sample_id
 """
 # Chosen by hash of the sample, so that a longer table keeps its pairs; in a seeded order, so that
 # the first few are a fair sample too. Exactly half are swapped: a coin for each could put one side
-# left too often.
+# left too often. The page marks where the picture stands in its context; others are named.
 _PAIRS = """
 WITH chosen AS (FROM both_sides WHERE lost = ''
     ORDER BY seeded({seed}, 'pair' || chr(0) || sample_id) LIMIT {count})
-SELECT chosen.*, seeded({seed}, sample_id) AS pair_id,
+SELECT chosen.*, seeded({seed}, sample_id) AS pair_id, pair_id AS id,
     row_number() OVER (ORDER BY seeded({seed}, 'pair' || chr(0) || sample_id)) AS position,
     row_number() OVER (ORDER BY seeded({seed}, 'swap' || chr(0) || sample_id)) % 2 = 1 AS swapped,
-    page_url AS url, coalesce(alt_text, '') AS alt, coalesce(context, '') AS context,
-    coalesce(path, '') AS path
+    if(swapped, 'right', 'left') AS shown_left,
+    if(swapped, ["right", "left"], ["left", "right"]) AS texts,
+    page_url AS url, coalesce(alt_text, '') AS alt, string_split(replace(
+        coalesce(context, ''), '<another-image>', '[another picture]'), '<image>') AS context,
+    coalesce(beside_images() || path, '') AS picture
 FROM chosen LEFT JOIN samples USING (sample_id) LEFT JOIN images USING (image_url)
 ORDER BY position
 """
@@ -127,19 +129,8 @@ def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:
     paths = {name: run.table(name) for name in ("samples", "images")}
     sql = _PAIRS.format(seed=run.seed, count=run.params.count)
     pairs: list[Row] = query(sql, both_sides=both, **paths).to_dict("records")
-    for pair in pairs:
-        if pair["url"] is None:
-            raise InputError(
-                f"{paths['samples']}: lacks sample {pair['sample_id']}; take tables of one run"
-            )
-        order = SIDES[::-1] if pair["swapped"] else SIDES
-        aside = [int(pair[f"aside_{side}"]) for side in order]
-        pair |= {
-            "shown_left": order[0],
-            "texts": [pair[side] for side in order],
-            "notes": [f"{n} more failed a check" if n else "" for n in aside],
-            "picture": pair["path"] and paths["images"].parent / pair["path"],
-        }
+    if lacking := [pair["sample_id"] for pair in pairs if pair["url"] is None]:
+        raise InputError(f"{paths['samples']}: lacks samples {lacking}; take tables of one run")
     # votes belong to these texts in this order, and to no other page
     page = short_hash(*(text for pair in pairs for text in (pair["pair_id"], *pair["texts"])))
     votes = _read_votes(run.input("votes"), page, {pair["pair_id"]: pair for pair in pairs})
@@ -165,22 +156,20 @@ def _read_votes(file: Path | None, page: str, pairs: Mapping[str, Row]) -> list[
         return []
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        same = saved["page"] == page
+        if saved["page"] != page:
+            raise ValueError("they are of another page")
         votes = {vote["pair_id"]: pairs[vote["pair_id"]] | vote for vote in saved["votes"]}
+        for vote in votes.values():
+            if (choice := vote["choice"]) not in CHOICES:
+                raise ValueError(f"{choice!r} is none of {', '.join(CHOICES)}")
+            # left and right of the page become the sides that stood there
+            if choice in SIDES and vote["swapped"]:
+                vote["choice"] = SIDES[choice == "left"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file}: not a file of votes ({type(error).__name__} {error}); save it again"
+            f"{file}: no votes on this page ({type(error).__name__}: {error}); take the file that"
+            " the page of these parameters saves"
         ) from error
-    if not same:
-        raise InputError(
-            f"{file}: votes on another page; take the one saved from the page of these parameters"
-        )
-    for vote in votes.values():
-        if (choice := vote["choice"]) not in CHOICES:
-            raise InputError(f"{file}: {choice!r} is no vote; allowed: {', '.join(CHOICES)}")
-        # left and right of the page become the sides that stood there
-        if choice in SIDES and vote["swapped"]:
-            vote["choice"] = SIDES[choice == "left"]
     return list(votes.values())
 
 
@@ -188,25 +177,14 @@ def _write_page(run: Run, page: str, pairs: Iterable[Row]) -> None:
     """One file that needs nothing else, and that says nothing of who wrote what."""
     shown = []
     for pair in pairs:
-        # the page marks where the picture stands; other pictures are named
-        context = pair["context"].replace("<another-image>", "[another picture]")
-        facts = {name: pair[name] for name in ("url", "alt", "texts", "notes")}
-        image = _thumbnail(pair["picture"], run.params.image_side)
-        facts |= {"id": pair["pair_id"], "context": context.split("<image>"), "image": image}
-        shown.append(facts)
-    source = json.dumps({"page": page, "pairs": shown}, ensure_ascii=False)
+        facts = {name: pair[name] for name in ("id", "url", "alt", "context", "texts")}
+        side, picture = run.params.image_side, pair["picture"]
+        shown.append(facts | {"image": picture and encode_data_uri(picture, side=side)})
+    source = json.dumps({"page": page, "pairs": shown}, ensure_ascii=False, default=list)
     html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     # no text can end the script that holds it
     html = html.replace("{{data}}", source.replace("<", "\\u003c"))
     (run.data / "page.html").write_text(html, encoding="utf-8")
-
-
-def _thumbnail(path: Path | str, side: int) -> str:
-    """The picture within the page; empty if there is none to show."""
-    try:
-        return encode_data_uri(path, side=side) if path else ""
-    except (ImageError, OSError):
-        return ""
 
 
 def tally(votes: Any) -> dict[str, float]:

@@ -7,11 +7,9 @@ that learnt from unequal data are marked: they compare data and size. The accura
 table are known to nobody here; its tests are named beside the model that they are of.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from vislib.figures.benchmarks import REFERENCE, scale_of, title_of
 from vislib.figures.statistics import query
@@ -35,11 +33,30 @@ SELECT scores.*, own.samples, own.rounds, own.supervised_tokens, own.steps, refe
 FROM scores LEFT JOIN tests USING (model, arm, benchmark)
 LEFT JOIN sizes AS own USING (model, arm)
 LEFT JOIN sizes AS other ON other.model = scores.model AND other.arm = reference
-ORDER BY place
+ORDER BY model, place
 """
 _UNEQUAL = """
 if(abs(own.{size} - other.{size}) > 0.01 * greatest(own.{size}, other.{size}),
     format('{{:,}} {name} to {{:,}}', own.{size}::BIGINT, other.{size}::BIGINT), NULL)
+"""
+# An interval is not known of questions about one page alone. Arms of unequal size are marked where
+# they are read: at the name, not in a column that may be passed over.
+_READABLE = """
+SELECT model, arm || if(unequal = '', '', ' †') AS arm,
+    format('{{:,}}', samples::BIGINT) AS samples, format('{{:,}}', rounds::BIGINT) AS rounds,
+    format('{{:,}}', supervised_tokens::BIGINT) AS "supervised tokens",
+    format('{{:.1f}}', {scale} * accuracy) || coalesce(format(' [{{:.1f}}, {{:.1f}}]',
+        {scale} * low::DOUBLE, {scale} * high::DOUBLE), '') AS accuracy,
+    format('±{{:.1f}}', {scale} * seed_deviation::DOUBLE) AS "seed deviation", reference,
+    format('{{:+.1f}}', {scale} * difference::DOUBLE) || coalesce(format(' [{{:+.1f}}, {{:+.1f}}]',
+        {scale} * difference_low::DOUBLE, {scale} * difference_high::DOUBLE), '') AS difference,
+    format('{{:.1f}}', {scale} * detectable::DOUBLE) AS detectable,
+    format('{{:,}}', n::BIGINT) AS n, format('{{:,}}', b::BIGINT) AS b,
+    format('{{:,}}', c::BIGINT) AS c,
+    format(if(p < 0.001, '{{:.1e}}', '{{:.3f}}'), p::DOUBLE) AS p,
+    format(if(p_clustered < 0.001, '{{:.1e}}', '{{:.3f}}'), p_clustered::DOUBLE) AS "p clustered",
+    format(if(p_holm < 0.001, '{{:.1e}}', '{{:.3f}}'), p_holm::DOUBLE) AS "p holm"
+FROM joined
 """
 
 
@@ -72,37 +89,9 @@ def join(scores: Any, comparisons: Any, arms: Any, benchmark: str) -> Any:
 
 def readable(table: Any) -> Any:
     """A `join`ed table as it is read: texts, "" where a number is not known."""
-    # a form a column, in the order in which they are read
+    names = {name: table[name].map(title_of, "ignore") for name in ("arm", "reference")}
     scale = scale_of(table["benchmark"].iloc[0])
-    forms: dict[str, Callable[[Any], str]] = {
-        "model": str,
-        "arm": title_of,
-        **dict.fromkeys(ARM_SIZES, "{:,.0f}".format),
-        "accuracy": lambda value: f"{scale * value:.1f}",
-        "seed_deviation": lambda value: f"±{scale * value:.1f}",
-        "reference": title_of,
-        "difference": lambda value: f"{scale * value:+.1f}",
-        "detectable": lambda value: f"{scale * value:.1f}",
-        **dict.fromkeys(("n", "b", "c"), "{:,.0f}".format),
-        **dict.fromkeys(("p", "p_clustered", "p_holm"), _p),
-    }
-
-    # A column in which nothing is known is one of numbers, unless it is told that it holds texts.
-    def texts(name: str, form: Callable[[Any], str]) -> Any:
-        return table[name].map(form, "ignore").astype("str")
-
-    shown = pd.DataFrame({name: texts(name, form) for name, form in forms.items()})
-    # an interval is not known of questions about one page alone
-    for name, prefix in (("accuracy", ""), ("difference", "difference_")):
-        low, high = (texts(f"{prefix}{end}", forms[name]) for end in ("low", "high"))
-        shown[name] += (" [" + low + ", " + high + "]").fillna("")
-    # marked where it is read: at the name, not in a column that may be passed over
-    shown["arm"] += table["unequal"].map(lambda sizes: sizes and " †")
-    return shown.fillna("").rename(columns=lambda name: name.replace("_", " "))
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+    return query(_READABLE.format(scale=scale), joined=table.assign(**names)).fillna("")
 
 
 def remarks(table: Any, *, paper: Sequence[str]) -> list[str]:

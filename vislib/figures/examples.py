@@ -5,8 +5,9 @@ A seeded choice picks the samples, so that nobody picks the pretty ones. Panels 
 `new_sheet`.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ WHERE status = 'ok' AND contextual IS NOT NULL AND non_contextual IS NOT NULL
 KINDS = ("contextual", "non_contextual")
 _POOL = 40  # candidates looked at for each example that is wanted
 _LACKS = "an image, a caption, or a script that the font can set"
+_AS_IT_IS: dict[str, Any] = {"ensure_ascii": False, "default": list}
 Example = dict[str, Any]
 
 
 def choose(
     sql: str,
     inputs: Mapping[str, Path],
-    said: Callable[[Example], Iterable[str]],
     *,
     ids: Sequence[str],
     n: int,
@@ -47,16 +48,16 @@ def choose(
     """Rows of a query of samples: `ids`, or for none a seeded choice of `n` of different pages and
     images, `rich` ones first.
 
-    Samples whose texts, which are `said`, the font cannot set are passed over, perhaps all. Raises
-    InputError when one of `ids` is.
+    Samples with a text that the font cannot set are passed over, perhaps all. Raises InputError
+    when one of `ids` is.
     """
     among = ", ".join(f"'{name}'" for name in ids) or "sample_id"
     # more than are wanted, as some cannot be set; the whole table would be too many
     pool = f"ORDER BY rich DESC, seeded({seed}, sample_id) LIMIT {len(ids) or n * _POOL}"
-    found = query(f"FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
-    found["path"] = f"{inputs['images'].parent}/" + found["path"]
+    with_file = "SELECT * REPLACE (beside_images() || path AS path)"
+    found = query(f"{with_file} FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
     # a box of a missing glyph would pass for the text
-    rows = [row for row in found.to_dict("records") if all(map(drawable, said(row)))]
+    rows = [row for row in found.to_dict("records") if drawable(json.dumps(row, **_AS_IT_IS))]
     by_id = {row["sample_id"]: row for row in rows}
     if lacking := sorted(set(ids) - set(by_id)):
         raise InputError(
@@ -70,18 +71,6 @@ def choose(
         if not any(row[name] == one[name] for one in shown for name in ("doc_id", "image_id")):
             shown.append(row)
     return shown[:n]
-
-
-def load_examples(
-    inputs: Mapping[str, Path], *, ids: Sequence[str], n: int, seed: int
-) -> list[Example]:
-    """Samples with image, both captions and conversation: `choose` from the tables of `inputs`."""
-    return choose(SAMPLES, inputs, _said, ids=ids, n=n, seed=seed)
-
-
-def _said(example: Example) -> list[str]:
-    page = [example[name] or "" for name in ("page_url", "alt_text", "context", *KINDS)]
-    return page + [turn["value"] for turn in example["conversations"]]
 
 
 def rounds_of(example: Example) -> list[tuple[str, str, str]]:
@@ -175,15 +164,11 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
         # in the order of the conversation, the caption wherever it stands
         shown = [one for one in spoken if one not in others[rounds - 1 :]]
         for _, question, answer in shown:
+            talk.write(question, heading="Human", indent=38, max_lines=12)
             # answers alone are marked: questions hold fixed phrases
-            _write_turn(talk, "Human", question, NOTHING)
-            _write_turn(talk, "Assistant", answer, added_stems(example))
+            added = added_stems(example)
+            talk.write(answer, heading="Assistant", indent=38, source=added, max_lines=12)
             talk.y += 3
         if more := len(spoken) - len(shown):
             talk.write(f"and {more} more rounds", size=5.5, color=GREY)
         sheet.y = max(image.y, talk.y) + 10
-
-
-def _write_turn(talk: Column, who: str, text: str, source: frozenset[str]) -> None:
-    talk.column(-38, 50).write(who, size=5.5, weight="bold", color=GREY)
-    talk.write(text, source=source, max_lines=12)

@@ -50,9 +50,9 @@ def plot_sizes(axes: Axes, table: Any, *, short_edge: int) -> None:
     axes.axhline(short_edge, **dashed)
     axes.axline((1, 1), (2, 2), color="0.75", linewidth=0.6, zorder=0)  # square pictures
     ends = short_edge / 1.3, 1.3 * table[["width", "height"]].max(axis=None)
+    # a step is a doubling, as sizes of pictures are thought of
+    axes.loglog(base=2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set(xlabel="Width (px)", ylabel="Height (px)", xlim=ends, ylim=ends)
-    for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
-        # a step is a doubling, as sizes of pictures are thought of
-        set_scale("log", base=2)
-        axis.set_major_formatter("{x:,.0f}")
     finish(axes)

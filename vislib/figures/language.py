@@ -7,8 +7,9 @@ in its package and needs no download. Tables of captions are streamed; what is h
 a row of numbers.
 """
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -27,8 +28,8 @@ from vislib.media.words import count_words
 from vislib.runs import InputError, tables
 
 # means; of the other lengths and the parts of speech we know no figure of the paper
-PAPER: Mapping[str, Mapping[str, float]] = {
-    "words": {"DenseFusion-4V-100K": 206, "DenseFusion-1M": 191},
+PAPER = {
+    "words": {"DenseFusion-4V-100K": 206.0, "DenseFusion-1M": 191.0},
     "sentences": {
         "DenseFusion-4V-100K": 11.2,
         "DenseFusion-1M": 11.0,
@@ -36,21 +37,28 @@ PAPER: Mapping[str, Mapping[str, float]] = {
 }
 LENGTHS = ("characters", "words", "sentences")
 # by how HanTa's tags begin, which are those of the British National Corpus
-CLASSES: Mapping[str, tuple[str, ...]] = {
-    "nouns": ("NN", "NP"),
-    "verbs": ("V",),
-    "adjectives": ("AJ",),
-    "adverbs": ("AV",),
-    "adpositions": ("PR",),
-    "determiners": ("AT", "DT", "DPS"),
-    "pronouns": ("PN",),
-    "conjunctions": ("CJ",),
-    "numerals": ("CRD", "ORD"),
-    "others": ("",),
+CLASSES = {
+    "nouns": "NN|NP",
+    "verbs": "V",
+    "adjectives": "AJ",
+    "adverbs": "AV",
+    "adpositions": "PR",
+    "determiners": "AT|DT|DPS",
+    "pronouns": "PN",
+    "conjunctions": "CJ",
+    "numerals": "CRD|ORD",
+    "others": "",
 }
 _LONGEST = 30  # characters of a token that the tagger is given: its time grows with their cube
 
 
+# Kinds in the order asked for, tables within a kind; a kind of two captioners is two groups, named
+# by the stage that wrote it.
+_GROUPED = """
+SELECT * EXCLUDE (index, stage), replace(kind, '_', '-') || if(min("table") OVER (PARTITION BY kind)
+    < max("table") OVER (PARTITION BY kind), ' · ' || stage, '') AS "group"
+FROM found ORDER BY list_position({kinds}, kind), index
+"""
 _CHOSEN = """
 SELECT caption FROM captions SEMI JOIN own USING (sample_id)
 WHERE kind = '{kind}' AND status = 'ok' ORDER BY seeded({seed}, sample_id) LIMIT {limit}
@@ -66,6 +74,7 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
     """
     rows, left_out, facts = [], 0, ["kind", "sample_id", "model"]
     for number, path in enumerate(captions):
+        stage = "/".join(path.parts[-4:-2])
         for row in tables.read_rows(path, [*facts, "caption", "status"]):
             if row["status"] != "ok" or row["kind"] not in kinds:
                 continue
@@ -73,15 +82,9 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
                 left_out += 1
                 continue
             lengths = caption_lengths(row["caption"])
-            rows.append([number, *(row[name] for name in facts), *lengths])
-    table = pd.DataFrame(rows, columns=["table", *facts, *LENGTHS])
-    # kinds in the order asked for, tables within a kind
-    places = table["kind"].map(list(kinds).index)
-    table = table.iloc[places.argsort(kind="stable")]
-    # a kind of two captioners is two groups, named by the stage that wrote it
-    stages = table["table"].map(lambda number: f" · {'/'.join(captions[number].parts[-4:-2])}")
-    several = table.groupby("kind")["table"].transform("nunique") > 1
-    table["group"] = table["kind"].str.replace("_", "-") + stages.where(several, "")
+            rows.append([number, stage, *(row[name] for name in facts), *lengths])
+    found = pd.DataFrame(rows, columns=["table", "stage", *facts, *LENGTHS])
+    table = query(_GROUPED.format(kinds=list(kinds)), found=found.reset_index())
     if (groups := table["group"].nunique()) > len(GROUPS):
         raise InputError(
             f"captions and kinds ({', '.join(kinds)}) give {groups} groups of English captions; a"
@@ -126,7 +129,7 @@ def word_classes(text: str) -> list[str]:
         tags = _tagger().tag_sent(tokens, taglevel=0)
         for token, tag in zip(tokens, tags, strict=True):
             if any(map(str.isalnum, token)):
-                found.append(next(name for name in CLASSES if tag.startswith(CLASSES[name])))
+                found.append(next(name for name in CLASSES if re.match(CLASSES[name], tag)))
     return found
 
 
@@ -137,27 +140,20 @@ def _tagger() -> Any:
     return HanoverTagger("morphmodel_en.pgz")
 
 
-def length_bins(lengths: Any, *, bins: int) -> Any:
-    """Histograms of words and sentences in at most about `bins` bins: length, group (with mean and
-    median), from, to, count.
+def length_groups(lengths: Any, name: str, *, bins: int) -> dict[str, Any]:
+    """Histograms of `words` or `sentences` by group, with mean and median, in at most about `bins`
+    bins.
     """
-    # an empty table stays one of numbers
-    found = [histogram([], [0, 1]).head(0).assign(length="", group="")]
-    for name, paper in PAPER.items():
-        # the paper's means are in the picture
-        end = ceil(max(*lengths[name], *paper.values()))
-        # whole numbers wide: half a word is none, and uneven bins would show false gaps
-        step = end // bins + 1
-        edges = np.arange(0, end + step + 1, step) - 0.5
-        for group, values in lengths.groupby("group", sort=False)[name]:
-            label = f"{group}: {values.mean():.1f} / {values.median():g}"
-            found.append(histogram(values, edges).assign(length=name, group=label))
-    return pd.concat(found)[["length", "group", "from", "to", "count"]]
-
-
-def groups_of(histograms: Any, name: str) -> dict[str, Any]:
-    """The `length_bins` of `words` or `sentences` by group."""
-    return dict(iter(histograms[histograms["length"] == name].groupby("group", sort=False)))
+    # the paper's means are in the picture
+    end = ceil(max(*lengths[name], *PAPER[name].values()))
+    # whole numbers wide: half a word is none, and uneven bins would show false gaps
+    step = end // bins + 1
+    edges = np.arange(0, end + step + 1, step) - 0.5
+    groups = {}
+    for group, values in lengths.groupby("group", sort=False)[name]:
+        label = f"{group}: {values.mean():.1f} / {values.median():g}"
+        groups[label] = histogram(values, edges).assign(length=name, group=group)
+    return groups
 
 
 def plot_classes(axes: Axes, classes: Any) -> None:

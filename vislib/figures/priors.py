@@ -34,7 +34,6 @@ HEADINGS = dict(zip(FIELDS, _TITLES, strict=True))
 _COLUMN, _LISTS = 225.0, 300.0  # points: width of an image, and where the lists begin
 _OBJECT: Look = {"color": EDGE, "linestyle": "-"}
 _TEXT: Look = {"color": CONTRAST, "linestyle": (0, (3, 1.5))}
-_HEADING: Look = {"size": 5.5, "weight": "bold", "color": GREY}
 _LABEL, _HIGH, _LONGEST = 5.0, 6.0, 70.0  # points: size, height and greatest width of a label
 
 
@@ -47,7 +46,7 @@ def load_examples(
     Each has the `fields` of its prompt, and in `source` the stems of what page and picture say.
     Raises InputError when none is left, or one of `ids`.
     """
-    chosen = choose(SAMPLES.format(kind=kind), inputs, _said, ids=ids, n=n, seed=seed)
+    chosen = choose(SAMPLES.format(kind=kind), inputs, ids=ids, n=n, seed=seed)
     if not chosen:
         raise InputError(
             f"no sample has an image, priors, a caption of kind {kind} and a script that the font"
@@ -59,10 +58,6 @@ def load_examples(
         known = fields["world_knowledge"].replace("page: ", "")
         example["source"] = text_stems(f"{known}\n{fields['texts']}")
     return chosen
-
-
-def _said(example: Example) -> list[str]:
-    return [*as_fields(example, example).values(), example["caption"], example["page_url"]]
 
 
 def plot_examples(sheet: Column, examples: Sequence[Example], *, lines: int) -> None:
@@ -80,23 +75,23 @@ def plot_examples(sheet: Column, examples: Sequence[Example], *, lines: int) -> 
         image.y += 2
         image.write(example["page_url"], size=5, max_lines=1, color=GREY)
         for name, title in HEADINGS.items():
-            beside.column(-64, 60).write(title, **_HEADING)
-            _write_list(beside, example["fields"][name], lines, numbered=name == "texts")
+            _write_list(beside, title, example["fields"][name], lines)
         caption = sheet.column(36, sheet.width - 44)
         # below both columns, over the whole width
         caption.y = max(image.y, beside.y) + 3
-        caption.column(-36, 36).write("Caption", **_HEADING)
-        caption.write(example["caption"], source=example["source"], max_lines=30)
+        marked = {"source": example["source"], "max_lines": 30}
+        caption.write(example["caption"], heading="Caption", indent=36, **marked)
         sheet.y = caption.y + 5
 
 
-def _write_list(beside: Column, text: str, lines: int, *, numbered: bool) -> None:
+def _write_list(beside: Column, title: str, text: str, lines: int) -> None:
+    beside.write("", heading=title, indent=64)
     found = text.split("\n")
     for number, line in enumerate(found[:lines], 1):
-        # numbers hang in the margin: they are ours, not the text's
-        if numbered and line:
-            left = 3 + text_width(str(number), _LABEL)
-            beside.column(-left, 20).write(str(number), size=_LABEL, color=CONTRAST)
+        if line and title == HEADINGS["texts"]:
+            # numbers hang in the margin: they are ours, not the text's
+            look: Look = {"ha": "right", "fontsize": _LABEL, "color": CONTRAST}
+            beside.axes.text(beside.x - 3, beside.y + 6, str(number), **look)
         beside.write(line or "none", max_lines=4)
     if more := len(found[lines:]):
         beside.write(f"and {more} more", size=5.5, color=GREY)

@@ -28,11 +28,12 @@ ranks AS (SELECT image_id, min(rank) AS rank FROM samples GROUP BY image_id)
 SELECT image_id, chosen.cluster, coalesce(rank, -1) AS rank,
     CASE WHEN rank IS NOT NULL THEN 'kept'
          WHEN image_id IN (SELECT image_id FROM duplicates) THEN 'semantic duplicate'
-         ELSE 'below the top k' END AS state, '{folder}/' || path AS path, vector
+         ELSE 'below the top k' END AS state, beside_images() || path AS path, vector
 FROM chosen LEFT JOIN ranks USING (image_id) LEFT JOIN files USING (image_id) ORDER BY image_id
 """
+# At most so many duplicates per reason, by seed, with the image kept in their place.
 PAIRS = """
-WITH files AS (SELECT image_id, '{folder}/' || min(path) AS path FROM images GROUP BY image_id),
+WITH files AS (SELECT image_id, beside_images() || min(path) AS path FROM images GROUP BY image_id),
 ranked AS (SELECT *, count(*) OVER (PARTITION BY reason) AS of_reason, row_number() OVER (
     PARTITION BY reason ORDER BY seeded({seed}, image_id)) AS place FROM duplicates)
 SELECT ranked.image_id, kept_id, reason, distance, of_reason, aside.path, kept.path AS kept_path,
@@ -84,9 +85,7 @@ def map_table(inputs: Mapping[str, Path], *, points: int, seed: int) -> Any:
     `inputs` has the folders of embeddings, samples, duplicates and images. x and y are the first
     two principal components; `attrs["explained"]` has their shares of the variance.
     """
-    # the ledger's paths are below its own folder
-    folder = inputs["images"].parent
-    table = query(MAP.format(points=points, seed=seed, folder=folder), **inputs)
+    table = query(MAP.format(points=points, seed=seed), **inputs)
     vectors = np.stack(table.pop("vector")).astype(float)
     # one image, or equal ones, have no variance: all stand in the middle
     table["x"], table["y"], shares = 0.0, 0.0, [0.0, 0.0]
@@ -127,7 +126,11 @@ def plot_map(axes: Axes, table: Any, *, thumbnails: int) -> list[str]:
     side = sqrt(width * height / (1.8 * max(thumbnails, 12)))
     across, down = round(width / side), round(height / side)
     axes.set(xlim=(0, across), ylim=(down, 0), autoscale_on=False)
-    table = table.assign(x=_spread(table["x"], across), y=_spread(-table["y"], down))
+    table = table.copy()
+    # half a cell off the ends, or in the middle where all are equal
+    for name, ends in (("x", [0.5, across - 0.5]), ("y", [down - 0.5, 0.5])):
+        values = table[name]
+        table[name] = np.interp(values, [values.min() - 1e-9, values.max() + 1e-9], ends)
     # best ranks first: each cluster shows its middle before any shows more
     kept = table[table["state"] == "kept"].sort_values(["rank", "cluster", "image_id"])
     cells = snapped(kept[["x", "y"]].head(thumbnails), across=across, down=down)
@@ -151,26 +154,8 @@ def _plot_marks(axes: Axes, table: Any) -> None:
             marks.set(edgecolor=edge, linewidth=0.5, label=f"{name} ({len(group):,})")
 
 
-def _spread(values: Any, cells: int) -> Any:
-    """Values over an axis of `cells`, half a cell off its ends; equal ones in its middle."""
-    if np.ptp(values) == 0:
-        return values * 0 + cells / 2
-    return np.interp(values, [values.min(), values.max()], [0.5, cells - 0.5])
-
-
-def pairs_table(inputs: Mapping[str, Path], *, count: int, seed: int) -> Any:
-    """A seeded choice of at most `count` duplicates per reason, nearest first, with the image kept
-    in their place.
-
-    Columns of `duplicates`, and of_reason (how many there are), path, kept_path and the distance as
-    it is said.
-    """
-    folder = inputs["images"].parent
-    return query(PAIRS.format(count=count, seed=seed, folder=folder), **inputs)
-
-
 def plot_duplicates(sheet: Column, table: Any) -> None:
-    """Pairs of a `pairs_table`, the kept image left of the one set aside."""
+    """Rows of `PAIRS`, nearest first by reason, the kept image left of the one set aside."""
     if table.empty:
         sheet.write("No image was set aside as a duplicate.")
     for reason, group in table.groupby("reason"):

@@ -38,15 +38,20 @@ def query(sql: str, **tables: Any) -> Any:
     """The rows of a DuckDB query as a pandas table; it names each of `tables` by its keyword: a
     folder of Parquet, a list of folders that hold one table together, or a pandas table.
 
-    Only an ORDER BY fixes the order of rows. Raises InputError for a table that lacks a column.
+    Files that a table names lie beside its folder: `beside_images()` is that of `images`, with a
+    slash. Only an ORDER BY fixes the order of rows. Raises InputError for a table that lacks a
+    column.
     """
     with duckdb.connect() as connection:
         connection.execute(_SEEDED)
         for name, table in tables.items():
-            folders = [table] if isinstance(table, Path) else table
+            if isinstance(table, Path):
+                beside = str(table.parent).replace("'", "''")
+                connection.execute(f"CREATE MACRO beside_{name}() AS '{beside}/'")
+                table = [table]
             # pandas tables come in as they are: steps of a notebook join with the run's tables
-            if isinstance(folders, list):
-                files = [str(part) for folder in folders for part in parts(folder)]
+            if isinstance(table, list):
+                files = [str(part) for folder in table for part in parts(folder)]
                 connection.read_parquet(files).create_view(name)
             else:
                 connection.register(name, table)
@@ -119,8 +124,8 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
                 rows.append(ids | overlap(caption["caption"], source))
     # columns are named for a table without a row too
     table = pd.DataFrame(rows, columns=["sample_id", "kind", *overlap("", frozenset())])
-    for name, whole in (("over_content", "content_words"), ("over_all", "all_words")):
-        table[name] = table["matched"] / table[whole].where(table[whole] > 0)
+    table["over_content"] = table["matched"] / table["content_words"]
+    table["over_all"] = table["matched"] / table["all_words"]
     return table
 
 

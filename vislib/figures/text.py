@@ -8,7 +8,6 @@ column or several.
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,23 @@ from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox
 
 from vislib.figures.statistics import stems
-from vislib.figures.style import CONTRAST, INK, SMALL_PRINT, start_style, width_of, wrapped
+from vislib.figures.style import (
+    CONTRAST,
+    GREY,
+    INK,
+    SMALL_PRINT,
+    Look,
+    start_style,
+    width_of,
+    wrapped,
+)
 from vislib.media import pixels
 from vislib.media.words import WORD, words
 
 SIZE, LEADING = 6.5, 1.32  # points of text; distance of lines in text sizes
 IMAGE_DPI = 240  # of embedded pictures, as printed
 NOTHING: frozenset[str] = frozenset()
-
-
-@cache
-def _glyphs() -> frozenset[int]:
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+_GLYPHS = get_font(findfont("DejaVu Sans")).get_charmap().keys()
 
 
 def drawable(text: str) -> bool:
@@ -38,7 +42,7 @@ def drawable(text: str) -> bool:
     shown = set("".join(text.split()))
     # right-to-left scripts need shaping, which matplotlib lacks
     directions = set(map(unicodedata.bidirectional, shown))
-    return _glyphs().issuperset(map(ord, shown)) and directions.isdisjoint(("R", "AL", "AN"))
+    return set(map(ord, shown)) <= _GLYPHS and directions.isdisjoint(("R", "AL", "AN"))
 
 
 def marked(line: str, source: frozenset[str]) -> Iterator[tuple[str, bool]]:
@@ -134,9 +138,16 @@ class Column:
         source: frozenset[str] = NOTHING,
         size: float = SIZE,
         max_lines: int = 99,
+        heading: str = "",
+        indent: float = 0,
         **look: Any,
     ) -> None:
-        """Set paragraphs, words whose stems are all in `source` red and underlined."""
+        """Set paragraphs, words whose stems are all in `source` red and underlined; a heading hangs
+        `indent` points to the left of the first line.
+        """
+        if heading:
+            small: Look = {"fontsize": 5.5, "weight": "bold", "color": GREY}
+            self.axes.text(self.x - indent, self.y + 5.5, heading, **small)
         look = {"fontsize": size, "va": "baseline", "color": INK, **look}
         for line in wrap(text, width=self.width, size=size, max_lines=max_lines):
             left, base = self.x, self.y + size
