@@ -37,10 +37,6 @@ def test_examples_pass_over_failed_images_and_scripts_that_the_font_lacks(
 ) -> None:
     (only,) = load(inputs)
     assert only["sample_id"] == "a"
-    assert examples.rounds_of(only) == [
-        ("caption", "Describe.", "A harbour."),
-        ("free_form", "How many?", "Two boats."),
-    ]
     assert Path(only["path"]).is_file()
 
 
@@ -108,5 +104,7 @@ def test_samples_show_the_caption_and_count_the_rounds_left_out(
     figures.trim_sheet(figure, sheet, note="n")
     assert_readable(figure)
     shown = texts_of(sheet)
+    assert shown.count("A harbour.") == 2
+    assert "<image>" not in shown
     assert shown.count("Describe.") == shown.count("and 1 more rounds") == 2
     assert "How many?" not in shown

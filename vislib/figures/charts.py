@@ -147,7 +147,8 @@ def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> No
         # around the middle of the line, whatever the number of names
         places = own["label"].map(labels.index) + step * (number - (len(names) - 1) / 2)
         axes.plot(own["value"], places, linestyle="", label=name, **looks[name])
-        axes.hlines(places, own["low"], own["high"], looks[name]["color"], linewidth=0.8)
+        color = looks[name]["color"]
+        axes.hlines(places, own["low"], own["high"], color, linewidth=0.8, zorder=1)
     # a hairline between lines leads the eye from name to mark
     for border in range(1, len(labels)):
         axes.axhline(border - 0.5, color="0.88", linewidth=0.5)
@@ -215,4 +216,4 @@ def _cloud(counts: Mapping[str, int], width: int, height: int, *, seed: int) -> 
 
 def _shade(word: str, font_size: int, **_: Any) -> str:
     """Paler where a word is smaller, dark enough to be read."""
-    return f"hsl(213, 65%, {max(18, 45 - font_size // 4)}%)"
+    return f"hsl(213, 55%, {max(18, 45 - font_size // 4)}%)"

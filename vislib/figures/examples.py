@@ -73,12 +73,6 @@ def choose(
     return shown[:n]
 
 
-def rounds_of(example: Example) -> list[tuple[str, str, str]]:
-    """The rounds of an example's conversation: source, question, answer."""
-    said = [turn["value"].removeprefix("<image>\n") for turn in example["conversations"]]
-    return list(zip(example["sources"], said[::2], said[1::2], strict=True))
-
-
 def added_stems(example: Example) -> frozenset[str]:
     """Stems of what its page adds to an example: what stands there and not in the caption written
     without it.
@@ -159,7 +153,8 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
         image.draw(example["path"], height=150)
         image.y += 2
         image.write(example["page_url"], size=5, max_lines=1, color=GREY)
-        spoken = rounds_of(example)
+        said = [turn["value"].removeprefix("<image>\n") for turn in example["conversations"]]
+        spoken = list(zip(example["sources"], said[::2], said[1::2], strict=True))
         others = [one for one in spoken if one[0] != "caption"]
         # in the order of the conversation, the caption wherever it stands
         shown = [one for one in spoken if one not in others[rounds - 1 :]]
