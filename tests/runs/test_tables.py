@@ -14,7 +14,7 @@ from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.keys import expand
 from vislib.runs.seeding import choose, seeded, short_hash
-from vislib.runs.shards import map_shards
+from vislib.runs.verbs import Drop, Mapped, To
 
 SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int64())])
 
@@ -107,43 +107,35 @@ def test_nested_tables_with_their_own_stem(tmp_path):
     assert not (tmp_path / "conversations").exists()
 
 
-def double(folder: Path, part: Path, output: tables.Output) -> None:
-    """Doubles n; leaves a trace of every call; drops odd rows; fails where a file says so."""
-    (folder / f"{part.stem}.calls").open("a").write("x")
-    if (folder / f"{part.stem}.fail").exists():
-        raise RuntimeError(f"{part.stem} fails")
-    for row in tables.read_rows(part):
-        output.take("row")
-        if row["n"] % 2:
-            output.drop("row", row["id"], "odd", str(row["n"]))
-        else:
-            output.keep("row")
-            output.write("rows", {"id": row["id"], "n": 2 * row["n"]})
+def double(rows, *, traces: Path):
+    """Doubles n; leaves a trace of every row; drops odd rows; fails where a file says so."""
+    for row in rows:
+        (traces / f"{row['id']}.calls").open("a").write("x")
+        if (traces / f"{row['id']}.fail").exists():
+            raise RuntimeError(f"{row['id']} fails")
+        yield Drop("odd", str(row["n"])) if row["n"] % 2 else To("rows", row | {"n": 2 * row["n"]})
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_shards_resume_where_they_stopped(tmp_path, workers):
+def test_parts_resume_where_they_stopped(tmp_path, workers):
     with tables.Output(tmp_path / "in", {"rows": SCHEMA}, rows_per_part=2) as output:
         for n in range(6):
             output.write("rows", {"id": str(n), "n": n})
-    shards = tables.parts(tmp_path / "in/rows")
-    work = partial(
-        map_shards,
-        partial(double, tmp_path),
-        shards,
+    doubling = Mapped(
+        function=partial(double, traces=tmp_path),
+        unit="row",
+        id=("id",),
         folder=tmp_path / "out",
         schemas={"rows": SCHEMA},
         marks=tmp_path / "marks",
-        workers=workers,
-        lock=tmp_path / "lock",
     )
-    (tmp_path / "part-00001.fail").touch()
-    with pytest.raises(RuntimeError, match="part-00001 fails"):
+    work = partial(doubling.run, tmp_path / "in/rows", workers=workers, lock=tmp_path / "lock")
+    (tmp_path / "2.fail").touch()
+    with pytest.raises(RuntimeError, match="2 fails"):
         work()
-    (tmp_path / "part-00001.fail").unlink()
-    counts = work()
-    assert counts == {"row/taken": 6, "row/kept": 3, "row/dropped/odd": 3}
-    assert len((tmp_path / "part-00000.calls").read_text()) == 1  # done once, not again
+    (tmp_path / "2.fail").unlink()
+    assert work() == {"row/taken": 6, "row/kept": 3, "row/dropped/odd": 3}
+    assert len((tmp_path / "0.calls").read_text()) == 1  # done once, not again
     assert [row["n"] for row in tables.read_rows(tmp_path / "out/rows")] == [0, 4, 8]
     assert [row["detail"] for row in tables.read_rows(tmp_path / "out/dropped")] == ["1", "3", "5"]
 

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from vislib.runs import sql
-from vislib.runs.code import code_digest
 from vislib.runs.contract import DROPPED, SCHEMAS
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
@@ -23,13 +22,8 @@ from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
 from vislib.runs.progress import Progress
 from vislib.runs.provenance import peak_memory_mib, relative_to_root
 from vislib.runs.stage import Stage, output_facts, write_record
-from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, parts, read_rows
-from vislib.runs.verbs import (
-    PARTS_PER_VERB,
-    Mapped,
-    RowFunction,
-    map_parts,
-)
+from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, read_rows
+from vislib.runs.verbs import PARTS_PER_VERB, Mapped, RowFunction, name_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,11 +120,11 @@ class Run:
         A part that an earlier attempt made is taken as it is, if neither its input nor the function
         has changed.
         """
-        name = getattr(getattr(function, "func", function), "__name__", "map")
         # The function's name is the verb's: a cell that is run again makes its rows anew.
-        source, columns = self.place(table), (id,) if isinstance(id, str) else tuple(id)
-        if name in self._counts:  # the cell was run again
+        name, source = name_of(function), self.place(table)
+        if name in self._counts:
             rmtree(self.folder / "shards" / name, ignore_errors=True)
+        columns = (id,) if isinstance(id, str) else tuple(id)
         self._map(name, function, source, self.schemas, unit, columns, batch, workers)
         before, its_unit = self._made_by.get(source, ("", ""))
         if before and its_unit == unit:
@@ -156,12 +150,9 @@ class Run:
             schemas=schemas,
             marks=self.folder / "shards" / name,
             first_dropped=self._first_part(name),
-            code=code_digest(function),
         )
-        counts = map_parts(
-            mapped, parts(source), workers=workers, lock=self.stage.run / ".workers.lock"
-        )
-        self._count(name, counts)
+        lock = self.stage.run / ".workers.lock"
+        self._count(name, mapped.run(source, workers=workers, lock=lock))
 
     def sql(
         self,
@@ -220,12 +211,12 @@ class Run:
         from vislib.engines.rows import ask_rows
 
         source, answers = self.place(table), self.scratch / into
-        columns = (id,) if isinstance(id, str) else tuple(id)
         beside, schema = ask_rows(self, build, source, answers, check)
         name = f"answers in {into}"
-        # Always written anew, in seconds: what was asked is in the journal.
-        for old in (answers, self.folder / "shards" / name):  # the journal may hold more by now
+        # Always written anew, in seconds: what was asked is in the journal, which may hold more.
+        for old in (answers, self.folder / "shards" / name):
             rmtree(old, ignore_errors=True)
+        columns = (id,) if isinstance(id, str) else tuple(id)
         self._map(name, beside, source, {str(answers): schema}, unit, columns)
         self._made_by[answers] = (name, unit)
         return answers

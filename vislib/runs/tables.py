@@ -143,18 +143,14 @@ def lookup(
     `values` alone.
     """
     # For a handful to look at: a join of tables is `run.sql`'s.
-    wanted = pa.array(sorted(set(values)), pa.string())
     chosen = None if columns is None else sorted({key, *columns})
+    wanted = pa.array(sorted(set(values)), pa.string())
     found: dict[str, Row] = {}
     for part in parts(table):
         with open_part(part) as file:
-            for group in range(file.num_row_groups):
-                mask = pc.is_in(
-                    plain(file.read_row_group(group, [key])).column(key), value_set=wanted
-                )
-                if pc.any(mask).as_py():  # the other columns may be long lists
-                    for row in plain(file.read_row_group(group, chosen)).filter(mask).to_pylist():
-                        found.setdefault(row[key], row)
+            for batch in batches(file, columns=chosen):
+                among = batch.filter(pc.is_in(batch.column(key), value_set=wanted))
+                found = {row[key]: row for row in among.to_pylist()} | found
     return found
 
 

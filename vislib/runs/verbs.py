@@ -16,19 +16,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from hashlib import sha256
 from multiprocessing import get_context
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pyarrow as pa
 
+from vislib.runs.code import code_digest
 from vislib.runs.errors import InputError
 from vislib.runs.locking import share
 from vislib.runs.progress import Progress
-from vislib.runs.tables import Output, Row, count_rows, read_batches
+from vislib.runs.tables import Output, Row, count_rows, parts, read_batches
 
 PARTS_PER_VERB = 100_000  # `dropped` is written by every verb of a stage, each from such a number
 
@@ -67,13 +69,7 @@ RowFunction = Callable[[Sequence[Row]], Iterable[Said]]
 
 def row_id(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """The id of a row: a column, or one of a row within it (`sample.sample_id`); several by `/`."""
-    values = []
-    for column in columns:
-        value: Any = row
-        for step in column.split("."):
-            value = value[step]
-        values.append(str(value))
-    return "/".join(values)
+    return "/".join(str(reduce(getitem, column.split("."), row)) for column in columns)
 
 
 class Rows(list[Row]):
@@ -88,38 +84,85 @@ class Rows(list[Row]):
         self.current = None
 
 
+def name_of(function: Any) -> str:
+    """The name of a function, or of the one that a partial holds; it is the verb's too."""
+    return str(getattr(getattr(function, "func", function), "__name__", "map"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mapped:
-    """One `run.map`: the function, how rows are named, and where its output goes."""
+    """A function over the parts of a table: how rows are named, and where its output goes."""
 
     function: RowFunction
     unit: str
     id: tuple[str, ...]
-    batch: int
     folder: Path
     schemas: Mapping[str, pa.Schema]
-    marks: Path
-    first_dropped: int  # number of its first part of `dropped`
-    code: str  # hash of the function and its settings
+    marks: Path  # a folder: one file for each part that is done
+    batch: int = 1
+    first_dropped: int = 0  # number of its first part of `dropped`
 
-    def part(self, index: int, source: Path) -> Counter[str]:
+    def run(self, table: Path, *, workers: int, lock: Path) -> Counter[str]:
+        """Map every part, several at once if there are `workers`; the sum of their counts.
+
+        Workers hold `lock` (shared) and end with their parent.
+        """
+        self.marks.mkdir(parents=True, exist_ok=True)
+        sizes = {source: count_rows(source) for source in parts(table)}
+        counts: Counter[str] = Counter()
+        with Progress(sum(sizes.values()), self.unit) as progress:
+            for source, found in self._made(list(sizes), workers, lock):
+                counts.update(found)
+                progress.update(sizes[source])
+        return counts
+
+    def _made(
+        self, sources: list[Path], workers: int, lock: Path
+    ) -> Iterator[tuple[Path, Counter[str]]]:
+        code = code_digest(self.function)
+        if workers == 1 or len(sources) == 1:
+            for index, source in enumerate(sources):
+                yield source, self.part(index, source, code)
+            return
+        try:  # a function of a notebook travels by value, with what it reads of the notebook
+            work = cloudpickle.dumps(self)
+        except Exception as error:
+            raise InputError(
+                f"{name_of(self.function)} cannot go to other processes ({error}); let it read"
+                " parameters and imports alone, or set workers to 1"
+            ) from error
+        # spawn and not fork: a kernel has threads, and a forked child of theirs may hang.
+        spawn, begin = get_context("spawn"), partial(start_worker, os.getpid(), lock)
+        with ProcessPoolExecutor(workers, spawn, initializer=begin) as pool:
+            under_way = {
+                pool.submit(_part, work, index, source, code): source
+                for index, source in enumerate(sources)
+            }
+            try:
+                for future in as_completed(under_way):
+                    yield under_way[future], future.result()
+            except BaseException:
+                # the parts under way end, the others do not begin
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def part(self, index: int, source: Path, code: str) -> Counter[str]:
         """Map one part, or take it as done."""
         # By content, not by date: an input that was made again and came out the same is the same.
         mark = self.marks / f"{index:05d}.json"
-        given = {"input": sha256(source.read_bytes()).hexdigest(), "code": self.code}
+        given = {"input": sha256(source.read_bytes()).hexdigest(), "code": code}
         if mark.exists():
             before = json.loads(mark.read_text(encoding="utf-8"))
             # marks of an attempt that was accepted hold no code: they stand for any
-            if {"code": self.code, **before, "counts": 0} == given | {"counts": 0}:
+            if {"code": code, **before, "counts": 0} == given | {"counts": 0}:
                 return Counter(before["counts"])
         first = {"dropped": self.first_dropped}
         with Output(self.folder, self.schemas, part=index, first_part=first) as output:
             for rows in read_batches(source):
                 for start in range(0, len(rows), self.batch):
                     self._write(Rows(rows[start : start + self.batch]), output)
-        mark.with_suffix(".tmp").write_text(
-            json.dumps(given | {"counts": output.counts}, sort_keys=True), encoding="utf-8"
-        )
+        text = json.dumps(given | {"counts": output.counts}, sort_keys=True)
+        mark.with_suffix(".tmp").write_text(text, encoding="utf-8")
         os.replace(mark.with_suffix(".tmp"), mark)  # last: without it the part is made again
         return output.counts
 
@@ -127,19 +170,17 @@ class Mapped:
         # Of one batch alone, so that memory does not grow with the table.
         went_on: set[str] = set()
         dropped: set[str] = set()
-        name = _name(self.function)
+        name = name_of(self.function)
         try:
             for said in self.function(rows):
                 if isinstance(said, To):
                     output.writer(said.table, path=said.path, stem=said.stem).write(said.row)
                     went_on.add(self._id_of_output(said.row))
                 elif isinstance(said, Drop):
-                    unit, id = said.unit or self.unit, said.id or self._current(rows, said)
-                    output.drop(unit, id, said.reason, said.detail)
-                    if unit == self.unit:
-                        if id in dropped:
-                            raise InputError(f"{name} drops {unit} {id} twice")
-                        dropped.add(id)
+                    id = self._drop(said, rows, output)
+                    if id in dropped:
+                        raise InputError(f"{name} drops {self.unit} {id} twice")
+                    dropped |= {id} - {""}
                 elif isinstance(said, Note):
                     output.note(said.name, said.n)
                 else:
@@ -149,7 +190,8 @@ class Mapped:
                     )
         except Exception as error:
             if rows.current is not None:
-                error.add_note(f"{name}: at {self.unit} {row_id(rows.current, self.id)}")
+                at = row_id(rows.current, self.id)
+                error.add_note(f"{name}: at {self.unit} {at}")
             raise
         for id in (row_id(row, self.id) for row in list.__iter__(rows)):
             output.take(self.unit)
@@ -169,76 +211,30 @@ class Mapped:
                 return row_id(row, columns)
         return ""
 
-    def _current(self, rows: Rows, said: Drop) -> str:
-        if rows.current is None or said.unit:
-            raise InputError(
-                f"{_name(self.function)}: {said} names no id, and it is not said while going over"
-                " the rows; give it the id of what it drops"
-            )
-        return row_id(rows.current, self.id)
+    def _drop(self, said: Drop, rows: Rows, output: Output) -> str:
+        """Set aside what is said; its id if it is a row of the input, else ''."""
+        id = said.id
+        if not id:
+            if rows.current is None or said.unit:
+                raise InputError(
+                    f"{name_of(self.function)}: {said} names no id, and it is not said while going"
+                    " over the rows; give it the id of what it drops"
+                )
+            id = row_id(rows.current, self.id)
+        unit = said.unit or self.unit
+        output.drop(unit, id, said.reason, said.detail)
+        return id if unit == self.unit else ""
 
 
-def _name(function: Any) -> str:
-    return str(getattr(getattr(function, "func", function), "__name__", function))
-
-
-def map_parts(
-    mapped: Mapped, sources: Sequence[Path], *, workers: int, lock: Path | None
-) -> Counter[str]:
-    """Map every part, several at once if there are `workers`; the sum of their counts.
-
-    Workers hold `lock` (shared) and end with their parent.
-    """
-    mapped.marks.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    sizes = {source: count_rows(source) for source in sources}
-    with Progress(sum(sizes.values()), mapped.unit) as progress:
-        if workers == 1 or len(sources) == 1:
-            for index, source in enumerate(sources):
-                counts.update(mapped.part(index, source))
-                progress.update(sizes[source])
-            return counts
-        start = partial(start_worker, os.getpid(), lock)
-        # spawn and not fork: a kernel has threads, and a forked child of theirs may hang.
-        work = _pickled(mapped)
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start) as pool:
-            under_way = {
-                pool.submit(_part, work, index, source): source
-                for index, source in enumerate(sources)
-            }
-            try:
-                for future in as_completed(under_way):
-                    counts.update(future.result())
-                    progress.update(sizes[under_way[future]])
-            except BaseException:
-                # the parts under way end, the others do not begin
-                pool.shutdown(cancel_futures=True)
-                raise
-    return counts
-
-
-def _pickled(mapped: Mapped) -> bytes:
-    """A function of a notebook travels by value, with what it reads of the notebook."""
-    try:
-        work: bytes = cloudpickle.dumps(mapped)
-    except Exception as error:
-        raise InputError(
-            f"{_name(mapped.function)} cannot go to other processes ({error}); let it read"
-            " parameters and imports alone, or set workers to 1"
-        ) from error
-    return work
-
-
-def _part(work: bytes, index: int, source: Path) -> Counter[str]:
+def _part(work: bytes, index: int, source: Path, code: str) -> Counter[str]:
     mapped: Mapped = cloudpickle.loads(work)
-    return mapped.part(index, source)
+    return mapped.part(index, source, code)
 
 
-def start_worker(parent: int, lock: Path | None) -> None:
+def start_worker(parent: int, lock: Path) -> None:
     """Hold the folder's lock for as long as this worker lives, and end when the kernel is gone."""
     # So long as a worker lives, nobody begins the stage anew: both would write the same parts.
-    if lock is not None:
-        share(lock)  # kept open: the lock ends with the process
+    share(lock)  # kept open: the lock ends with the process
 
     # A killed kernel cannot tell its workers; that their parent is another tells them.
     def watch() -> None:
