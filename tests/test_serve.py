@@ -197,7 +197,9 @@ def asker(folder: str, mood: str) -> None:
 
 
 def test_bad_settings_are_told_before_anything_is_asked(run, tmp_path, monkeypatch):
-    check_parameters(SimpleNamespace(**vars(run.params), checks=[], language="en"))
+    check_parameters(
+        SimpleNamespace(**vars(run.params), checks=[], language="en", run_dir="runs/x")
+    )
     batch = run_in(tmp_path, "well", engine="openai_batch", batch_price=0.5, batch_folder="")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(InputError, match="which the provider lacks"):
