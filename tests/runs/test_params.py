@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vislib.runs.errors import InputError
-from vislib.runs.params import GONE, read_schema, resolve
+from vislib.runs.params import read_schema, resolve
 from vislib.runs.yaml_files import read_parameters, write_parameters
 
 RUN = '\nrun_dir: str = "runs/demo"  # folder\nvariant: str = ""  # variant'
@@ -96,17 +96,6 @@ def test_bad_values_name_place_key_value_and_what_is_allowed(tmp_path, given, sa
         resolve(schema, given, "params/demo/80_demo.yaml")
     assert said in str(caught.value)
     assert str(caught.value).startswith("params/demo/80_demo.yaml: ")
-
-
-@pytest.mark.parametrize("name", sorted(GONE))
-def test_a_parameter_that_is_gone_says_what_to_write_now(tmp_path, name):
-    schema = schema_of(tmp_path, "n: int = 1  # a number [1..9]")
-    with pytest.raises(InputError) as caught:
-        resolve(schema, {name: 0}, "params/mine/80_demo.yaml")
-    assert f"params/mine/80_demo.yaml: {name} is no parameter any more: " in str(caught.value)
-    assert f"delete it (from every file of a set: sed -i '/^{name}:/d'" in str(caught.value)
-    taken = schema_of(tmp_path, f"{name}: int = 1  # another notebook's of that name")
-    assert resolve(taken, {name: 0}, "here")[name] == 0
 
 
 def test_an_int_does_for_a_float_and_defaults_fill_the_rest(tmp_path):

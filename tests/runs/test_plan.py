@@ -209,17 +209,6 @@ def test_unfinished_work_is_continued_or_kept_aside(made):
     assert "(accepted: 08_merging.partial)" in made.plan("--accept", "08_merging")["08_merging"]
 
 
-def test_results_of_keys_of_whole_files_get_one_message(made):
-    old = {"hashes": {"notebook": "ab", "code": "cd"}, "key": "ef"}
-    for name in ("05_experts", "08_merging"):
-        record = read_record(made.run / name)
-        hashes = {**record["hashes"], **old["hashes"]}
-        write_record(made.run / name, record | {"hashes": hashes, "key": "ef"})
-    done = made.python("-m", "vislib.run", "params/sample", "--dry-run")
-    assert done.stdout.count("note: keys of earlier versions held whole files") == 1
-    assert "05_experts             would run: a key of an earlier vislib" in done.stdout
-
-
 def facts(code: str, **parameters) -> dict:
     hashes = {"cells": {}, "code": {"a.py": code}, "parameters": parameters, "inputs": {}}
     return {"hashes": hashes, "inputs": {}}

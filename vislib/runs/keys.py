@@ -154,21 +154,17 @@ def _brief(value: Any) -> str:
 
 
 def _code_changes(before: Hashes, now: Hashes) -> Iterator[str]:
-    if isinstance(before.get("code"), str):
-        yield OLD_HOUSE  # which of its files changed data cannot be told any more
-        return
     cells, new = before.get("cells", {}), now.get("cells", {})
     if list(cells.values()) != list(new.values()):
         # by content: a cell that only moved among looks has not changed
         numbers = [number for number, digest in new.items() if digest not in cells.values()]
         yield f"notebook cell {', '.join(numbers)}" if numbers else "order of notebook cells"
     code, reached = before.get("code", {}), now.get("code", {})
+    if isinstance(code, str):  # a record of an earlier version: one hash of all files
+        code = {}
     for name in sorted(code.keys() | reached.keys()):
         if code.get(name) != reached.get(name):
             yield f"files of {name[:-2]}" if name.endswith("/*") else f"code of {name}"
-
-
-OLD_HOUSE = "a key of an earlier vislib, which held whole files"
 
 
 # ---- inputs

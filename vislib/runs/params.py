@@ -39,12 +39,6 @@ _TYPES: dict[str, type] = {
     "list": list,
     "dict": dict,
 }
-# Parameters that notebooks once took: a set that still names one is told what to write now. A name
-# that a notebook takes (again) is never looked up here.
-GONE = {
-    "packing": "a row of a batch is one sample, as with `packing: false`; delete it",
-    "image_size": "images have the processor's own size, as with `image_size: 0`; delete it",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,13 +191,8 @@ def check_name(name: str, value: Any, place: str) -> None:
 
 
 def refuse_unknown(name: str, allowed: Iterable[str], place: str) -> None:
-    """Refuse a name that is not `allowed`; of one that is gone, say what became of it."""
+    """Refuse a name that is not `allowed`."""
     if name not in allowed:
-        if name in GONE:
-            raise InputError(
-                f"{place}: {name} is no parameter any more: {GONE[name]} (from every file of a set:"
-                f" sed -i '/^{name}:/d' FOLDER/*.yaml)"
-            )
         raise InputError(f"{place}: unknown parameter {name!r}; allowed: {', '.join(allowed)}")
 
 

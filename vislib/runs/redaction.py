@@ -2,12 +2,10 @@
 is kept.
 """
 
-import base64
 import html
 import json
 import os
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
@@ -63,9 +61,7 @@ def redact(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _forms(value: str) -> tuple[str, ...]:
-    """How a value stands in text, JSON, notebook.html, addresses and headers; the longest form
-    first.
-    """
+    """How a value stands in text, JSON, notebook.html and addresses; the longest form first."""
     plain = {value, unquote(value)}
     forms = plain | {repr(form)[1:-1] for form in plain}
     forms |= {html.escape(form, quote=quotes) for form in forms for quotes in (True, False)}
@@ -77,18 +73,7 @@ def _forms(value: str) -> tuple[str, ...]:
         for form in plain
         for encode in (quote, quote_plus)
     }
-    forms |= {inner for form in plain for inner in _in_base64(os.fsencode(form))}
     return tuple(sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True))
-
-
-def _in_base64(value: bytes) -> Iterator[str]:
-    """What base64 of `value` has in common wherever it stands: a header's `user:password`, say."""
-    for before in range(
-        3
-    ):  # three bytes give four characters; those that neighbours share are left out
-        whole = (len(value) + before) // 3 * 3 - before
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            yield encode(b"\0" * before + value[:whole]).decode()[(0, 2, 3)[before] :]
 
 
 def write_redacted(file: Path, text: str) -> None:

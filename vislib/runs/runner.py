@@ -17,7 +17,7 @@ from typing import Any
 
 from vislib.runs.digests import nothing_written
 from vislib.runs.errors import InputError
-from vislib.runs.keys import OLD_HOUSE, ROOT
+from vislib.runs.keys import ROOT
 from vislib.runs.locking import FORCE_VARIABLE, FolderLock
 from vislib.runs.plan import (
     Plan,
@@ -37,10 +37,6 @@ from vislib.runs.stage import Record, read_record, settle_runs_folder
 from vislib.runs.terminal import any_terminal, reader_has_gone
 
 _UNFINISHED = re.compile(r"\.(partial|previous)/")
-_OLD_HOUSE = (
-    "note: keys of earlier versions held whole files; now they hold the cells that make data and"
-    " the pure code that these reach. What was made before is made again once, or kept by --accept"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,8 +121,6 @@ def _run(entries: list[SetFile], options: argparse.Namespace) -> int:
     plans = plan_all(entries, options)
     for note in meet_servers(plans):
         print(note)
-    if any(OLD_HOUSE in plan.verdict for plan in plans):
-        print(_OLD_HOUSE)
     if options.dry_run:
         for plan in plans:
             _print_plan(plan)
