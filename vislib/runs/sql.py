@@ -170,13 +170,15 @@ class _Rows:
 def _pieces(table: Path) -> Iterator[pa.RecordBatch]:
     """All rows, as many at once as make a few pieces of a table without holding much of it."""
     held: list[pa.RecordBatch] = []
+    size = 0  # bytes
     for part in parts(table):
         with open_part(part) as file:
             for batch in batches(file):
                 held.append(batch)
-                if sum(one.nbytes for one in held) > _PIECE_BYTES:
+                size += batch.nbytes
+                if size > _PIECE_BYTES:
                     yield pa.concat_batches(held)
-                    held = []
+                    held, size = [], 0
     if held:
         yield pa.concat_batches(held)
 
