@@ -17,8 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 FOLDER = Path(__file__).parent / "sample"
-# What the tiny models of `params/sample-models` learn, step by step, and what 11 writes and scores.
-MODELS, TRAINED = FOLDER.with_name("sample-models"), ("10_finetuning", "11_captioner")
+# What tiny models of `params/sample-models` learn, step by step: the base arm and three others.
+MODELS = FOLDER.with_name("sample-models")
+TRAINED = tuple(
+    f"10_finetuning.{arm}" for arm in ("base", "captions", "free_form", "multiple_choice")
+)
 LEFT_OUT = {"model", "prompt_sha", "request_sha", "left_model", "right_model", "signature"}
 LONG_TEXT, LONG_LIST, LONG_VECTOR = 60, 30, 32
 ID = re.compile("[0-9a-f]{16}")
