@@ -1,5 +1,5 @@
 """params/sample-models gives the rows that stand in tests/golden/sample-models: four arms of 10 and
-every loss of theirs.
+every loss of theirs, captions and scores of 11.
 
 After a change that is meant, `python -m tests.golden runs/sample-models` writes them anew, and the
 commit says why they changed. They are of an x86 CPU: on another, texts of random models may differ.
@@ -16,7 +16,7 @@ GOLDEN = read_golden(MODELS)
 
 @pytest.fixture(scope="module")
 def made(sample_run):
-    """What stage 10 makes beside a run of the sample set."""
+    """What stages 10 and 11 make beside a run of the sample set."""
     for name in TRAINED:
         run_set(ROOT / "params/sample-models", sample_run.parent, "--only", name)
     found = read_run(sample_run.parent / "sample-models")

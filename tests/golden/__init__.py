@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 FOLDER = Path(__file__).parent / "sample"
-# What tiny models of `params/sample-models` learn, step by step: the base arm and three others.
+# What tiny models of `params/sample-models` learn, step by step, in the base arm and three others,
+# and what 11 writes and scores.
 MODELS = FOLDER.with_name("sample-models")
-TRAINED = tuple(
-    f"10_finetuning.{arm}" for arm in ("base", "captions", "free_form", "multiple_choice")
-)
+_ARMS = ("base", "captions", "free_form", "multiple_choice")
+TRAINED = (*(f"10_finetuning.{arm}" for arm in _ARMS), "11_captioner")
 LEFT_OUT = {"model", "prompt_sha", "request_sha", "left_model", "right_model", "signature"}
 LONG_TEXT, LONG_LIST, LONG_VECTOR = 60, 30, 32
 ID = re.compile("[0-9a-f]{16}")
