@@ -67,7 +67,16 @@ def select(text: str, tables: Mapping[str, Path], scratch: Path) -> list[tuple[A
         try:
             return connection.execute(text).fetchall()
         except duckdb.Error as error:
-            raise InputError(f"DuckDB refuses {text!r} ({error})") from error
+            raise _refused(f"DuckDB refuses {text!r}", tables, error) from error
+
+
+def _refused(what: str, tables: Mapping[str, Path], error: duckdb.Error) -> InputError:
+    # DuckDB names a column that is not there, and not in which files it looked for it.
+    where = ", ".join(f"{name} = {path}" for name, path in tables.items())
+    return InputError(
+        f"{what} ({error}); it reads {where}: run the stages that make them again, or mend the"
+        " parameter"
+    )
 
 
 def query(
@@ -96,7 +105,7 @@ def query(
                 " (FORMAT parquet, ROW_GROUP_SIZE 2048)"
             )
         except duckdb.Error as error:
-            raise InputError(f"{into.name}: DuckDB refuses the query ({error})") from error
+            raise _refused(f"{into.name}: DuckDB refuses the query", tables, error) from error
         references = pq.ParquetFile(work / "references.parquet")
         sources = _sources(connection, work / "references.parquet", list(tables.values()))
     for part, batch in enumerate(_batches(references, rows_per_part)):
