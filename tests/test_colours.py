@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from PIL.PngImagePlugin import PngInfo
 
 from tests import colour_profiles as profiles
 from vislib.media import pixels
@@ -116,14 +115,3 @@ def test_a_profile_that_is_broken_or_of_another_kind_is_ignored(tmp_path, profil
     path = stored(tmp_path, Image.new("RGB", (64, 64), ORANGE), "PNG", icc_profile=profile)
     assert seen(path) == ORANGE
     assert "icc_profile" not in sent(path, 32).info
-
-
-@pytest.mark.parametrize(
-    ("gamma", "shown"), [(100_000, 188), (45_455, 128), (0, 128), (4_000_000_000, 128)]
-)
-def test_the_gamma_of_a_png_counts_where_it_can_be_meant(tmp_path, gamma, shown):
-    info = PngInfo()
-    info.add(b"gAMA", gamma.to_bytes(4, "big"))
-    path = stored(tmp_path, Image.new("RGB", (64, 64), (128, 128, 128)), "PNG", pnginfo=info)
-    assert seen(path) == pytest.approx((shown,) * 3, abs=1)
-    assert sent(path, 0).convert("RGB").getpixel((4, 4)) == seen(path)

@@ -1,9 +1,9 @@
 """From the colours that a file states to sRGB, which models, people and measurements all expect.
 
 A camera's Adobe RGB or a phone's Display P3 read as sRGB shows orange as brown; a CMYK profile
-means nothing beside RGB pixels. So a picture's profile, or the gamma that a PNG states in place of
-one, is applied once when it is read. A profile that is broken or of another kind than the pixels
-is ignored, as browsers do. (PNG's cHRM and a video's code points are not read.)
+means nothing beside RGB pixels. So a picture's profile is applied once when it is read. One that is
+broken or of another kind than the pixels is ignored, as browsers do. (PNG's gAMA and cHRM and a
+video's code points are not read.)
 """
 
 import io
@@ -18,22 +18,12 @@ Conversion = Callable[[Image.Image], Image.Image]
 # Modes of pixels that a profile may speak of; Pillow's others are brought into RGB first.
 _MODES = {"1": "L", "L": "L", "LA": "L", "I;16": "L", "I": "L", "F": "L", "CMYK": "CMYK"}
 _SAME = 2  # of 255: a profile that moves no colour further is sRGB under another name
-_SRGB_GAMMA = 0.45455  # near enough to sRGB's curve, and what most PNG files state
 
 
 def to_srgb(image: Image.Image) -> Conversion | None:
     """What brings the picture into sRGB (mode L, RGB or CMYK in, RGB out); None if it is there."""
-    if profile := image.info.get("icc_profile"):
-        # Lab pixels say their colours by themselves.
-        mode = _MODES.get(image.mode, "RGB")
-        return _by_profile(bytes(profile), mode) if image.mode != "LAB" else None
-    # A PNG's chunks in their order of precedence: iCCP, sRGB, gAMA.
-    gamma = image.info.get("gamma")
-    if image.format != "PNG" or not gamma or "srgb" in image.info:
-        return None
-    if not 0.2 <= gamma <= 5 or abs(gamma - _SRGB_GAMMA) < 0.05:  # neither broken nor sRGB's
-        return None
-    return _by_gamma(gamma)
+    profile = image.info.get("icc_profile")
+    return _by_profile(bytes(profile), _MODES.get(image.mode, "RGB")) if profile else None
 
 
 @lru_cache(maxsize=16)
@@ -62,11 +52,3 @@ def _moves(transform: Any, mode: str) -> int:
     after = ImageCms.applyTransform(before, transform)
     first, second = (np.asarray(one.convert("RGB"), np.int16) for one in (before, after) if one)
     return int(np.abs(first - second).max())
-
-
-def _by_gamma(gamma: float) -> Conversion:
-    # From the stated gamma to light, and from light by sRGB's curve (IEC 61966-2-1).
-    light = (np.arange(256) / 255) ** (1 / gamma)
-    curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    table = (curve * 255).round().astype(int).tolist()
-    return lambda image: image.convert("RGB").point(table * 3)

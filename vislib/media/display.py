@@ -9,7 +9,7 @@ stay readable.
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from vislib.media.pixels import ImageError, read_image, scaled
 
 SIDE = 220  # px of a thumbnail's longest side: about 10 kB
 _SHORT, _LONGEST = 48, 4000  # characters: up to here a fact on one line; from here a text is cut
-_LINE = "1px solid rgba(128,128,128,.35)"
+_FRAME = "border:1px solid rgba(128,128,128,.35);border-radius:4px;padding:8px"
 _LABEL = "font-size:80%;opacity:.7;overflow-wrap:anywhere"
+_LINES = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
 
 
 def cards(
@@ -40,11 +41,17 @@ def cards(
     `text`: columns shown with their names; lists become lines, absent values a dash. Without `text`
     the cards are tiles of a contact sheet. `side`: px of a picture's longest side, at most.
     """
-    shown = [_card(row, image, root, title, text, side) for row in rows]
-    flow = "column" if text else "row wrap"
-    return HTML(
-        f'<div style="display:flex;flex-flow:{flow};gap:8px">{"".join(shown) or "no rows"}</div>'
-    )  # type: ignore[no-untyped-call]
+
+    def card(row: Mapping[str, Any]) -> str:
+        picture = _picture(row.get(image), root, side) if image else ""
+        bold = "font-weight:600;overflow-wrap:anywhere"
+        heading = _div(bold, escape(_as_text(row.get(title)))) if title else ""
+        if not text:
+            return _div(f"{_FRAME};width:{side}px;font-size:80%", picture, heading)
+        body = _div("flex:1 1 0;min-width:0", heading, *_texts(row, text))
+        return _div(f"display:flex;gap:12px;{_FRAME}", picture, body)
+
+    return _all("column" if text else "row wrap", map(card, rows))
 
 
 def chats(
@@ -58,77 +65,53 @@ def chats(
 
     `image`: column with the path of the picture, below `root` or absolute.
     """
-    shown, box = [], "flex:1 1 0;min-width:0;max-width:60em;max-height:32em;overflow:auto"
-    for row in rows:
-        picture = (
-            f'<div style="flex:none;width:{side}px">{_picture(row.get(image), root, side)}</div>'
-        )
-        turns = "".join(_turn(turn["from"], turn["value"]) for turn in row["conversations"])
-        shown.append(
-            f'<div style="display:flex;gap:12px;border:{_LINE};border-radius:4px;padding:8px">'
-            f'{picture}<div style="{box}">{turns}</div></div>'
-        )
-    return HTML(
-        f'<div style="display:flex;flex-flow:column;gap:8px">{"".join(shown) or "no rows"}</div>'
-    )  # type: ignore[no-untyped-call]
+    box = "flex:1 1 0;min-width:0;max-width:60em;max-height:32em;overflow:auto"
+
+    def chat(row: Mapping[str, Any]) -> str:
+        turns = _div(box, *(_turn(turn["from"], turn["value"]) for turn in row["conversations"]))
+        picture = _picture(row.get(image), root, side)
+        return _div(f"display:flex;gap:12px;{_FRAME}", picture, turns)
+
+    return _all("column", map(chat, rows))
+
+
+def _all(flow: str, shown: Iterable[str]) -> HTML:
+    inside = "".join(shown) or "no rows"
+    return HTML(_div(f"display:flex;flex-flow:{flow};gap:8px", inside))  # type: ignore[no-untyped-call]
+
+
+def _div(style: str, *inside: str) -> str:
+    """A box of HTML, whose own text finds its direction by its first letter."""
+    return f'<div dir="auto" style="{style}">{"".join(inside)}</div>'
 
 
 def _turn(speaker: str, text: str) -> str:
     """One turn: what is asked to the right, what is answered to the left."""
-    asks = speaker == "human"
     # Greys that are seen on light and dark pages alike.
-    side, shade = ("margin-left:20%", ".16") if asks else ("margin-right:20%", ".06")
+    side, shade = ("right", ".06") if speaker != "human" else ("left", ".16")
     style = (
-        f"{side};margin-bottom:6px;padding:4px 10px;border-radius:10px;white-space:pre-wrap;"
-        f"overflow-wrap:anywhere;line-height:1.35;background:rgba(128,128,128,{shade})"
+        f"margin-{side}:20%;margin-bottom:6px;padding:4px 10px;border-radius:10px;"
+        f"background:rgba(128,128,128,{shade});{_LINES}"
     )
-    return f'<div dir="auto" style="{style}">{escape(_as_text(text))}</div>'
+    return _div(style, escape(_as_text(text)))
 
 
-def _card(
-    row: Mapping[str, Any],
-    image: str,
-    root: Path | None,
-    title: str,
-    text: Sequence[str],
-    side: int,
-) -> str:
-    bold = "font-weight:600;overflow-wrap:anywhere"
-    heading = (
-        f'<div dir="auto" style="{bold}">{escape(_as_text(row.get(title)))}</div>' if title else ""
-    )
-    picture = (
-        f'<div style="flex:none;width:{side}px">{_picture(row.get(image), root, side)}</div>'
-        if image
-        else ""
-    )
-    frame = f"border:{_LINE};border-radius:4px;padding:8px"
-    if not text:
-        return f'<div style="{frame};width:{side}px;font-size:80%">{picture}{heading}</div>'
-    # Short values share one line of facts; the others get boxes beside each other.
-    values = {name: _as_text(row.get(name)) for name in text}
-    # Facts on one line, texts in columns: a card is read at a glance.
-    short = [name for name, value in values.items() if len(value) <= _SHORT and "\n" not in value]
-    facts = " · ".join(f"{_label(name)} <bdi>{escape(values[name])}</bdi>" for name in short)
-    texts = "".join(_text(name, values[name]) for name in text if name not in short)
-    columns = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{texts}</div>'
-    body = f'<div style="flex:1 1 0;min-width:0">{heading}<div>{facts}</div>{columns}</div>'
-    return f'<div style="display:flex;gap:12px;{frame}">{picture}{body}</div>'
-
-
-def _text(name: str, value: str) -> str:
-    """A labelled text; longer ones get more of the width, then scroll in their own box."""
-    box = (
-        "max-height:15em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
-    )
-    body = f'<div dir="auto" style="{box}">{escape(value)}</div>'
-    # By length, within bounds: a caption beside a page of text must stay legible.
-    share = 1 + min(len(value), 1200) // 200
-    return f'<div style="flex:{share} 1 160px;min-width:0">{_label(name)}{body}</div>'
-
-
-def _label(name: str) -> str:
-    return f'<span style="{_LABEL}">{escape(name)}</span>'
+def _texts(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    """Short values on one line of facts, the others in columns: a card is read at a glance."""
+    values = {name: _as_text(row.get(name)) for name in names}
+    facts, columns = [], []
+    for name, value in values.items():
+        label = f'<span style="{_LABEL}">{escape(name)}</span>'
+        if len(value) <= _SHORT and "\n" not in value:
+            facts.append(f"{label} <bdi>{escape(value)}</bdi>")
+            continue
+        # A long text scrolls in its own box.
+        body = _div(f"max-height:15em;overflow:auto;{_LINES}", escape(value))
+        # Width by length, within bounds: a caption beside a page of text must stay legible.
+        share = 1 + min(len(value), 1200) // 200
+        columns.append(_div(f"flex:{share} 1 160px;min-width:0", label, body))
+    yield _div("", " · ".join(facts))
+    yield _div("display:flex;flex-wrap:wrap;gap:12px", *columns)
 
 
 def _as_text(value: Any) -> str:
@@ -145,18 +128,17 @@ def _as_text(value: Any) -> str:
 
 def _picture(path: str | Path | None, root: Path | None, side: int) -> str:
     """An `img` of at most `side` px, or the reason why there is none."""
+    box = f"flex:none;width:{side}px"
     if not path:
-        return f'<span style="{_LABEL}">no image</span>'
+        return _div(f"{box};{_LABEL}", "no image")
     try:
         small = scaled(read_image((root or Path()) / path), side)
     except (ImageError, OSError) as error:
         why = f"{error.strerror}: {path}" if isinstance(error, OSError) else str(error)
-        return f'<span style="{_LABEL}">{escape(why)}</span>'
+        return _div(f"{box};{_LABEL}", escape(why))
     # Within the page itself: a notebook that is sent to a colleague keeps its pictures.
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=80)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return (
-        f'<img alt="" width="{small.width}" height="{small.height}"'
-        f' src="data:image/jpeg;base64,{data}">'
-    )
+    size = f'width="{small.width}" height="{small.height}"'
+    return _div(box, f'<img alt="" {size} src="data:image/jpeg;base64,{data}">')

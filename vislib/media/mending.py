@@ -13,7 +13,7 @@ from PIL import Image
 
 _PNG, _JPEG, _END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd9"
 _PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-_LOOK = {b"tRNS", b"eXIf", b"iCCP", b"sRGB", b"gAMA"}  # change what is seen; kept if they can be
+_LOOK = {b"tRNS", b"eXIf", b"iCCP"}  # change what is seen; kept if they can be
 _FILLING = b"\x55\xaa" * 64
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Literal, TypeVar, get_args
 
@@ -22,7 +23,7 @@ from PIL.Image import Transpose
 
 from vislib.media import signatures
 from vislib.media.colours import to_srgb
-from vislib.media.mending import mended as _mended
+from vislib.media.mending import mended
 
 Look = TypeVar("Look")
 Reason = Literal[
@@ -183,8 +184,8 @@ def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[b
         its_own = kind in _SENT and fits and _plain(image)
         return kind, None if its_own else scaled(_normalised(image), side)
 
-    (kind, shown), mended = _looked_at(data, look)
-    if shown is None and not mended:
+    (kind, shown), was_mended = _looked_at(data, look)
+    if shown is None and not was_mended:
         return data, kind
     # JPEG of a lossless file would blur its edges; PNG of a photograph is several times as large.
     kind = "JPEG" if lossy and kind in _LOSSY else "PNG"
@@ -195,20 +196,16 @@ def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[b
 
 def _looked_at(data: bytes, look: Callable[[Image.Image], Look]) -> tuple[Look, bool]:
     """What `look` makes of the opened picture, and whether the file had to be mended for it."""
-    try:
-        with _opened(io.BytesIO(data)) as image:
-            return look(image), False
-    except ImageError as error:
-        if error.reason not in {"broken", "truncated"}:
-            raise
-        for mended in _mended(data):
-            try:
-                with _opened(io.BytesIO(mended)) as image:
-                    return look(image), True
-            except ImageError as other:
-                if other.reason not in {"broken", "truncated"}:  # too large, say
-                    raise
-        raise
+    failures: list[ImageError] = []
+    for file in chain([data], mended(data)):
+        try:
+            with _opened(io.BytesIO(file)) as image:
+                return look(image), file is not data
+        except ImageError as error:
+            if error.reason not in {"broken", "truncated"}:  # too large, say
+                raise
+            failures.append(error)
+    raise failures[0]  # what is wrong with the file as it is
 
 
 @contextmanager

@@ -8,10 +8,10 @@ literal `</s>` counts as the characters it is made of, never as one special toke
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator
+from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vislib.runs.errors import InputError
 
@@ -19,7 +19,6 @@ from vislib.runs.errors import InputError
 _BATCH, _CHARACTERS = 256, 2**20
 _LONG = 2**16  # characters: a shorter text is counted whole, which takes 15 ms at most
 _SEAM = 64  # tokens by which a count may change where a text is cut; seldom one
-Item = TypeVar("Item")
 _PROBE = (
     "A  naïve\tcafé,   12,345 ﬁles\n\n東京 ① Ａ e\u0301 مرحبا 🙂🇫🇷 <s></s> ▁ <0x0A> ==== "
     " x\u200b\ufeff  "
@@ -35,9 +34,7 @@ def load_tokenizer(name: str) -> Any:
     `org/name@revision`. Raises InputError if there is none or it cannot be read.
     """
     try:
-        tokenizer = _open(name)
-    except InputError:
-        raise
+        tokenizer = _opened(_place(name))
     except Exception as error:  # the tokenizers library raises plain Exception
         first = str(error).strip().split("\n")[0]
         raise InputError(
@@ -55,24 +52,22 @@ def load_tokenizer(name: str) -> Any:
 def count_tokens(tokenizer: Any, texts: Iterable[str]) -> list[int]:
     """Number of tokens of each text, without added special tokens."""
     counts: list[int] = []
-    for batch in batched_by_length(texts, len):
+    for batch in _batches(texts):
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
         counts += map(len, encodings)
     return counts
 
 
-def batched_by_length(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Cut `items` into lists of at most 256, and of about 1 M characters by `length`."""
-    batch: list[Item] = []
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
     held = 0
-    for item in items:
-        batch.append(item)
-        held += length(item)
+    for text in texts:
+        batch.append(text)
+        held += len(text)
         if len(batch) == _BATCH or held >= _CHARACTERS:
             yield batch
             batch, held = [], 0
-    if batch:
-        yield batch
+    yield batch
 
 
 def tokens_beyond(tokenizer: Any, text: str, most: int) -> int:
@@ -92,44 +87,34 @@ def tokens_beyond(tokenizer: Any, text: str, most: int) -> int:
     return 0
 
 
-def _open(name: str) -> Any:
+def _place(name: str) -> Path:
+    """The file or folder of the tokenizer called `name`, downloaded if it is the hub's."""
     if not name:
-        raise InputError(
-            "tokenizer is empty: name mistral-common, a hub id, a folder or a tokenizer.json"
-        )
-    if name == "mistral-common":
-        package = find_spec("mistral_common")  # found, not imported: the import takes a second
-        if package is None or not package.submodule_search_locations:
-            raise InputError(
-                "tokenizer = 'mistral-common': the package is missing; pip install mistral-common"
-            )
-        return _open_file(Path(package.submodule_search_locations[0]) / "data/tokenizer.model.v1")
+        raise ValueError("it is empty")
+    if name == "mistral-common":  # its files alone: to import the package takes a second
+        found = distribution(name).locate_file("mistral_common/data/tokenizer.model.v1")
+        return Path(str(found))
     path = Path(name).expanduser()
-    if path.is_file():
-        return _open_file(path)
-    if not path.is_dir():
+    if not path.exists():
         from huggingface_hub import snapshot_download
 
         repository, _, revision = name.partition("@")
         files = ["*.json", "tokenizer*", "*.model", "vocab*", "merges.txt"]
         path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
-    for file in (path / "tokenizer.json", path / "tokenizer.model"):
-        if file.is_file():
-            return _open_file(file)
-    return _converted(path)
+    held = (path / "tokenizer.json", path / "tokenizer.model", path)
+    return next(place for place in held if place.exists())
 
 
-def _open_file(path: Path) -> Any:
+def _opened(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     if path.suffix == ".json":
         return Tokenizer.from_file(str(path))
-    return _from_sentencepiece(path) or _converted(path.parent)
-
-
-def _converted(folder: Path) -> Any:
+    if path.is_file() and (rebuilt := _from_sentencepiece(path)):
+        return rebuilt
     from transformers import AutoTokenizer
 
+    folder = path.parent if path.is_file() else path
     return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
 
 
@@ -141,19 +126,21 @@ def _from_sentencepiece(path: Path) -> Any:
     from tokenizers import Tokenizer, models, normalizers
 
     model = SentencePieceProcessor(model_file=str(path))
-    ids = range(model.get_piece_size())
-    vocabulary = {model.id_to_piece(i): i for i in ids}
+    vocabulary = {model.id_to_piece(i): i for i in range(model.get_piece_size())}
     special = (model.is_byte, model.is_control, model.is_unknown, model.is_unused)
-    plain = {piece: i for piece, i in vocabulary.items() if not any(test(i) for test in special)}
+    plain = {
+        piece: model.get_score(i)
+        for piece, i in vocabulary.items()
+        if not any(test(i) for test in special)
+    }
     # SentencePiece merges the pair whose piece scores highest; a BPE takes merges in their order.
-    ranked = sorted(
-        (-model.get_score(i), i, cut, (piece[:cut], piece[cut:]))
-        for piece, i in plain.items()
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in sorted(plain, key=plain.__getitem__, reverse=True)
         for cut in range(1, len(piece))
         if piece[:cut] in plain and piece[cut:] in plain
-    )
+    ]
     unknown = model.id_to_piece(model.unk_id())
-    merges = [pair for *_, pair in ranked]
     bpe = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(bpe)
     tokenizer.normalizer = normalizers.Sequence(
