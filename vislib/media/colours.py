@@ -37,6 +37,7 @@ def _by_profile(profile: bytes, mode: str) -> Conversion | None:
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
 
+    # The picture in the profile's own mode: a grey profile knows no RGB.
     def convert(image: Image.Image) -> Image.Image:
         converted = ImageCms.applyTransform(image.convert(mode), transform)
         return converted if converted is not None else image

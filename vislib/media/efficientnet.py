@@ -71,11 +71,13 @@ def load(auto_class: str) -> tuple[Any, Any]:
         image_mean=[127 / 255] * 3,
         image_std=[128 / 255] * 3,
     )
+    # Features are wanted without the head, as transformers' AutoModel has them.
     wanted: Any = model.efficientnet if auto_class == "AutoModel" else model
     return wanted.eval(), processor
 
 
 def _renamed(name: str) -> str:
+    # In order: several parts of one name are renamed.
     for old, new in _RENAMED.items():
         name = re.sub(old, new, name)
     return name

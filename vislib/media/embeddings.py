@@ -7,6 +7,7 @@ decides windows, sorting and batches, so equal tables give equal vectors on one 
 batch size moves a cosine by about 1e-7.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -43,7 +44,8 @@ class SentenceEncoder:
     def __init__(self, name: str) -> None:
         self.name = name
         with quiet_transformers(name, "embedding_model", "SentenceTransformer") as found:
-            from sentence_transformers import SentenceTransformer
+            with warnings.catch_warnings(action="ignore"):  # tqdm's, of notebooks
+                from sentence_transformers import SentenceTransformer
 
             if not name:  # which the class would take for a model without layers
                 raise ValueError(f"it is empty; {INSTALLED} needs no network")
@@ -55,6 +57,7 @@ class SentenceEncoder:
 
     def __call__(self, texts: list[str]) -> Vectors:
         """Unit vectors of one batch, shape (len(texts), dimension)."""
+        # Unit vectors: a dot product is a cosine.
         vectors = self.model.encode(
             texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False
         )
@@ -77,6 +80,7 @@ class Embeddings:
     def rows(self, texts: Sequence[str]) -> NDArray[np.intp]:
         """Where the vectors of `texts` stand."""
         wanted = np.fromiter(map(text_hash, texts), np.uint64, len(texts))
+        # A text behind all others would stand outside the table: the last row tells it apart.
         rows = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
         if missing := np.flatnonzero(self.hashes[rows] != wanted).tolist():
             raise KeyError(f"no embedding of {texts[missing[0]]!r}")
@@ -129,6 +133,7 @@ def embed_texts(
 
 
 def _first_occurrences(texts: Iterable[str], hashes: NDArray[np.uint64]) -> Iterator[str]:
+    # A bit for each text, not the texts: at the papers' scale they do not fit into memory.
     seen = np.zeros(len(hashes), bool)
     for text in texts:
         row = np.searchsorted(hashes, np.uint64(text_hash(text)))

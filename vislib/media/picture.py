@@ -91,14 +91,15 @@ def _shades(rgb: Array) -> Array:
 
 
 def _areas(shades: Array) -> dict[str, tuple[Colour, ...]]:
-    rows = np.array_split(shades, 3)
-    columns = np.array_split(shades, 3, axis=1)
+    # Of the middle thirds nobody would say where they lie.
+    upper, _, lower = np.array_split(shades, 3)
+    left, _, right = np.array_split(shades, 3, axis=1)
     areas = {
         "all": shades,
-        "upper third": rows[0],
-        "lower third": rows[2],
-        "left third": columns[0],
-        "right third": columns[2],
+        "upper third": upper,
+        "lower third": lower,
+        "left third": left,
+        "right third": right,
     }
     return {name: _colours(area) for name, area in areas.items()}
 

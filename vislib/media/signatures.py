@@ -58,6 +58,7 @@ def unread(head: bytes) -> tuple[Literal["broken", "unsupported_format", "not_an
     for name, begin in _OTHER.items():
         if begin.match(head):
             return "unsupported_format", name
+    # Last, because it reads all of the head as text.
     if _is_svg(head):
         return "unsupported_format", "SVG"
     return "not_an_image", f"begins with {head[:24]!r}"

@@ -101,6 +101,7 @@ def _place(name: str) -> Path:
         repository, _, revision = name.partition("@")
         files = ["*.json", "tokenizer*", "*.model", "vocab*", "merges.txt"]
         path = Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
+    # A folder may hold both: the converted file is what its authors trained or checked with.
     held = (path / "tokenizer.json", path / "tokenizer.model", path)
     return next(place for place in held if place.exists())
 
@@ -128,6 +129,7 @@ def _from_sentencepiece(path: Path) -> Any:
     model = SentencePieceProcessor(model_file=str(path))
     vocabulary = {model.id_to_piece(i): i for i in range(model.get_piece_size())}
     special = (model.is_byte, model.is_control, model.is_unknown, model.is_unused)
+    # Bytes, marks and unknowns are never merged out of other pieces.
     plain = {
         piece: model.get_score(i)
         for piece, i in vocabulary.items()
@@ -146,6 +148,7 @@ def _from_sentencepiece(path: Path) -> Any:
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
+    # A model of another kind, or with other rules for its text, shows on a text of odd characters.
     same = tokenizer.encode(_PROBE, add_special_tokens=False).ids == model.encode(_PROBE)
     return tokenizer if same else None
 

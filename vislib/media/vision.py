@@ -42,6 +42,7 @@ class VisionModel:
         """
         small = [scaled(image, _SIDE) for image in images]
         batch = self.processor(images=small, return_tensors="pt", **options)
+        # A model in half precision refuses the processor's float32.
         return batch.to(self.device, self.model.dtype)
 
 
@@ -84,6 +85,7 @@ def load_vision_model(
                 f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another"
                 " kind"
             )
+        # A branch moves: what is recorded is the commit that it stood at.
         if not Path(place).is_dir():
             revision = getattr(config, "_commit_hash", None) or revision
         return VisionModel(value, revision, model.eval().to(where), prepare, where)
@@ -125,8 +127,7 @@ def quiet_transformers(
     """Quiet transformers with the place and revision of `value`; what it raises becomes an
     InputError.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm asks for ipywidgets in every kernel
+    with warnings.catch_warnings(action="ignore"):  # tqdm asks for ipywidgets in every kernel
         import transformers
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]

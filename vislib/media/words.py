@@ -8,14 +8,17 @@ dictionary cuts them.
 
 import regex
 
+# Inside of a character class: Thai, Lao, Burmese, Khmer, kana, CJK and half-width forms.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f"
 )
 _LETTERS = rf"(?:(?![{UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}])+"
+# Runs of scripts without blanks first; then words, with points only between digits.
 WORD = regex.compile(
     rf"(?P<run>(?:(?=[{UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}])+)|{_LETTERS}(?:(?:['’]|(?<=\p{{N}})[.,](?=\p{{N}})){_LETTERS})*"
 )
+# Vowel signs and tones stand on a letter, and are none themselves.
 _MARKS = regex.compile(r"\p{M}+")
 
 
