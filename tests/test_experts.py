@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from vislib import experts
-from vislib.experts import Box, Findings, Tag, Text, panel, stage
+from vislib.experts import Box, Findings, Tag, stage
 from vislib.media.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.cells import do_work
@@ -100,7 +100,7 @@ BOXES = Findings(
 
 def test_each_image_is_looked_at_once_and_has_its_priors(tmp_path, monkeypatch):
     tagger, detector = Fixed("tagger", TAGS), Fixed("open_detector", BOXES)
-    reader = Fixed("ocr", Findings(texts=(Text("STOP", 0.5, 0.0, 0.25, 1.0, 0.5),)))
+    reader = Fixed("ocr", Findings(texts=(Box("STOP", 0.5, 0.0, 0.25, 1.0, 0.5),)))
     monkeypatch.setattr(stage, "team", lambda settings: (tagger, detector, reader))
     monkeypatch.setattr(stage, "IMAGES_PER_PART", 2)
     run = begin(tmp_path, [picture(width) for width in (90, 60, 70, 80, 50)], monkeypatch)
@@ -162,7 +162,7 @@ def test_large_pictures_are_seen_whole_a_few_at_once_and_notes_are_counted(tmp_p
 
     monkeypatch.setattr(stage, "team", lambda settings: (Noting("ocr", Findings()),))
     monkeypatch.setattr(stage, "_FEWEST_PARTS", 1)
-    monkeypatch.setattr(panel, "_PIXELS", 400_000)
+    monkeypatch.setattr(stage, "_PIXELS", 400_000)
     run = begin(
         tmp_path, [picture(width) for width in (3000, 50, 4000, 60)], monkeypatch, batch_size=4
     )

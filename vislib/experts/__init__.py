@@ -2,16 +2,15 @@
 Perceptual Fusion).
 """
 
-from vislib.experts.findings import Box, Expert, Findings, Tag, Text
-from vislib.experts.overlays import overlay
-from vislib.experts.stage import check_looked, distinct, examples, look, part_size, settings_of
+from vislib.experts.findings import Box, Expert, Findings, Tag
+from vislib.experts.overlays import examples, overlay
+from vislib.experts.stage import check_looked, distinct, look, part_size, settings_of
 
 __all__ = [
     "Box",
     "Expert",
     "Findings",
     "Tag",
-    "Text",
     "check_looked",
     "distinct",
     "examples",

@@ -1,15 +1,18 @@
-"""What vision experts say of an image, and the one interface that they share (DenseFusion-1M,
-Perceptual Fusion).
+"""What vision experts say of an image, the interface that they share, and the boxes of several as
+one list of bounded length (DenseFusion-1M, Perceptual Fusion).
 
 Coordinates are 0-1 of the width and height of the image as `pixels.read_image` shows it, x to the
 right, y downwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import pandas as pd
 from PIL import Image
+
+_LIMITS = (32**2, 96**2)  # px of area: COCO's small, medium and large objects
 
 
 @dataclass(frozen=True)
@@ -20,33 +23,9 @@ class Tag:
     score: float
 
 
-class Corners:
-    """What the corners of a box say of its size, as shares of the picture's sides."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-
-    @property
-    def width(self) -> float:
-        """From left to right."""
-        return self.x2 - self.x1
-
-    @property
-    def height(self) -> float:
-        """From top to bottom."""
-        return self.y2 - self.y1
-
-    @property
-    def area(self) -> float:
-        """Share of the picture."""
-        return self.width * self.height
-
-
 @dataclass(frozen=True)
-class Box(Corners):
-    """An object: its label, score (0-1), and corners, x1 < x2 and y1 < y2."""
+class Box:
+    """An object or a line of text: its name or words, score (0-1) and corners, x1 < x2, y1 < y2."""
 
     label: str
     score: float
@@ -55,17 +34,20 @@ class Box(Corners):
     x2: float
     y2: float
 
+    @property
+    def width(self) -> float:
+        """Share of the picture's."""
+        return self.x2 - self.x1
 
-@dataclass(frozen=True)
-class Text(Corners):
-    """A line of text that can be read in the image, with score and upright bounding box."""
+    @property
+    def height(self) -> float:
+        """Share of the picture's."""
+        return self.y2 - self.y1
 
-    text: str
-    score: float
-    x1: float
-    y1: float
-    x2: float
-    y2: float
+    @property
+    def area(self) -> float:
+        """Share of the picture's."""
+        return self.width * self.height
 
 
 @dataclass(frozen=True)
@@ -74,7 +56,7 @@ class Findings:
 
     tags: tuple[Tag, ...] = ()
     boxes: tuple[Box, ...] = ()
-    texts: tuple[Text, ...] = ()
+    texts: tuple[Box, ...] = ()
     notes: tuple[str, ...] = ()  # what run.json counts: that a picture could not be read well, say
 
 
@@ -97,3 +79,60 @@ class Expert(Protocol):
         alone.
         """
         ...
+
+
+Found = tuple[str, Box]  # the expert, and what it found
+
+
+def merge(found: Mapping[str, Sequence[Box]], *, overlap: float) -> list[Found]:
+    """All experts' boxes, best first; of two with one label and an IoU above `overlap` (0-1) the
+    lesser is left out.
+
+    Labels are compared without case and outer spaces. Scores of different experts are compared as
+    they are: nothing calibrates them, and thresholds are set per expert. The order of experts and
+    of their boxes changes nothing.
+    """
+    import cv2
+
+    ranked = sorted(((name, box) for name, boxes in found.items() for box in boxes), key=_rank)
+    if not ranked:
+        return []
+    corners = [(box.x1, box.y1, box.width, box.height) for _, box in ranked]
+    # Places stand for scores: of equal ones OpenCV would keep any.
+    places = [float(place) for place in range(len(ranked), 0, -1)]
+    # Label by label: two things of different names may share a place.
+    labels = pd.factorize(pd.Series(map(_name, ranked)))[0].tolist()
+    kept = cv2.dnn.NMSBoxesBatched(corners, places, labels, 0.0, overlap)
+    return [ranked[index] for index in sorted(kept)]
+
+
+def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> list[Found]:
+    """At most `max_boxes` (0: all) of them, best first; when there are more, small, medium and
+    large ones in turn.
+
+    `size` is the image's width and height in px, for COCO's classes of size. Within a class labels
+    take turns too, best scores first, so that a crowd of one thing leaves room for the others.
+    """
+    # Best scores alone would keep the large things: detectors are surer of them.
+    ranked = sorted(found, key=_rank)
+    if not max_boxes or len(ranked) <= max_boxes:
+        return ranked
+    areas = [box.area * size[0] * size[1] for _, box in ranked]
+    boxes = pd.DataFrame({"label": map(_name, ranked)})
+    boxes["size"] = [sum(area >= limit for limit in _LIMITS) for area in areas]
+    # A box's turn among those of its size and label orders its size; its place there orders all.
+    boxes["turn"] = boxes.groupby(["size", "label"]).cumcount()
+    boxes = boxes.sort_values("turn", kind="stable")
+    boxes["place"] = boxes.groupby("size").cumcount()
+    chosen = boxes.sort_values(["place", "size"]).index[:max_boxes]
+    return [ranked[index] for index in sorted(chosen)]
+
+
+def _name(one: Found) -> str:
+    return one[1].label.strip().casefold()
+
+
+def _rank(one: Found) -> tuple[float | str, ...]:
+    # Everything that a box has, so that equal scores fall the same way whatever the order.
+    expert, box = one
+    return -box.score, _name(one), box.x1, box.y1, box.x2, box.y2, expert, box.label

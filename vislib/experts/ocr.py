@@ -2,21 +2,25 @@
 Perceptual Fusion: OCR).
 
 Its models read Latin with accents, digits, Chinese and Japanese, and single Greek letters. The
-picture is scaled and framed here, a long one in tiles: what the package itself does to very long or
-flat pictures costs gigabytes or misplaces the boxes.
+picture is scaled and framed here: what the package itself does to very long or flat pictures costs
+gigabytes or misplaces the boxes. A screenshot of a whole page, 800 x 8,000 px, scaled by its long
+side shows no letter, and an OCR that is shown it invents some. So a picture that is far longer than
+wide is scaled as if it were twice as long as wide, and read in overlapping tiles; a line that two
+tiles saw becomes one.
 """
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vislib.experts.findings import Findings, Text
-from vislib.experts.tiles import legible_scale, merged, tile_boxes
+from vislib.experts.findings import Box, Findings
 from vislib.media.pixels import scaled
 from vislib.runs.errors import InputError
 
@@ -26,6 +30,10 @@ _LEAST = 184
 _LONGEST = 2
 # The note: small print was lost, what was read may be wrong.
 BELOW_HALF = "ocr_read_below_half_size"
+_ASPECT = 2  # long side to short side of what is read whole
+_OVERLAP = 4  # a tile shares this part of its length with the next: higher than any line but titles
+_MOST = 32  # tiles of a picture: half a minute or more; a longer one is scaled further
+Size = tuple[int, int]
 _PARTS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
 
 
@@ -38,7 +46,7 @@ class Reader:
 
     def __init__(self, *, threshold: float, side: int, threads: int) -> None:
         """`threshold`: least score of a line, 0-1. `side`: px of the longest side that is read at
-        once: larger pictures are scaled down to it, long ones read in tiles (`tiles`).
+        once: larger pictures are scaled down to it, long ones read in tiles.
         """
         import cv2
         import rapidocr
@@ -74,7 +82,7 @@ class Reader:
         notes = (BELOW_HALF,) if scale < 0.5 else ()
         return Findings(texts=tuple(in_reading_order(texts)), notes=notes)
 
-    def _lines(self, small: Image.Image, box: tuple[int, int, int, int]) -> list[Text]:
+    def _lines(self, small: Image.Image, box: tuple[int, int, int, int]) -> list[Box]:
         """The lines of one tile, their places those in the whole picture."""
         canvas, left, top = framed(small.crop(box))
         found: Any = self._engine(np.asarray(canvas)[:, :, ::-1])  # OpenCV's order of colours
@@ -88,7 +96,7 @@ class Reader:
             x1, y1 = spots.min(axis=0).tolist()
             x2, y2 = spots.max(axis=0).tolist()
             if (words := cleaned(text)) and x1 < x2 and y1 < y2:
-                texts.append(Text(words, round(float(score), 4), x1, y1, x2, y2))
+                texts.append(Box(words, round(float(score), 4), x1, y1, x2, y2))
         return texts
 
 
@@ -131,14 +139,14 @@ def cleaned(text: str) -> str:
     return "".join(c for c in plain if unicodedata.category(c)[0] != "C").strip()
 
 
-def in_reading_order(texts: Iterable[Text]) -> list[Text]:
+def in_reading_order(texts: Iterable[Box]) -> list[Box]:
     """Rows from top to bottom, each from left to right.
 
     A line belongs to a row if its middle is less than half the lesser height from that of the row's
     highest line.
     """
-    rows: list[list[Text]] = []
-    for text in sorted(texts, key=lambda t: (t.y1 + t.y2, t.x1, t.text)):
+    rows: list[list[Box]] = []
+    for text in sorted(texts, key=lambda t: (t.y1 + t.y2, t.x1, t.label)):
         first = rows[-1][0] if rows else text
         apart = (text.y1 + text.y2 - first.y1 - first.y2) / 2
         if rows and apart < min(text.height, first.height) / 2:
@@ -146,3 +154,85 @@ def in_reading_order(texts: Iterable[Text]) -> list[Text]:
         else:
             rows.append([text])
     return [text for row in rows for text in sorted(row, key=lambda t: (t.x1, t.y1))]
+
+
+# ---- tiles of a long picture
+
+
+def legible_scale(size: Size, side: int) -> float:
+    """The scale, at most 1, at which a picture of `size` px is read in tiles of at most `side`
+    px.
+    """
+    # Nobody waits an hour for one picture: beyond so many tiles legibility gives way.
+    short, long = sorted(size)
+    shared = side // _OVERLAP
+    most = _MOST * (side - shared) + shared
+    return min(1.0, side / min(long, _ASPECT * short), most / long)
+
+
+def tile_boxes(size: Size, side: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of the tiles of a scaled picture, evenly along its long side."""
+    width, height = size
+    long = max(size)
+    if long <= side:
+        return [(0, 0, width, height)]
+    shared = side // _OVERLAP
+    count = ceil((long - shared) / (side - shared))
+    starts = [round(i * (long - side) / (count - 1)) for i in range(count)]
+    if width > height:
+        return [(start, 0, start + side, height) for start in starts]
+    return [(0, start, width, start + side) for start in starts]
+
+
+def merged(tiles: Iterable[list[Box]], *, wide: bool) -> list[Box]:
+    """The lines of all tiles, in order, each once; `wide`: tiles stand side by side and cut
+    lines.
+    """
+    done: list[Box] = []
+    previous: list[Box] = []
+    for found in tiles:
+        current: list[Box] = []
+        for line in found:
+            same = [t for t in (*current, *previous) if _is_same(t, line)]
+            cut = [t for t in previous if wide and _goes_on(t, line)]
+            # A twin makes place for what the two make together, which may have a twin again.
+            if twins := same + cut:
+                twin = twins[0]
+                (current if twin in current else previous).remove(twin)
+                line = _better(twin, line) if same else _joined(twin, line)
+            current.append(line)
+        done += previous
+        previous = current
+    return done + previous
+
+
+def _shared(a: Box, b: Box) -> tuple[float, float]:
+    """What two boxes share of the lesser one's width and height."""
+    x = min(a.x2, b.x2) - max(a.x1, b.x1)
+    y = min(a.y2, b.y2) - max(a.y1, b.y1)
+    return x / min(a.width, b.width), y / min(a.height, b.height)
+
+
+def _is_same(a: Box, b: Box) -> bool:
+    return min(_shared(a, b)) > 0.5
+
+
+def _goes_on(a: Box, b: Box) -> bool:
+    x, y = _shared(a, b)
+    return x > 0 and y > 0.5
+
+
+def _better(a: Box, b: Box) -> Box:
+    """The whole one of a line that was cut by a tile's end; of two whole ones the surer."""
+    small, large = sorted((b, a), key=lambda t: t.area)
+    return large if small.area <= 0.8 * large.area else max(a, b, key=lambda t: t.score)
+
+
+def _joined(a: Box, b: Box) -> Box:
+    """One line of two parts that both hold its middle."""
+    common = SequenceMatcher(None, a.label, b.label, autojunk=False).find_longest_match()
+    # Less in common may be chance: then both parts stand.
+    words = a.label[: common.a] + b.label[common.b :] if common.size > 2 else f"{a.label} {b.label}"
+    left, top = min(a.x1, b.x1), min(a.y1, b.y1)
+    right, bottom = max(a.x2, b.x2), max(a.y2, b.y2)
+    return Box(words, min(a.score, b.score), left, top, right, bottom)

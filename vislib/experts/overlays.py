@@ -9,6 +9,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from vislib.media.pixels import read_image
+from vislib.runs import Run, sql, tables
+from vislib.runs.tables import Row
 
 _OBJECT, _TEXT = "#d62728", "#1f5fbf"  # red and blue, which colour-blind readers tell apart
 
@@ -41,7 +43,7 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
     return image
 
 
-def described(prior: Mapping[str, Any]) -> dict[str, list[str]]:
+def _described(prior: Mapping[str, Any]) -> dict[str, list[str]]:
     """A prior's lists as lines for people: `label 0.93` of tags and boxes, `1 text 0.93` of
     texts.
     """
@@ -52,3 +54,29 @@ def described(prior: Mapping[str, Any]) -> dict[str, list[str]]:
             f"{n} {text['text']} {text['score']:.2f}" for n, text in enumerate(prior["texts"], 1)
         ],
     }
+
+
+def examples(run: Run, count: int) -> list[Row]:
+    """A seeded handful to look at, two thirds of it with boxes or texts, as far as there are.
+
+    Rows of `priors` with the `picture` that shows them, and their lists as lines for people.
+    """
+    # In turns of two with findings and one without; what one kind lacks, the other fills.
+    query = f"""
+    WITH drawn AS (
+        SELECT image_id, len(boxes) + len(texts) > 0 AS found, row_number() OVER (
+            PARTITION BY len(boxes) + len(texts) > 0 ORDER BY {sql.drawn("image_id", run.seed)}
+        ) AS place FROM priors
+    ), chosen AS (
+        SELECT * FROM drawn ORDER BY if(found, place / 2, place), NOT found LIMIT {count}
+    )
+    SELECT image_id, any_value(path) FROM chosen JOIN images USING (image_id)
+    GROUP BY image_id ORDER BY any_value(found) DESC, any_value(place)
+    """
+    given = {"priors": run.data / "priors", "images": run.table("images")}
+    paths = dict(sql.select(query, given, run.scratch))
+    priors = tables.lookup(given["priors"], "image_id", paths)
+    for image_id, row in priors.items():
+        row["picture"] = run.scratch / f"{image_id}.png"
+        overlay(given["images"].parent / paths[image_id], row).save(row["picture"])
+    return [priors[image_id] | _described(priors[image_id]) for image_id in paths]

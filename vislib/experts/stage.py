@@ -6,21 +6,29 @@ and shares the cores with the others.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from types import SimpleNamespace
 from typing import Any
 
-from vislib.experts.findings import Expert
-from vislib.experts.panel import Panel
-from vislib.runs import InputError, Run, To, choose, sql, tables
+from PIL import Image
+
+from vislib.experts.findings import Expert, Findings, balanced, merge
+from vislib.media.pixels import ImageError, read_image
+from vislib.runs import Drop, InputError, Note, Run, To, sql
 from vislib.runs.tables import Row, read_rows
 from vislib.runs.verbs import Said
 
 NAMES = ("tagger", "detector", "open_detector", "ocr")  # of experts, and of their parameters
 IMAGES_PER_PART, _FEWEST_PARTS = 200, 16  # small sets too are shared among workers
+# Pixels at once, 100 MB. Each expert scales once, from the full picture: what is legible after one
+# scaling is lost after two, and a long page must not be scaled by its longest side.
+_PIXELS = 2**25
+Seen = tuple[str, Image.Image]  # image_id, picture
 Settings = tuple[tuple[str, Any], ...]  # parameters of the experts, hashable, and their threads
 
 
@@ -72,9 +80,111 @@ def look(
             facts = {"expert": expert.name, "model": expert.model, "revision": expert.revision}
             yield To("experts", facts)
     yield from panel.look(rows, root)
-    for name, (n_failed, n_asked) in panel.failed.items():
-        if n_failed == n_asked >= IMAGES_PER_PART:
+    for name, n_failed in panel.failed.items():
+        if n_failed == panel.asked[name] >= IMAGES_PER_PART:
             raise _broken(name, n_failed, panel.faults[name])
+
+
+# ---- experts asked together
+
+
+class Panel:
+    """Experts in the order in which they are asked.
+
+    The tagger looks first: its tags are what the open-vocabulary detector looks for. An expert that
+    fails on a batch is asked image by image; an image on which it fails alone loses that expert's
+    priors, with the reason, not the others'.
+    """
+
+    def __init__(self, experts: Sequence[Expert], *, overlap: float, max_boxes: int) -> None:
+        self.experts = experts
+        self._overlap, self._max_boxes = overlap, max_boxes
+        self.faults: dict[str, str] = {}  # by expert, the last
+        self.failed, self.asked = Counter[str](), Counter[str]()  # images, by expert
+
+    def look(self, rows: Sequence[Row], root: Path) -> Iterator[Said]:
+        """The priors of a batch: rows of image_id, path below `root`, and reason (without one)."""
+        # Some rows at once, as many as their pixels allow: one may be as large as forty others.
+        seen: list[Seen] = []
+        pixels = 0
+        for row in rows:
+            image = _read(row, root)
+            if isinstance(image, Drop):
+                yield image
+                continue
+            if seen and pixels + image.width * image.height > _PIXELS:
+                yield from self._look(seen)
+                seen, pixels = [], 0
+            seen.append((row["image_id"], image))
+            pixels += image.width * image.height
+        if seen:
+            yield from self._look(seen)
+
+    def _look(self, seen: Sequence[Seen]) -> Iterator[Said]:
+        tags: list[list[str]] = [[] for _ in seen]
+        found: dict[str, list[Findings]] = {}
+        for expert in self.experts:
+            began = time.perf_counter()
+            found[expert.name], drops = self._ask(expert, seen, tags)
+            yield from drops
+            yield Note(f"seconds_{expert.name}", time.perf_counter() - began)
+            if expert.name == "tagger":
+                tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
+        for place, (image_id, image) in enumerate(seen):
+            of_image = {name: findings[place] for name, findings in found.items()}
+            yield from self._prior(image_id, of_image, image.size)
+
+    def _ask(
+        self, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]
+    ) -> tuple[list[Findings], list[Drop]]:
+        try:
+            found = expert([image for _, image in seen], tags)
+        except Exception as error:  # models meet odd pictures with any exception there is
+            if len(seen) > 1:
+                alone = [
+                    self._ask(expert, [one], [words]) for one, words in zip(seen, tags, strict=True)
+                ]
+                return [one for (one,), _ in alone], [drop for _, lost in alone for drop in lost]
+            # Of a traceback in the message, what it ends with.
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            fault = f"{type(error).__name__}: {reason[:300]}"
+            self.faults[expert.name] = fault
+            self.failed[expert.name] += 1
+            self.asked[expert.name] += 1
+            id = f"{seen[0][0]}/{expert.name}"
+            return [Findings()], [Drop("expert_failed", fault, id=id, unit=expert.name)]
+        self.asked[expert.name] += len(seen)
+        return found, []
+
+    def _prior(
+        self, image_id: str, found: Mapping[str, Findings], size: tuple[int, int]
+    ) -> Iterator[Said]:
+        """What all experts found in one image, and what run.json counts of it."""
+        prior: dict[str, Any] = {"tags": [], "boxes": [], "texts": []}
+        given = {name: findings.boxes for name, findings in found.items()}
+        for name, box in balanced(merge(given, overlap=self._overlap), self._max_boxes, size):
+            prior["boxes"].append({**vars(box), "expert": name})
+        for name, findings in found.items():
+            prior["tags"] += [{**vars(tag), "expert": name} for tag in findings.tags]
+            for line in findings.texts:
+                prior["texts"].append({**vars(line), "text": line.label, "expert": name})
+            yield Note("boxes_given", len(findings.boxes))
+            yield from map(Note, findings.notes)
+        for kind, entries in prior.items():
+            yield Note(kind, len(entries))
+        yield Note("images_with_text", bool(prior["texts"]))
+        yield To("priors", {"image_id": image_id} | prior)
+
+
+def _read(row: Row, root: Path) -> Image.Image | Drop:
+    if not row["path"]:
+        return Drop("image_failed", row["reason"], id=row["image_id"])
+    try:
+        return read_image(root / row["path"])
+    except ImageError as error:
+        return Drop(error.reason, error.detail, id=row["image_id"])
+    except OSError as error:
+        return Drop("unreadable", f"{error.strerror}: {row['path']}", id=row["image_id"])
 
 
 @cache
@@ -121,25 +231,24 @@ def settings_of(run: Run) -> Settings:
     return tuple((found | {"threads": max(1, cores // run.params.workers)}).items())
 
 
-@cache
 def team(settings: Settings) -> tuple[Expert, ...]:
-    """The experts that the settings name, the tagger first; loaded once in each process."""
+    """The experts that the settings name, the tagger first."""
     s, found = SimpleNamespace(**dict(settings)), list[Expert]()
     if s.tagger or s.detector or s.open_detector:
         import torch
 
         torch.set_num_threads(s.threads)  # before a tagger reads its list
     if s.tagger:
-        from vislib.experts.tagging import ModelTagger
+        from vislib.experts.models import ModelTagger
 
         options = {"tag_list": s.tag_list, "max_tags": s.max_tags, "device": s.device}
         found.append(ModelTagger(s.tagger, threshold=s.tagger_threshold, **options))
     if s.detector:
-        from vislib.experts.detection import ClosedDetector
+        from vislib.experts.models import ClosedDetector
 
         found.append(ClosedDetector(s.detector, threshold=s.detector_threshold, device=s.device))
     if s.open_detector:
-        from vislib.experts.detection import OpenDetector
+        from vislib.experts.models import OpenDetector
 
         found.append(
             OpenDetector(s.open_detector, threshold=s.open_detector_threshold, device=s.device)
@@ -161,25 +270,3 @@ def _broken(name: str, failed: int, fault: str) -> InputError:
     return InputError(
         f"05_experts: {name} failed on all of {failed} images ({fault}); mend it or leave it out"
     )
-
-
-def examples(run: Run, count: int) -> list[Row]:
-    """A seeded handful to look at, two thirds of it with boxes or texts, as far as there are.
-
-    Rows of `priors` with the `picture` that shows them, and their lists as lines for people.
-    """
-    from vislib.experts.overlays import described, overlay
-
-    ids: dict[bool, list[str]] = {True: [], False: []}
-    for row in read_rows(run.data / "priors", ["image_id", "boxes", "texts"]):
-        ids[bool(row["boxes"] or row["texts"])].append(row["image_id"])
-    chosen = (
-        choose(ids[True], count - min(count // 3, len(ids[False])), run.seed) if ids[True] else []
-    )
-    chosen += choose(ids[False], count - len(chosen), run.seed) if len(chosen) < count else []
-    priors = tables.lookup(run.data / "priors", "image_id", chosen)
-    files = tables.lookup(run.table("images"), "image_id", chosen, ["path"])
-    for image_id, row in priors.items():
-        row["picture"] = run.scratch / f"{image_id}.png"
-        overlay(run.table("images").parent / files[image_id]["path"], row).save(row["picture"])
-    return [priors[image_id] | described(priors[image_id]) for image_id in chosen]
