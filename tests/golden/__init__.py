@@ -122,3 +122,9 @@ def alike(was: Any, now: Any) -> bool:
     if isinstance(was, dict) and isinstance(now, dict):
         return was.keys() == now.keys() and all(alike(was[key], now[key]) for key in was)
     return bool(was == now)
+
+
+def assert_same_rows(table: str, golden: dict[str, list[Any]], made: dict[str, list[Any]]) -> None:
+    """Fail with the first differences between the rows of a table as they stand and as made."""
+    found = list(differences(table, golden[table], made.get(table, [{}])))
+    assert not found, "\n".join([f"{len(found)} differences", *found[:20]])
