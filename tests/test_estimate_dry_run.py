@@ -99,6 +99,19 @@ def test_the_dry_run_estimates_what_has_its_inputs_and_writes_nothing(
     assert state(tmp_path) == before
 
 
+def test_the_price_is_said_before_key_and_server_are_looked_for(
+    runs, tmp_path, capsys, monkeypatch
+):
+    inputs_of_06(runs)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    for url, lacks in (("http://127.0.0.1:9/v1", "no connection"), ("", "needs a key")):
+        folder = paid_set(tmp_path, base_url=url)
+        assert main([str(folder), "--dry-run", "--only", "06"]) == 2
+        said = capsys.readouterr()
+        assert re.search(r"^ +10 requests · .* tokens.* USD expected", said.out, re.MULTILINE)
+        assert lacks in said.err
+
+
 def test_the_dry_run_reads_a_journal_without_touching_it(runs, tmp_path, capsys, server):  # noqa: F811
     folder = paid_set(tmp_path, base_url=server.url)
     inputs_of_06(runs)

@@ -182,14 +182,18 @@ def _exists(path: Path) -> bool:
     return path.is_dir() or bool(expand(path))
 
 
-def meet_servers(plans: Sequence[Plan]) -> list[str]:
+def engines_of(plans: Sequence[Plan]) -> list[tuple[Plan, Any]]:
+    """The stages that ask a model with their engines. Raises InputError for settings of theirs."""
+    return [(plan, engine) for plan in plans if (engine := engine_of(plan.entry))]
+
+
+def meet_servers(engines: Sequence[tuple[Plan, Any]]) -> list[str]:
     """Raise InputError for what an asking stage lacks, before earlier stages are paid; notes.
 
-    Settings, the key, and a server that answers. A stage that would not run, or has all answers,
-    needs no server.
+    The key, and a server that answers. A stage that would not run, or has all answers, needs no
+    server.
     """
     notes = []
-    engines = [(plan, engine) for plan in plans if (engine := engine_of(plan.entry))]
     for plan, engine in engines:
         place, values = plan.entry.place, plan.entry.stage.values
         if not plan.runs or not engine.places or values["replay"]:

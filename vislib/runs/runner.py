@@ -22,6 +22,7 @@ from vislib.runs.locking import FORCE_VARIABLE, FolderLock
 from vislib.runs.plan import (
     Plan,
     asks,
+    engines_of,
     estimate,
     matches,
     meet_servers,
@@ -119,11 +120,17 @@ def _run(entries: list[SetFile], options: argparse.Namespace) -> int:
     if answering := who_answers(entries):
         print(f"answers: {answering}")
     plans = plan_all(entries, options)
-    for note in meet_servers(plans):
+    engines = engines_of(plans)
+    if options.dry_run:
+        # first, since whoever has no key or server yet asks what it would cost
+        for plan in plans:
+            _print_plan(plan)
+    for note in meet_servers(engines):
         print(note)
     if options.dry_run:
         for plan in plans:
-            _print_plan(plan)
+            if plan.lacking:
+                raise plan.lacking
         return 0
     refuse_costly(plans)  # before anything starts: a night's run stops now or not at all
     lock = FolderLock(entries[0].stage.run / ".lock")
@@ -209,8 +216,6 @@ class _Line:
 
 
 def _print_plan(plan: Plan) -> None:
-    if plan.lacking:
-        raise plan.lacking
     accepted = f" (accepted: {plan.accepted.name})" if plan.accepted else ""
     print(f"{plan.entry.stage.name:<22} {plan.verdict}{accepted}")
     below = [plan.attempt] if plan.runs else []
