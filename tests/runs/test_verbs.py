@@ -161,6 +161,19 @@ def test_rows_of_dropped_may_come_from_a_query_and_their_account_be_taken_twice(
     run.finish()
 
 
+def test_a_query_into_a_table_leaves_what_others_have_dropped(run):
+    mapped(run, odd_pages_alone)
+    pages = run.params.documents
+    kept = "SELECT * EXCLUDE row, 7::BIGINT AS n_tokens FROM pages LIMIT 1"
+    run.sql(kept, into="documents", pages=pages)
+    lost = "SELECT doc_id || '/{0}' AS id, 'lost' AS reason, '' AS detail FROM {0} LIMIT 1"
+    run.sql(lost.format("pages"), into="dropped", pages=pages)
+    for _ in range(2):  # as a cell that is run again
+        run.sql(lost.format("others"), into="dropped", others=pages)
+    expected = ["d0", "d2", "d4", "d0/pages", "d0/others"]
+    assert [row["id"] for row in rows(run, "dropped")] == expected
+
+
 @pytest.mark.parametrize(
     ("kept", "said"),
     [

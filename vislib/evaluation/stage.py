@@ -185,10 +185,7 @@ def compare(run: "Run") -> None:
         "comparisons": statistics.comparisons(run.params.reference),
     }
     for name, rows in found.items():
-        writer = tables.TableWriter(run.data / name, run.schemas[name])
-        for row in rows:
-            writer.write(row)
-        writer.close()
+        tables.write_table(run.data / name, run.schemas[name], rows)
 
 
 def wrong_answers(run: "Run", count: int) -> list[Row]:

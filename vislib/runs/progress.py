@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from types import TracebackType
 from typing import Any
 
 from vislib.runs.locking import RUNNER_VARIABLE
@@ -59,11 +58,6 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -22,7 +22,7 @@ from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
 from vislib.runs.progress import Progress
 from vislib.runs.provenance import peak_memory_mib, relative_to_root
 from vislib.runs.stage import Stage, output_facts, write_record
-from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, read_rows
+from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, read_rows, write_table
 from vislib.runs.verbs import PARTS_PER_VERB, Mapped, RowFunction, name_of
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ class Run:
     @contextmanager
     def output(self, rows_per_part: int = ROWS_PER_PART) -> Iterator[Output]:
         """One stream of rows over the stage's tables, in parts of `rows_per_part`."""
-        first = {"dropped": self._first_part("stream")}  # verbs write to it too
+        first = self._first_part("stream")  # verbs write to it too
         with Output(
-            self.data, self.schemas, rows_per_part=rows_per_part, first_part=first
+            self.data, self.schemas, rows_per_part=rows_per_part, first_dropped=first
         ) as output:
             yield output
         self._count("stream", output.counts)
@@ -113,46 +113,36 @@ class Run:
         id: str | Sequence[str],
         batch: int = 1,
         workers: int = 1,
+        tables: Mapping[str, Any] | None = None,
+        verb: str = "",
     ) -> None:
         """Give the rows of `table`, `batch` at a time, to a function that yields To, Drop and Note.
 
         `unit` is what a row is (document, image, ...), and `id` the column or columns that name it.
-        A part that an earlier attempt made is taken as it is, if neither its input nor the function
-        has changed.
+        `tables` are the schemas of what is written, if they are not the stage's; `verb` is a name
+        for the record, else the function's. A part that an earlier attempt made is taken as it is,
+        if neither its input nor the function has changed.
         """
-        # The function's name is the verb's: a cell that is run again makes its rows anew.
-        name, source = name_of(function), self.place(table)
-        if name in self._counts:
-            rmtree(self.folder / "shards" / name, ignore_errors=True)
-        columns = (id,) if isinstance(id, str) else tuple(id)
-        self._map(name, function, source, self.schemas, unit, columns, batch, workers)
-        before, its_unit = self._made_by.get(source, ("", ""))
-        if before and its_unit == unit:
-            self._goes_on[name] = before
-
-    def _map(
-        self,
-        name: str,
-        function: RowFunction,
-        source: Path,
-        schemas: Mapping[str, Any],
-        unit: str,
-        id: tuple[str, ...],
-        batch: int = 1,
-        workers: int = 1,
-    ) -> None:
+        verb, source = verb or name_of(function), self.place(table)
+        marks = self.folder / "shards" / verb
+        # A cell that is run again makes its rows anew.
+        if verb in self._counts:
+            rmtree(marks, ignore_errors=True)
         mapped = Mapped(
             function=function,
             unit=unit,
-            id=id,
+            id=(id,) if isinstance(id, str) else tuple(id),
             batch=batch,
             folder=self.data,
-            schemas=schemas,
-            marks=self.folder / "shards" / name,
-            first_dropped=self._first_part(name),
+            schemas=self.schemas if tables is None else tables,
+            marks=marks,
+            first_dropped=self._first_part(verb),
         )
         lock = self.stage.run / ".workers.lock"
-        self._count(name, mapped.run(source, workers=workers, lock=lock))
+        self._count(verb, mapped.run(source, workers=workers, lock=lock))
+        before, its_unit = self._made_by.get(source, ("", ""))
+        if before and its_unit == unit:
+            self._goes_on[verb] = before
 
     def sql(
         self,
@@ -178,13 +168,11 @@ class Run:
         )
         if into not in self.schemas:
             return found
-        name = f"rows of {into}"
-        with Output(
-            self.data, {into: self.schemas[into]}, first_part={into: self._first_part(name)}
-        ) as output:
-            for row in read_rows(found):
-                output.write(into, row)
-        self._count(name, output.counts)
+        # Queries of other tables write other parts; one that is run again writes its own anew.
+        verb = f"{into} from {', '.join(tables)}"
+        rows, first = read_rows(found), self._first_part(verb)
+        write_table(self.data / into, self.schemas[into], rows, first_part=first)
+        self._count(verb, Counter())
         return self.data / into
 
     def _first_part(self, name: str) -> int:
@@ -216,8 +204,7 @@ class Run:
         # Always written anew, in seconds: what was asked is in the journal, which may hold more.
         for old in (answers, self.folder / "shards" / name):
             rmtree(old, ignore_errors=True)
-        columns = (id,) if isinstance(id, str) else tuple(id)
-        self._map(name, beside, source, {str(answers): schema}, unit, columns)
+        self.map(beside, source, unit=unit, id=id, tables={str(answers): schema}, verb=name)
         self._made_by[answers] = (name, unit)
         return answers
 

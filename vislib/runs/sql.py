@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vislib.runs.arrow_types import plain
 from vislib.runs.errors import InputError
-from vislib.runs.tables import ROWS_PER_PART, batches, count_rows, open_part, parts
+from vislib.runs.tables import ROWS_PER_PART, count_rows, open_part, parts, record_batches
 
 _MEMORY = "500MB"  # of DuckDB; what it cannot hold goes to the disk
 _TABLE_BIT = 48  # a reference is a table's number from this bit on, and a row's number below it
@@ -180,14 +180,12 @@ def _pieces(table: Path) -> Iterator[pa.RecordBatch]:
     """All rows, as many at once as make a few pieces of a table without holding much of it."""
     held: list[pa.RecordBatch] = []
     size = 0  # bytes
-    for part in parts(table):
-        with open_part(part) as file:
-            for batch in batches(file):
-                held.append(batch)
-                size += batch.nbytes
-                if size > _PIECE_BYTES:
-                    yield pa.concat_batches(held)
-                    held, size = [], 0
+    for batch in record_batches(table):
+        held.append(batch)
+        size += batch.nbytes
+        if size > _PIECE_BYTES:
+            yield pa.concat_batches(held)
+            held, size = [], 0
     if held:
         yield pa.concat_batches(held)
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -93,6 +92,12 @@ def read_batches(
     table: Path, columns: Sequence[str] | None = None, *, unreadable: Row | None = None
 ) -> Iterator[list[Row]]:
     """The same rows, as many at once as `batches` takes."""
+    for batch in record_batches(table, columns):
+        yield _as_rows(batch, unreadable)
+
+
+def record_batches(table: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The same, as Arrow has them. Raises InputError for a column that a part lacks."""
     for part in parts(table):
         with open_part(part) as file:
             lacking = set(columns or ()) - set(file.schema_arrow.names)
@@ -100,8 +105,7 @@ def read_batches(
                 raise InputError(
                     f"{part}: lacks the columns {sorted(lacking)}; it has {file.schema_arrow.names}"
                 )
-            for batch in batches(file, columns=columns):
-                yield _as_rows(batch, unreadable)
+            yield from batches(file, columns=columns)
 
 
 def _as_rows(batch: pa.RecordBatch, unreadable: Row | None) -> list[Row]:
@@ -146,11 +150,9 @@ def lookup(
     chosen = None if columns is None else sorted({key, *columns})
     wanted = pa.array(sorted(set(values)), pa.string())
     found: dict[str, Row] = {}
-    for part in parts(table):
-        with open_part(part) as file:
-            for batch in batches(file, columns=chosen):
-                among = batch.filter(pc.is_in(batch.column(key), value_set=wanted))
-                found = {row[key]: row for row in among.to_pylist()} | found
+    for batch in record_batches(table, chosen):
+        among = batch.filter(pc.is_in(batch.column(key), value_set=wanted))
+        found = {row[key]: row for row in among.to_pylist()} | found
     return found
 
 
@@ -253,10 +255,15 @@ class TableWriter:
 
 
 def write_table(
-    folder: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], *, rows_per_part: int = 0
+    folder: Path,
+    schema: pa.Schema,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    first_part: int = 0,
+    rows_per_part: int = 0,
 ) -> None:
-    """Write all `rows` as one table folder."""
-    writer = TableWriter(folder, schema, rows_per_part=rows_per_part)
+    """Write all `rows` as one table folder, or as its parts from a number on."""
+    writer = TableWriter(folder, schema, part=first_part, rows_per_part=rows_per_part)
     for row in rows:
         writer.write(row)
     writer.close()
@@ -284,11 +291,12 @@ class Output:
         *,
         part: int = 0,
         rows_per_part: int = 0,
-        first_part: Mapping[str, int] | None = None,
+        first_dropped: int = 0,
     ) -> None:
         self.folder, self.schemas = folder, {**schemas, "dropped": DROPPED}
-        # `first_part` sets tables apart that several verbs write.
-        self._part, self._rows_per_part, self._first = part, rows_per_part, first_part or {}
+        self._part, self._rows_per_part = part, rows_per_part
+        # `dropped` is written by several verbs, each from another part on.
+        self._first = {"dropped": first_dropped}
         self._writers: dict[str, TableWriter] = {}
         self.counts: Counter[str] = Counter()
 
@@ -347,11 +355,6 @@ class Output:
     def __enter__(self) -> "Output":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:  # after an error the parts under way are of no use
             self.close()

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -134,17 +134,9 @@ class Mapped:
         # spawn and not fork: a kernel has threads, and a forked child of theirs may hang.
         spawn, begin = get_context("spawn"), partial(start_worker, os.getpid(), lock)
         with ProcessPoolExecutor(workers, spawn, initializer=begin) as pool:
-            under_way = {
-                pool.submit(_part, work, index, source, code): source
-                for index, source in enumerate(sources)
-            }
-            try:
-                for future in as_completed(under_way):
-                    yield under_way[future], future.result()
-            except BaseException:
-                # the parts under way end, the others do not begin
-                pool.shutdown(cancel_futures=True)
-                raise
+            # After an error the parts under way end, and the others do not begin.
+            counts = pool.map(partial(_part, work, code), *zip(*enumerate(sources), strict=True))
+            yield from zip(sources, counts, strict=True)
 
     def part(self, index: int, source: Path, code: str) -> Counter[str]:
         """Map one part, or take it as done."""
@@ -156,8 +148,8 @@ class Mapped:
             # marks of an attempt that was accepted hold no code: they stand for any
             if {"code": code, **before, "counts": 0} == given | {"counts": 0}:
                 return Counter(before["counts"])
-        first = {"dropped": self.first_dropped}
-        with Output(self.folder, self.schemas, part=index, first_part=first) as output:
+        first = self.first_dropped
+        with Output(self.folder, self.schemas, part=index, first_dropped=first) as output:
             for rows in read_batches(source):
                 for start in range(0, len(rows), self.batch):
                     self._write(Rows(rows[start : start + self.batch]), output)
@@ -226,7 +218,7 @@ class Mapped:
         return id if unit == self.unit else ""
 
 
-def _part(work: bytes, index: int, source: Path, code: str) -> Counter[str]:
+def _part(work: bytes, code: str, index: int, source: Path) -> Counter[str]:
     mapped: Mapped = cloudpickle.loads(work)
     return mapped.part(index, source, code)
 

@@ -104,14 +104,14 @@ def plan_rows(run: Run, rows: Mapping[str, Iterable[Row]], settings: Settings, *
     for unit, given in rows.items():
         folder = run.scratch / name / unit
         into = folder / "rows"
-        run._map(
-            f"encode {name} {unit}",
+        run.map(
             partial(_encode, into=str(into), model=model),
             _gathered(given, folder / "candidates"),
-            {str(into): ROWS},
-            unit,
-            ("id",),
+            unit=unit,
+            id="id",
             workers=max(1, settings.loader_workers),
+            tables={str(into): ROWS},
+            verb=f"encode {name} {unit}",
         )
         _require_enough(run, unit, [folder, run.folder / f"shards/encode {name} {unit}"])
         passed += tables.parts(into)
