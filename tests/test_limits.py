@@ -101,11 +101,9 @@ def run(*scripted, n=1000, most=64, **settings):
 
     async def all_of_them():
         wake, tasks, done, widest, began = asyncio.Event(), set(), [], 0, Clock.now
-        engine._servers = turns = Balancer(
-            [Server(s, engine.params, rest_s=0.15) for s in scripted], most, put_off=wake.set
-        )
+        engine._servers = turns = Balancer([Server(s, engine.params) for s in scripted], most)
         for request in asking(n):
-            while len(tasks) >= min(most + turns.sleeping, 2 * most):
+            while len(tasks) >= 2 * most:
                 await wake.wait()
                 wake.clear()
             tasks.add(task := asyncio.create_task(engine._ask(_Asked(request, 0.0))))
@@ -161,12 +159,12 @@ def test_what_waits_for_another_try_leaves_its_place_to_others():
     )  # the eight that waited 5 s held up nobody
 
 
-def test_a_slow_server_gets_little_work():
+def test_a_slow_server_holds_up_nobody():
     fast, slow = Scripted(latency=0.1), Scripted(latency=3.0)
     took, answers, _ = run(fast, slow, n=2000, most=20)
     assert {a.status for a in answers} == {"ok"}
     assert slow.seen[""] < 0.05 * fast.seen[""]
-    assert took < 15  # the fast one alone: 10 s; in equal shares of places: 20 s
+    assert took < 24  # each has ten in flight: 100 and 3.3 a second
 
 
 def test_a_dead_server_is_left_alone_and_tried_again_with_one_request():
@@ -232,9 +230,9 @@ def test_a_window_is_cut_once_for_a_burst_and_widens_slowly():
     assert window.size == pytest.approx(0.8 * 64)
     window.refused(begun=Clock.now + 0.4, in_flight=50, seconds=0.3)
     assert window.size == pytest.approx(40)
-    for _ in range(40 * 20):
+    for _ in range(40):
         window.answered()
-    assert 48 < window.size < 53
+    assert 41.5 < window.size < 42
     for _ in range(10_000):
         window.answered()
     assert window.size == 64

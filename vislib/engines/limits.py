@@ -16,7 +16,7 @@ _MINUTE = 60.0
 _PLANNED = 0.98  # of a limit on requests: replies and clocks jitter
 _LATE_S = 0.1  # that much of the pace may be made up for when a timer was late
 _CUT = 0.8  # of the window that was refused: what is left of it
-_NEAR = 0.95  # of it again, from where it widens slowly
+_WIDER = 2.0  # requests by which a window full of answers widens it
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -87,9 +87,7 @@ class AIMDWindow:
     def __init__(self, most: int) -> None:
         self.most = most
         self.size = float(most)
-        self._refused_at = math.inf
-        # bursts of refusals since the last answer
-        self.bursts = 0
+        self.bursts = 0  # of refusals since the last answer
         self._burst_until = -math.inf
 
     def refused(self, *, begun: float, in_flight: int, seconds: float) -> None:
@@ -97,19 +95,14 @@ class AIMDWindow:
         `seconds` of an answer.
         """
         if begun > self._burst_until:
-            self._refused_at = min(self.size, in_flight)
             self._burst_until = monotonic() + seconds
-            self.size = max(1.0, _CUT * self._refused_at)
+            self.size = max(1.0, _CUT * min(self.size, in_flight))
             self.bursts += 1
 
     def answered(self) -> None:
-        """One answer more: a window full of them widens it by two, by a fifth where it was refused
-        last.
-        """
-        # near the size that was refused, small steps: there the limit is
-        wider = 2 if self.size < _NEAR * self._refused_at else 0.2
+        """One answer more: a window full of them widens it by `_WIDER`."""
         self.bursts = 0
-        self.size = min(self.most, self.size + wider / self.size)
+        self.size = min(self.most, self.size + _WIDER / self.size)
 
 
 def seconds(text: str) -> float | None:

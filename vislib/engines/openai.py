@@ -3,7 +3,7 @@
 
 The official client sends; what is kept, retried, paced and paid is decided here. Requests stream
 from an iterator and at most `max_in_flight` are under way at once (as many again may wait for
-another try), images read and scaled only when their turn comes. The loop runs in a thread of its
+their turn or for another try), images read and scaled when they come. The loop runs in a thread of its
 own, so that a notebook's kernel, which runs one already, can call it.
 """
 
@@ -12,7 +12,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -72,7 +72,7 @@ class OpenAIChat:
             self._identity = content_hash(folder_facts(folder, expand(folder)))[:16]
         self.stop = threading.Event()
         self._halt: InputError | None = None
-        self._replies = 0
+        self._heard_at = 0.0
         self._jitter = random.Random()  # moves the time of a retry, never an answer
 
     def basis(self, request: Request) -> Mapping[str, Any]:
@@ -99,7 +99,7 @@ class OpenAIChat:
         self.budget.spent = spent
         self._halt = None
         self._held: Request | None = None  # by the ceiling
-        self._done = SimpleQueue[tuple[_Asked, asyncio.Task[Answer]] | None]()
+        self._done = SimpleQueue[tuple[_Asked, asyncio.Task[Answer]]]()
         self._open = 0
         waiting = iter(requests)
         with self._loop() as loop:
@@ -108,26 +108,22 @@ class OpenAIChat:
                     loop.call_soon_threadsafe(self._start, asked)
                 if not self._open:
                     break
-                try:
-                    # None when one begins to wait for another try, which makes room; the timeout
-                    # is for an interrupt, which no request tells of
-                    done = self._done.get(timeout=0.2)
-                except Empty:
-                    done = None
                 if self._ending():
                     loop.call_soon_threadsafe(self._servers.give_up)
-                if done:
+                # the timeout is for an interrupt, which no request tells of
+                with suppress(Empty):
+                    asked, task = self._done.get(timeout=0.2)
                     self._open -= 1
-                    if result := self._settled(*done):
-                        yield done[0].request, result
+                    if result := self._settled(asked, task):
+                        yield asked.request, result
         if self._halt:
             raise self._halt
 
     def _admitted(self, waiting: Iterator[Request]) -> Iterator[_Asked]:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
         # one alone until it has shown what a request costs
-        most = self.params.max_in_flight if self.budget.proven else 1
-        while not self._ending() and self._open < min(most + self._servers.sleeping, 2 * most):
+        most = 2 * self.params.max_in_flight if self.budget.proven else 1
+        while not self._ending() and self._open < most:
             request = self._held or next(waiting, None)
             self._held = None
             if request is None:
@@ -165,7 +161,6 @@ class OpenAIChat:
         request = asked.request
         server = None
         wait = 0.0
-        replies = 0
         try:
             # an image takes milliseconds, in which the loop shall serve others
             in_thread = asyncio.to_thread(self._body, request) if request.image_id else None
@@ -177,13 +172,12 @@ class OpenAIChat:
             reply, server, begun = await self._servers.send(body, tokens, after=wait, avoid=server)
             asked.began = asked.began or begun
             unheard = reply.answer.reason in SILENT
-            self._replies += not unheard
-            if not asked.tries or not unheard:
-                replies = self._replies  # as it began to go unheard
+            if not unheard:
+                self._heard_at = monotonic()
             if not self._again(asked, reply.answer):
                 break
             wait = self._wait(asked, reply)
-        if unheard and self._replies == replies:  # and nobody else was heard meanwhile
+        if unheard and self._heard_at < asked.began:  # nobody else was heard meanwhile
             raise silent(reply.answer.reason, self.urls, reply.answer.detail)
         return self._summed(asked)
 
@@ -240,10 +234,8 @@ class OpenAIChat:
     def _loop(self) -> Iterator[asyncio.AbstractEventLoop]:
         """An event loop in a thread, with clients; on leaving, whatever still runs is cancelled."""
         clients = [ChatClient(url, self.params) for url in self.urls]
-        servers = [Server(client, self.params, rest_s=self.backoff_s) for client in clients]
-        most = self.params.max_in_flight
-        # a request that begins to wait makes room: the thread that admits must hear of it
-        self._servers = Balancer(servers, most, put_off=lambda: self._done.put(None))
+        servers = [Server(client, self.params) for client in clients]
+        self._servers = Balancer(servers, self.params.max_in_flight)
         begun = SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
 
         async def serve() -> None:
