@@ -38,8 +38,7 @@ SIZES = [(RANDOM.randint(1, 5000), RANDOM.randint(1, 5000)) for _ in range(300)]
         ("gpt-4.1-mini", (1024, 1024), 1659),
         ("claude-4", (1000, 1000), 36 * 36),
         ("claude-4", (1920, 1080), 52 * 30),
-        ("gemini-2", (384, 384), 258),
-        ("gemini-2", (960, 540), 6 * 258),
+        ("gemini", (960, 540), 1120),
         ("llava-1.5", (1024, 768), 576),
     ],
 )
@@ -108,19 +107,8 @@ def test_the_side_sent_is_worth_sending(rule):
             else:
                 seen = rule.seen(*scaled_size(width, height, longest))
                 small = min(sent or longest, longest)
-                assert small >= int(0.95 * seen)
+                assert small == min(seen, longest)
                 assert tokens <= rule.tokens(*scaled_size(width, height, longest))
-                if small < seen:
-                    assert tokens + 64 <= rule.tokens(*scaled_size(width, height, seen))
-
-
-def test_a_little_smaller_may_cost_far_less():
-    rule = rules()["gpt-4o"]
-    assert rule.tokens(768, 520) == 765
-    assert send_side(1536, 1040, side=768, tokens=0, rule=rule) == 756
-    assert rule.tokens(756, 512) == 425
-    assert send_side(1536, 1040, side=768, tokens=0, rule=rules()["gpt-6"]) == 768
-    assert send_side(1536, 1040, side=0, tokens=0, rule=rule) == 1134
 
 
 def test_a_bound_is_held_or_refused():
@@ -167,7 +155,7 @@ def test_without_a_rule_nothing_is_assumed():
         ("anthropic/claude-sonnet-4.6", "claude-4"),
         ("claude-opus-4-7", "claude"),
         ("claude-sonnet-5", "claude"),
-        ("gemini-2.5-flash", "gemini-2"),
+        ("gemini-2.5-flash", None),
         ("gemini-3.8-flash", "gemini"),
         ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2-vl"),
         ("/models/Qwen3-VL-8B-Instruct/", "qwen3-vl"),

@@ -18,10 +18,6 @@ from typing import Any
 from vislib.runs.errors import InputError
 
 _FILE = Path(__file__).with_name("image_billing.toml")
-# The longest side may lose 5 % where that saves a fifth and 64 tokens.
-_SNAP = 0.95
-_WORTH = 0.8
-_FEW = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,9 +26,8 @@ class Rule:
     cells.
 
     A picture is first made to fit `max_side`, `max_short` (px) and `max_cells` (0: no limit), then
-    cut into cells, rounded up, or to the `nearest` number and up to `min_pixels`. `crop` (whole,
-    least, most) bills pictures of at most `whole` px as one cell and makes other cells of two
-    thirds of the shorter side. No `cell`: always `base`.
+    cut into cells, rounded up, or to the `nearest` number and up to `min_pixels`. No `cell`: always
+    `base`.
     """
 
     name: str
@@ -47,7 +42,6 @@ class Rule:
     max_cells: int = 0
     min_pixels: int = 0
     nearest: bool = False
-    crop: Sequence[int] = ()
 
     def tokens(self, width: int, height: int) -> int:
         """Tokens that an image of `width` x `height` px is billed."""
@@ -72,10 +66,6 @@ class Rule:
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Columns and rows of cells."""
         cell = self.cell
-        if self.crop:  # some providers cut a large picture and look at the pieces
-            whole, least, most = self.crop
-            cropped = max(least, min(most, int(min(width, height) / 1.5)))
-            cell = whole if max(width, height) <= whole else cropped
         if not self.nearest:
             return math.ceil(width / cell), math.ceil(height / cell)
         # the form that Qwen publishes
@@ -123,32 +113,20 @@ def send_side(width: int, height: int, *, side: int, tokens: int, rule: Rule | N
     nothing is gained.
 
     Never more than `side` (0: as the file is) or than the provider looks at, and billed at most
-    `tokens` (0: no bound). A side up to 5 % smaller is taken where it saves a fifth of the tokens,
-    and 64. Raises InputError if no size of the image is billed so little.
+    `tokens` (0: no bound). Raises InputError if no size of the image is billed so little.
     """
     # Without a rule nobody knows what a pixel costs, and the side asked for is what is sent.
     if rule is None or min(width, height) < 1:
         return side
 
-    def billed(longest: int) -> int:
-        return rule.tokens(*scaled_size(width, height, longest))
-
-    def largest(high: int, most: float, low: int = 1) -> int:
-        return _largest(width, height, high, lambda w, h: rule.tokens(w, h) <= most, low=low)
-
     longest = min(side or max(width, height), max(width, height))
     best = min(longest, rule.seen(*scaled_size(width, height, longest)))
-    if tokens and billed(best) > tokens:
-        best = largest(best, tokens)
-        if (least := billed(best)) > tokens:
-            raise InputError(
-                f"image_tokens is {tokens}, but {rule.name} bills no image less than {least};"
-                " raise it"
-            )
-    # Bills come in steps of cells: a few pixels less may cost a row of cells less.
-    low = math.ceil(_SNAP * best)
-    if (least := billed(low)) <= min(_WORTH * billed(best), billed(best) - _FEW):
-        best = largest(best, least, low)
+    most = tokens or math.inf
+    best = _largest(width, height, best, lambda w, h: rule.tokens(w, h) <= most)
+    if (least := rule.tokens(*scaled_size(width, height, best))) > most:
+        raise InputError(
+            f"image_tokens is {tokens}, but {rule.name} bills no image less than {least}; raise it"
+        )
     return side if best == longest else best
 
 
@@ -164,14 +142,11 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
     return min((low, low + 1), key=lambda n: abs(ratio - n / side)), side
 
 
-def _largest(
-    width: int, height: int, high: int, fits: Callable[[int, int], bool], *, low: int = 1
-) -> int:
-    """The largest side from `low` to `high` whose scaled picture fits, by bisection; `low` if none
-    does.
-    """
+def _largest(width: int, height: int, high: int, fits: Callable[[int, int], bool]) -> int:
+    """The largest side up to `high` whose scaled picture fits, by bisection; 1 if none does."""
     if fits(*scaled_size(width, height, high)):  # as a rule
         return high
+    low = 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(*scaled_size(width, height, middle)) else (low, middle)

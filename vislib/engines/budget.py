@@ -3,9 +3,9 @@
 
 Providers bill per token, images included. What a request takes is known when its answer is there;
 until then its upper bound counts. For an estimate, requests without an answer are counted by
-prompt: answers to the same prompt tell tokens, cached share and seconds; where there are none, a
-tokenizer counts some of the texts, the model's billing rule the images, and a guess, said to be
-one, stands for the answers.
+prompt: answers to the same prompt tell tokens and seconds; where there are none, a tokenizer counts
+some of the texts, the model's billing rule the images, and a guess, said to be one, stands for the
+answers.
 """
 
 import math
@@ -26,6 +26,7 @@ _FRAME_TOKENS = 256  # that a server's chat template may add
 _IMAGE_TOKENS = 1500
 _SAMPLED = 64  # texts that are counted by the tokenizer
 _ENOUGH = 10  # answers that say more than the tokenizer and the guess
+_TOLD = ("tokens_in", "tokens_cached", "tokens_out")
 _GUESS = 400  # tokens of an answer: between a caption (250) and three to five rounds (600)
 
 
@@ -152,24 +153,20 @@ class Estimate:
         """Count a request that is to be asked."""
         if len(self._texts) < _SAMPLED:
             self._texts.append(request.system + request.prompt)
-        self._lacking[request.prompt_sha].update(self._sizes(request))
+        self._lacking[request.prompt_sha].update(
+            requests=1,
+            bytes=_bytes(request),
+            image=self._budget.image_tokens(request),
+            unruled=bool(request.image_id) and self._budget.rule is None,
+            most_out=request.max_tokens,
+        )
 
     def learn(self, request: Request, answer: Mapping[str, Any]) -> None:
         """Take account of a journalled answer."""
         # a server that tells no tokens teaches nothing
         if answer["tokens_in"]:
-            names = ("tokens_in", "tokens_cached", "tokens_out", "seconds")
-            told = {name: answer.get(name, 0) for name in names}
-            self._known[request.prompt_sha].update(self._sizes(request) | told)
-
-    def _sizes(self, request: Request) -> dict[str, float]:
-        return {
-            "requests": 1,
-            "bytes": _bytes(request),
-            "image": self._budget.image_tokens(request),
-            "unruled": bool(request.image_id) and self._budget.rule is None,
-            "most_out": request.max_tokens,
-        }
+            told = {name: answer.get(name, 0) for name in (*_TOLD, "seconds")}
+            self._known[request.prompt_sha].update(told, requests=1)
 
     def figures(self) -> Any:
         """requests, tokens_in, tokens_cached, tokens_out, usd, most_usd, hours (0: unknown);
@@ -181,22 +178,15 @@ class Estimate:
             known = self._known[sha]
             if known["requests"] >= _ENOUGH:
                 total["answers"] += known["requests"]
-                # images are known by their rule; what is left of the tokens is text
-                per_byte = (known["tokens_in"] - known["image"]) / known["bytes"]
-                cached = known["tokens_cached"] / known["tokens_in"]
-                tokens_out = n * known["tokens_out"] / known["requests"]
+                used = {name: round(n * known[name] / known["requests"]) for name in _TOLD}
             else:
                 total["guessed"] += n
                 total["unruled"] += group["unruled"]
-                per_byte = _tokens_per_byte(tuple(self._texts))
-                cached = 0.0
-                tokens_out = n * _GUESS
-            tokens_in = group["image"] + per_byte * group["bytes"]
-            used = {
-                "tokens_in": round(tokens_in),
-                "tokens_cached": round(tokens_in * cached),
-                "tokens_out": round(min(tokens_out, group["most_out"])),
-            }
+                text = _tokens_per_byte(tuple(self._texts)) * group["bytes"]
+                used = {
+                    "tokens_in": round(group["image"] + text),
+                    "tokens_out": min(n * _GUESS, group["most_out"]),
+                }
             # the ceiling to plan with: nothing cached, and every answer as long as it may be
             most = self._budget.cost(used["tokens_in"], group["most_out"])
             total.update(used | {"requests": n, "usd": self._budget.cost(**used), "most_usd": most})

@@ -2,9 +2,9 @@
 3.3).
 
 The official client sends; what is kept, retried, paced and paid is decided here. Requests stream
-from an iterator and at most `max_in_flight` are under way at once (as many again may wait for
-their turn or for another try), images read and scaled when they come. The loop runs in a thread of its
-own, so that a notebook's kernel, which runs one already, can call it.
+from an iterator and at most `max_in_flight` are under way at once; as many again may wait for their
+turn or for another try. The loop runs in a thread of its own, so that a notebook's kernel, which
+runs one already, can call it.
 """
 
 import asyncio
