@@ -1,10 +1,8 @@
-"""The map of clusters, the funnel and the sheet of duplicates, over tables whose clusters are
+"""The sheet of clusters, the funnel and the sheet of duplicates, over tables whose clusters are
 known.
 """
 
-import json
 import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +58,12 @@ def make(
     kept, double = (lambda m: m < 5), (lambda m: 5 <= m < 8)
     tables: dict[str, list[dict[str, Any]]] = {
         "embeddings": [
-            {"image_id": name(*p), "cluster": p[0], "distance": 0.1, "vector": vectors[p].tolist()}
+            {
+                "image_id": name(*p),
+                "cluster": p[0],
+                "distance": 0.1 * p[1],
+                "vector": vectors[p].tolist(),
+            }
             for p in places
         ],
         "samples": [
@@ -101,9 +104,16 @@ def pairs_of(inputs: Inputs, *, count: int, seed: int) -> Any:
     return figures.query(selection.PAIRS.format(count=count, seed=seed), **inputs)
 
 
-def draw(table: Any, thumbnails: int = 12) -> tuple[Figure, Axes, list[str]]:
-    figure, (axes, _) = figures.new_figure("(a)", "(b)", columns=2)
-    return figure, axes, selection.plot_map(axes, table, thumbnails=thumbnails)
+def clusters_of(inputs: Inputs, *, count: int, seed: int) -> Any:
+    return figures.query(selection.CLUSTERS.format(count=count, seed=seed), **inputs)
+
+
+def draw(table: Any) -> tuple[Figure, Axes]:
+    figure, sheet = figures.new_sheet()
+    selection.plot_groups(sheet, table, otherwise="No image was set aside as a duplicate.")
+    figures.trim_sheet(figure, sheet, note="n")
+    assert_readable(figure)
+    return figure, sheet.axes
 
 
 def legend(axes: Axes) -> list[str]:
@@ -111,91 +121,47 @@ def legend(axes: Axes) -> list[str]:
     return [text.get_text() for text in found.get_texts()] if found else []
 
 
-def test_the_map_keeps_clusters_apart_and_says_what_became_of_each_image(inputs: Inputs) -> None:
-    table = selection.map_table(inputs, points=100, seed=0)
-    assert Counter(table["state"]) == {"kept": 20, "semantic duplicate": 12, "below the top k": 4}
-    assert set(table.loc[table["state"] != "kept", "rank"]) == {-1}
-    middles = table.groupby("cluster")[["x", "y"]].mean().to_numpy()
-    spread = table.groupby("cluster")[["x", "y"]].std().to_numpy().max()
-    apart = [
-        np.linalg.norm(a - b) for a in middles for b in middles if a is not b and (a != b).any()
-    ]
-    assert min(apart) > 3 * spread
-    assert 0.3 < sum(table.attrs["explained"]) <= 1
-
-
-def test_the_map_does_not_depend_on_the_order_of_rows(inputs: Inputs, tmp_path: Path) -> None:
-    other = make(tmp_path, shuffled=1)
-    mine, theirs = (
-        selection.map_table(i, points=20, seed=3).drop(columns="path") for i in (inputs, other)
-    )
-    assert mine.equals(theirs)
-    assert len(mine) == 20
-    assert set(mine["image_id"]) != set(selection.map_table(inputs, points=20, seed=4)["image_id"])
-    pairs = [pairs_of(i, count=3, seed=1)["image_id"].tolist() for i in (inputs, other)]
-    assert pairs[0] == pairs[1]
-
-
-def test_thumbnails_take_each_cell_once_and_stand_near_their_point() -> None:
-    points = [(0.5, 0.5), (0.6, 0.5), (9.5, 0.5), (3.4, 1.6)]
-    cells = selection.snapped(points, across=4, down=2)
-    assert cells == {0: (0, 0), 1: (1, 0), 3: (3, 1)}  # the third has none near
-    assert len(selection.snapped([(1, 1)] * 9, across=2, down=2)) == 4  # no cell is left
-
-
-def test_every_cluster_shows_its_middle_and_no_picture_hides_another(inputs: Inputs) -> None:
-    table = selection.map_table(inputs, points=100, seed=0)
-    _, axes, shown = draw(table, thumbnails=CLUSTERS)
-    assert set(shown) == {name(cluster, 0) for cluster in range(CLUSTERS)}
-    assert legend(axes) == [
-        "kept, without thumbnail (16)",
-        "semantic duplicate (12)",
-        "below the top k (4)",
-    ]
-    _, axes, shown = draw(table)
-    assert len(shown) == len(axes.images) == 12
+def test_clusters_show_the_nearest_first_and_say_what_became_of_each(inputs: Inputs) -> None:
+    table = clusters_of(inputs, count=100, seed=0)
+    assert table["title"].unique().tolist() == [f"Cluster {c}" for c in range(CLUSTERS)]
+    assert set(table["note"]) == {"5 of 9 images kept, nearest to its middle first"}
+    for cluster, members in table.groupby("cluster"):
+        # the ninth, which is below the top k, is one more than a row holds
+        assert members["image_id"].tolist() == [name(cluster, member) for member in range(8)]
+        assert members["said"].tolist() == ["kept"] * 5 + ["duplicate"] * 3
+    _, axes = draw(table)
     # left, right, bottom, top: downwards
     boxes = [image.get_extent() for image in axes.images]
-    right, down = axes.get_xlim()[1], axes.get_ylim()[0]
-    assert all(0 <= x1 < x2 <= right and 0 <= y2 < y1 <= down for x1, x2, y1, y2 in boxes)
+    assert len(boxes) == CLUSTERS * 8
     assert not any(
         a[0] < b[1] and b[0] < a[1] and a[3] < b[2] and b[3] < a[2]
         for a in boxes
         for b in boxes
         if a is not b
     )
-    assert {text.get_text() for text in axes.texts} == {"0", "1", "2", "3"}
-    # marks stand below the pictures
-    assert max(m.get_zorder() for m in axes.collections) < min(i.get_zorder() for i in axes.images)
+    said = [text.get_text() for text in axes.texts]
+    assert said.count("kept") == 20
+    assert said.count("duplicate") == 12
 
 
-@pytest.mark.parametrize(("clusters", "members"), [(1, 1), (1, 2), (1, MEMBERS)])
+def test_what_is_shown_does_not_depend_on_the_order_of_rows(inputs: Inputs, tmp_path: Path) -> None:
+    other = make(tmp_path, shuffled=1)
+    mine, theirs = (clusters_of(i, count=2, seed=3).drop(columns="paths") for i in (inputs, other))
+    assert mine.equals(theirs)
+    assert mine["cluster"].nunique() == 2
+    chosen = [set(clusters_of(inputs, count=2, seed=seed)["cluster"]) for seed in range(9)]
+    assert len(set(map(frozenset, chosen))) > 1
+    pairs = [pairs_of(i, count=3, seed=1)["image_id"].tolist() for i in (inputs, other)]
+    assert pairs[0] == pairs[1]
+
+
+@pytest.mark.parametrize(("clusters", "members"), [(1, 1), (1, MEMBERS)])
 def test_one_image_and_one_cluster_are_drawn(tmp_path: Path, clusters: int, members: int) -> None:
     inputs = make(tmp_path, clusters=clusters, members=members)
-    table = selection.map_table(inputs, points=100, seed=0)
-    figure, axes, shown = draw(table)
-    assert len(shown) == min(members, 5)
-    assert legend(axes) == ["semantic duplicate (3)", "below the top k (1)"] * (members > 5)
-    figures.save_figure(figure, tmp_path, "map")
-    _, sheet = figures.new_sheet()
-    selection.plot_duplicates(sheet, pairs_of(inputs, count=4, seed=0))
-    said = {text.get_text() for text in sheet.axes.texts}
+    assert len(draw(clusters_of(inputs, count=9, seed=0))[1].images) == min(members, 8)
+    _, axes = draw(pairs_of(inputs, count=4, seed=0))
+    said = {text.get_text() for text in axes.texts}
     assert ("No image was set aside as a duplicate." in said) == (members < 6)
-
-
-def test_equal_vectors_lie_in_one_place(tmp_path: Path) -> None:
-    inputs = make(tmp_path, clusters=1, members=4)
-    rows = [
-        {"image_id": name(0, m), "cluster": 0, "distance": 0.0, "vector": [0.5]} for m in range(4)
-    ]
-    table = selection.map_table(
-        inputs | {"embeddings": write(tmp_path / "flat/embeddings", "04_selection", rows)},
-        points=9,
-        seed=0,
-    )
-    assert table.attrs["explained"] == [0.0, 0.0]
-    assert not table[["x", "y"]].to_numpy().any()
-    assert len(draw(table)[2]) == 4
 
 
 def funnel(reasons: dict[str, int], kept: int) -> Any:
@@ -220,42 +186,22 @@ def test_the_funnel_closes() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_the_notebooks_figure_is_readable(inputs: Inputs, columns: int) -> None:
-    held = run_section("30_selection", "## 1", inputs)
-    names = {"paths": held["paths"], "funnel": held["funnel"]}
-    size = {"columns": columns, "aspect": 0.62, "points": 100, "thumbnails": 12, "seed": 0}
-    held = run_section("30_selection", "## 2", inputs, **names, **size)
-    chart, bars = held["figure"].axes
-    # numbers of clusters lie on the pictures
-    assert_readable(held["figure"], may_overlap={text.get_text() for text in chart.texts})
-    assert {"36", "20"} <= {text.get_text() for text in bars.texts}
-    assert len(held["pictures"]) == 12
+def test_the_notebooks_funnel_is_readable(inputs: Inputs, columns: int) -> None:
+    held = run_section("30_selection", "## 1", inputs, columns=columns, aspect=0.85)
+    assert_readable(held["figure"])
+    assert {"36", "20"} <= {text.get_text() for text in held["bars"].texts}
 
 
-def test_the_embeddings_are_named_by_the_record_of_their_stage(tmp_path: Path) -> None:
-    table = tmp_path / "04_selection/data/embeddings"
-    assert selection.embedding_model(table) == "unknown"
-    table.mkdir(parents=True)
-    record = {"inputs": {}, "hashes": {"parameters": {"embedding_model": "org/clip@abc"}}}
-    (tmp_path / "04_selection/run.json").write_text(json.dumps(record))
-    assert selection.embedding_model(table) == "org/clip@abc"
-
-
-def test_the_figures_are_equal_bytes_and_thumbnails_are_small(
-    inputs: Inputs, tmp_path: Path
-) -> None:
+def test_the_figures_are_equal_bytes_and_pictures_are_small(inputs: Inputs, tmp_path: Path) -> None:
     written = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        table = selection.map_table(inputs, points=100, seed=0)
-        figure, _, _ = draw(table)
-        twins, sheet = figures.new_sheet()
-        selection.plot_duplicates(sheet, pairs_of(inputs, count=4, seed=0))
-        figures.trim_sheet(twins, sheet, note="n")
-        files = [*figures.save_figure(figure, folder, "map", table.drop(columns="path"))]
+        table = clusters_of(inputs, count=9, seed=0)
+        figure, axes = draw(table)
+        twins, pairs = draw(pairs_of(inputs, count=4, seed=0))
+        files = [*figures.save_figure(figure, folder, "clusters", table.drop(columns="paths"))]
         files += figures.save_figure(twins, folder, "pairs")
-        pictures = (*figure.axes[0].images, *sheet.axes.images)
-        assert max(image.get_size()[0] for image in pictures) <= 250  # px
+        assert max(image.get_size()[0] for image in (*axes.images, *pairs.images)) <= 250  # px
         written.append([file.read_bytes() for file in files])
     assert written[0] == written[1]
 
@@ -265,7 +211,7 @@ def test_a_photograph_as_large_as_any_stays_small_in_the_file(tmp_path: Path) ->
     noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
     for file in (tmp_path / "03/files").iterdir():
         Image.fromarray(noise).save(file, compress_level=1)
-    figure, _, shown = draw(selection.map_table(inputs, points=100, seed=0), thumbnails=20)
-    pdf = figures.save_figure(figure, tmp_path, "map")[0]
-    assert len(shown) >= 15
-    assert pdf.stat().st_size < 3_000_000
+    figure, axes = draw(clusters_of(inputs, count=3, seed=0))
+    pdf = figures.save_figure(figure, tmp_path, "clusters")[0]
+    # whole, each would take 480 kB
+    assert pdf.stat().st_size < 150_000 * len(axes.images)

@@ -1,5 +1,7 @@
 """The numbers behind the figures: words, stems, overlap, histograms, pairs per sample."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -166,3 +168,12 @@ def test_a_conversation_that_does_not_pair_is_an_error() -> None:
 def test_model_names_are_sorted_and_named_once() -> None:
     assert statistics.model_names(["b", "a", "", "b"]) == "a, b"
     assert statistics.model_names([]) == "none"
+
+
+def test_the_parameters_behind_a_table_are_those_of_its_stage(tmp_path) -> None:
+    table = tmp_path / "04_selection/data/embeddings"
+    assert statistics.parameters_of(table) == {}
+    table.mkdir(parents=True)
+    record = {"inputs": {}, "hashes": {"parameters": {"embedding_model": "org/clip@abc"}}}
+    (tmp_path / "04_selection/run.json").write_text(json.dumps(record))
+    assert statistics.parameters_of(table) == {"embedding_model": "org/clip@abc"}

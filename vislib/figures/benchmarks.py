@@ -15,10 +15,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from vislib.figures.charts import marks, plot_dots
+from vislib.figures.statistics import parameters_of
 from vislib.figures.style import CONTRAST, LETTERS, Look
 from vislib.runs import InputError
 from vislib.runs.contract import ARMS
-from vislib.runs.stage import read_record
 
 _TEXTS = Path(__file__).with_name("reference.toml")
 REFERENCE: dict[str, Any] = tomllib.loads(_TEXTS.read_text(encoding="utf-8"))
@@ -67,8 +67,7 @@ def remarks(table: Path, scores: Any, *, paper: Sequence[str] = ()) -> str:
     """What small print says of the `scores` read from `table`: intervals, seeds, who judged, what
     is the paper's.
     """
-    # what judged and how wide intervals are is known to the record of 12 alone
-    parameters = read_record(table.parent.parent).get("hashes", {}).get("parameters", {})
+    parameters = parameters_of(table)
     interval = 100 * parameters.get("confidence", 0.95)
     said = [f"Lines: {interval:g} % intervals over pages or images."]
     if (seeds := int(scores["seeds"].max())) > 1:

@@ -21,6 +21,7 @@ from wordcloud import STOPWORDS
 
 from vislib.media.words import UNSPACED, count_words, words
 from vislib.runs import InputError
+from vislib.runs.stage import read_record
 from vislib.runs.tables import parts
 
 PAPER_TOKENS = {"mean": 871.58, "median": 781.0}  # figure 5a
@@ -169,6 +170,13 @@ def answers(conversations: Iterable[Row]) -> Any:
         for source, turn in zip(row["sources"], row["conversations"][1::2], strict=True)
     ]
     return pd.DataFrame(rows, columns=["sample_id", "question_type", "n_words"])
+
+
+def parameters_of(table: Path) -> dict[str, Any]:
+    """The parameters of the stage that wrote a table; none of a table without a record."""
+    # what embedded or judged stands in no table
+    found: dict[str, Any] = read_record(table.parent.parent).get("hashes", {}).get("parameters", {})
+    return found
 
 
 def model_names(names: Iterable[str]) -> str:
