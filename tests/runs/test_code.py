@@ -86,18 +86,21 @@ def test_names_of_rooms_and_modules_are_those_of_the_library():
     assert all(code._data_version(room) for room in rooms)
 
 
+ONE = "def f():\n    from vislib.deep import inner\nTABLE = Path(__file__).with_name('one.csv')"
+
+
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small library of pure code and machinery."""
     for name, text in {
         "__init__.py": "",
-        "one.py": "def f():\n    from vislib.deep import inner\nTABLE = 'one.csv'",
+        "one.py": ONE,
         "two.py": "'of no stage'",
-        "deep/__init__.py": "",
+        "deep/__init__.py": "HERE = __file__",
         "deep/inner.py": "import json, vislib.runs.tables, vislib.engines.billing",
         "deep/words.txt": "template",
-        "deep/more/__init__.py": "",
-        "deep/more/other.txt": "of a package that nobody imports",
+        "deep/pages/page.md": "a page",
+        "deep/.ipynb_checkpoints/page.md": "JupyterLab's",
         "one.csv": "beside the code",
         "deep/LICENCES.md": "about the words",
         "two.toml": "of the other module",
@@ -135,24 +138,20 @@ def test_pure_code_is_followed_with_its_files_and_machinery_is_not(library):
         (library / file).write_text(before)
         return {name for name in found if now[name] != found[name]}
 
-    assert changed("deep/words.txt", "another") == {"vislib/deep/*"}
+    for file in ("deep/words.txt", "deep/pages/page.md"):
+        assert changed(file, "another") == {"vislib/deep/*"}
     assert changed("one.csv", "another") == {"vislib/*"}
     for file in (
         "two.py",
         "two.toml",
         "deep/LICENCES.md",
-        "deep/more/other.txt",
+        "deep/.ipynb_checkpoints/page.md",
         "runs/tables.py",
         "engines/transport.py",
     ):
         assert not changed(file, "X = 1")
     assert changed("runs/__init__.py", "DATA_VERSION = 5\n") == {"vislib.runs"}
-    assert (
-        changed(
-            "one.py", "# a comment\ndef f():\n    from vislib.deep import inner\nTABLE = 'one.csv'"
-        )
-        == set()
-    )
+    assert changed("one.py", f"# a comment\n{ONE}") == set()
 
 
 def test_what_shows_data_counts_for_a_figure(library):

@@ -19,12 +19,9 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose files count as settled at once, a cache of its own, and this process knowing
-    nothing.
-    """
+    """A folder whose files count as settled at once, and a cache of its own."""
     monkeypatch.setenv("VISLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(digests, "_SETTLED_NS", -(10**18))
-    monkeypatch.setattr(digests, "_known", {})
     (tmp_path / "runs").mkdir()
     (tmp_path / "files").mkdir()
     return tmp_path / "files"
@@ -43,16 +40,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return opened
 
 
-def test_a_file_is_read_once_by_all_processes(ground, reads, monkeypatch):
+def test_a_file_is_read_once_by_all_processes(ground, reads):
     (ground / "weights").write_bytes(b"one")
-    with digests.nothing_written():
-        file_hashes([ground / "weights"])
-    assert not list((ground.parent / "runs").iterdir())
-    monkeypatch.setattr(digests, "_known", {})
     reads.clear()
     for _ in range(2):
         assert file_hashes([ground / "weights"]) == [sha256(b"one")]
-    monkeypatch.setattr(digests, "_known", {})  # another process
+    digests._cache.cache_clear()  # another process
     assert file_hashes([ground / "weights"]) == [sha256(b"one")]
     os.rename(ground, ground.with_name("promoted"))
     assert file_hashes([ground.with_name("promoted") / "weights"]) == [sha256(b"one")]
@@ -76,9 +69,8 @@ def test_a_file_written_just_now_is_read_again(ground, reads, monkeypatch):
     file = ground / "weights"
     file.write_bytes(b"one")
     identity = digests._identity(file)
-    monkeypatch.setattr(
-        digests, "_identity", lambda path: identity
-    )  # a clock that does not tick between
+    # a clock that does not tick between
+    monkeypatch.setattr(digests, "_identity", lambda path: identity)
     assert file_hashes([file]) == [sha256(b"one")]
     file.write_bytes(b"two")
     assert file_hashes([file]) == [sha256(b"two")]
@@ -94,7 +86,8 @@ def test_a_cache_that_is_of_no_use_is_no_error(ground, spoil, monkeypatch):
     else:
         cache.write_bytes(b"not a database" * 100)
     (ground / "a.txt").write_text("one")
-    assert file_hashes([ground / "a.txt"]) == [sha256(b"one")]
+    for _ in range(2):
+        assert file_hashes([ground / "a.txt"]) == [sha256(b"one")]
 
 
 def test_folders_globs_and_names_that_are_no_text(ground):

@@ -101,7 +101,7 @@ def test_a_holder_on_another_machine_is_named_with_the_way_out(tmp_path, no_floc
     (tmp_path / ".lock").write_text(json.dumps(owner))
     (tmp_path / ".lock.soft").write_text("7\nnode17\n")
     with pytest.raises(
-        InputError, match=r"process 7 \(vislib.run\) on node17; .* remove \S+\.lock\.soft"
+        InputError, match=r"process 7 \(vislib.run\) on node17; .* remove \S+\.lock\.soft; wait"
     ):
         FolderLock(tmp_path / ".lock").acquire(wait=0.1)
 

@@ -1,10 +1,12 @@
 """The journal of paid answers: damage is named with its mend wherever it is read."""
 
+import pyarrow as pa
 import pytest
 
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.replay import export_answers, import_answers
+from vislib.runs.tables import write_table
 
 KEYS = [f"{n:016x}" for n in range(400)]
 
@@ -12,7 +14,7 @@ KEYS = [f"{n:016x}" for n in range(400)]
 @pytest.fixture
 def damaged(tmp_path):
     """A journal that opens, and whose pages of answers are noise."""
-    journal = Journal(tmp_path / "openai.sqlite")
+    journal = Journal(tmp_path / "journal/openai.sqlite")
     for key in KEYS:
         journal.put(key, {"text": "x" * 300, "model": "m"})
         journal.fail(key, "timeout", "y" * 300)
@@ -23,6 +25,16 @@ def damaged(tmp_path):
     return journal.path
 
 
+def export(journal, keys=KEYS):
+    """What a run beside the journal was made from, in a file."""
+    captions = journal.parents[1] / "run/06_captioning/data/captions"
+    schema = pa.schema({"request_sha": pa.string()})
+    write_table(captions, schema, ({"request_sha": key} for key in keys))
+    file = journal.with_name("x.parquet")
+    export_answers(journal.parents[1] / "run", file)
+    return file
+
+
 def reads(path):
     journal = Journal(path)
     yield lambda: [journal.get(key) for key in KEYS]
@@ -30,7 +42,7 @@ def reads(path):
     yield lambda: [journal.failure(key) for key in KEYS]
     yield lambda: len(journal)
     yield lambda: [journal.put(f"{key}x", {}) for key in KEYS]
-    yield lambda: export_answers(path, path.with_name("x.parquet"))
+    yield lambda: export(path)
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -57,9 +69,12 @@ def test_an_answer_that_turned_out_to_be_none_is_a_failure(tmp_path):
 
 
 def test_an_import_into_a_damaged_journal_says_so(damaged, tmp_path):
-    journal = Journal(tmp_path / "new/openai.sqlite")
-    for n in range(400):
-        journal.put(f"{n:015x}z", {"text": "x" * 300, "model": "m"})
-    export_answers(journal.path, tmp_path / "x.parquet")
+    journal, keys = (
+        Journal(tmp_path / "new/journal/openai.sqlite"),
+        [f"{n:015x}z" for n in range(400)],
+    )
+    for key in keys:
+        journal.put(key, {"text": "x" * 300, "model": "m"})
+    file = export(journal.path, keys)
     with pytest.raises(InputError, match=r"openai\.sqlite: not a usable journal"):
-        import_answers(tmp_path / "x.parquet", damaged.parent)
+        import_answers(file, damaged.parent)

@@ -19,6 +19,7 @@ from vislib.runs import InputError, start_run
 from vislib.runs.cells import do_work
 from vislib.runs.journal import Journal
 from vislib.runs.replay import export_answers, import_answers, main
+from vislib.runs.tables import write_table
 
 FREE = render_rounds([Round(f"What is number {i}?", (), f"A thing of kind {i}.") for i in range(3)])
 CHOICE = render_rounds([Round("Which is it?", ("one", "two", "three", "four"), "B")])
@@ -84,8 +85,8 @@ def test_readers_without_key_or_server_get_the_same_bytes(
 ):
     run, url = authors
     file = tmp_path / "answers.parquet"
-    assert main(["export", str(run.parent / "journal/openai.sqlite"), str(file)]) == 0
-    assert f"model {MODEL} " in capsys.readouterr().out
+    assert main(["export", str(run), str(file)]) == 0
+    assert "answers " in capsys.readouterr().out
     before = result_bytes(run)
     dropped = b"".join(data for name, data in before.items() if "dropped" in name)
     assert dropped
@@ -109,18 +110,18 @@ def test_readers_without_key_or_server_get_the_same_bytes(
 def test_a_runs_export_holds_what_the_run_used(authors, tmp_path):
     run, _ = authors
     journal = Journal(run.parent / "journal/openai.sqlite")
+    counts = export_answers(run, tmp_path / "before.parquet")
+    assert (counts["answers"], counts["failures"] > 0) == (len(journal), True)
     journal.put(A, {"text": "of another run", "model": "other"})
-    counts = export_answers(run, tmp_path / "run.parquet")
-    everything = export_answers(journal.path, tmp_path / "all.parquet")
-    assert everything["answers"] == counts["answers"] + 1
-    assert counts["failures"] == everything["failures"] > 0
-    assert "model other" not in counts
+    assert export_answers(run, tmp_path / "run.parquet") == counts
+    exported = pq.read_table(tmp_path / "run.parquet").column("request_sha").to_pylist()
     used = set(pq.read_table(run / "06_captioning/data/captions").column("request_sha").to_pylist())
-    assert used < set(pq.read_table(tmp_path / "run.parquet").column("request_sha").to_pylist())
+    assert used < set(exported)
+    assert A not in exported
 
 
-def journal_of(folder, **rows):
-    """A journal with one answer per keyword, and a failure of `B`."""
+def run_of(folder, **rows):
+    """A run whose journal has one answer per keyword, and a failure of `B`; with the journal."""
     journal = Journal(folder / "journal/openai.sqlite")
     for key, text in rows.items():
         journal.put(key, {"text": text, "model": "m", "usd": 0.5})
@@ -130,7 +131,10 @@ def journal_of(folder, **rows):
         "no reply from http://10.1.2.3:8000/v1 to /home/alice/pages/x.png for org-Ab12",
         0.25,
     )
-    return journal
+    schema = pa.schema({"request_sha": pa.string()})
+    captions = folder / "run/06_captioning/data/captions"
+    write_table(captions, schema, ({"request_sha": key} for key in (*rows, B)))
+    return folder / "run", journal
 
 
 def rows_of(journal):
@@ -141,15 +145,14 @@ def rows_of(journal):
 
 
 def test_equal_journals_give_equal_bytes_and_come_back_whole(tmp_path):
-    journal = journal_of(tmp_path, **{C: "last", A: "first ‹é\n\\n› 漢"})
+    run, journal = run_of(tmp_path, **{C: "last", A: "first ‹é\n\\n› 漢"})
     one, two = (tmp_path / f"{n}.parquet" for n in (1, 2))
-    counts = export_answers(journal.path, one)
-    export_answers(journal.path, two)
+    counts = export_answers(run, one)
+    export_answers(run, two)
     assert one.read_bytes() == two.read_bytes()
-    assert counts == {"answers": 2, "failures": 1, "model m": 2}
+    assert counts == {"answers": 2, "failures": 1}
     assert pq.read_table(one).column("request_sha").to_pylist() == [A, B, C]
-    metadata = pq.ParquetFile(one).metadata.metadata
-    assert (metadata[b"format"], json.loads(metadata[b"counts"])) == (b"vislib answers 1", counts)
+    assert pq.ParquetFile(one).metadata.metadata[b"format"] == b"vislib answers 1"
     assert import_answers(one, tmp_path / "new") == {"answers": 2, "failures": 1, "read": 3}
     back = Journal(tmp_path / "new/openai.sqlite")
     assert rows_of(back)[0] == rows_of(journal)[0]
@@ -158,7 +161,8 @@ def test_equal_journals_give_equal_bytes_and_come_back_whole(tmp_path):
 
 
 def test_what_a_journal_holds_stays(tmp_path):
-    export_answers(journal_of(tmp_path, **{A: "theirs", C: "theirs"}).path, tmp_path / "x.parquet")
+    run, _ = run_of(tmp_path, **{A: "theirs", C: "theirs"})
+    export_answers(run, tmp_path / "x.parquet")
     own = Journal(tmp_path / "own/openai.sqlite")
     own.put(A, {"text": "mine", "model": "m"})
     assert import_answers(tmp_path / "x.parquet", tmp_path / "own") == {
@@ -177,9 +181,9 @@ def test_what_a_journal_holds_stays(tmp_path):
 
 
 def test_no_address_path_account_or_key_leaves_the_machine(tmp_path, monkeypatch):
-    journal = journal_of(tmp_path, **{A: "the key is hunter2-hunter2-hunter2"})
+    run, _ = run_of(tmp_path, **{A: "the key is hunter2-hunter2-hunter2"})
     monkeypatch.setenv("OPENAI_API_KEY", "hunter2-hunter2-hunter2")
-    export_answers(journal.path, tmp_path / "x.parquet")
+    export_answers(run, tmp_path / "x.parquet")
     answer, failure = pq.read_table(tmp_path / "x.parquet").to_pylist()
     assert json.loads(answer["body"])["text"] == "the key is [OPENAI_API_KEY removed]"
     assert failure["detail"] == "no reply from [removed] to [removed] for [removed]"
@@ -190,7 +194,7 @@ def test_no_address_path_account_or_key_leaves_the_machine(tmp_path, monkeypatch
 def test_a_file_that_is_no_export(tmp_path, capsys, monkeypatch, wrong):
     monkeypatch.setenv("VISLIB_RUNS", str(tmp_path / "runs"))
     file = tmp_path / "x.parquet"
-    export_answers(journal_of(tmp_path, **{A: "a"}).path, file)
+    export_answers(run_of(tmp_path, **{A: "a"})[0], file)
     table = pq.read_table(file)
     if wrong == "text":
         file.write_text("journal,request_sha")
@@ -215,9 +219,9 @@ def test_an_export_that_could_not_be_replayed_is_refused(authors, tmp_path, caps
     run, _ = authors
     with sqlite3.connect(run.parent / "journal/openai.sqlite") as db:
         db.execute("DELETE FROM failures")
-    for source in (run, tmp_path / "nowhere", tmp_path / "no.sqlite"):
+    for source in (run, tmp_path / "nowhere"):
         assert main(["export", str(source), str(tmp_path / "x.parquet")]) == 2
     said = capsys.readouterr().err
-    assert "requests stand in no journal beside it" in said
-    assert str(tmp_path / "no.sqlite") in said
+    assert "stand in no journal beside it" in said
+    assert "nowhere: of the 0 requests" in said
     assert not [*tmp_path.glob("*.parquet"), *tmp_path.glob(".x*")]

@@ -7,7 +7,6 @@ Parquet, but cannot take, filter or look up views, so they are made plain before
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
@@ -44,14 +43,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _listed(column: Any) -> Any:
-    """A column of list views as lists: pyarrow 26's own cast gives other values."""
-    if not (pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type)):
-        return column
-    if isinstance(column, pa.ChunkedArray):
-        parts = [_listed(chunk) for chunk in column.chunks]
-        return pa.chunked_array(parts, type=pa.list_(column.type.value_field))
-    # views may overlap or lie in any order: flattened they are one after the other
-    ends = pc.cumulative_sum(pc.list_value_length(column).fill_null(0)).to_pylist()
-    offsets = pa.array([0, *ends], pa.int32())
-    lists = pa.ListArray.from_arrays(offsets, column.flatten(), mask=column.is_null())
-    return lists.cast(pa.list_(column.type.value_field))
+    """A column of list views as lists, by way of Python: pyarrow 26's own cast gives other
+    values.
+    """
+    viewed = pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type)
+    return pa.array(column.to_pylist(), plain_type(column.type)) if viewed else column

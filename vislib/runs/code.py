@@ -9,7 +9,6 @@ data come out.
 import ast
 import inspect
 import json
-import os
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -121,24 +120,28 @@ def code_reached(imports: Iterable[str], *, looks: bool = False) -> dict[str, st
 
     `looks`: what only shows data counts too, as it does for a figure.
     """
-    waiting, found = list(imports), dict[str, str]()
-    seen, pure = set[str](), list[Path]()
+    waiting, found, seen = list(imports), dict[str, str](), set[str]()
+    beside: dict[Path, set[Path]] = {}
     while waiting:
         for name, file in _modules(waiting.pop()):
             if name in seen:
                 continue
             seen.add(name)
             room = _machinery(name)
-            if not room or (looks and room in LOOKS):
-                # read each time, since a notebook's user edits; parsed once a text
-                source = file.read_text(encoding="utf-8")
-                pure.append(file)
-                found[str(file.relative_to(ROOT))] = source_digest(source)
-                waiting += [dotted for _, dotted in imports_of(source)]
-            else:
+            if room and not (looks and room in LOOKS):
                 found[room] = f"version {_data_version(room)}"
                 waiting += [STARTS[name]] if name in STARTS else []
-    return dict(sorted((found | _files_beside(pure)).items()))
+                continue
+            # read each time, since a notebook's user edits; parsed once a text
+            source = file.read_text(encoding="utf-8")
+            found[str(file.relative_to(ROOT))] = source_digest(source)
+            waiting += [dotted for _, dotted in imports_of(source)]
+            if read := _files_beside(file, source):
+                beside.setdefault(file.parent, set()).update(read)
+    for package, files in beside.items():
+        digest = content_hash(folder_facts(package, files))
+        found[f"{package.relative_to(ROOT)}/*"] = digest[:16]
+    return dict(sorted(found.items()))
 
 
 def _modules(dotted: str) -> list[tuple[str, Path]]:
@@ -167,54 +170,39 @@ def _data_version(room: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _files_beside(modules: Iterable[Path]) -> dict[str, str]:
-    """One digest for each folder of the files that pure modules read beside themselves.
+def _files_beside(module: Path, source: str) -> list[Path]:
+    """Files that a module reads beside itself, by `__file__`: of its own name or named in it.
 
-    A module reads the files that it names, or that bear its own name; what no module of a package
-    names (templates, pages, pictures) belongs to the package as a whole, its `__init__`.
+    A package (templates, pages, pictures) reads all that lie below it.
     """
-    reached: dict[Path, set[str]] = {}
-    for module in modules:
-        reached.setdefault(module.parent, set()).add(module.name)
-    found = {}
-    for package, names in reached.items():
-        # all modules of the package, reached or not: a file of another one does not count
-        sources = {m.name: m.read_text(encoding="utf-8") for m in package.glob("*.py")}
-        files = []
-        for file in _package_data(package):
-            named = {f"{file.stem}.py"} | {m for m, text in sources.items() if file.name in text}
-            if names & (named & sources.keys() or {"__init__.py"}):
-                files.append(file)
-        if files:
-            digest = content_hash(folder_facts(package, files))
-            found[f"{package.relative_to(ROOT)}/*"] = digest[:16]
-    return found
-
-
-def _package_data(package: Path) -> list[Path]:
-    """Files of a package that are no code, without hidden ones and those of its subpackages."""
-    found = []
-    for place, folders, names in os.walk(package):
-        # subpackages have modules of their own, which count for their own files
-        inner = [name for name in folders if not (Path(place, name) / "__init__.py").exists()]
-        folders[:] = [name for name in inner if name[0] not in "._"]
-        found += [Path(place, name) for name in names if name[0] != "."]
+    if "__file__" not in source:
+        return []
+    whole = module.name == "__init__.py"
+    found = list(module.parent.glob("[!.]*"))
+    if whole:
+        found += module.parent.glob("[!.]*/**/[!.]*")
     # LICENCES.md and the like speak of the files; pages in Markdown are data
-    about = [file for file in found if file.suffix == ".md" and file.stem.isupper()]
-    return [file for file in found if file.suffix not in (".py", ".pyc") and file not in about]
+    return [
+        file
+        for file in found
+        if file.is_file()
+        and file.suffix not in (".py", ".pyc")
+        and not (file.suffix == ".md" and file.stem.isupper())
+        and (whole or file.stem in f"{module.stem} {source}")
+    ]
 
 
 # ---- the code of a function, as a part's mark holds it
 
 
-def code_digest(*things: object) -> str:
-    """Digest of functions, modules and settings: another when what they compute may be another.
+def code_digest(thing: object) -> str:
+    """Digest of a function and its settings: another when what it computes may be another.
 
     A function of this project stands for its module and all pure code that this reaches. One from a
     notebook's cell stands for its text and for what that names: other functions, constants,
     modules. A `functools.partial` adds its settings.
     """
-    return short_hash(json.dumps([_describe(thing, set()) for thing in things]))
+    return short_hash(json.dumps(_describe(thing, set())))
 
 
 def _describe(thing: Any, seen: set[Any]) -> Any:
@@ -280,6 +268,4 @@ def _describe_object(thing: Any, seen: set[Any]) -> Any:
     # anything else (a run, a model, a connection) comes from parameters, which the key holds
     if is_dataclass(thing):
         return [_describe(type(thing), seen), _describe(vars(thing), seen)]
-    if hasattr(thing, "tobytes") and hasattr(thing, "dtype"):
-        return [kind, str(thing.dtype), list(thing.shape), short_hash(thing.tobytes())]
-    return kind
+    return [kind, _describe(thing.tolist(), seen)] if hasattr(thing, "tolist") else kind

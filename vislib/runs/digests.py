@@ -1,16 +1,16 @@
 """Content hashes of files: each file is read once, as long as it stays what it was.
 
-A model of 4 GB would be read at every look otherwise. What was read is kept for this process, and
-beside the runs for the next (`.digests.sqlite`, which may be deleted at any time), under the file's
-inode, size and times.
+A model of 4 GB would be read at every look otherwise. What was read is kept beside the runs
+(`.digests.sqlite`, which may be deleted at any time), under the file's inode, size and times.
 """
 
 import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ FileFacts = dict[str, Any]  # size in bytes, sha256
 # clock, whose steps are of 2 s at most (FAT): it is read again, as git does with a "racily clean"
 # file.
 _SETTLED_NS = 2_100_000_000
-_known: dict[str, str] = {}
-_writes = True
+_TABLE = "CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID"
 
 
 def folder_facts(folder: Path, files: Iterable[Path]) -> dict[str, FileFacts]:
@@ -46,71 +45,50 @@ def content_hash(facts: Mapping[str, FileFacts]) -> str:
 
 def file_hashes(paths: Sequence[Path]) -> list[str]:
     """Hex SHA-256 of each file."""
-    identities = [_identity(path) for path in paths]
-    known, new = _recall(identities), {}
-    for path, identity in zip(paths, identities, strict=True):
-        if identity not in known:
-            settled = _is_settled(path)
+    runs = os.environ.get("VISLIB_RUNS") or Path(__file__).resolve().parents[2] / "runs"
+    cache = _cache(Path(runs, ".digests.sqlite"))
+    found, new = list[str](), dict[str, str]()
+    for path in paths:
+        identity, settled = _identity(path)
+        digest = _recall(cache, identity)
+        if not digest:
             with path.open("rb") as file:
-                known[identity] = hashlib.file_digest(file, "sha256").hexdigest()
-            if settled and _identity(path) == identity:  # not written while it was read
-                new[identity] = known[identity]
-    _remember(new)
-    return [known[identity] for identity in identities]
-
-
-def _identity(path: Path) -> str:
-    """What changes with the content. The change time does even when a tool puts the time of writing
-    back.
-    """
-    stat = path.stat()
-    return f"{path.name!a} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-
-
-def _is_settled(path: Path) -> bool:
-    stat = path.stat()
-    age = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns)
-    return bool(stat.st_ino) and age > _SETTLED_NS  # some network mounts know no inodes
-
-
-@contextmanager
-def nothing_written() -> Iterator[None]:
-    """Within the block hashes are kept for this process alone: a look writes nothing."""
-    global _writes
-    _writes = False
-    try:
-        yield
-    finally:
-        _writes = True
-
-
-def _statement(sql: str, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
-    """Run a statement for each row; a cache that cannot be read or written is no error."""
-    found: list[tuple[str, str]] = []
-    root = Path(__file__).resolve().parents[2]
-    cache = Path(os.environ.get("VISLIB_RUNS") or root / "runs") / ".digests.sqlite"
-    # a look makes no file, and no folder is made for the cache alone
-    if rows and (cache.exists() or (_writes and cache.parent.is_dir())):
-        with suppress(sqlite3.Error), closing(sqlite3.connect(cache, timeout=5)) as db, db:
-            if _writes:
-                db.execute(
-                    "CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT)"
-                    " WITHOUT ROWID"
-                )
-            for row in rows:
-                found += db.execute(sql, row)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if settled and _identity(path)[0] == identity:  # not written while it was read
+                new[identity] = digest
+        found.append(digest)
+    with suppress(sqlite3.Error), cache:
+        cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())
     return found
 
 
-def _recall(identities: Sequence[str]) -> dict[str, str]:
-    """The hashes that are known of these identities."""
-    unknown = [(identity,) for identity in identities if identity not in _known]
-    _known.update(_statement("SELECT identity, sha256 FROM digests WHERE identity = ?", unknown))
-    return {identity: _known[identity] for identity in identities if identity in _known}
+def _identity(path: Path) -> tuple[str, bool]:
+    """What changes with the content, and whether it is sure to. The change time does even when a
+    tool puts the time of writing back.
+    """
+    stat = path.stat()
+    age = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns)
+    times = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
+    # some network mounts know no inodes
+    settled = bool(stat.st_ino) and age > _SETTLED_NS
+    return f"{path.name!a} {stat.st_ino} {stat.st_size} {times}", settled
 
 
-def _remember(new: Mapping[str, str]) -> None:
-    """Keep hashes for this process and, if there is a folder of runs, for the next."""
-    _known.update(new)
-    if _writes:
-        _statement("INSERT OR REPLACE INTO digests VALUES (?, ?)", list(new.items()))
+@lru_cache(maxsize=8)
+def _cache(file: Path) -> sqlite3.Connection:
+    """Where hashes are kept: in the memory of this process where a file cannot be."""
+    with suppress(sqlite3.Error):
+        cache = sqlite3.connect(file, timeout=5, check_same_thread=False)
+        cache.execute(_TABLE)
+        return cache
+    cache = sqlite3.connect(":memory:", check_same_thread=False)
+    cache.execute(_TABLE)
+    return cache
+
+
+def _recall(cache: sqlite3.Connection, identity: str) -> str:
+    """The hash that is known of an identity; a cache that cannot be read is no error."""
+    with suppress(sqlite3.Error):
+        for (digest,) in cache.execute("SELECT sha256 FROM digests WHERE identity = ?", [identity]):
+            return str(digest)
+    return ""

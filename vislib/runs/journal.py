@@ -9,7 +9,8 @@ answers.
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -31,12 +32,23 @@ CREATE TABLE IF NOT EXISTS failures (
 _SYNC_S = 1.0
 
 
-def unusable(path: Path, error: Exception) -> InputError:
-    """The error for a journal that cannot be read or written."""
-    return InputError(
-        f"{path}: not a usable journal ({error}); it may hold paid answers: mend the disk, try"
-        " sqlite3's `.recover`, or move it aside to begin a new one"
-    )
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """What a journal cannot do within the block is an InputError that names it and the mend."""
+    try:
+        yield
+    except InputError:  # that there are no file locks, say
+        raise
+    except (sqlite3.OperationalError, OSError) as error:  # a full disk
+        raise InputError(
+            f"{path}: cannot be read or written ({error}); make room, or mend the disk, and run the"
+            " same command again"
+        ) from error
+    except (sqlite3.Error, ValueError, TypeError) as error:  # JSON too
+        raise InputError(
+            f"{path}: not a usable journal ({error}); it may hold paid answers: mend the disk, try"
+            " sqlite3's `.recover`, or move it aside to begin a new one"
+        ) from error
 
 
 class Journal:
@@ -52,7 +64,7 @@ class Journal:
         self.path = path
         # one connection for all threads of an engine, since SQLite has one writer anyway
         self._lock, self._synced = Lock(), -_SYNC_S
-        try:
+        with usable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
                 # another set may be writing: wait for it rather than lose a paid answer
@@ -65,8 +77,6 @@ class Journal:
             self._db.execute(f"PRAGMA journal_mode={journal_mode(path.parent)}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_TABLES)
-        except (sqlite3.Error, OSError) as error:
-            raise unusable(path, error) from error
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The answer journalled under `key`, or None."""
@@ -76,10 +86,8 @@ class Journal:
     def entry(self, key: str) -> tuple[dict[str, Any], float] | None:
         """The answer journalled under `key`, and when (seconds of the epoch), or None."""
         row = self._one("SELECT body, answered_at FROM answers WHERE key = ?", key)
-        try:
+        with usable(self.path):
             return (dict(json.loads(row[0])), float(row[1])) if row else None
-        except (ValueError, TypeError) as error:  # damage that SQLite does not see
-            raise unusable(self.path, error) from error
 
     def has(self, key: str) -> bool:
         """Whether `key` has an answer."""
@@ -114,38 +122,24 @@ class Journal:
         usd of all.
         """
         row = self._one(
-            "SELECT reason, detail, max(failed_at), count(*), (SELECT sum(usd) FROM failures WHERE"
-            " key = ?1) FROM failures WHERE key = ?1 HAVING count(*)",
+            "SELECT reason, detail, max(failed_at), sum(usd) FROM failures WHERE key = ?"
+            " HAVING count(*)",  # SQLite gives reason and detail of the row with the maximum
             key,
         )
-        return (
-            dict(zip(("reason", "detail", "last_at", "attempts", "usd"), row, strict=True))
-            if row
-            else None
-        )
+        return dict(zip(("reason", "detail", "last_at", "usd"), row, strict=True)) if row else None
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         # FULL costs about 10 ms a commit; once a second bounds what a power cut takes
-        with self._lock:
+        with self._lock, usable(self.path):
             due = time.monotonic() - self._synced >= _SYNC_S
-            try:
-                if due:  # this commit, and with it all before, reaches the disk
-                    self._db.execute("PRAGMA synchronous=FULL")
-                self._db.execute(statement, values)
-                if due:
-                    self._db.execute("PRAGMA synchronous=NORMAL")
-                    self._synced = time.monotonic()
-            except sqlite3.OperationalError as error:  # a full disk
-                raise InputError(
-                    f"{self.path}: cannot be written ({error}); make room and run again"
-                ) from error
-            except sqlite3.DatabaseError as error:
-                raise unusable(self.path, error) from error
+            if due:  # this commit, and with it all before, reaches the disk
+                self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(statement, values)
+            if due:
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._synced = time.monotonic()
 
     def _one(self, query: str, *values: str) -> tuple[Any, ...] | None:
-        try:
-            with self._lock:
-                row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
-        except sqlite3.Error as error:
-            raise unusable(self.path, error) from error
+        with self._lock, usable(self.path):
+            row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
         return row

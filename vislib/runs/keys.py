@@ -10,7 +10,7 @@ import json
 import os
 import re
 import symtable
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,16 +196,14 @@ def is_local_model(value: str) -> bool:
     """Whether a [model] value is a run's table or a path (which must exist), not an installed name
     or a hub id.
     """
-    if table_reference(value):  # a model that a stage of a run trained
-        return True
     path = Path(value).expanduser()
-    if (ROOT / path).exists() and value:
-        return True
     return (
-        path.is_absolute()
+        table_reference(value) is not None  # a model that a stage of a run trained
+        or path.is_absolute()
         or value.startswith((".", "~"))
         or value.count("/") > 1
         or bool(re.search(r"\.(json|model|gguf|txt)$", value))
+        or (value != "" and (ROOT / path).exists())
     )
 
 
@@ -234,24 +232,20 @@ def expand(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    # hidden files are other programs' notes (.DS_Store) and never data
-    if path.is_dir():
-        return sorted(
-            (p for p in _below(path) if p.is_file() and not p.name.startswith(".")), key=in_order
-        )
-    anchor = Path(path.anchor)
-    return sorted(
-        (p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file()), key=in_order
-    )
+    found: Iterable[Path]
+    if path.is_dir():  # hidden files are other programs' notes (.DS_Store) and never data
+        found = (p for p in _below(path) if not p.name.startswith("."))
+    else:
+        anchor = Path(path.anchor)
+        found = anchor.glob(str(path.relative_to(anchor)))
+    return sorted((p for p in found if p.is_file()), key=in_order)
 
 
-def in_order(path: Path) -> tuple[list[str | int], Path]:
+def in_order(path: Path) -> tuple[str, Path]:
     """Sort key of files whose numbers count: part-100000 comes after part-99999, not after
     part-10000.
     """
-    # digits alternate with other text, so that numbers meet numbers in the comparison
-    pieces = re.split(r"([0-9]+)", str(path))
-    return [int(piece) if number % 2 else piece for number, piece in enumerate(pieces)], path
+    return re.sub("[0-9]+", lambda number: number[0].zfill(20), str(path)), path
 
 
 def _below(folder: Path) -> Iterator[Path]:

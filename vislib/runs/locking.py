@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from vislib.runs.errors import InputError
 
@@ -35,88 +35,78 @@ class FolderLock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        # A stage may be closed by another thread than the one that began it. The marker needs a
-        # name of its own: the lock's file stays behind and would pass for one.
-        self._lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False)
-        self._soft = SoftFileLock(f"{file}.soft", blocking=False, thread_local=False)
+        # A stage may be closed by another thread than the one that began it.
+        self._lock: BaseFileLock = FileLock(
+            file, blocking=False, thread_local=False, fallback_to_soft=False
+        )
 
-    def try_acquire(self) -> bool:
-        """Take the lock if it is free; the owner's pid and command are then written into the
-        file.
-        """
-        owner = {
-            "pid": os.getpid(),
-            "group": os.getpgid(0),
-            "host": socket.gethostname(),
-            "runner": os.environ.get(RUNNER_VARIABLE, ""),
-            "command": " ".join(sys.argv)[:200],
-        }
+    def _take(self) -> bool:
+        """Take the lock if it is free."""
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._take()
-            self.file.write_text(json.dumps(owner), encoding="utf-8")
+            self._lock.acquire()
         except Timeout:
             return False
+        except OSError as error:
+            if error.errno not in _NO_FLOCK or isinstance(self._lock, SoftFileLock):
+                raise
+            # A name of its own: the lock's file stays behind and would pass for a marker.
+            self._lock = SoftFileLock(f"{self.file}.soft", blocking=False, thread_local=False)
+            return self._take()
+        return True
+
+    def acquire(self, wait: float = _WAIT_SECONDS) -> None:
+        """Wait for the lock; end an orphan that holds it; give up after `wait` seconds with an
+        InputError. The owner's pid and command are then written into the file.
+        """
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._wait(wait)
+            owner = {
+                "pid": os.getpid(),
+                "group": os.getpgid(0),
+                "host": socket.gethostname(),
+                "runner": os.environ.get(RUNNER_VARIABLE, ""),
+                "command": " ".join(sys.argv)[:200],
+            }
+            self.file.write_text(json.dumps(owner), encoding="utf-8")
         except OSError as error:
             self.release()
             raise InputError(
                 f"{self.file.parent}: cannot be written ({error}); mend it, or set VISLIB_RUNS"
             ) from error
-        return True
 
-    def _take(self) -> None:
-        try:
-            self._lock.acquire()
-        except OSError as error:
-            if error.errno not in _NO_FLOCK:  # a Timeout among them
-                raise
-            self._soft.acquire()
-
-    def acquire(self, wait: float = _WAIT_SECONDS) -> None:
-        """Wait for the lock; end an orphan that holds it; give up after `wait` seconds with an
-        InputError.
-        """
+    def _wait(self, wait: float) -> None:
         # a kernel that was told to end may need some seconds for what is in flight
-        deadline, said = time.monotonic() + wait, False
-        while not self.try_acquire():
+        deadline, told = time.monotonic() + wait, False
+        while not self._take():
             owner = self.owner()
+            said = f"{self.file.parent}: in use by process {owner.get('pid')}"
             if _is_orphan(owner):  # left by a runner that was killed, and paying for nobody
                 end_group(int(owner["group"]))
-            elif not said:
-                said = True
-                pid = owner.get("pid")
-                print(f"{self.file.parent}: in use by process {pid}; waiting", file=sys.stderr)
+            elif not told:
+                told = True
+                print(f"{said}; waiting", file=sys.stderr)
             if time.monotonic() > deadline:
-                raise InputError(f"{self.file.parent}: {self._in_use(owner)}")
+                said += f" ({owner.get('command')})"
+                if owner.get("host", socket.gethostname()) != socket.gethostname():
+                    said += f" on {owner['host']}; if it is gone, remove {self._lock.lock_file}"
+                raise InputError(f"{said}; wait for it, or end that runner or notebook kernel")
             time.sleep(0.1)
-
-    def _in_use(self, owner: dict[str, Any]) -> str:
-        said = f"in use by process {owner.get('pid')} ({owner.get('command')})"
-        mend = "wait for it, or shut that runner or notebook kernel down"
-        if owner.get("host") not in (None, socket.gethostname()):
-            said += f" on {owner['host']}"
-            mend += f"; if that machine is gone, remove {self._soft.lock_file}"
-        return f"{said}; {mend}"
 
     def release(self) -> None:
         """Give the lock back (also when it is not held)."""
         self._lock.release()
-        self._soft.release()
 
     def is_held(self) -> bool:
         """Whether any process holds the lock now."""
-        if self._lock.is_locked or self._soft.is_locked:
+        if self._lock.is_locked:
             return True
-        if not self.file.exists():  # a look makes no file
-            return False
         try:
-            self._take()
-        except Timeout:
-            return True
+            held = self.file.exists() and not self._take()  # a look makes no file
         except OSError:  # a folder that cannot be written
-            return Path(self._soft.lock_file).exists()
+            return False
         self.release()
-        return False
+        return held
 
     def owner(self) -> dict[str, Any]:
         """What the last owner wrote: pid, runner (its runner's pid, or ''), command."""

@@ -22,7 +22,7 @@ from vislib.runs.locking import RUNNER_VARIABLE, FolderLock
 from vislib.runs.progress import Progress
 from vislib.runs.provenance import peak_memory_mib, relative_to_root
 from vislib.runs.stage import Stage, output_facts, write_record
-from vislib.runs.tables import ROWS_PER_PART, Output, count_rows, read_rows, write_table
+from vislib.runs.tables import ROWS_PER_PART, Output, read_rows, write_table
 from vislib.runs.verbs import PARTS_PER_VERB, Mapped, RowFunction, name_of
 
 if TYPE_CHECKING:
@@ -47,12 +47,9 @@ class Run:
         self._record, self._locks = record, locks
         # By what made them: a cell that is run twice counts once.
         self._counts: dict[str, Counter[str]] = {}
-        # A verb, and the one whose rows of the same unit it took on.
-        self._goes_on: dict[str, str] = {}
-        self._made_by: dict[Path, tuple[str, str]] = {}  # verb and unit of a scratch table
-        self._usage: Counter[str] = Counter(
-            {"tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "usd": 0}
-        )
+        self._asked: dict[Path, str] = {}  # tables of answers, and the unit of their rows
+        self._usage = Counter[str](tokens_in=0, tokens_cached=0, tokens_out=0, usd=0)
+        record["usage"] = self._usage
         self._started = time.monotonic()
         self.finished = False
 
@@ -140,9 +137,10 @@ class Run:
         )
         lock = self.stage.run / ".workers.lock"
         self._count(verb, mapped.run(source, workers=workers, lock=lock))
-        before, its_unit = self._made_by.get(source, ("", ""))
-        if before and its_unit == unit:
-            self._goes_on[verb] = before
+        if self._asked.get(source) == unit:
+            # these rows were taken, and kept so far, when they were asked about
+            counts = self._counts[verb]
+            counts[f"{unit}/kept"] -= counts.pop(f"{unit}/taken", 0)
 
     def sql(
         self,
@@ -205,7 +203,7 @@ class Run:
         for old in (answers, self.folder / "shards" / name):
             rmtree(old, ignore_errors=True)
         self.map(beside, source, unit=unit, id=id, tables={str(answers): schema}, verb=name)
-        self._made_by[answers] = (name, unit)
+        self._asked[answers] = unit
         return answers
 
     def _count(self, name: str, counts: Counter[str]) -> None:
@@ -235,18 +233,13 @@ class Run:
         """
         # Of failures too: they may have been billed.
         self._usage.update(amounts)
-        self._record["usage"] = dict(self._usage)
         write_record(self.folder, self._record)
 
     # -- the end
     def _all_counts(self) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for name, counts in self._counts.items():
-            # of verbs on the same unit, the first one takes it and the last one keeps it
-            again = {"taken": name in self._goes_on, "kept": name in self._goes_on.values()}
-            for what, n in counts.items():
-                if not again.get(what.split("/")[1]):
-                    total[what] += n
+        total = Counter[str]()
+        for counts in self._counts.values():
+            total.update(counts)
         return total
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -257,7 +250,7 @@ class Run:
             if unit == "note":  # a number for `metrics`, of no account
                 continue
             entry = units.setdefault(unit, {"taken": 0, "kept": 0, "dropped": {}})
-            if what == "dropped":
+            if reason:
                 entry["dropped"][reason[0]] = n
             else:
                 entry[what] = n
@@ -282,12 +275,8 @@ class Run:
             self._count(f"account of {unit}", self._account(unit, taken, kept, given))
         rows = []
         for unit, entry in self.counts().items():
-            rows.append({"unit": unit, "what": "taken", "count": entry["taken"]})
-            rows.append({"unit": unit, "what": "kept", "count": entry["kept"]})
-            rows += [
-                {"unit": unit, "what": f"dropped: {r}", "count": n}
-                for r, n in entry["dropped"].items()
-            ]
+            dropped = {f"dropped: {reason}": n for reason, n in entry.pop("dropped").items()}
+            rows += [(unit, what, n) for what, n in (entry | dropped).items()]
         return pd.DataFrame(rows, columns=["unit", "what", "count"])
 
     def _account(
@@ -346,15 +335,11 @@ class Run:
                 raise AssertionError(
                     f"{self.stage.name}: the accounts of {unit} do not close: {entry}"
                 )
-        folders = sorted({part.parent for part in self.data.rglob("*.parquet")})
-        tables = {str(folder.relative_to(self.data)): count_rows(folder) for folder in folders}
         self._record |= {
             "status": "finished",
             "reason": "",
             "counts": self.counts(),
-            "tables": tables,
             "metrics": self.metrics,
-            "usage": dict(self._usage),
             "seconds": round(time.monotonic() - self._started, 2),
             "peak_memory_mib": peak_memory_mib(),
             "files": output_facts(self.folder),

@@ -19,7 +19,6 @@ its folder.
 """
 
 import argparse
-import json
 import os
 import re
 import sqlite3
@@ -35,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vislib.runs.errors import InputError
-from vislib.runs.journal import Journal, unusable
+from vislib.runs.journal import Journal, usable
 from vislib.runs.redaction import redact, without_places
 from vislib.runs.stage import run_folder
 from vislib.runs.tables import Row, open_part, read_rows
@@ -51,94 +50,54 @@ _ANSWER = "INSERT OR IGNORE INTO answers VALUES (:request_sha, :body, :at)"
 _FAILURE = "INSERT OR IGNORE INTO failures VALUES (:request_sha, :at, :reason, :detail, :usd)"
 
 
-def export_answers(source: Path, file: Path) -> Counter[str]:
-    """Write the answers and failures of a run's requests, or all of one journal (`.sqlite`), to
-    `file`.
+def export_answers(run: Path, file: Path) -> Counter[str]:
+    """Write the answers and failures of a run's requests to `file`.
 
     Sorted by request: the same journal gives the same bytes. Returns how many `answers` and
-    `failures`, and answers of each `model …`. Raises InputError when the journals beside the run
-    lack one of its requests.
+    `failures`. Raises InputError when the journals beside the run lack one of its requests.
     """
-    # a journal alone has no requests to hold it against
-    whole, counts = source.suffix == ".sqlite", Counter[str](answers=0, failures=0)
-    wanted = set() if whole else _requests_of(source)
-    total = len(wanted)
+    wanted, found = _requests_of(run), set[str]()
+    counts = Counter[str](answers=0, failures=0)
     # beside the file, so that it appears whole or not at all
     with TemporaryDirectory(dir=file.absolute().parent) as folder:
         with pq.ParquetWriter(Path(folder, "answers"), SCHEMA, compression="zstd") as writer:
-            for journal in (
-                [source] if whole else sorted((source.parent / "journal").glob("*.sqlite"))
-            ):
-                # a request may stand in several journals; its first one gives the answer
-                known = frozenset(wanted)
-                rows = (row for row in _rows(journal) if whole or row["request_sha"] in known)
+            writer.add_key_value_metadata({b"format": _FORMAT})
+            for journal in sorted(run.parent.glob("journal/*.sqlite")):
+                rows = (row for row in _rows(journal) if row["request_sha"] in wanted)
                 while batch := list(islice(rows, _BATCH)):
                     writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-                    wanted -= {row["request_sha"] for row in batch}
+                    found |= {row["request_sha"] for row in batch}
                     counts.update("answers" if row["body"] else "failures" for row in batch)
-                    counts.update(
-                        f"model {_model(row['body'], journal)}" for row in batch if row["body"]
-                    )
-            writer.add_key_value_metadata(
-                {b"format": _FORMAT, b"counts": json.dumps(counts, sort_keys=True).encode()}
-            )
         # an export that lacks a request could not be replayed: better no file than that
-        if wanted or not counts["answers"]:
-            why = (
-                f"{len(wanted)} of its {total} requests stand in no journal beside it"
-                if total
-                else "no answers there"
-            )
+        if found != wanted or not counts["answers"]:
             raise InputError(
-                f"{source}: {why}; name a finished run with its journal, or a journal's .sqlite"
-                " file"
+                f"{run}: of the {len(wanted)} requests in its tables {len(wanted - found)} stand in"
+                f" no journal beside it, and {counts['answers']} have an answer; name a finished"
+                " run with its journal"
             )
         os.replace(Path(folder, "answers"), file)
     return counts
 
 
-def _model(body: str, journal: Path) -> str:
-    try:
-        answer = json.loads(body)
-    except (ValueError, TypeError) as error:
-        raise unusable(journal, error) from error
-    # pages and links have journals of the same form
-    if "model" not in answer:
-        raise InputError(f"{journal}: not a journal of answers; name openai.sqlite, or a run")
-    return str(answer["model"])
-
-
 def _requests_of(run: Path) -> set[str]:
     """The column `request_sha` of all tables of a run."""
     found: set[str] = set()
-    for part in sorted(run.glob("[0-9][0-9]_*/data/**/*.parquet")):
-        if not part.relative_to(run).parts[0].endswith((".partial", ".previous")):
-            with open_part(part) as table:
-                named = "request_sha" in table.schema_arrow.names
-            found |= (
-                {row["request_sha"] for row in read_rows(part, ["request_sha"])} if named else set()
-            )
+    for part in run.glob("[0-9][0-9]_*/data/**/*.parquet"):
+        with open_part(part) as table:
+            named = "request_sha" in table.schema_arrow.names
+        if named and not part.relative_to(run).parts[0].endswith((".partial", ".previous")):
+            found |= {row["request_sha"] for row in read_rows(part, ["request_sha"])}
     return found - {"", None}  # rows that no model answered
 
 
 def _rows(journal: Path) -> Iterator[Row]:
-    """What a journal holds, clean; nothing if it is no journal of answers."""
-    try:
-        # read-only: an export makes no journal and waits for no writer
-        with closing(sqlite3.connect(f"{journal.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-            for row in db.execute(_ROWS) if {"answers", "failures"} <= known else ():
-                key, body, reason, detail, usd, at = row
-                body, detail = body and redact(body), detail and without_places(redact(detail))
-                yield dict(
-                    zip(
-                        SCHEMA.names,
-                        (journal.stem, key, body, reason, detail, usd, at),
-                        strict=True,
-                    )
-                )
-    except sqlite3.Error as error:
-        raise unusable(journal, error) from error
+    """What a journal holds, clean."""
+    # read-only: an export makes no journal and waits for no writer
+    place = f"{journal.resolve().as_uri()}?mode=ro"
+    with usable(journal), closing(sqlite3.connect(place, uri=True)) as db:
+        for key, body, reason, detail, *rest in db.execute(_ROWS):
+            clean = body and redact(body), reason, detail and without_places(redact(detail))
+            yield dict(zip(SCHEMA.names, (journal.stem, key, *clean, *rest), strict=True))
 
 
 def import_answers(file: Path, journals: Path) -> Counter[str]:
@@ -149,9 +108,8 @@ def import_answers(file: Path, journals: Path) -> Counter[str]:
     for a file that `export_answers` did not write.
     """
     with open_part(file) as table:
-        if (table.metadata.metadata or {}).get(
-            b"format"
-        ) != _FORMAT or table.schema_arrow != SCHEMA:
+        kind = (table.metadata.metadata or {}).get(b"format")
+        if kind != _FORMAT or table.schema_arrow != SCHEMA:
             raise InputError(
                 f"{file}: not an export of answers that this version can read; export it again"
             )
@@ -161,14 +119,11 @@ def import_answers(file: Path, journals: Path) -> Counter[str]:
         if not re.fullmatch(r"\w+", name):
             raise InputError(f"{file}: {name!r} can name no journal; get the file again")
         Journal(path := journals / f"{name}.sqlite")  # makes it
-        try:
-            with closing(sqlite3.connect(path, timeout=60)) as db, db:
-                for row in rows:
-                    kind, insert = ("answers", _ANSWER) if row["body"] else ("failures", _FAILURE)
-                    counts[kind] += db.execute(insert, row).rowcount
-                    counts["read"] += 1
-        except sqlite3.Error as error:
-            raise unusable(path, error) from error
+        with usable(path), closing(sqlite3.connect(path, timeout=60)) as db, db:
+            for row in rows:
+                kind, insert = ("answers", _ANSWER) if row["body"] else ("failures", _FAILURE)
+                counts[kind] += db.execute(insert, row).rowcount
+                counts["read"] += 1
     return counts
 
 
@@ -179,24 +134,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m vislib.runs.replay", description=__doc__, formatter_class=layout
     )
     what = parser.add_subparsers(dest="what", required=True)
-    export, load = (
-        what.add_parser("export", help="a run's answers into a file"),
-        what.add_parser("import"),
-    )
-    export.add_argument(
-        "run", type=Path, help="folder of a run, or one journal: runs/journal/openai.sqlite"
-    )
-    for command in (export, load):
+    export = what.add_parser("export", help="a run's answers into a file")
+    export.add_argument("run", type=Path, help="folder of a run")
+    for command in (export, what.add_parser("import", help="that file into the journals")):
         command.add_argument("file", type=Path, help="Parquet file of answers")
+    options = parser.parse_args(arguments)
     # any run: the journal stands beside them all
-    options, journals = parser.parse_args(arguments), run_folder("runs/any").parent / "journal"
+    place = run_folder("runs/any").parent / "journal"
     try:
         if options.what == "export":
-            named = options.run.exists() or options.run.suffix == ".sqlite"
-            source = options.run if named else run_folder(str(options.run))
-            counts, place = export_answers(source, options.file), options.file
+            run = options.run if options.run.exists() else run_folder(str(options.run))
+            counts, place = export_answers(run, options.file), options.file
         else:
-            counts, place = import_answers(options.file, journals), journals
+            counts = import_answers(options.file, place)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

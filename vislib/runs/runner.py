@@ -11,11 +11,10 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vislib.runs.digests import nothing_written
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
 from vislib.runs.locking import FORCE_VARIABLE, FolderLock
@@ -58,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a stage alone mixes nothing
         if not options.only:
             refuse_mixture(entries)
-        # a plan leaves nothing behind, not even what it learnt about files
-        with nothing_written() if options.dry_run else nullcontext():
-            return _run(stages, options)
+        return _run(stages, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
