@@ -1,10 +1,8 @@
 """`vislib.fetching.connections`: what browsers, curl and urllib read is read here too."""
 
-import io
-
 from tests.test_fetching import allowing, fetch, impatient  # noqa: F401
 from tests.web_server import answer, png, web_server
-from vislib.fetching.connections import read_head
+from vislib.fetching.connections import Head, parse_head
 
 BODY = png(5)
 LENGTH = f"Content-Length: {len(BODY)}\r\n".encode()
@@ -71,7 +69,7 @@ def test_lax_replies_are_read(tmp_path, monkeypatch):
         assert [
             name for name, reason in zip(REPLIES, found.values(), strict=True) if reason != "ok"
         ] == []
-        assert metrics["retries"] == 0
+        assert metrics["requests"] == len(urls)
 
 
 BAD = {
@@ -115,12 +113,8 @@ def test_redirects_and_opting_out_are_read_from_lax_heads_too(tmp_path, monkeypa
 
 
 def test_a_head_is_read_as_it_is():
-    head = (
-        b"HTTP/1.1 404 Not Found\r\nA: b\r\nSet-Cookie: x\r\nset-cookie: y\r\nContent-Length:"
-        b" 3\r\n\r\n"
-    )
-
-    assert read_head(io.BytesIO(head + b"abc")) == (
+    head = b"HTTP/1.1 404 Not Found\nA: b\nSet-Cookie: x\nset-cookie: y\nContent-Length: 3"
+    assert parse_head(head.splitlines()) == Head(
         404,
         [("a", "b"), ("set-cookie", "x"), ("set-cookie", "y"), ("content-length", "3")],
     )

@@ -12,14 +12,13 @@ for all runs), the embedded pictures, or a folder that mirrors the web.
 import errno
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from vislib.fetching.links import Links
+from vislib.fetching.links import Links, store
 from vislib.fetching.urls import tidied, web_address
 from vislib.media.pixels import ENDINGS, ImageError, verify
 from vislib.runs import Drop, InputError, Run, To, short_hash
@@ -198,22 +197,3 @@ def _candidates(url: str, root: Path) -> Iterator[Path]:
     hosts = dict.fromkeys([host, address.host, address.hostname])
     bases = [root / host for host in hosts if (root / host).is_dir()] or [root]
     yield from (Path(os.path.normpath(base / name)) for base in bases for name in names)
-
-
-def store(given: bytes | Path, file: Path) -> None:
-    """Write bytes once and whole, or link the file that keeps them; workers that meet the same
-    picture agree.
-    """
-    if file.exists():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    if isinstance(given, bytes):
-        temporary.write_bytes(given)
-    else:
-        try:
-            os.link(given, temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(given, temporary)
-    os.replace(temporary, file)

@@ -6,8 +6,10 @@ Redirects, names that change their address and odd ways to write a number all en
 to verify the name.
 """
 
+import asyncio
 import socket
 import ssl
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Collection
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -38,6 +40,7 @@ _OPEN = [ip_network(range_) for range_ in _BUT_REACHABLE.split()]
 _UNICAST = ip_network("2000::/3")  # all that is assigned of IPv6
 _NAT64 = ip_network("64:ff9b::/96")
 _TRIED = 3  # addresses of one name
+_BUFFER = 256 * 1024  # bytes that wait to be read; the longest line of a head, as in Chromium
 
 
 def is_public(address: str) -> bool:
@@ -63,7 +66,7 @@ class PublicNetwork:
         self._allowed = {entry.lower().replace("[", "").replace("]", "") for entry in allowed}
         self._tls = httpcore2.default_ssl_context()
 
-    def connect(self, url: URL, seconds: float) -> socket.socket:
+    async def connect(self, url: URL, seconds: float) -> tuple[StreamReader, StreamWriter]:
         """Connect to the first address of `url` that takes it, each given its share of `seconds`.
 
         Raises ImageError: `not_public` if any address is not, `no_address` if there is none,
@@ -71,17 +74,19 @@ class PublicNetwork:
         """
         host, secure = url.hostname.strip("[]"), url.protocol == "https:"
         port = int(url.port or (443 if secure else 80))
-        addresses = _resolve(host, port)
+        addresses = await _resolve(host, port)
         private = [address for address in addresses if not is_public(address)]
         if private and f"{host}:{port}" not in self._allowed:
             raise ImageError("not_public", f"{host}:{port} is {private[0]}, not a public address")
+        # The certificate is for the name that the link has, not for the address found.
+        tls, name = (self._tls, host) if secure else (None, None)
         failure = ImageError("no_address", host)
-        share = seconds / min(len(addresses), _TRIED)
         for address in addresses[:_TRIED]:
             try:
-                plain = socket.create_connection((address, port), share)
-                # The certificate is for the name that the link has, not for the address found.
-                return self._tls.wrap_socket(plain, server_hostname=host) if secure else plain
+                async with asyncio.timeout(seconds / min(len(addresses), _TRIED)):
+                    return await asyncio.open_connection(
+                        address, port, limit=_BUFFER, ssl=tls, server_hostname=name
+                    )
             except OSError as error:  # an SSLError and a TimeoutError too
                 certificate = isinstance(error, ssl.SSLError)
                 reason: Reason = "bad_certificate" if certificate else "unreachable"
@@ -89,10 +94,11 @@ class PublicNetwork:
         raise failure
 
 
-def _resolve(host: str, port: int) -> list[str]:
+async def _resolve(host: str, port: int) -> list[str]:
     """All addresses of a name, in the system's order of preference."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         # "Try again" is the resolver's fault, not the name's.
         reason: Reason = "unreachable" if error.errno == socket.EAI_AGAIN else "no_address"

@@ -7,29 +7,29 @@ changed.
 """
 
 import json
-import math
 import os
 import re
+import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vislib.fetching.urls import host_of, tidied
+from vislib.fetching.urls import tidied
 from vislib.media.pixels import ImageError
 from vislib.runs import InputError, short_hash
 from vislib.runs.journal import Journal
-from vislib.runs.locking import FolderLock
 
 # What may pass: asked again within a run, and by another one after a day at most.
 TRANSIENT = ("timed_out", "unreachable", "disconnected", "rate_limited", "server_error")
 # By parameters: others may give another answer.
 _RULED = ("too_many_bytes", "opted_out", "not_public", "forbidden", "timed_out")
-# Directives of X-Robots-Tag that have a value after a colon.
-_VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+# Directives of X-Robots-Tag with a value after a colon, which is no directive; a name before one
+# says whom all that follows is for.
+_VALUED = re.compile(r"(unavailable_after|max-[\w-]+)\s*:\s*[^\s,;]*")
+_NAME = re.compile(r"\W*([\w.-]+|\*)\s*:")
 # Said of bytes that were lost from the store, and never held against their link.
 _GONE = ImageError("unreadable", "gone from the store; run again")
 _open_journal = cache(Journal)  # one connection in each process
@@ -80,15 +80,10 @@ class Links:
         failure = self._failure(url)
         raise ImageError(failure["reason"], failure["detail"]) if failure else _GONE
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the one that asks; says on stderr which process it waits for."""
-        lock = FolderLock(self.path.with_suffix("") / ".lock")
-        lock.acquire(wait=math.inf)
-        try:
-            yield
-        finally:
-            lock.release()
+    @property
+    def folder(self) -> Path:
+        """Where the bytes lie."""
+        return self.path.with_suffix("")
 
     @property
     def _journal(self) -> Journal:
@@ -123,20 +118,16 @@ class Links:
         body: Body = {"image_id": short_hash(data), "bytes": len(data), "robots": list(robots)}
         if not self._is_there(body):
             file = self.file(body["image_id"])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f"{file.name}.{os.getpid()}.{short_hash(url)}.tmp")
-            temporary.write_bytes(data)
-            os.replace(temporary, file)
+            file.unlink(missing_ok=True)
+            store(data, file)
         old = self._journal.get(url)
         if old and old["image_id"] != body["image_id"]:  # those were lost
             self._journal.retract(url, _GONE.reason, _GONE.detail, 0.0)
         self._journal.put(url, body)
 
-    def fail(self, host: str, url: str, error: ImageError) -> None:
-        """Journal why a link failed, or (no link) why those of a host are not asked."""
-        key = url or _host_key(host)
-        if url and error.reason in _RULED:
-            key = self._ruled(url)
+    def fail(self, url: str, error: ImageError) -> None:
+        """Journal why a link failed, or was not asked."""
+        key = self._ruled(url) if error.reason in _RULED else url
         self._journal.fail(key, error.reason, error.detail)
 
     def respect(self, robots: Sequence[str]) -> None:
@@ -145,28 +136,24 @@ class Links:
         """
         for header in robots:
             addressed = True
-            for part in re.split("[,;]", re.sub("[\"']", "", header.lower())):
-                name, colon, rest = (word.strip() for word in part.partition(":"))
-                words = part.split()
-                if colon and name in _VALUED:
-                    words = [name, *rest.split()[1:]]  # the value is no directive
-                # An agent's name holds for all that follows it; a time of day has a blank.
-                elif colon and " " not in name:
-                    addressed, words = name in ("*", self.agent), rest.split()
-                said = {*words, "noindex", "nofollow"} if "none" in words else {*words}
+            for part in re.split("[,;]", _VALUED.sub("", header.lower())):
+                if name := _NAME.match(part):
+                    addressed = name[1] in ("*", self.agent)
+                said = set(re.findall(r"[\w-]+", part))
+                if "none" in said:
+                    said |= {"noindex", "nofollow"}
                 if addressed and said & set(self.opt_out):
                     raise ImageError("opted_out", f"X-Robots-Tag: {header}"[:200])
 
     def file(self, image_id: str) -> Path:
         """Where those bytes lie."""
-        return self.path.with_suffix("") / image_id[:2] / image_id
+        return self.folder / image_id[:2] / image_id
 
     def _failure(self, url: str) -> Failure | None:
-        """The last failure of a link; without one, that of its host."""
+        """The last failure of a link."""
         url = tidied(url)
         found = filter(None, map(self._journal.failure, (url, self._ruled(url))))
-        last = max(found, key=lambda failure: float(failure["last_at"]), default=None)
-        return last or self._journal.failure(_host_key(host_of(url)))
+        return max(found, key=lambda failure: float(failure["last_at"]), default=None)
 
     def _ruled(self, url: str) -> str:
         return f"{url}\n{self.rules}"
@@ -176,5 +163,20 @@ class Links:
         return file.is_file() and file.stat().st_size == body["bytes"]
 
 
-def _host_key(host: str) -> str:
-    return f"host\n{host}"
+def store(given: bytes | Path, file: Path) -> None:
+    """Write bytes once and whole, or link the file that keeps them; processes that meet the same
+    picture agree.
+    """
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    if isinstance(given, bytes):
+        temporary.write_bytes(given)
+    else:
+        try:
+            os.link(given, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(given, temporary)
+    os.replace(temporary, file)
