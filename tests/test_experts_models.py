@@ -85,7 +85,7 @@ def tags(scores: torch.Tensor, labels: list[str]) -> list[tuple[str, float]]:
 @pytest.mark.parametrize("name", ZERO_SHOT)
 def test_zero_shot_scores_are_those_of_the_whole_model(models, images, name):
     found = tagger(models, name)
-    model, processor = found.score.vision.model, found.score.vision.processor
+    model, processor = found.vision.model, found.vision.processor
     padding = {"padding": "max_length", "max_length": 24} if name != "clip" else {"padding": True}
     texts = [PROMPT.format(word) for word in WORDS]
     with torch.inference_mode():
@@ -106,7 +106,7 @@ def test_zero_shot_scores_are_those_of_the_whole_model(models, images, name):
 )
 def test_a_classifier_tags_with_the_first_synonym_of_its_labels(models, images, name, activate):
     found = tagger(models, name)
-    vision = found.score.vision
+    vision = found.vision
     with torch.inference_mode():
         scores = activate(vision.model(**vision.inputs(images)).logits, -1)
     for one, row in zip(found(images), scores, strict=True):
@@ -188,6 +188,23 @@ def test_owlv2_finds_an_object_where_the_shown_picture_has_it(models, images, mo
     )
 
 
+@pytest.mark.parametrize("name", ["detr", "owlv2"])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_a_box_that_is_no_number_is_none_and_costs_no_other(models, images, name, odd):
+    found = expert(models, name)
+    kind = found.vision.model
+    width = len(kind.config.id2label) + 1 if name == "detr" else 1
+    logits = torch.zeros(1, 4, width)
+    logits[..., 0] = 9.0
+    corners = torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 4)
+    corners[0, 0] = corners[1, 2] = odd  # a middle, a width
+    logits[0, 2] = float("nan")
+    kind.forward = lambda **_: SimpleNamespace(logits=logits, pred_boxes=corners[None])
+    (one,) = found([images[4]], [["cat"]])  # 50 px square
+    [box] = one.boxes
+    assert dataclasses.astuple(box)[2:] == pytest.approx((0.4, 0.4, 0.6, 0.6), abs=1e-3)
+
+
 def test_grounding_dino_labels_map_back_to_the_tags(models, images):
     found, words = expert(models, "grounding_dino"), ["cat", "St. Bernard?", "red boat"]
     processor, image = found.vision.processor, images[0]
@@ -264,10 +281,7 @@ def test_half_precision_runs_and_agrees(models, images, name):
     """As on a GPU; Grounding DINO runs too, but picks other queries where random weights tie."""
     found = expert(models, name)
     whole = found(images[:2], VOCABULARIES[:2])
-    holder = found.score if isinstance(found, ModelTagger) else found
-    holder.vision = dataclasses.replace(
-        holder.vision, model=copy.deepcopy(holder.vision.model).half()
-    )
+    found.vision = dataclasses.replace(found.vision, model=copy.deepcopy(found.vision.model).half())
     best = [(one.tags or one.boxes)[0].score for one in found(images[:2], VOCABULARIES[:2])]
     assert best == pytest.approx([(one.tags or one.boxes)[0].score for one in whole], abs=0.03)
 

@@ -16,10 +16,10 @@ from vislib.experts.ocr import (
     BELOW_HALF,
     Reader,
     cleaned,
+    each_once,
     framed,
     in_reading_order,
     legible_scale,
-    merged,
     tile_boxes,
 )
 from vislib.media.pixels import read_image
@@ -290,27 +290,20 @@ def part(text: str, x: tuple[float, float], y: tuple[float, float], score: float
     return Box(text, score, x[0], y[0], x[1], y[1])
 
 
-def test_lines_of_a_tall_picture_come_once_and_whole():
+def test_lines_of_overlapping_tiles_come_once_and_whole():
     first, cut = part("one", (0.1, 0.9), (0.1, 0.12)), part("fwo", (0.1, 0.9), (0.2, 0.205), 0.95)
     again, three = part("two", (0.1, 0.9), (0.2, 0.22), 0.8), part("three", (0.1, 0.9), (0.3, 0.32))
     unsure = part("thrce", (0.1, 0.9), (0.3, 0.319), 0.7)
-    found = merged([[first, cut], [again, three], [unsure]], wide=False)
-    assert [text.label for text in found] == ["one", "two", "three"]
+    found = each_once([first, cut, again, three, unsure])
+    assert {text.label for text in found} == {"one", "two", "three"}
     beside = [part("left", (0.1, 0.3), (0.1, 0.12)), part("right", (0.4, 0.6), (0.1, 0.12))]
-    assert merged([beside, list(beside)], wide=False) == beside
-    assert merged([[], []], wide=False) == []
+    assert each_once(beside + beside) == beside
+    assert each_once([]) == []
 
 
-def test_a_line_across_the_tiles_of_a_wide_picture_is_joined():
+def test_both_parts_of_a_line_across_the_tiles_of_a_wide_picture_stand():
     parts = [
-        [part("The harbour was op", (0.0, 0.4), (0.1, 0.2)), part("below", (0.0, 0.1), (0.5, 0.6))],
-        [
-            part("ur was opened in 1932 by th", (0.25, 0.7), (0.1, 0.2), 0.8),
-            part("beside", (0.5, 0.6), (0.5, 0.6)),
-        ],
-        [part("in 1932 by the mayor", (0.55, 1.0), (0.1, 0.2))],
+        part("The harbour was op", (0.0, 0.4), (0.1, 0.2)),
+        part("ur was opened in 1932 by th", (0.25, 0.7), (0.1, 0.2), 0.8),
     ]
-    found = {text.label: text for text in merged(parts, wide=True)}
-    assert set(found) == {"The harbour was opened in 1932 by the mayor", "below", "beside"}
-    whole = found["The harbour was opened in 1932 by the mayor"]
-    assert (whole.x1, whole.x2, whole.score) == (0.0, 1.0, 0.8)
+    assert each_once(parts) == parts[::-1]

@@ -44,11 +44,6 @@ class Box:
         """Share of the picture's."""
         return self.y2 - self.y1
 
-    @property
-    def area(self) -> float:
-        """Share of the picture's."""
-        return self.width * self.height
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -117,7 +112,7 @@ def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> l
     ranked = sorted(found, key=_rank)
     if not max_boxes or len(ranked) <= max_boxes:
         return ranked
-    areas = [box.area * size[0] * size[1] for _, box in ranked]
+    areas = [box.width * box.height * size[0] * size[1] for _, box in ranked]
     boxes = pd.DataFrame({"label": map(_name, ranked)})
     boxes["size"] = [sum(area >= limit for limit in _LIMITS) for area in areas]
     # A box's turn among those of its size and label orders its size; its place there orders all.

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from vislib.experts.findings import Box, Findings, Tag
-from vislib.media.vision import VisionModel, load_config, load_vision_model
+from vislib.media.vision import load_config, load_vision_model
 from vislib.runs.errors import InputError
 
 TAGS = Path(__file__).with_name("tags.txt")
@@ -49,17 +49,22 @@ class ModelTagger:
         self.threshold, self.max_tags = threshold, max_tags
         # The configuration tells the kind before the weights are fetched.
         config = load_config(value, parameter="tagger")
-        self.score: _ZeroShot | _Classifier
-        if config.model_type in _ZERO_SHOT and not _classifies(config):
-            tags = read_tags(tag_list or TAGS)
-            options = {"processor": "AutoProcessor", "parameter": "tagger", "device": device}
-            self.score = _ZeroShot(load_vision_model(value, "AutoModel", **options), tags)
-        else:
-            vision = load_vision_model(
-                value, "AutoModelForImageClassification", parameter="tagger", device=device
+        classifies = any(
+            name.endswith("ForImageClassification") for name in config.architectures or ()
+        )
+        self.zero_shot = config.model_type in _ZERO_SHOT and not classifies
+        options = {"parameter": "tagger", "device": device}
+        if self.zero_shot:
+            self.labels = read_tags(tag_list or TAGS)
+            self.vision = load_vision_model(
+                value, "AutoModel", processor="AutoProcessor", **options
             )
-            self.score = _Classifier(vision)
-        self.model, self.revision = value, self.score.vision.revision
+            self.texts = self._embedded(self.labels)
+        else:
+            self.vision = load_vision_model(value, "AutoModelForImageClassification", **options)
+            names = self.vision.model.config.id2label
+            self.labels = [first_synonym(names[i]) for i in range(len(names))]
+        self.model, self.revision = value, self.vision.revision
 
     def __call__(self, images: Images, tags: Sequence[Sequence[str]] = ()) -> list[Findings]:
         """The tags of each RGB image; `tags` is not looked at."""
@@ -68,71 +73,56 @@ class ModelTagger:
         if not images:
             return []
         with torch.inference_mode():
-            scores = self.score(images).tolist()
+            scores = self._scores(images).tolist()
         return [Findings(tags=self._best(row)) for row in scores]
 
-    def _best(self, scores: Sequence[float]) -> tuple[Tag, ...]:
-        # Sums in another number of threads differ in the last digits of a float.
-        scores = [round(score, 4) for score in scores]
-        best: dict[str, float] = {}  # two labels of a classifier may share their first synonym
-        for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
-            if scores[i] < self.threshold or len(best) == self.max_tags:
-                break
-            best.setdefault(self.score.labels[i], scores[i])
-        return tuple(Tag(label, score) for label, score in best.items())
-
-
-class _ZeroShot:
-    """Images against the list; the vectors of its prompts are computed once."""
-
-    def __init__(self, vision: VisionModel, tags: Sequence[str]) -> None:
+    def _embedded(self, tags: Sequence[str]) -> Any:
+        """Unit vectors of the tags' prompts, computed once."""
         import torch
 
-        self.vision, self.labels = vision, tags
-        self.bias = getattr(vision.model, "logit_bias", None)  # SigLIP's alone
+        model, tokenizer = self.vision.model, self.vision.processor.tokenizer
+        options = {
+            # SigLIP was trained on texts padded to their full length and sees the padding.
+            "padding": "max_length" if hasattr(model, "logit_bias") else True,
+            "truncation": True,
+            "max_length": model.config.text_config.max_position_embeddings,
+            # CLIP needs none: a token sees those before it alone.
+            "return_attention_mask": False,
+            "return_tensors": "pt",
+        }
         # In small letters: SigLIP's texts were, and CLIP's tokenizer makes them so itself.
         prompts = [PROMPT.format(tag).lower() for tag in tags]
-        parts = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
+        vectors = []
         with torch.inference_mode():
-            self.texts = torch.cat(
-                [_unit(vision.model.get_text_features(**self._tokens(part))) for part in parts]
-            )
+            for start in range(0, len(prompts), _BATCH):
+                tokens = tokenizer(prompts[start : start + _BATCH], **options)
+                vectors.append(_unit(model.get_text_features(**tokens.to(self.vision.device))))
+        return torch.cat(vectors)
 
-    def _tokens(self, prompts: list[str]) -> Any:
-        """SigLIP was trained on texts padded to their full length and sees the padding; CLIP does
-        not.
-        """
-        length = self.vision.model.config.text_config.max_position_embeddings
-        options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
-        if self.bias is None:
-            options |= {"padding": True}
-        else:
-            options |= {"padding": "max_length", "return_attention_mask": False}
-        return self.vision.processor.tokenizer(prompts, **options).to(self.vision.device)
+    def _scores(self, images: Images) -> Any:
+        """Scores of shape (images, labels), float32."""
+        model, inputs = self.vision.model, self.vision.inputs(images)
+        if self.zero_shot:
+            vectors = _unit(model.get_image_features(**inputs))
+            logits = vectors @ self.texts.T * model.logit_scale.float().exp()
+            bias = getattr(model, "logit_bias", None)
+            return logits.softmax(-1) if bias is None else (logits + bias.float()).sigmoid()
+        logits = model(**inputs).logits.float()
+        several = model.config.problem_type == "multi_label_classification"
+        return logits.sigmoid() if several else logits.softmax(-1)
 
-    def __call__(self, images: Images) -> Any:
-        """Scores of shape (images, tags), float32."""
-        model = self.vision.model
-        vectors = _unit(model.get_image_features(**self.vision.inputs(images)))
-        logits = vectors @ self.texts.T * model.logit_scale.float().exp()
-        if self.bias is None:
-            return logits.softmax(-1)
-        return (logits + self.bias.float()).sigmoid()
-
-
-class _Classifier:
-    """Images against the classes of a trained head."""
-
-    def __init__(self, vision: VisionModel) -> None:
-        names: Mapping[int, str] = vision.model.config.id2label
-        self.vision = vision
-        self.labels = [first_synonym(names[i]) for i in range(len(names))]
-        self.several = vision.model.config.problem_type == "multi_label_classification"
-
-    def __call__(self, images: Images) -> Any:
-        """Scores of shape (images, classes), float32."""
-        logits = self.vision.model(**self.vision.inputs(images)).logits.float()
-        return logits.sigmoid() if self.several else logits.softmax(-1)
+    def _best(self, scores: Sequence[float]) -> tuple[Tag, ...]:
+        best: dict[str, float] = {}  # two labels of a classifier may share their first synonym
+        # Sums in another number of threads differ in the last digits of a float.
+        ranked = sorted(
+            ((round(score, 4), label) for score, label in zip(scores, self.labels, strict=True)),
+            key=lambda pair: -pair[0],
+        )
+        for score, label in ranked:
+            if score < self.threshold or len(best) == self.max_tags:
+                break
+            best.setdefault(label, score)
+        return tuple(Tag(label, score) for label, score in best.items())
 
 
 def read_tags(file: Path) -> list[str]:
@@ -146,8 +136,7 @@ def read_tags(file: Path) -> list[str]:
             f"tag_list: {file} cannot be read ({error.strerror}); give a list, one tag a line"
         ) from error
     # Case is kept for the prompt, but no tag stands twice: softmax would share its score.
-    tags: dict[str, str] = {}
-    first: dict[str, int] = {}  # the line of each
+    found: dict[str, tuple[int, str]] = {}  # the line of each, and its spelling
     for number, line in enumerate(lines, 1):
         place = f"tag_list: {file}, line {number}"
         try:
@@ -156,22 +145,17 @@ def read_tags(file: Path) -> list[str]:
             raise InputError(f"{place}: not UTF-8 ({error.reason}); save it so") from error
         if not tag or tag.startswith("#"):
             continue
-        key = tag.casefold()
-        if key in tags:
-            raise InputError(f"{place}: {tag!r} repeats line {first[key]}; take one of them away")
-        tags[key], first[key] = tag, number
-    if not tags:
+        first, _ = found.setdefault(tag.casefold(), (number, tag))
+        if first != number:
+            raise InputError(f"{place}: {tag!r} repeats line {first}; take one of them away")
+    if not found:
         raise InputError(f"tag_list: {file} holds no tag; write one a line")
-    return list(tags.values())
+    return [tag for _, tag in found.values()]
 
 
 def first_synonym(label: str) -> str:
     """Of a class `tabby, tabby cat`: tabby."""
     return label.split(",")[0].strip()
-
-
-def _classifies(config: Any) -> bool:
-    return any(name.endswith("ForImageClassification") for name in config.architectures or ())
 
 
 def _unit(features: Any) -> Any:
@@ -195,14 +179,6 @@ class _Detector:
         self.vision = load_vision_model(
             value, self._auto_class, parameter=self.name, device=device, processor=self._processor
         )
-        # A processor of images and texts holds the one of images, which has the post-processing.
-        self.kind = self.vision.model.config.model_type
-        self.post = getattr(self.vision.processor, "image_processor", self.vision.processor)
-        if not hasattr(self.post, "post_process_object_detection"):
-            raise InputError(
-                f"{self.name} is {value!r}, a {self.kind}, which detects no objects; name DETR,"
-                " RT-DETR, YOLOS"
-            )
         self.threshold = threshold
         self.model, self.revision = value, self.vision.revision
 
@@ -214,23 +190,27 @@ class _Detector:
         """
         import torch
 
+        processor = self.vision.processor
+        # A processor of images and texts holds the one of images, which has the post-processing.
+        post = getattr(processor, "image_processor", processor)
         with torch.inference_mode():
             outputs = self.vision.model(**inputs)
             # Half precision, as on a GPU, would round corners to a pixel or two.
             outputs.logits = outputs.logits.float()
             outputs.pred_boxes = outputs.pred_boxes.float()
             outputs.logits[..., silent] = -torch.inf
-            [found] = self.post.post_process_object_detection(
+            [found] = post.post_process_object_detection(
                 outputs, threshold=self.threshold, target_sizes=[image.size[::-1]]
             )
         scale = found["boxes"].new_tensor([*image.size, *image.size])
-        corners = (found["boxes"] / scale).clamp(0, 1).tolist()
-        scores, labels = found["scores"].tolist(), found["labels"].tolist()
-        boxes = [
-            Box(names[label], score, *box)
-            for score, label, box in zip(scores, labels, corners, strict=True)
-            if box[0] < box[2] and box[1] < box[3]  # else it lies beside it, on OWLv2's padding
-        ]
+        # An endless corner, of a model that overflows, is none: clamped it would look like one.
+        corners = torch.where(found["boxes"].isfinite(), found["boxes"] / scale, torch.nan)
+        boxes = []
+        columns = [found["scores"], found["labels"], corners.clamp(0, 1)]
+        for score, label, box in zip(*(column.tolist() for column in columns), strict=True):
+            # Else it lies beside the picture, on OWLv2's padding, or a corner is no number.
+            if box[0] < box[2] and box[1] < box[3]:
+                boxes.append(Box(names[label], score, *box))
         return Findings(boxes=tuple(sorted(boxes, key=lambda box: -box.score)))
 
 
@@ -266,11 +246,13 @@ class OpenDetector(_Detector):
 
     def __init__(self, value: str, *, threshold: float, device: str = "auto") -> None:
         super().__init__(value, threshold=threshold, device=device)
-        if self.kind not in (*_OWL, *_GROUNDING):
+        config = self.vision.model.config
+        if config.model_type not in (*_OWL, *_GROUNDING):
             raise InputError(
-                f"open_detector is {value!r}, a {self.kind}; allowed are"
+                f"open_detector is {value!r}, a {config.model_type}; allowed are"
                 f" {', '.join((*_OWL, *_GROUNDING))}"
             )
+        self.config, self.owl = config, config.model_type in _OWL
 
     def __call__(self, images: Images, tags: Sequence[Sequence[str]]) -> list[Findings]:
         """The boxes of each RGB image, labelled with its own `tags`."""
@@ -278,36 +260,28 @@ class OpenDetector(_Detector):
         return [self._look(image, own) if own else Findings() for image, own in asked]
 
     def _look(self, image: Image.Image, tags: Sequence[str]) -> Findings:
-        prepare = self._queries if self.kind in _OWL else self._sentence
-        # Columns of the logits are prompts in OWL, tokens in Grounding DINO: each knows its tag.
-        inputs, columns = prepare(image, tags)
-        names = {column: tags[tag] for column, tag in enumerate(columns.tolist()) if tag >= 0}
-        return self._detect(image, inputs, names, silent=columns < 0)
-
-    def _queries(self, image: Image.Image, tags: Sequence[str]) -> tuple[Any, Any]:
-        """OWLv2: one prompt per tag. The tag of each column of its logits: one after the other."""
         import torch
 
-        # Of full length, as in training.
-        length = self.vision.model.config.text_config.max_position_embeddings
-        text = [[PROMPT.format(tag) for tag in tags]]
+        if self.owl:  # a prompt a tag, of full length, as in training
+            text: Any = [[PROMPT.format(tag) for tag in tags]]
+            length = self.config.text_config.max_position_embeddings
+        else:  # `cat. dog.`: points and question marks part its phrases, none may stand in a tag
+            text = " ".join(re.sub(r"[.?]", " ", tag).strip().lower() + "." for tag in tags)
+            length = self.config.max_text_len
         inputs = self.vision.inputs(
-            [image], text=text, padding="max_length", truncation=True, max_length=length
+            [image],
+            text=text,
+            padding="max_length" if self.owl else False,
+            truncation=True,
+            max_length=length,
         )
-        return inputs, torch.arange(len(tags), device=self.vision.device)
-
-    def _sentence(self, image: Image.Image, tags: Sequence[str]) -> tuple[Any, Any]:
-        """Grounding DINO: `cat. dog.` The tag of each column of its logits, which are tokens; -1:
-        none.
-        """
-        import torch
-
-        # Points and question marks part its phrases: none may stand within a tag.
-        text = " ".join(re.sub(r"[.?]", " ", tag).strip().lower() + "." for tag in tags)
-        width = self.vision.model.config.max_text_len
-        inputs = self.vision.inputs([image], text=text, truncation=True, max_length=width)
-        parting = torch.isin(inputs["input_ids"][0], self.vision.model.model.special_tokens)
-        columns = torch.full((width,), -1, device=self.vision.device)
-        # A token's tag is how many parting tokens stand before it, the first of them at the start.
-        columns[: len(parting)] = (parting.cumsum(0) - 1).masked_fill(parting, -1)
-        return inputs, columns
+        # Columns of the logits are prompts in OWL, tokens in Grounding DINO: each knows its tag.
+        if self.owl:
+            owner = torch.arange(len(tags))
+        else:
+            parting = torch.isin(inputs["input_ids"][0], self.vision.model.model.special_tokens)
+            owner = torch.full((length,), -1, device=self.vision.device)
+            # As many parting tokens stand before a token as tags, and one at the start.
+            owner[: len(parting)] = (parting.cumsum(0) - 1).masked_fill(parting, -1)
+        names = {column: tags[tag] for column, tag in enumerate(owner.tolist()) if tag >= 0}
+        return self._detect(image, inputs, names, silent=owner < 0)

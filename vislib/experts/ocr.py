@@ -5,13 +5,12 @@ Its models read Latin with accents, digits, Chinese and Japanese, and single Gre
 picture is scaled and framed here: what the package itself does to very long or flat pictures costs
 gigabytes or misplaces the boxes. A screenshot of a whole page, 800 x 8,000 px, scaled by its long
 side shows no letter, and an OCR that is shown it invents some. So a picture that is far longer than
-wide is scaled as if it were twice as long as wide, and read in overlapping tiles; a line that two
-tiles saw becomes one.
+wide is scaled as if it were twice as long as wide, and read in overlapping tiles; of a line that
+two tiles saw one stays.
 """
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
@@ -22,7 +21,6 @@ from PIL import Image
 
 from vislib.experts.findings import Box, Findings
 from vislib.media.pixels import scaled
-from vislib.runs.errors import InputError
 
 # px a side of the canvas: the detector enlarges its short side to 736, small print asks for no more
 _LEAST = 184
@@ -34,7 +32,8 @@ _ASPECT = 2  # long side to short side of what is read whole
 _OVERLAP = 4  # a tile shares this part of its length with the next: higher than any line but titles
 _MOST = 32  # tiles of a picture: half a minute or more; a longer one is scaled further
 Size = tuple[int, int]
-_PARTS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
+_PARTS = ("Det", "Cls", "Rec")  # where lines are, which way up, what they say
+Tile = tuple[int, int, int, int]  # left, top, right, bottom in px
 
 
 class Reader:
@@ -52,7 +51,9 @@ class Reader:
         import rapidocr
 
         cv2.setNumThreads(threads)
-        models = _models(Path(rapidocr.__file__).parent / "models")
+        folder = Path(rapidocr.__file__).parent / "models"
+        # Models are named, so that nothing is fetched.
+        models = {part: min(folder.glob(f"*_{part.lower()}_*.onnx")) for part in _PARTS}
         self.model, self._side = f"rapidocr {version('rapidocr')}", side
         self.revision = " ".join(path.stem for path in models.values())
         params = {
@@ -63,7 +64,6 @@ class Reader:
             "Global.use_vertical_padding": False,
             "EngineConfig.onnxruntime.intra_op_num_threads": threads,
         }
-        # Models are named, so that nothing is fetched.
         params |= {f"{part}.model_path": str(path) for part, path in models.items()}
         self._engine = rapidocr.RapidOCR(params=params)
 
@@ -77,38 +77,28 @@ class Reader:
         # Scaled once: what is legible after one scaling is lost after two.
         scale = legible_scale(image.size, self._side)
         small = scaled(image, round(max(image.size) * scale))
-        boxes = tile_boxes(small.size, self._side)
-        texts = merged((self._lines(small, box) for box in boxes), wide=small.width > small.height)
+        tiles = tile_boxes(small.size, self._side)
+        texts = each_once(line for tile in tiles for line in self._lines(small, tile))
         notes = (BELOW_HALF,) if scale < 0.5 else ()
         return Findings(texts=tuple(in_reading_order(texts)), notes=notes)
 
-    def _lines(self, small: Image.Image, box: tuple[int, int, int, int]) -> list[Box]:
+    def _lines(self, small: Image.Image, tile: Tile) -> list[Box]:
         """The lines of one tile, their places those in the whole picture."""
-        canvas, left, top = framed(small.crop(box))
+        canvas, left, top = framed(small.crop(tile))
         found: Any = self._engine(np.asarray(canvas)[:, :, ::-1])  # OpenCV's order of colours
         if not getattr(found, "txts", None):
             return []
         texts = []
         for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True):
             # Four corners, as text may be turned; the prior takes the upright box around them.
-            spots = np.asarray(corners) - (left, top) + box[:2]
+            spots = np.asarray(corners) - (left, top) + tile[:2]
             spots = np.clip(spots / small.size, 0, 1).round(5)
             x1, y1 = spots.min(axis=0).tolist()
             x2, y2 = spots.max(axis=0).tolist()
-            if (words := cleaned(text)) and x1 < x2 and y1 < y2:
+            words = cleaned(text)
+            if words and x1 < x2 and y1 < y2:
                 texts.append(Box(words, round(float(score), 4), x1, y1, x2, y2))
         return texts
-
-
-def _models(folder: Path) -> dict[str, Path]:
-    # One of each, or the package is another: with two, which is read would be chance.
-    found = {part: sorted(folder.glob(pattern)) for part, pattern in _PARTS.items()}
-    if any(len(paths) != 1 for paths in found.values()):
-        raise InputError(
-            f"ocr: {folder} should hold one model of each kind; install the rapidocr of"
-            " requirements.txt"
-        )
-    return {part: paths[0] for part, paths in found.items()}
 
 
 def framed(image: Image.Image) -> tuple[Image.Image, int, int]:
@@ -170,8 +160,8 @@ def legible_scale(size: Size, side: int) -> float:
     return min(1.0, side / min(long, _ASPECT * short), most / long)
 
 
-def tile_boxes(size: Size, side: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right and bottom of the tiles of a scaled picture, evenly along its long side."""
+def tile_boxes(size: Size, side: int) -> list[Tile]:
+    """The tiles of a scaled picture, evenly along its long side."""
     width, height = size
     long = max(size)
     if long <= side:
@@ -184,55 +174,17 @@ def tile_boxes(size: Size, side: int) -> list[tuple[int, int, int, int]]:
     return [(0, start, width, start + side) for start in starts]
 
 
-def merged(tiles: Iterable[list[Box]], *, wide: bool) -> list[Box]:
-    """The lines of all tiles, in order, each once; `wide`: tiles stand side by side and cut
-    lines.
-    """
-    done: list[Box] = []
-    previous: list[Box] = []
-    for found in tiles:
-        current: list[Box] = []
-        for line in found:
-            same = [t for t in (*current, *previous) if _is_same(t, line)]
-            cut = [t for t in previous if wide and _goes_on(t, line)]
-            # A twin makes place for what the two make together, which may have a twin again.
-            if twins := same + cut:
-                twin = twins[0]
-                (current if twin in current else previous).remove(twin)
-                line = _better(twin, line) if same else _joined(twin, line)
-            current.append(line)
-        done += previous
-        previous = current
-    return done + previous
+def each_once(texts: Iterable[Box]) -> list[Box]:
+    """Of two readings of one place the larger, which no tile's end cut; largest first."""
+    kept: list[Box] = []
+    for text in sorted(texts, key=lambda t: -t.width * t.height):
+        if not any(_lies_in(text, other) for other in kept):
+            kept.append(text)
+    return kept
 
 
-def _shared(a: Box, b: Box) -> tuple[float, float]:
-    """What two boxes share of the lesser one's width and height."""
-    x = min(a.x2, b.x2) - max(a.x1, b.x1)
-    y = min(a.y2, b.y2) - max(a.y1, b.y1)
-    return x / min(a.width, b.width), y / min(a.height, b.height)
-
-
-def _is_same(a: Box, b: Box) -> bool:
-    return min(_shared(a, b)) > 0.5
-
-
-def _goes_on(a: Box, b: Box) -> bool:
-    x, y = _shared(a, b)
-    return x > 0 and y > 0.5
-
-
-def _better(a: Box, b: Box) -> Box:
-    """The whole one of a line that was cut by a tile's end; of two whole ones the surer."""
-    small, large = sorted((b, a), key=lambda t: t.area)
-    return large if small.area <= 0.8 * large.area else max(a, b, key=lambda t: t.score)
-
-
-def _joined(a: Box, b: Box) -> Box:
-    """One line of two parts that both hold its middle."""
-    common = SequenceMatcher(None, a.label, b.label, autojunk=False).find_longest_match()
-    # Less in common may be chance: then both parts stand.
-    words = a.label[: common.a] + b.label[common.b :] if common.size > 2 else f"{a.label} {b.label}"
-    left, top = min(a.x1, b.x1), min(a.y1, b.y1)
-    right, bottom = max(a.x2, b.x2), max(a.y2, b.y2)
-    return Box(words, min(a.score, b.score), left, top, right, bottom)
+def _lies_in(text: Box, other: Box) -> bool:
+    """Whether more than half of its width and height do."""
+    width = min(text.x2, other.x2) - max(text.x1, other.x1)
+    height = min(text.y2, other.y2) - max(text.y1, other.y1)
+    return width > text.width / 2 and height > text.height / 2

@@ -34,12 +34,9 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
         x1, y1 = entry["x1"] * image.width, entry["y1"] * image.height
         x2, y2 = entry["x2"] * image.width, entry["y2"] * image.height
         draw.rectangle((x1, y1, x2, y2), outline=colour, width=2)
-        width, height = draw.textlength(label, font) + 4, 15
-        # Above, or before: not on what it names.
-        x, y = (x1, y1 - height) if y1 >= height else (x1 - width, y1)
-        x = max(0, min(x, image.width - width))
-        draw.rectangle((x, y, x + width, y + height), fill=colour)
-        draw.text((x + 2, y), label, "white", font)
+        # Above it, not on what it names; at the upper edge there is no room but within.
+        below = max(y1, 16)
+        draw.text((x1, below), label, colour, font, "lb", stroke_width=2, stroke_fill="white")
     return image
 
 
@@ -57,21 +54,18 @@ def _described(prior: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def examples(run: Run, count: int) -> list[Row]:
-    """A seeded handful to look at, two thirds of it with boxes or texts, as far as there are.
+    """A seeded handful to look at, those with boxes or texts first.
 
     Rows of `priors` with the `picture` that shows them, and their lists as lines for people.
     """
-    # In turns of two with findings and one without; what one kind lacks, the other fills.
     query = f"""
-    WITH drawn AS (
-        SELECT image_id, len(boxes) + len(texts) > 0 AS found, row_number() OVER (
-            PARTITION BY len(boxes) + len(texts) > 0 ORDER BY {sql.drawn("image_id", run.seed)}
-        ) AS place FROM priors
-    ), chosen AS (
-        SELECT * FROM drawn ORDER BY if(found, place / 2, place), NOT found LIMIT {count}
+    WITH chosen AS (
+        SELECT image_id, row_number() OVER (
+            ORDER BY len(boxes) + len(texts) = 0, {sql.drawn("image_id", run.seed)}
+        ) AS place FROM priors ORDER BY place LIMIT {count}
     )
     SELECT image_id, any_value(path) FROM chosen JOIN images USING (image_id)
-    GROUP BY image_id ORDER BY any_value(found) DESC, any_value(place)
+    GROUP BY image_id ORDER BY any_value(place)
     """
     given = {"priors": run.data / "priors", "images": run.table("images")}
     paths = dict(sql.select(query, given, run.scratch))

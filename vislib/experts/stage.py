@@ -9,7 +9,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from math import ceil
 from pathlib import Path
 from shutil import rmtree
 from types import SimpleNamespace
@@ -17,10 +19,12 @@ from typing import Any
 
 from PIL import Image
 
-from vislib.experts.findings import Expert, Findings, balanced, merge
+from vislib.experts.findings import Box, Expert, Findings, balanced, merge
+from vislib.experts.models import ClosedDetector, ModelTagger, OpenDetector
+from vislib.experts.ocr import Reader
 from vislib.media.pixels import ImageError, read_image
 from vislib.runs import Drop, InputError, Note, Run, To, sql
-from vislib.runs.tables import Row, read_rows
+from vislib.runs.tables import Row, count_rows, read_rows
 from vislib.runs.verbs import Said
 
 NAMES = ("tagger", "detector", "open_detector", "ocr")  # of experts, and of their parameters
@@ -56,14 +60,26 @@ def distinct(*, limit: int = 0, seed: int = 0) -> str:
 
 def part_size(run: Run) -> int:
     """Images of a part: few enough that all workers have some."""
-    # Addresses, not images: which of them are one image shows only when they are joined.
-    ((n,),) = sql.select(
-        "SELECT count(DISTINCT image_url) FROM samples",
-        {"samples": run.table("samples")},
-        run.scratch,
-    )
-    wanted = min(int(n), run.params.limit or int(n))
-    return max(1, min(IMAGES_PER_PART, -(-wanted // _FEWEST_PARTS)))
+    # A sample has one image at most: how many are distinct shows only when they are joined.
+    wanted = run.params.limit or count_rows(run.table("samples"))
+    return max(1, min(IMAGES_PER_PART, ceil(wanted / _FEWEST_PARTS)))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Experts in the order in which they are asked, the tagger first: its tags are what the
+    open-vocabulary detector looks for.
+    """
+
+    experts: Sequence[Expert]
+    sound: set[str] = field(default_factory=set)  # names of those that have seen an image
+    failed: Counter[str] = field(default_factory=Counter)  # images, by name
+
+
+@cache
+def panel_of(settings: Settings) -> Panel:
+    """The experts of this process, which load once."""
+    return Panel(team(settings))
 
 
 def look(
@@ -71,109 +87,51 @@ def look(
 ) -> Iterator[Said]:
     """The priors of a batch of images, whose paths are below `root`; the first names the experts.
 
-    Raises InputError for an expert that has failed on all of many images: now, not after a million.
+    An expert that fails on some images is asked for them one by one; an image on which it fails
+    alone loses that expert's priors, with the reason, not the others'. Raises InputError for an
+    expert that has failed on all of many images: now, not after a million.
     """
     # Kept in the process, not given to it: models do not travel, and load once.
-    panel = panel_of(settings, overlap, max_boxes)
+    panel = panel_of(settings)
     if any(row["number"] == 1 for row in rows):
         for expert in panel.experts:
             facts = {"expert": expert.name, "model": expert.model, "revision": expert.revision}
             yield To("experts", facts)
-    yield from panel.look(rows, root)
-    for name, n_failed in panel.failed.items():
-        if n_failed == panel.asked[name] >= IMAGES_PER_PART:
-            raise _broken(name, n_failed, panel.faults[name])
-
-
-# ---- experts asked together
-
-
-class Panel:
-    """Experts in the order in which they are asked.
-
-    The tagger looks first: its tags are what the open-vocabulary detector looks for. An expert that
-    fails on a batch is asked image by image; an image on which it fails alone loses that expert's
-    priors, with the reason, not the others'.
-    """
-
-    def __init__(self, experts: Sequence[Expert], *, overlap: float, max_boxes: int) -> None:
-        self.experts = experts
-        self._overlap, self._max_boxes = overlap, max_boxes
-        self.faults: dict[str, str] = {}  # by expert, the last
-        self.failed, self.asked = Counter[str](), Counter[str]()  # images, by expert
-
-    def look(self, rows: Sequence[Row], root: Path) -> Iterator[Said]:
-        """The priors of a batch: rows of image_id, path below `root`, and reason (without one)."""
-        # Some rows at once, as many as their pixels allow: one may be as large as forty others.
-        seen: list[Seen] = []
-        pixels = 0
-        for row in rows:
-            image = _read(row, root)
-            if isinstance(image, Drop):
-                yield image
-                continue
-            if seen and pixels + image.width * image.height > _PIXELS:
-                yield from self._look(seen)
-                seen, pixels = [], 0
-            seen.append((row["image_id"], image))
-            pixels += image.width * image.height
-        if seen:
-            yield from self._look(seen)
-
-    def _look(self, seen: Sequence[Seen]) -> Iterator[Said]:
+    for seen in _seen(rows, root):
+        if isinstance(seen, Drop):
+            yield seen
+            continue
         tags: list[list[str]] = [[] for _ in seen]
         found: dict[str, list[Findings]] = {}
-        for expert in self.experts:
+        for expert in panel.experts:
             began = time.perf_counter()
-            found[expert.name], drops = self._ask(expert, seen, tags)
+            found[expert.name], drops = _ask(panel, expert, seen, tags)
             yield from drops
             yield Note(f"seconds_{expert.name}", time.perf_counter() - began)
             if expert.name == "tagger":
                 tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
         for place, (image_id, image) in enumerate(seen):
             of_image = {name: findings[place] for name, findings in found.items()}
-            yield from self._prior(image_id, of_image, image.size)
+            boxes = merge({name: one.boxes for name, one in of_image.items()}, overlap=overlap)
+            yield from _prior(image_id, of_image, balanced(boxes, max_boxes, image.size))
 
-    def _ask(
-        self, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]
-    ) -> tuple[list[Findings], list[Drop]]:
-        try:
-            found = expert([image for _, image in seen], tags)
-        except Exception as error:  # models meet odd pictures with any exception there is
-            if len(seen) > 1:
-                alone = [
-                    self._ask(expert, [one], [words]) for one, words in zip(seen, tags, strict=True)
-                ]
-                return [one for (one,), _ in alone], [drop for _, lost in alone for drop in lost]
-            # Of a traceback in the message, what it ends with.
-            reason = (str(error).strip().splitlines() or [""])[-1]
-            fault = f"{type(error).__name__}: {reason[:300]}"
-            self.faults[expert.name] = fault
-            self.failed[expert.name] += 1
-            self.asked[expert.name] += 1
-            id = f"{seen[0][0]}/{expert.name}"
-            return [Findings()], [Drop("expert_failed", fault, id=id, unit=expert.name)]
-        self.asked[expert.name] += len(seen)
-        return found, []
 
-    def _prior(
-        self, image_id: str, found: Mapping[str, Findings], size: tuple[int, int]
-    ) -> Iterator[Said]:
-        """What all experts found in one image, and what run.json counts of it."""
-        prior: dict[str, Any] = {"tags": [], "boxes": [], "texts": []}
-        given = {name: findings.boxes for name, findings in found.items()}
-        for name, box in balanced(merge(given, overlap=self._overlap), self._max_boxes, size):
-            prior["boxes"].append({**vars(box), "expert": name})
-        for name, findings in found.items():
-            prior["tags"] += [{**vars(tag), "expert": name} for tag in findings.tags]
-            for line in findings.texts:
-                prior["texts"].append({**vars(line), "text": line.label, "expert": name})
-            yield Note("boxes_given", len(findings.boxes))
-            yield from map(Note, findings.notes)
-        for kind, entries in prior.items():
-            yield Note(kind, len(entries))
-        yield Note("images_with_text", bool(prior["texts"]))
-        yield To("priors", {"image_id": image_id} | prior)
+def _seen(rows: Sequence[Row], root: Path) -> Iterator[list[Seen] | Drop]:
+    """Some images at once, as many as their pixels allow: one may be as large as forty others."""
+    seen: list[Seen] = []
+    pixels = 0
+    for row in rows:
+        image = _read(row, root)
+        if isinstance(image, Drop):
+            yield image
+            continue
+        if seen and pixels + image.width * image.height > _PIXELS:
+            yield seen
+            seen, pixels = [], 0
+        seen.append((row["image_id"], image))
+        pixels += image.width * image.height
+    if seen:
+        yield seen
 
 
 def _read(row: Row, root: Path) -> Image.Image | Drop:
@@ -187,10 +145,48 @@ def _read(row: Row, root: Path) -> Image.Image | Drop:
         return Drop("unreadable", f"{error.strerror}: {row['path']}", id=row["image_id"])
 
 
-@cache
-def panel_of(settings: Settings, overlap: float, max_boxes: int) -> Panel:
-    """The experts of this process, which load once."""
-    return Panel(team(settings), overlap=overlap, max_boxes=max_boxes)
+def _ask(
+    panel: Panel, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]
+) -> tuple[list[Findings], list[Drop]]:
+    """What an expert finds in each image, and those on which it fails."""
+    try:
+        found = expert([image for _, image in seen], tags)
+    except Exception as error:  # models meet odd pictures with any exception there is
+        if len(seen) > 1:
+            alone = [
+                _ask(panel, expert, [one], [words]) for one, words in zip(seen, tags, strict=True)
+            ]
+            return [one for (one,), _ in alone], [drop for _, lost in alone for drop in lost]
+        # Of a traceback in the message, what it ends with.
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        fault = f"{type(error).__name__}: {reason[:300]}"
+        panel.failed[expert.name] += 1
+        n_failed = panel.failed[expert.name]
+        if expert.name not in panel.sound and n_failed >= IMAGES_PER_PART:
+            raise _broken(expert.name, n_failed, fault) from error
+        id = f"{seen[0][0]}/{expert.name}"
+        return [Findings()], [Drop("expert_failed", fault, id=id, unit=expert.name)]
+    panel.sound.add(expert.name)
+    return found, []
+
+
+def _prior(
+    image_id: str, found: Mapping[str, Findings], boxes: Sequence[tuple[str, Box]]
+) -> Iterator[Said]:
+    """What all experts found in one image, and what run.json counts of it."""
+    prior: dict[str, Any] = {"tags": [], "boxes": [], "texts": []}
+    for name, box in boxes:
+        prior["boxes"].append({**vars(box), "expert": name})
+    for name, findings in found.items():
+        prior["tags"] += [{**vars(tag), "expert": name} for tag in findings.tags]
+        for line in findings.texts:
+            prior["texts"].append({**vars(line), "text": line.label, "expert": name})
+        yield Note("boxes_given", len(findings.boxes))
+        yield from map(Note, findings.notes)
+    for kind, entries in prior.items():
+        yield Note(kind, len(entries))
+    yield Note("images_with_text", bool(prior["texts"]))
+    yield To("priors", {"image_id": image_id} | prior)
 
 
 def check_looked(run: Run) -> None:
@@ -220,15 +216,16 @@ def check_looked(run: Run) -> None:
 def settings_of(run: Run) -> Settings:
     """What the experts of this run are made of, and how many threads each process has."""
     found = {name: value for name, value in vars(run.params).items() if name.startswith(NAMES)}
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # of a batch job's share of a machine; macOS has none
+        cores = len(os.sched_getaffinity(0))
     found |= {
         "tag_list": run.input("tag_list"),
         "max_tags": run.params.max_tags,
         "device": run.params.device,
+        "threads": max(1, cores // run.params.workers),
     }
-    return tuple((found | {"threads": max(1, cores // run.params.workers)}).items())
+    return tuple(found.items())
 
 
 def team(settings: Settings) -> tuple[Expert, ...]:
@@ -239,23 +236,15 @@ def team(settings: Settings) -> tuple[Expert, ...]:
 
         torch.set_num_threads(s.threads)  # before a tagger reads its list
     if s.tagger:
-        from vislib.experts.models import ModelTagger
-
         options = {"tag_list": s.tag_list, "max_tags": s.max_tags, "device": s.device}
         found.append(ModelTagger(s.tagger, threshold=s.tagger_threshold, **options))
     if s.detector:
-        from vislib.experts.models import ClosedDetector
-
         found.append(ClosedDetector(s.detector, threshold=s.detector_threshold, device=s.device))
     if s.open_detector:
-        from vislib.experts.models import OpenDetector
-
         found.append(
             OpenDetector(s.open_detector, threshold=s.open_detector_threshold, device=s.device)
         )
     if s.ocr == "rapidocr":
-        from vislib.experts.ocr import Reader
-
         found.append(Reader(threshold=s.ocr_threshold, side=s.ocr_side, threads=s.threads))
     if not found:
         raise InputError(
