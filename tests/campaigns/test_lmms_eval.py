@@ -1,5 +1,5 @@
-"""lmms-eval itself, in an environment of its own: it runs the local benchmark, and writes the logs
-that we read.
+"""lmms-eval itself, in an environment of its own: it hears of the local benchmark's questions what
+we hear, and writes the logs that we read.
 
 Making that environment takes minutes and gigabytes; LMMS_PYTHON names one that is there.
 """
@@ -11,11 +11,14 @@ import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.test_evaluation import begin, contents, evaluate, ground, rows, write_inputs  # noqa: F401
+from vislib import evaluation
 from vislib.evaluation import item_scores, lmms
-from vislib.runs import InputError
+from vislib.runs import InputError, Run
 from vislib.training.models import open_model, save_trained
 from vislib.training.settings import Settings
 from vislib.training.tiny import build
@@ -104,24 +107,68 @@ def write_models(root: Path) -> list[str]:
     return [f"10_finetuning.{name}/model" for name in places]
 
 
-def test_the_harness_hears_the_answers_that_we_hear(python, ground):  # noqa: F811
+TASK = """
+task: our_questions
+dataset_path: parquet
+dataset_kwargs: {data_files: {test: FOLDER/questions.parquet}}
+test_split: test
+output_type: generate_until
+doc_to_text: question
+doc_to_target: answer
+doc_to_visual: !function pictures.visual
+generation_kwargs: {max_new_tokens: 6, temperature: 0, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def write_task(run: Run, folder: Path) -> None:
+    """The multiple-choice questions of the local benchmark as a task of the harness."""
+    asked, _ = evaluation.load_questions(run)
+    rows = [
+        {"question": one.text, "answer": one.answer, "path": str(one.image)}
+        for one in asked
+        if one.type == "multiple_choice"
+    ]
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "questions.parquet")
+    (folder / "pictures.py").write_text(
+        "import PIL.Image\n"
+        "def visual(doc):\n"
+        "    return [PIL.Image.open(doc['path']).convert('RGB')]\n"
+    )
+    (folder / "our_questions.yaml").write_text(TASK.replace("FOLDER", str(folder)))
+
+
+def test_the_harness_hears_the_answers_that_we_hear(python, ground, tmp_path, monkeypatch):  # noqa: F811
     models = write_models(ground)
     own = begin(models, max_answer_tokens_choice=6)
     evaluate(own)
     ours = [row for row in rows(own, "results") if row["question_type"] == "multiple_choice"]
+    write_task(own, folder := tmp_path / "task")
     own.finish()
+    run_program = lmms.Harness._run
+
+    def with_task(harness, *command: str) -> None:
+        found = ["--include_path", str(folder)] if "lmms_eval" in command else []
+        found += [str(folder)] if item_scores.__file__ in command else []
+        run_program(harness, *command, *found)
+
+    monkeypatch.setattr(lmms.Harness, "_run", with_task)
     asked = {
         "evaluator": "lmms_eval",
         "lmms_python": python,
+        "tasks": ["our_questions", "vislib_contextual"],
         "max_answer_tokens_choice": 6,
         "reference": "base",
     }
     run = begin(models, **asked)
     evaluate(run)
-    theirs = rows(run, "results")
+    theirs = [row for row in rows(run, "results") if row["benchmark"] == "our_questions"]
     assert len({row["prediction"] for row in theirs}) > len(models)
-    assert theirs == ours
-    assert [row["arm"] for row in rows(run, "comparisons")] == ["adapters"]
+    for name in ("arm", "prediction", "answer", "parsed", "lenient", "words"):
+        assert [row[name] for row in theirs] == [row[name] for row in ours], name
+    assert len(rows(run, "results")) > 2 * len(theirs)  # and we ask ours beside it
+    assert {row["arm"] for row in rows(run, "comparisons")} == {"adapters"}
     before, answers = contents(run), len(run.journal(lmms.JOURNAL))
     run.finish()
     again = begin(models, **asked)

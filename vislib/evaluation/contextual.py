@@ -3,25 +3,16 @@ VisCon-100K, limits).
 
 Every question of the `test` files of 08 is asked alone, in the words that training uses: for
 multiple choice the question, its four options and the request for the letter. Multiple-choice
-answers are scored; free-form ones tell how long answers to short questions are. The same
-multiple-choice questions are written as a task that lmms-eval runs.
+answers are scored; free-form ones tell how long answers to short questions are.
 """
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
-
-from vislib.evaluation import contextual_task
-from vislib.evaluation.benchmarks import CONTEXTUAL
 from vislib.evaluation.parsing import options_in
 from vislib.letters import LETTERS
-from vislib.media.pixels import ImageError, portable
 from vislib.runs import InputError, choose, tables
 
 if TYPE_CHECKING:
@@ -29,20 +20,6 @@ if TYPE_CHECKING:
 
 MULTIPLE_CHOICE = "multiple_choice"
 TYPES = (MULTIPLE_CHOICE, "free_form")
-_FILE = "questions/part-00000.parquet"  # of the task
-_IMAGES = pa.schema([("image_id", pa.string()), ("image", pa.binary())])
-_TASK = {
-    "task": CONTEXTUAL,
-    "dataset_path": "parquet",
-    "dataset_kwargs": {"data_files": {"test": _FILE}},
-    "test_split": "test",
-    "output_type": "generate_until",
-    "doc_to_text": "question",
-    "doc_to_target": "answer",
-    "generation_kwargs": {},  # by the run
-    "metric_list": [{"metric": "exact_match"}],
-    "metadata": [{"version": 2.0}],
-}
 Refused = tuple[str, str, str]  # id, reason, detail
 
 
@@ -122,40 +99,3 @@ def _rounds(row: tables.Row, places: Mapping[str, Path]) -> Iterator[PageQuestio
                 image_id=image_id,
                 image=places.get(image_id, Path("missing")),
             )
-
-
-def write_task(
-    questions: Sequence[PageQuestion], folder: Path, *, max_tokens: int
-) -> list[Refused]:
-    """Write the multiple-choice questions into `folder` as a task of lmms-eval, which runs from
-    within that folder.
-
-    Images have the pixels that training sees: the file's own bytes where any reader would see
-    these, else a PNG. Returns the questions, of both types, whose picture nobody can read.
-    """
-    images = tables.TableWriter(folder / "images", _IMAGES)
-    faults: dict[str, tuple[str, str]] = {}
-    # Several questions show one picture, which is read and written once.
-    for name, place in {question.image_id: question.image for question in questions}.items():
-        try:
-            images.write({"image_id": name, "image": portable(place)[0]})
-        except ImageError as error:
-            faults[name] = f"image_{error.reason}", error.detail
-    images.close()
-    rows = []
-    for question in questions:
-        if question.type == MULTIPLE_CHOICE and question.image_id not in faults:
-            row = {"sample_id": question.id, "question": question.text, "answer": question.answer}
-            rows.append(row | {"image_id": question.image_id})
-    (folder / "questions").mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / _FILE, compression="zstd")
-    # The folder is whole: it runs wherever lmms-eval is, without this project.
-    shutil.copyfile(contextual_task.__file__, folder / "contextual_task.py")
-    # Greedy, as our own generation: both must hear the same answers.
-    how = {"max_new_tokens": max_tokens, "temperature": 0, "do_sample": False}
-    text = yaml.safe_dump(_TASK | {"generation_kwargs": how}, sort_keys=False)
-    # A tag of lmms-eval's own, which a writer of YAML would quote.
-    text += "doc_to_visual: !function contextual_task.visual\n"
-    (folder / f"{CONTEXTUAL}.yaml").write_text(text, encoding="utf-8")
-    # Free-form ones too: they are asked with the same pictures.
-    return [(q.id, *faults[q.image_id]) for q in questions if q.image_id in faults]

@@ -1,5 +1,4 @@
-"""lmms-eval as a program of its own: benchmarks of the paper and of DenseFusion-1M, and the local
-one (section 5.2).
+"""lmms-eval as a program of its own: benchmarks of the paper and of DenseFusion-1M (section 5.2).
 
 It needs packages that the project must not have, so it runs in an environment of its own
 (params/recipes/lmms-eval.txt) and is asked task by task. What it logged, and what a judge was paid
@@ -20,7 +19,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vislib.evaluation import item_scores
-from vislib.evaluation.benchmarks import CONTEXTUAL, JUDGED, UNLOGGED, items, of_task
+from vislib.evaluation.benchmarks import JUDGED, UNLOGGED, items, of_task
 from vislib.evaluation.parsing import Reader, read_log
 from vislib.runs import InputError, short_hash
 from vislib.runs.children import child_main, run_child
@@ -50,12 +49,12 @@ _UNKEPT = re.compile("doc_hash|input_media|submission|gpt_eval_llava_(conv|detai
 class Harness:
     """lmms-eval in the environment of a run's `lmms_python`.
 
-    Raises InputError where it cannot be had, or a task of the run has no judge.
+    Raises InputError where it cannot be had, or one of `tasks` has no judge.
     """
 
-    def __init__(self, run: "Run") -> None:
-        self.run, self.params, self.tasks = run, run.params, list(dict.fromkeys(run.params.tasks))
-        for task in self.tasks:
+    def __init__(self, run: "Run", tasks: Sequence[str]) -> None:
+        self.run, self.params = run, run.params
+        for task in tasks:
             if task in JUDGED and not (self.params.judge and os.environ.get(KEY)):
                 raise InputError(
                     f"tasks holds {task}, whose answers a judge scores; name it in judge and set"
@@ -86,17 +85,15 @@ class Harness:
 
     def _logged(self, place: str, task: str) -> dict[str, Any]:
         """By task (a group has several) its log and scores, from the journal or asked now."""
-        journal, own = self.run.journal(JOURNAL), task == CONTEXTUAL
-        # Our own task is what its files hold; a public one is named by lmms-eval's version.
-        files = sorted((self.run.data / "task").rglob("*.*")) if own else []
+        journal = self.run.journal(JOURNAL)
+        # A task is named by lmms-eval's version.
         key = short_hash(
             "items",
             self.version,
             model_key(place, precision=self.params.precision),
             task,
-            "" if own else str(self.params.limit),
+            str(self.params.limit),
             self.params.judge if task in JUDGED else "",
-            *(file.read_bytes() for file in files),
         )
         if (body := journal.get(key)) is None:
             folder = self.run.scratch / "lmms" / key
@@ -123,11 +120,10 @@ class Harness:
             "--batch_size": "1",
             "--output_path": str(folder),
             "--verbosity": "DEBUG",  # else it ends well after an error
-            "--include_path": str(self.run.scratch / "task"),
             # Its own cache of replies: after a kill it goes on with the next question.
             "--use_cache": str(folder.with_name(f"answers-{short_hash(place)}")),
         }
-        if self.params.limit and task != CONTEXTUAL:
+        if self.params.limit:
             command["--limit"] = str(self.params.limit)
         start = ["-m", "lmms_eval", "--log_samples"]
         if several:
@@ -148,8 +144,7 @@ class Harness:
             headline |= json.loads(file.read_text(encoding="utf-8"))["results"]
         asked = folder.with_suffix(".json")
         write_items(asked, logs, limit=self.params.limit)
-        own = str(self.run.scratch / "task")
-        self._run(self.python, "-P", item_scores.__file__, str(asked), own)
+        self._run(self.python, "-P", item_scores.__file__, str(asked))
         body: dict[str, Any] = json.loads(asked.read_text())
         for name, log in logs.items():
             body[name] |= {"log": log, "headline": headline.get(name, {})}
@@ -168,13 +163,11 @@ class Harness:
         return str(folder)
 
     def _run(self, *command: str) -> None:
-        """Run a program in a copy of the folder of our own task, whose files lie beside it; what it
-        caches of them, or leaves there, is no result.
-        """
-        task = self.run.scratch / "task"
-        shutil.copytree(self.run.data / "task", task, dirs_exist_ok=True)
+        """Run a program in a folder of its own: what it leaves there is no result."""
+        folder = self.run.scratch / "lmms"
+        folder.mkdir(parents=True, exist_ok=True)
         run_child(
-            [sys.executable, "-c", _IN_FOLDER, str(task), *command],
+            [sys.executable, "-c", _IN_FOLDER, str(folder), *command],
             log=self.run.folder / "log.txt",
             lock=self.run.stage.run / ".workers.lock",
             on_event=lambda event: None,
@@ -216,8 +209,7 @@ def check(task: str, rows: Sequence[Row], headline: Mapping[str, Any]) -> None:
     that the harness reports (`headline`, by metric and filter).
     """
     values = {name.partition(",")[0]: value for name, value in headline.items()}
-    # Of our own benchmark the lenient reading counts, not the harness's.
-    for benchmark in of_task(task) if task != CONTEXTUAL else []:
+    for benchmark in of_task(task):
         own = [row for row in rows if row["benchmark"] == benchmark.name]
         # The harness counts what is dropped here as wrong.
         if not own or benchmark.metric not in values or any("reason" in row for row in own):

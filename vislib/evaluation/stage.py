@@ -12,7 +12,6 @@ from vislib.evaluation.contextual import (
     TYPES,
     PageQuestion,
     load_questions,
-    write_task,
 )
 from vislib.evaluation.lmms import Harness
 from vislib.evaluation.parsing import Reader, result_row
@@ -80,28 +79,20 @@ def open_arms(run: "Run") -> list[Arm]:
 
 
 def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
-    """Ask every model what the journals lack, and write `results`, and the local benchmark as a
-    task of lmms-eval in `task/`.
+    """Ask every model what the journals lack, and write `results`.
 
     `read` says which letter a reply to a multiple-choice question means. Raises InputError where a
     model, its questions or lmms-eval cannot be had.
     """
     arms = open_arms(run)
     questions, refused = load_questions(run)
-    limit = run.params.max_answer_tokens_choice
-    # Written before anybody is asked: lmms-eval reads it from there.
-    refused += write_task(questions, run.data / "task", max_tokens=limit)
-    lost = {name for name, _, _ in refused}
-    # What one model cannot be asked, none is: all have the same questions.
-    questions = [question for question in questions if question.id not in lost]
     with run.output() as output:
         output.take("question", len(questions) + len(refused))
         output.keep("question", len(questions))
         for name, reason, detail in refused:
             output.drop("question", name, reason, detail)
         # Both ways give the same columns, so that all that follows is one.
-        local = run.params.evaluator == "local"
-        for row in (_asked_here if local else _asked_by_lmms)(run, arms, questions, read):
+        for row in _asked(run, arms, questions, read):
             output.take("answer")
             if "reason" in row:
                 name = f"{row['model']}/{row['arm']}/{row['seed']}/{row['sample_id']}"
@@ -110,6 +101,31 @@ def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
             else:
                 output.keep("answer")
                 output.write("results", row)
+
+
+def _asked(
+    run: "Run", arms: list[Arm], questions: list[PageQuestion], read: Reader
+) -> Iterator[Row]:
+    """Results of all arms on our own benchmark, and on the tasks that lmms-eval runs; what has no
+    verdict has a reason.
+    """
+    by_lmms = run.params.evaluator == "lmms_eval"
+    tasks = list(dict.fromkeys(run.params.tasks)) if by_lmms else [CONTEXTUAL]
+    public = [task for task in tasks if task != CONTEXTUAL]
+    # First, before our own questions take hours: it may not be there.
+    harness = Harness(run, public) if by_lmms else None
+    if CONTEXTUAL in tasks:
+        for arm, question, reply, lost in replies(run, arms, questions):
+            if reply is None:
+                yield arm.cell | {"sample_id": question.id} | lost
+            else:
+                yield arm.cell | local_row(question, reply, read=read)
+    if harness:
+        with run.progress(len(arms) * len(public), "tasks of models") as progress:
+            for arm in arms:
+                for task in public:
+                    yield from (arm.cell | row for row in harness.rows(arm.place, task, read))
+                    progress.update(task=task)
 
 
 def replies(
@@ -134,17 +150,6 @@ def replies(
             yield arm, question, reply.text, {"reason": reply.reason, "detail": reply.detail}
 
 
-def _asked_here(
-    run: "Run", arms: list[Arm], questions: list[PageQuestion], read: Reader
-) -> Iterator[Row]:
-    """Results of all arms on the local benchmark; questions that failed have a reason."""
-    for arm, question, reply, lost in replies(run, arms, questions):
-        if reply is None:
-            yield arm.cell | {"sample_id": question.id} | lost
-        else:
-            yield arm.cell | local_row(question, reply, read=read)
-
-
 def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_letter) -> Row:
     """A question of the local benchmark with a reply: right as it is leniently read."""
     reads = "letter" if question.type == MULTIPLE_CHOICE else "text"
@@ -153,24 +158,6 @@ def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_lett
     row |= {"benchmark": CONTEXTUAL, "question_type": question.type, "cluster": question.page}
     # No harness judges here: the lenient reading is the verdict.
     return row | ({} if row["parsed"] is None else {"correct": bool(row["lenient"])})
-
-
-def _asked_by_lmms(
-    run: "Run", arms: list[Arm], questions: list[PageQuestion], read: Reader
-) -> Iterator[Row]:
-    """Results of all arms on all tasks of the parameters; items without a verdict have a reason."""
-    harness = Harness(run)
-    asked = [question for question in questions if question.type == MULTIPLE_CHOICE]
-    with run.progress(len(arms) * len(harness.tasks), "tasks of models") as progress:
-        for arm in arms:
-            for task in harness.tasks:
-                for row in harness.rows(arm.place, task, read):
-                    if task == CONTEXTUAL and "reason" not in row:
-                        # The harness numbers the questions as the file of the task lists them.
-                        question = asked[int(row["sample_id"])]
-                        row = local_row(question, row["prediction"], read=read)
-                    yield arm.cell | row
-                progress.update(task=task)
 
 
 def compare(run: "Run") -> None:
