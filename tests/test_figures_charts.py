@@ -24,20 +24,20 @@ def panel() -> Axes:
 def test_document_tokens_hatch_what_is_above_the_cap() -> None:
     axes = panel()
     values = [100, 2000, 2001, 9000]
-    table = statistics.histogram(values, statistics.log_edges(values, through=2000.5, bins=6))
-    within = table["from"] < 2000
-    groups = {"kept": table[within], "above the cap": table[~within]}
+    groups = {"kept": values[:2], "above the cap": values[2:]}
+    edges = statistics.log_edges(values, through=2000.5, bins=6)
+    table = statistics.histogram(groups, edges)
     looks = (figures.FILLED, figures.HATCHED)
-    charts.plot_histogram(axes, groups, x="", y="", looks=looks, run={"cap": 2000}, log=True)
+    charts.plot_histogram(axes, table, x="", y="", looks=looks, run={"cap": 2000}, log=True)
     assert set(legend(axes)) == {"kept (2)", "above the cap (2)", "cap 2,000"}
     assert [bool(patch.get_hatch()) for patch in axes.patches] == [False, True]
 
 
 def test_lines_of_run_and_paper_have_different_patterns() -> None:
     axes = panel()
-    table = statistics.histogram([500, 900], [0, 1000, 2000])
+    table = statistics.histogram({"": [500, 900]}, [0, 1000, 2000])
     marks = {"run": {"mean": 700, "median": 700.5}, "paper": statistics.PAPER_TOKENS}
-    charts.plot_histogram(axes, {"": table}, x="", y="", **marks)
+    charts.plot_histogram(axes, table, x="", y="", **marks)
     labels = [line.get_label() for line in axes.lines]
     assert labels == ["mean 700", "median 700.5", "paper's mean 871.58", "paper's median 781"]
     assert len({str(line._dash_pattern) for line in axes.lines}) == 4
@@ -45,17 +45,17 @@ def test_lines_of_run_and_paper_have_different_patterns() -> None:
 
 def test_a_group_without_values_draws_none() -> None:
     axes = panel()
-    table, none = (statistics.histogram(values, np.linspace(0, 1, 5)) for values in ([0.4], []))
-    groups = {"contextual": table, "non-contextual": none}
+    groups = {"contextual": [0.4], "non-contextual": []}
+    table = statistics.histogram(groups, np.linspace(0, 1, 5))
     marks = {"run": {"contextual mean": 0.4}, "paper": {"mean": statistics.PAPER_OVERLAP}}
-    charts.plot_histogram(axes, groups, x="", y="", **marks)
+    charts.plot_histogram(axes, table, x="", y="", **marks)
     assert legend(axes) == ["contextual (1)", "contextual mean 0.4", "paper's mean 0.24"]
 
 
 def test_groups_of_unequal_size_compare_as_shares() -> None:
     axes = panel()
-    few, many = (statistics.histogram([0.5] * n, [0, 1, 2]) for n in (2, 50))
-    charts.plot_histogram(axes, {"few": few, "many": many}, x="", y="", share=True)
+    table = statistics.histogram({"few": [0.5] * 2, "many": [0.5] * 50}, [0, 1, 2])
+    charts.plot_histogram(axes, table, x="", y="", share=True)
     assert [patch.get_data().values[0] for patch in axes.patches] == [1, 1]
     assert legend(axes) == ["few (2)", "many (50)"]
 

@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 
 from tests.figure_layout import assert_readable
 from tests.notebook_cells import run_section
-from tests.test_figures_selection import Inputs, legend, write
+from tests.test_figures_selection import Inputs, write
 from vislib import figures
-from vislib.figures import image_properties
 
 SIZES = {"a": (640, 480), "b": (640, 480), "c": (200, 800), "d": (1600, 1200)}
 TEXTS = {"a": 0, "b": 2, "c": 45}  # d has no priors
@@ -73,11 +70,6 @@ def make(root: Path, *, experts: dict[str, str] = EXPERTS, stage: str = "04_sele
     }
 
 
-def panels(columns: int = 2) -> list[Axes]:
-    titles = "(a)", "(b)", "(c)"
-    return figures.new_figure(*titles, columns=columns, layout="ab;ac")[1]
-
-
 def tables_of(inputs: Inputs, *, score: float = 0.5, most: int = 9) -> dict[str, Any]:
     """The tables that section 1 of notebook 31 makes."""
     return run_section("31_images", "## 1", inputs, tag_score=score, tags=most)
@@ -95,6 +87,7 @@ def test_without_a_reader_no_image_counts_as_one_without_text(tmp_path: Path) ->
     held = tables_of(make(tmp_path, experts={"tagger": "t"}))
     assert held["pictures"]["texts"].isna().all()
     assert not held["texts"]["count"].any()
+    assert held["experts"]["ocr"] == "none"
 
 
 def test_tags_above_the_score_count_once_per_image(tmp_path: Path) -> None:
@@ -111,41 +104,12 @@ def test_tags_above_the_score_count_once_per_image(tmp_path: Path) -> None:
     assert tables_of(inputs, score=1)["frequent"].empty
 
 
-def test_sizes_are_counted_where_images_are(tmp_path: Path) -> None:
+def test_sizes_and_texts_count_every_image(tmp_path: Path) -> None:
     held = tables_of(make(tmp_path))
-    table = held["sizes"]
-    assert held["short_edge"] == 200
-    assert table["images"].sum() == 4
-    assert {(row.width, row.height): row.images for row in table.itertuples()} == {
-        (200, 800): 1,
-        (640, 480): 2,
-        (1600, 1200): 1,
-    }
-    axes = panels()[1]
-    image_properties.plot_sizes(axes, table, short_edge=200)
-    assert legend(axes) == ["largest: 2 images", "short edge ≥ 200 px"]
-    one = pd.DataFrame({"width": [1], "height": [1], "images": [1]})
-    image_properties.plot_sizes(panels()[1], one, short_edge=1)
-
-
-@pytest.mark.parametrize("counts", [[], [0], [0, 0, 1], [3], [0, 2, 20], [0, 21], [1, 399, 400]])
-def test_every_number_of_texts_is_counted_and_none_stands_apart(counts: list[int]) -> None:
-    images = pd.DataFrame({"texts": [*map(float, counts), float("nan")]})
-    table = image_properties.text_table(images)
-    assert table["count"].sum() == len(counts)
-    assert table["count"].iloc[0] == counts.count(0)
-    assert table["to"].iloc[0] == 0.5
-    assert table["from"].tolist()[1:] == table["to"].tolist()[:-1]
-    assert len(set(table["to"] - table["from"])) == 1
-    assert len(table) <= 23
-
-
-def test_small_print_names_the_experts(tmp_path: Path) -> None:
-    inputs = make(tmp_path / "ram", experts={"tagger": "org/ram"})
-    assert image_properties.experts_note(inputs["experts"]) == "Tags: org/ram. Text: none."
-    assert "Tags: none." in image_properties.experts_note(
-        make(tmp_path / "none", experts={"ocr": "r"})["experts"]
-    )
+    assert held["sizes"].groupby("group")["count"].sum().tolist() == [4, 4]
+    assert held["sides"]["short edge"].tolist() == [480, 480, 200, 1200]
+    texts = held["texts"].groupby("group")["count"].sum()
+    assert texts.to_dict() == {"with text": 2, "without": 1}
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -153,14 +117,16 @@ def test_the_figure_is_equal_bytes_and_readable(tmp_path: Path, columns: int) ->
     """Section 2 of the notebook, over what its section 1 makes."""
     inputs, written = make(tmp_path), []
     held = tables_of(inputs, score=0)
-    names = {name: held[name] for name in ("paths", "pictures", "frequent", "sizes", "texts")}
+    made = ("pictures", "frequent", "sides", "sizes", "texts", "experts")
+    names = {name: held[name] for name in made}
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        size = {"columns": columns, "aspect": 0.72, "short_edge": 200}
+        size = {"columns": columns, "aspect": 0.72}
         figure = run_section("31_images", "## 2", inputs, **names, **size)["figure"]
         assert_readable(figure)
         files = figures.save_figure(figure, folder, "images", held["sizes"])
         written.append([file.read_bytes() for file in files])
         said = {text.get_text() for axes in figure.axes for text in axes.texts}
         assert "67%" in said
+        assert "Tags: org/tagger. Text: rapidocr 3." in {text.get_text() for text in figure.texts}
     assert written[0] == written[1]

@@ -151,7 +151,7 @@ def draw(folder: Path, lengths: Any, classes: Any, columns: int = 2) -> tuple[li
     )
     assert_readable(held["figure"])
     folder.mkdir()
-    return figures.save_figure(held["figure"], folder, "all", held["histograms"]), held["panels"]
+    return figures.save_figure(held["figure"], folder, "all", held["classes"]), held["panels"]
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -183,7 +183,7 @@ def test_bins_are_whole_numbers_wide_and_lose_no_caption(tmp_path: Path) -> None
     )
     lengths, _ = language.length_table([table], ["fused"])
     for name, width in {"words": 13, "sentences": 7}.items():
-        (table,) = language.length_groups(lengths, name, bins=24).values()
+        table = language.length_bins(lengths, name, bins=24)
         assert table["count"].sum() == 4
         assert set(table["to"] - table["from"]) == {width}
         assert len(table) <= 26

@@ -116,11 +116,6 @@ def draw(table: Any) -> tuple[Figure, Axes]:
     return figure, sheet.axes
 
 
-def legend(axes: Axes) -> list[str]:
-    found = axes.get_legend()
-    return [text.get_text() for text in found.get_texts()] if found else []
-
-
 def test_clusters_show_the_nearest_first_and_say_what_became_of_each(inputs: Inputs) -> None:
     table = clusters_of(inputs, count=100, seed=0)
     assert table["title"].unique().tolist() == [f"Cluster {c}" for c in range(CLUSTERS)]

@@ -68,15 +68,25 @@ def test_overlap_table_has_both_ratios_and_skips_failed_captions() -> None:
 
 
 def test_histogram_counts_every_value_once() -> None:
-    table = statistics.histogram([0, 1, 1, 4], [0, 1, 2, 4])
-    assert table["count"].tolist() == [1, 2, 1]
-    assert table["from"].tolist() == [0, 1, 2]
+    table = statistics.histogram({"a": [0, 1, 1, 4], "b": []}, [0, 1, 2, 4])
+    assert table["group"].tolist() == ["a"] * 3 + ["b"] * 3
+    assert table["count"].tolist() == [1, 2, 1, 0, 0, 0]
+    assert table["from"].tolist() == [0, 1, 2] * 2
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 20, 21, 400, 191.5])
+def test_whole_edges_hold_every_number_and_none_but_0_in_the_first(most: float) -> None:
+    edges = statistics.whole_edges(most, bins=20)
+    assert edges[1] == 0.5
+    assert len(set(np.diff(edges))) == 1
+    assert edges[0] < 0 <= most < edges[-1]
+    assert len(edges) <= 23
 
 
 @pytest.mark.parametrize("values", [[3, 40, 2000, 2001, 90000], [5], [2500], [2000], []])
 def test_log_edges_cover_all_values_and_divide_at_the_cap(values: list[int]) -> None:
     edges = statistics.log_edges(values, through=2000.5, bins=10)
-    table = statistics.histogram(values, edges)
+    table = statistics.histogram({"": values}, edges)
     assert table["count"].sum() == len(values)
     assert table.loc[table["from"] >= 2000, "count"].sum() == sum(value > 2000 for value in values)
 

@@ -35,7 +35,7 @@ _LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 p
 
 def plot_histogram(
     axes: Axes,
-    groups: Mapping[str, Any],
+    table: Any,
     *,
     x: str,
     y: str,
@@ -45,19 +45,19 @@ def plot_histogram(
     run: Mapping[str, float] = _NONE,
     paper: Mapping[str, float] = _NONE,
 ) -> None:
-    """Groups of values over one another: each a `statistics.histogram`, its total in the legend.
+    """The groups of a `statistics.histogram` over one another, their totals in the legend.
 
     `share`: of the group's total, so that groups of unequal size compare. `run` and `paper` are
     numbers to mark by vertical lines, such as means; `log` is of the x axis.
     """
-    if not any(table["count"].sum() for table in groups.values()):
+    if not table["count"].any():
         return say(axes, "nothing to count")
     # groups beyond the looks would be drawn alike: callers bound them
-    for (label, table), look in zip(groups.items(), looks, strict=False):
-        if total := table["count"].sum():
-            heights = table["count"] / (total if share else 1)
+    for (label, bins), look in zip(table.groupby("group", sort=False), looks, strict=False):
+        if total := bins["count"].sum():
+            heights = bins["count"] / (total if share else 1)
             # an empty bin is not drawn: its line would lie on the axis
-            edges = [*table["from"], table["to"].iloc[-1]]
+            edges = [*bins["from"], bins["to"].iloc[-1]]
             named = label and f"{label} ({total:,})"
             axes.stairs(heights.where(heights > 0), edges, label=named, **look)
     _mark(axes, run, "", _RUN_LINES, INK)

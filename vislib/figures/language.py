@@ -11,18 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from nltk.tokenize import word_tokenize
 
 from vislib.checks import foreign
 from vislib.figures.charts import GROUPS, marks, plot_dots
-from vislib.figures.statistics import histogram, query
+from vislib.figures.statistics import histogram, query, whole_edges
 from vislib.media.tokenization import sentences
 from vislib.media.words import count_words
 from vislib.runs import InputError, tables
@@ -140,20 +138,15 @@ def _tagger() -> Any:
     return HanoverTagger("morphmodel_en.pgz")
 
 
-def length_groups(lengths: Any, name: str, *, bins: int) -> dict[str, Any]:
-    """Histograms of `words` or `sentences` by group, with mean and median, in at most about `bins`
-    bins.
-    """
+def length_bins(lengths: Any, name: str, *, bins: int) -> Any:
+    """A `statistics.histogram` of `words` or `sentences`; groups are named with mean and median."""
     # the paper's means are in the picture
-    end = ceil(max(*lengths[name], *PAPER[name].values()))
-    # whole numbers wide: half a word is none, and uneven bins would show false gaps
-    step = end // bins + 1
-    edges = np.arange(0, end + step + 1, step) - 0.5
-    groups = {}
-    for group, values in lengths.groupby("group", sort=False)[name]:
-        label = f"{group}: {values.mean():.1f} / {values.median():g}"
-        groups[label] = histogram(values, edges).assign(length=name, group=group)
-    return groups
+    edges = whole_edges(max(*lengths[name], *PAPER[name].values()), bins=bins)
+    groups = {
+        f"{group}: {values.mean():.1f} / {values.median():g}": values
+        for group, values in lengths.groupby("group", sort=False)[name]
+    }
+    return histogram(groups or {"": []}, edges)
 
 
 def plot_classes(axes: Axes, classes: Any) -> None:
