@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.test_merging import split_of
 from tests.work import requests
 from vislib import captioner
-from vislib.captioner import JOIN, Captions, Example, swapped
+from vislib.captioner import Captions, join, swapped
 from vislib.engines.extractive import Extractive
 from vislib.prompts.captions import KINDS, load_prompt
-from vislib.runs import Drop, InputError, Run, sql, start_run, tables
+from vislib.runs import InputError, Run, sql, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
-from vislib.runs.seeding import split_of
 from vislib.training import launch
 from vislib.training.generation import Question, model_key, question_key
 from vislib.training.models import resolve_model
@@ -146,21 +146,19 @@ def trained(ground) -> Run:
     return run
 
 
-def joined(ground: Path, kind: str = "contextual", **changes) -> Captions:
+def joined(ground: Path, kind: str = "contextual", fraction: float = 0.2) -> Captions:
     """What `Captions.of` makes of a run's parameters."""
     root = ground / "runs/demo"
     stages = {"captions": 6, "samples": 2, "images": 3, "priors": 5}
     found = {name: next(root.glob(f"0{n}_*/data/{name}")) for name, n in stages.items()}
-    text = JOIN.format(kind=kind, priors="p.row")
-    given = {
-        "joined": sql.query(text, ground / f"joined {kind}", found, scratch=ground),
-        "images": root / "03_images/data",
-        "kind": kind,
-        "template": load_prompt(kind, None, f"captioner_{kind}") if kind in KINDS else None,
-        "seed": HELD_SEED,
-        "test_fraction": 0.2,
-    }
-    return Captions(**given | changes)
+    text = join(kind, seed=HELD_SEED, test_fraction=fraction, with_priors=True)
+    return Captions(
+        joined=sql.query(text, ground / f"joined {kind}", found, scratch=ground),
+        images=root / "03_images/data",
+        kind=kind,
+        template=load_prompt(kind, None, f"captioner_{kind}") if kind in KINDS else None,
+        seed=HELD_SEED,
+    )
 
 
 def rows_of(run: Run, table: str) -> list[dict]:
@@ -170,7 +168,7 @@ def rows_of(run: Run, table: str) -> list[dict]:
 def test_no_page_stands_on_both_sides_and_no_held_out_image_is_learnt_from(ground):
     captions = joined(ground)
     held, refused = captions.split(0)
-    learnt = [e for e in captions if isinstance(e, Example) and not e.held_out]
+    learnt = list(captions.examples("train"))
     assert {e.page for e in held}
     assert not {e.page for e in held} & {e.page for e in learnt}
     assert not {e.image_id for e in held} & {e.image_id for e in learnt}
@@ -194,7 +192,7 @@ def test_another_page_is_another_page_and_the_image_stays(ground):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"test_fraction": 0.0}, {"test_fraction": 1.0}, {"kind": "a kind of none"}]
+    "changes", [{"fraction": 0.0}, {"fraction": 1.0}, {"kind": "a kind of none"}]
 )
 def test_too_few_captions_are_refused(ground, changes):
     with pytest.raises(InputError, match="held-out ones of two pages"):
@@ -206,8 +204,8 @@ def test_priors_are_asked_for_where_a_kind_needs_them(ground):
     with pytest.raises(InputError, match="priors is empty"):
         captioner.Plan.of(run)
     run.close()
-    refused = [found for found in joined(ground, "fused") if isinstance(found, Drop)]
-    assert {r.reason for r in refused} == {"no_priors", "image_failed"}
+    _, refused = joined(ground, "fused").split(0)
+    assert {r.reason for r in refused} == {"no_priors", "image_failed", "image_in_train"}
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +224,7 @@ def asked(ground):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_taught_to_the_letter_what_stage_06_asks(ground, asked, kind):
     captions = joined(ground, kind)
-    examples = [found for found in captions if isinstance(found, Example)]
+    examples = [*captions.examples("train"), *captions.examples("test")]
     assert len(examples) > 15
     for example in examples:
         request = asked[kind, example.name]

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from vislib import experts
-from vislib.experts import Box, Findings, Tag, stage
+from vislib.experts.findings import Box, Findings, Tag
+from vislib.experts.overlays import examples, overlay
 from vislib.media.pixels import read_image
 from vislib.runs import InputError, Run, short_hash, start_run, tables
 from vislib.runs.cells import do_work
@@ -48,7 +49,7 @@ def begin(
     another address.
     """
     monkeypatch.setenv("VISLIB_RUNS", str(folder / "runs"))
-    stage.panel_of.cache_clear()  # as in a new kernel
+    experts.panel_of.cache_clear()  # as in a new kernel
     root = folder / "runs" / "demo"
     data, ledger = root / "03_images" / "data", root / "03_images" / "data" / "images"
     if not ledger.exists():
@@ -101,8 +102,8 @@ BOXES = Findings(
 def test_each_image_is_looked_at_once_and_has_its_priors(tmp_path, monkeypatch):
     tagger, detector = Fixed("tagger", TAGS), Fixed("open_detector", BOXES)
     reader = Fixed("ocr", Findings(texts=(Box("STOP", 0.5, 0.0, 0.25, 1.0, 0.5),)))
-    monkeypatch.setattr(stage, "team", lambda settings: (tagger, detector, reader))
-    monkeypatch.setattr(stage, "IMAGES_PER_PART", 2)
+    monkeypatch.setattr(experts, "team", lambda settings: (tagger, detector, reader))
+    monkeypatch.setattr(experts, "IMAGES_PER_PART", 2)
     run = begin(tmp_path, [picture(width) for width in (90, 60, 70, 80, 50)], monkeypatch)
     do_work(run)
     assert [width for width, _ in tagger.asked] == [90, 60, 70, 80, 50]  # in order of appearance
@@ -160,9 +161,9 @@ def test_large_pictures_are_seen_whole_a_few_at_once_and_notes_are_counted(tmp_p
             seen.append([image.size for image in images])
             return [Findings(notes=("read_small",)) for _ in images]
 
-    monkeypatch.setattr(stage, "team", lambda settings: (Noting("ocr", Findings()),))
-    monkeypatch.setattr(stage, "_FEWEST_PARTS", 1)
-    monkeypatch.setattr(stage, "_PIXELS", 400_000)
+    monkeypatch.setattr(experts, "team", lambda settings: (Noting("ocr", Findings()),))
+    monkeypatch.setattr(experts, "_FEWEST_PARTS", 1)
+    monkeypatch.setattr(experts, "_PIXELS", 400_000)
     run = begin(
         tmp_path, [picture(width) for width in (3000, 50, 4000, 60)], monkeypatch, batch_size=4
     )
@@ -173,7 +174,7 @@ def test_large_pictures_are_seen_whole_a_few_at_once_and_notes_are_counted(tmp_p
 
 def test_an_expert_that_fails_on_an_image_loses_that_image_only(tmp_path, monkeypatch):
     detector = Fixed("detector", BOXES, fails=lambda image: image.width == 70)
-    monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS), detector))
+    monkeypatch.setattr(experts, "team", lambda settings: (Fixed("tagger", TAGS), detector))
     run = begin(tmp_path, [picture(width) for width in (90, 70, 80)], monkeypatch, batch_size=64)
     do_work(run)
     assert [len(row["boxes"]) for row in priors(run).values()] == [1, 0, 1]
@@ -196,9 +197,9 @@ def test_an_expert_that_always_fails_is_an_error_and_a_rerun_asks_again(
     tmp_path, monkeypatch, images, asked
 ):
     broken = Fixed("ocr", BOXES, fails=lambda image: True)
-    monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS), broken))
-    monkeypatch.setattr(stage, "IMAGES_PER_PART", 10)
-    monkeypatch.setattr(stage, "_FEWEST_PARTS", 1)
+    monkeypatch.setattr(experts, "team", lambda settings: (Fixed("tagger", TAGS), broken))
+    monkeypatch.setattr(experts, "IMAGES_PER_PART", 10)
+    monkeypatch.setattr(experts, "_FEWEST_PARTS", 1)
     pictures = [picture(50 + number) for number in range(images)]
     run = begin(tmp_path, pictures, monkeypatch)
     with pytest.raises(
@@ -207,7 +208,7 @@ def test_an_expert_that_always_fails_is_an_error_and_a_rerun_asks_again(
         do_work(run)
     run.close()
     monkeypatch.setattr(
-        stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("ocr", BOXES))
+        experts, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("ocr", BOXES))
     )
     run = begin(tmp_path, pictures, monkeypatch)
     do_work(run)
@@ -216,7 +217,7 @@ def test_an_expert_that_always_fails_is_an_error_and_a_rerun_asks_again(
 
 
 def test_dead_links_and_unreadable_files_are_set_aside(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS),))
+    monkeypatch.setattr(experts, "team", lambda settings: (Fixed("tagger", TAGS),))
     run = begin(tmp_path, [picture(90), None, picture(70), picture(60)], monkeypatch)
     files = run.table("images").parent / "files"
     (files / f"{ids(2)[0]}.png").write_bytes(b"\x89PNG, cut off")
@@ -242,15 +243,15 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return False
 
-    monkeypatch.setattr(stage, "IMAGES_PER_PART", 1)
+    monkeypatch.setattr(experts, "IMAGES_PER_PART", 1)
     pictures = [picture(width) for width in (90, 70, 80, 60)]
-    monkeypatch.setattr(stage, "team", lambda settings: (Fixed("tagger", TAGS, fails=stop),))
+    monkeypatch.setattr(experts, "team", lambda settings: (Fixed("tagger", TAGS, fails=stop),))
     run = begin(tmp_path, pictures, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         do_work(run)
     run.close()
     tagger = Fixed("tagger", TAGS)
-    monkeypatch.setattr(stage, "team", lambda settings: (tagger,))
+    monkeypatch.setattr(experts, "team", lambda settings: (tagger,))
     run = begin(tmp_path, pictures, monkeypatch)
     do_work(run)
     assert [width for width, _ in tagger.asked] == [80, 60]
@@ -326,7 +327,7 @@ def test_overlays_show_priors_on_pictures_of_any_size(tmp_path):
         ((9000, 3), (480, 1)),
     ):
         Image.new("RGB", size, "white").save(tmp_path / "a.png")
-        drawn = experts.overlay(tmp_path / "a.png", prior)
+        drawn = overlay(tmp_path / "a.png", prior)
         assert drawn.size == shown
         if min(shown) > 9:
             colours = {colour for _, colour in drawn.getcolors(1 << 20)}
@@ -336,11 +337,11 @@ def test_overlays_show_priors_on_pictures_of_any_size(tmp_path):
 
 def test_a_seeded_handful_is_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        stage, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("detector", BOXES))
+        experts, "team", lambda settings: (Fixed("tagger", TAGS), Fixed("detector", BOXES))
     )
     run = begin(tmp_path, [picture(width) for width in (90, 60, 70)], monkeypatch)
     do_work(run)
-    two = experts.examples(run, 2)
+    two = examples(run, 2)
     assert [max(read_image(row["picture"]).size) for row in two] == [480, 480]
     assert two[0]["boxes"] == ["lamp 0.75 (detector)"]
     assert (two[0]["tags"], two[0]["texts"]) == (["lamp 0.90", "street 0.50"], [])

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import pandas
 import pytest
 
 from vislib import merging
@@ -23,10 +25,9 @@ from vislib.merging import (
     similar_questions,
 )
 from vislib.prompts import load
-from vislib.runs import InputError, tables
+from vislib.runs import InputError, seeded, sql, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, QUESTIONS, SAMPLES
 from vislib.runs.record import Run
-from vislib.runs.seeding import split_of
 from vislib.runs.stage import Stage
 
 F, M = "free_form", "multiple_choice"
@@ -120,14 +121,23 @@ def sample(n: int, page: str = "") -> dict[str, Any]:
     }
 
 
-def test_pages_are_split_by_hash_near_the_fraction() -> None:
-    splits = [split_of(sample(n), seed=0, test_fraction=0.1) for n in range(2000)]
-    assert 150 < splits.count("test") < 250
-    assert split_of(sample(1, "p"), seed=0, test_fraction=0.5) == split_of(
-        sample(2, "p"), seed=0, test_fraction=0.5
-    )
-    assert {split_of(sample(n), seed=0, test_fraction=0.0) for n in range(50)} == {"train"}
-    assert splits != [split_of(sample(n), seed=1, test_fraction=0.1) for n in range(2000)]
+def split_of(row: dict[str, Any], *, seed: int, test_fraction: float) -> str:
+    """The split of a sample's page, drawn as all else that is drawn."""
+    share = seeded(seed, row["page_url"] or row["doc_id"]) / 2**64
+    return "test" if share < test_fraction else "train"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "least", "most"), [(0, 0, 0), (0.1, 150, 250), (1, 2001, 2001)]
+)
+def test_pages_are_split_by_hash(fraction: float, least: int, most: int) -> None:
+    rows = [*map(sample, range(2000)), sample(1) | {"page_url": ""}]
+    frame = pandas.DataFrame(rows)  # noqa: F841  # which DuckDB finds by its name
+    for seed in (0, 1):
+        query = f"SELECT {sql.split(seed, fraction)} FROM frame"
+        found = [split for (split,) in duckdb.sql(query).fetchall()]
+        assert found == [split_of(row, seed=seed, test_fraction=fraction) for row in rows]
+        assert least <= found.count("test") <= most
 
 
 # -- the stage

@@ -20,8 +20,7 @@ from vislib.engines import Request
 from vislib.engines.extractive import Extractive
 from vislib.engines.thoughts import without_thoughts
 from vislib.prompts.captions import FUSED, PAGE, load_prompt, render_prompt
-from vislib.runs import Drop, InputError, Run, choose, seeded, tables
-from vislib.runs.seeding import split_of
+from vislib.runs import Drop, InputError, Run, choose, seeded, sql, tables
 from vislib.runs.tables import Row
 from vislib.training import launch, planning
 from vislib.training.chat import MARK
@@ -47,21 +46,43 @@ REASONS = {
     "image_in_train": "held out, but another page shows the same image and is learnt from",
     "not_chosen": "held out, beyond the number that `held_out` allows",
 }  # beside those of a row that cannot be encoded
-# Of priors the first row counts: one image may stand on several pages.
-JOIN = """
-SELECT c.row AS caption, s.row AS sample, i.row AS image, {priors} AS priors
-FROM captions c
-LEFT JOIN samples s ON s.sample_id = c.sample_id
-LEFT JOIN images i ON i.image_url = s.image_url AND i.path IS NOT NULL
-LEFT JOIN (SELECT image_id, min(row) AS row FROM priors GROUP BY image_id) p
-ON p.image_id = i.image_id
-WHERE c.kind = '{kind}'
-ORDER BY c.row
-"""
-_JOINED = ("caption", "sample", "image", "priors")
 _DIFFERENCES = (("after", "before"), ("after", "after_swapped"))
 _OF_PAGE = frozenset((*PAGE, "world_knowledge"))  # fields that another page fills anew
 Texts = dict[str, list[str]]  # captions of each system, in the order of the held-out examples
+
+
+def join(kind: str, *, seed: int, test_fraction: float, with_priors: bool) -> str:
+    """SQL: one row per caption of a kind with what its writer read, in order, its split, and the
+    `fault` (reason, detail) for which it is neither learnt from nor held out.
+
+    The split is by page, that of stage 08 with its seed and fraction: captions of one page say the
+    same things.
+    """
+    needed = "TRUE" if kind in FUSED else "FALSE"
+    return f"""
+    WITH joined AS (
+        SELECT captions.row AS caption, samples.row AS sample, images.row AS image,
+            {"prior.row" if with_priors else "NULL"} AS priors, images.image_id,
+            {sql.split(seed, test_fraction)} AS split,
+            -- in the order in which a caption came about: the first lack is the cause
+            CASE WHEN captions.status <> 'ok' THEN ['caption_failed', captions.reason]
+            WHEN samples.row IS NULL THEN ['sample_unknown', '']
+            WHEN images.row IS NULL THEN ['image_failed', samples.image_url]
+            WHEN {needed} AND prior.row IS NULL THEN ['no_priors', images.image_id] END AS fault
+        FROM captions LEFT JOIN samples USING (sample_id)
+            LEFT JOIN images ON images.image_url = samples.image_url AND path IS NOT NULL
+            -- of priors the first row counts: one image may stand on several pages
+            LEFT JOIN (SELECT image_id, min(row) AS row FROM priors GROUP BY image_id) AS prior
+                ON prior.image_id = images.image_id
+        WHERE captions.kind = '{kind}'
+    )
+    SELECT caption, sample, image, priors, split,
+        -- an image may stand on several pages, and one that is learnt from tests nothing
+        if(fault IS NULL AND split = 'test' AND image_id IN (
+            SELECT image_id FROM joined WHERE fault IS NULL AND split = 'train'
+        ), ['image_in_train', image_id], fault) AS fault
+    FROM joined ORDER BY caption
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +96,6 @@ class Example:
     path: Path
     priors: Row | None
     caption: str
-    held_out: bool
 
     @property
     def name(self) -> str:
@@ -96,9 +116,8 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """The captions of one kind, joined with what their writer read, the folder of their images, and
-    the prompt that asks for them. Captions of a share of the pages are held out: the same pages as
-    in stage 08, with its seed and fraction.
+    """The captions of one kind, joined with what their writer read (`join`), the folder of their
+    images, and the prompt that asks for them.
     """
 
     joined: Path
@@ -106,7 +125,6 @@ class Captions:
     kind: str
     template: prompts.Template
     seed: int
-    test_fraction: float
 
     @classmethod
     def of(cls, run: Run) -> "Captions":
@@ -119,8 +137,9 @@ class Captions:
                 f"kind is {kind}, but priors is empty; set priors to 05_experts/priors"
             )
         # One row per caption: what is lost or doubled in the join is an error, not fewer rows.
+        fraction = run.params.test_fraction
         joined = run.sql(
-            JOIN.format(kind=kind, priors="p.row" if priors else "NULL"),
+            join(kind, seed=run.seed, test_fraction=fraction, with_priors=priors is not None),
             into="joined",
             one_per="caption.sample_id",
             captions=run.table("captions"),
@@ -136,7 +155,6 @@ class Captions:
             # A template of its own, short: a trained model needs no rules.
             template=load_prompt(kind, run.input("prompt"), f"captioner_{kind}"),
             seed=run.seed,
-            test_fraction=run.params.test_fraction,
         )
 
     def prompt(self, example: Example) -> str:
@@ -151,70 +169,49 @@ class Captions:
 
     def entries(self) -> Iterator[Row]:
         """The rows to learn from: captions that can be used, of pages that are not held out."""
-        for found in self:
-            if isinstance(found, Example) and not found.held_out:
-                # As stage 06 asks and as stage 08 writes rows: one turn each.
-                turns = [
-                    {"from": "human", "value": self.question(found)},
-                    {"from": "gpt", "value": found.caption},
-                ]
-                yield entry(found.name, VISUAL, [found.path], turns, sample=found.name)
+        for example in self.examples("train"):
+            # As stage 06 asks and as stage 08 writes rows: one turn each.
+            turns = [
+                {"from": "human", "value": self.question(example)},
+                {"from": "gpt", "value": example.caption},
+            ]
+            yield entry(example.name, VISUAL, [example.path], turns, sample=example.name)
 
-    def __iter__(self) -> Iterator[Example | Drop]:
-        """Every caption of the kind in order, or why it is neither learnt from nor held out."""
+    def examples(self, split: str) -> Iterator[Example]:
+        """The captions of a split that can be used, in order."""
         for row in tables.read_rows(self.joined):
-            caption, sample, image, priors = (row[part] for part in _JOINED)
-            name = caption["sample_id"]
-            # In the order in which a caption came about: the first lack is the cause.
-            if caption["status"] != "ok":
-                yield Drop("caption_failed", caption["reason"], name)
-            elif sample is None:
-                yield Drop("sample_unknown", id=name)
-            elif image is None:
-                yield Drop("image_failed", sample["image_url"], name)
-            elif self.kind in FUSED and priors is None:
-                yield Drop("no_priors", image["image_id"], name)
-            else:
-                # Page by page, as captions of one page say the same things.
-                split = split_of(sample, seed=self.seed, test_fraction=self.test_fraction)
+            if row["split"] == split and row["fault"] is None:
                 yield Example(
-                    sample=sample,
-                    image_id=image["image_id"],
-                    path=self.images / image["path"],
-                    priors=priors,
-                    caption=caption["caption"],
-                    held_out=split == "test",
+                    sample=row["sample"],
+                    image_id=row["image"]["image_id"],
+                    path=self.images / row["image"]["path"],
+                    priors=row["priors"],
+                    caption=row["caption"]["caption"],
                 )
 
     def split(self, most: int) -> tuple[list[Example], list[Drop]]:
         """At most `most` held-out captions (0: all of their pages), a seeded choice, and those that
         are neither learnt from nor held out. Raises InputError if there are too few.
         """
-        held, refused, learnt = list[Example](), list[Drop](), set[str]()
-        for found in self:
-            if isinstance(found, Drop):
-                refused.append(found)
-            elif found.held_out:
-                held.append(found)
-            else:
-                learnt.add(found.image_id)
-        # An image may stand on several pages, and one that is learnt from tests nothing.
-        apart = [example for example in held if example.image_id not in learnt]
-        chosen = choose(apart, most, self.seed, key=lambda example: example.name)
+        refused = []
+        for row in tables.read_rows(self.joined, ["caption", "fault"]):
+            if row["fault"]:
+                reason, detail = row["fault"]
+                refused.append(Drop(reason, detail, row["caption"]["sample_id"]))
+        held = list(self.examples("test"))
+        chosen = choose(held, most, self.seed, key=lambda example: example.name)
+        n_learnt = sum(1 for _ in self.examples("train"))
         # Of one page alone nothing can be drawn: no score would have an interval.
-        if not learnt or len({example.page for example in chosen}) < 2:
+        if not n_learnt or len({example.page for example in chosen}) < 2:
             raise InputError(
-                f"{self.joined}: of the {self.kind} captions {len(learnt)} images are to learn from"
-                f" and {len(chosen)} captions held out; take some to learn from, and held-out ones"
-                " of two pages at least: more captions, another test_fraction, held_out or seed"
+                f"{self.joined}: of the {self.kind} captions {n_learnt} are to learn from and"
+                f" {len(chosen)} held out; take some to learn from, and held-out ones of two pages"
+                " at least: more captions, another test_fraction, held_out or seed"
             )
         # Whoever is neither learnt from nor asked must be in the account.
         kept = {example.name for example in chosen}
-        for example in held:
-            if example.name not in kept:
-                reason = "image_in_train" if example.image_id in learnt else "not_chosen"
-                refused.append(Drop(reason, example.image_id, example.name))
-        return chosen, refused
+        others = [example for example in held if example.name not in kept]
+        return chosen, refused + [Drop("not_chosen", one.image_id, one.name) for one in others]
 
 
 def swapped(examples: Sequence[Example], seed: int) -> list[Example]:

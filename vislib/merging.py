@@ -175,9 +175,6 @@ def join(
     `limit`, so many of the samples without a fault, by hash. `asked`: whether there are questions
     at all.
     """
-    page = "coalesce(nullif(page_url, ''), doc_id)"
-    # A share of the 2^64 hashes, as the text that their 16 digits are compared with.
-    edge = f"{min(int(test_fraction * 2**64), 2**64 - 1):016x}"
     chosen = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     states, faults = _faults(kinds, asked)
     nothing = "(SELECT *, '' AS question_type FROM captions LIMIT 0)"
@@ -193,7 +190,7 @@ def join(
     ), whole AS (
         SELECT samples.row AS sample, images.row AS image, caption.rows AS captions,
             question.rows AS questions, sample_id, image_id,
-            if({sql.drawn(page, seed)} < '{edge}', 'test', 'train') AS split,
+            {sql.split(seed, test_fraction)} AS split,
             CASE WHEN images.status IS NULL THEN ['image_failed', 'not in the ledger']
             WHEN images.status <> 'ok' THEN ['image_failed', images.reason]
             {faults} END AS fault

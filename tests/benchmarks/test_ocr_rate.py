@@ -19,14 +19,14 @@ import pyarrow as pa
 import pytest
 from rapidocr import RapidOCR
 
-from vislib.experts import stage
+from vislib import experts
 from vislib.runs import choose, tables
 
 IMAGES, PER_TURN, PER_SHARD = 60, 12, 3
 IMAGES_OF = pa.schema([(name, pa.string()) for name in ("image_id", "path", "image_url", "reason")])
 
 
-def settings(threads: int) -> stage.Settings:
+def settings(threads: int) -> experts.Settings:
     given = {
         "tagger": "",
         "tagger_threshold": 0.1,
@@ -42,7 +42,7 @@ def priors(shard: Path, threads: int) -> int:
     """Stage 05's own work on one shard."""
     rows = [row | {"number": 0} for row in tables.read_rows(shard)]
     given = {"root": Path("/"), "overlap": 0.6, "max_boxes": 0}
-    return len(list(stage.look(rows, settings=settings(threads), **given)))
+    return len(list(experts.look(rows, settings=settings(threads), **given)))
 
 
 def seconds(work: Callable[[], object]) -> float:

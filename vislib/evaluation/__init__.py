@@ -1,25 +1,190 @@
-"""Stage 12: models on benchmarks, and whether their differences are real (VisCon-100K, section
-5.2).
+"""Stage 12: every model answers, then scores and comparisons are drawn from all answers
+(VisCon-100K, section 5.2).
 """
 
-from vislib.evaluation.benchmarks import BENCHMARKS
-from vislib.evaluation.contextual import load_questions
-from vislib.evaluation.stage import (
-    answer,
-    compare,
-    local_row,
-    open_arms,
-    replies,
-    wrong_answers,
-)
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BENCHMARKS",
-    "answer",
-    "compare",
-    "load_questions",
-    "local_row",
-    "open_arms",
-    "replies",
-    "wrong_answers",
-]
+from vislib.evaluation.benchmarks import CONTEXTUAL
+from vislib.evaluation.contextual import (
+    MULTIPLE_CHOICE,
+    TYPES,
+    PageQuestion,
+    load_questions,
+)
+from vislib.evaluation.lmms import Harness
+from vislib.evaluation.parsing import Reader, result_row
+from vislib.evaluation.statistics import Statistics
+from vislib.letters import lenient_letter
+from vislib.runs import InputError, choose, tables
+from vislib.runs.tables import Row
+from vislib.training import generation
+from vislib.training.generation import Question
+from vislib.training.models import read_facts, resolve_model
+
+if TYPE_CHECKING:
+    from vislib.runs import Run
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model to evaluate: where it lies, and the model, arm and seed that tables and figures call
+    it by.
+    """
+
+    place: str
+    model: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For messages and logs."""
+        return f"{self.model}/{self.arm}/{self.seed}"
+
+    @property
+    def cell(self) -> Row:
+        """Its columns of the contract's tables."""
+        return {"model": self.model, "arm": self.arm, "seed": self.seed}
+
+
+def open_arms(run: "Run") -> list[Arm]:
+    """The models of a run's parameters; one that was not trained here is the arm `untrained` of its
+    own name.
+
+    Raises InputError if there is none, two are called the same, or `reference` is no arm.
+    """
+    arms: list[Arm] = []
+    for value in run.params.models:
+        place = resolve_model(value, run)
+        # What was not trained here has no record beside it.
+        facts = {"model": value, "arm": "untrained", "seed": 0} | read_facts(place)
+        arms.append(Arm(place, str(facts["model"]), str(facts["arm"]), int(facts["seed"])))
+        # Two of one name would share their rows in every table.
+        if [arm.name for arm in arms].count(arms[-1].name) > 1:
+            raise InputError(
+                f"models holds {arms[-1].name} twice ({value}); leave one out, or train with"
+                " another seed"
+            )
+    names = sorted({arm.arm for arm in arms})
+    if not names:
+        raise InputError("models is empty; name one or more, such as 10_finetuning.leaky_mix/model")
+    if run.params.reference and run.params.reference not in names:
+        raise InputError(
+            f"reference is {run.params.reference!r}; the arms of models: {', '.join(names)}, or"
+            " empty"
+        )
+    return arms
+
+
+def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
+    """Ask every model what the journals lack, and write `results`.
+
+    `read` says which letter a reply to a multiple-choice question means. Raises InputError where a
+    model, its questions or lmms-eval cannot be had.
+    """
+    arms = open_arms(run)
+    questions, refused = load_questions(run)
+    with run.output() as output:
+        output.take("question", len(questions) + len(refused))
+        output.keep("question", len(questions))
+        for name, reason, detail in refused:
+            output.drop("question", name, reason, detail)
+        # Both ways give the same columns, so that all that follows is one.
+        for row in _asked(run, arms, questions, read):
+            output.take("answer")
+            if "reason" in row:
+                name = f"{row['model']}/{row['arm']}/{row['seed']}/{row['sample_id']}"
+                # The model stands in the name: the same question may fail for one alone.
+                output.drop("answer", name, row["reason"], row["detail"])
+            else:
+                output.keep("answer")
+                output.write("results", row)
+
+
+def _asked(
+    run: "Run", arms: list[Arm], questions: list[PageQuestion], read: Reader
+) -> Iterator[Row]:
+    """Results of all arms on our own benchmark, and on the tasks that lmms-eval runs; what has no
+    verdict has a reason.
+    """
+    by_lmms = run.params.evaluator == "lmms_eval"
+    tasks = list(dict.fromkeys(run.params.tasks)) if by_lmms else [CONTEXTUAL]
+    public = [task for task in tasks if task != CONTEXTUAL]
+    # First, before our own questions take hours: it may not be there.
+    harness = Harness(run, public) if by_lmms else None
+    if CONTEXTUAL in tasks:
+        for arm, question, reply, lost in replies(run, arms, questions):
+            if reply is None:
+                yield arm.cell | {"sample_id": question.id} | lost
+            else:
+                yield arm.cell | local_row(question, reply, read=read)
+    if harness:
+        with run.progress(len(arms) * len(public), "tasks of models") as progress:
+            for arm in arms:
+                for task in public:
+                    yield from (arm.cell | row for row in harness.rows(arm.place, task, read))
+                    progress.update(task=task)
+
+
+def replies(
+    run: "Run", arms: list[Arm], questions: list[PageQuestion]
+) -> Iterator[tuple[Arm, PageQuestion, str | None, Row]]:
+    """What each model says to each question, generated here and journalled; without a reply why
+    (`reason`, `detail`).
+    """
+    params = run.params
+    # A letter is short; an answer in words may need a sentence.
+    limits = dict(
+        zip(TYPES, (params.max_answer_tokens_choice, params.max_answer_tokens_free), strict=True)
+    )
+    asked = [Question(q.id, q.text, str(q.image), limits[q.type]) for q in questions]
+    how = {name: getattr(params, name) for name in ("batch_size", "device", "precision")}
+    # Answers go by weights and not by places, so a model that moved is not asked again.
+    places = [arm.place for arm in arms]
+    found = generation.answers_of_models(run, places, asked, progress="answers", **how)
+    for arm, of_arm in zip(arms, found, strict=True):
+        for question, reply in zip(questions, of_arm, strict=True):
+            # A failure is asked again by the next run; until then it has a reason.
+            yield arm, question, reply.text, {"reason": reply.reason, "detail": reply.detail}
+
+
+def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_letter) -> Row:
+    """A question of the local benchmark with a reply: right as it is leniently read."""
+    reads = "letter" if question.type == MULTIPLE_CHOICE else "text"
+    options = question.options
+    row = result_row(question.id, reply, question.answer, reads, options=options, read=read)
+    row |= {"benchmark": CONTEXTUAL, "question_type": question.type, "cluster": question.page}
+    # No harness judges here: the lenient reading is the verdict.
+    return row | ({} if row["parsed"] is None else {"correct": bool(row["lenient"])})
+
+
+def compare(run: "Run") -> None:
+    """Write `scores` and `comparisons` of the `results` that were written."""
+    import pandas
+
+    # Read back, so that a changed cell here compares without asking anybody.
+    results = pandas.read_parquet(run.data / "results")
+    statistics = Statistics(results=results, confidence=run.params.confidence)
+    found = {
+        "scores": statistics.scores(),
+        "comparisons": statistics.comparisons(run.params.reference),
+    }
+    for name, rows in found.items():
+        tables.write_table(run.data / name, run.schemas[name], rows)
+
+
+def wrong_answers(run: "Run", count: int) -> list[Row]:
+    """A seeded handful of wrong answers to local questions, with `picture` and `question`, to look
+    at.
+    """
+    # Of public benchmarks neither question nor picture is here to be shown.
+    shown = {
+        question.id: {"picture": question.image, "question": question.text}
+        for question in load_questions(run)[0]
+    }
+    rows = tables.read_rows(run.data / "results")
+    wrong = [row for row in rows if row["correct"] is False and row["sample_id"] in shown]
+    chosen = choose(wrong, count, run.seed, key="{sample_id}/{model}/{arm}".format_map)
+    return [row | shown[row["sample_id"]] for row in chosen]

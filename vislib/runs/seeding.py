@@ -3,8 +3,8 @@ a result.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 Row = TypeVar("Row")
 
@@ -33,12 +33,3 @@ def choose(
     # the place breaks ties between equal keys
     ranked = sorted(range(len(kept)), key=lambda i: (seeded(seed, key(kept[i])), i))
     return [kept[i] for i in sorted(ranked[:limit])]
-
-
-def split_of(sample: Mapping[str, Any], *, seed: int, test_fraction: float) -> str:
-    """`test` for a `test_fraction` of pages, by hash of seed and page URL (of doc_id where a page
-    has no URL).
-    """
-    # by page, so that two images of one page never stand on both sides of the split
-    share = seeded(seed, sample["page_url"] or sample["doc_id"]) / 2**64
-    return "test" if share < test_fraction else "train"

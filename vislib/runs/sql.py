@@ -61,6 +61,17 @@ def drawn(column: str, seed: int) -> str:
     return f"left(sha256('{seed}' || chr(0) || {column}), 16)"
 
 
+def split(seed: int, test_fraction: float) -> str:
+    """SQL of `test` for a `test_fraction` of pages and `train` for the others, by hash of seed and
+    `page_url` (of `doc_id` where a page has no URL).
+    """
+    # By page, so that two images of one page never stand on both sides of the split.
+    page = "coalesce(nullif(page_url, ''), doc_id)"
+    # A share of the 2^64 hashes, as the text that their 16 digits are compared with.
+    edge = min(int(test_fraction * 2**64), 2**64 - 1)
+    return f"if({drawn(page, seed)} < '{edge:016x}', 'test', 'train')"
+
+
 def select(text: str, tables: Mapping[str, Path], scratch: Path) -> list[tuple[Any, ...]]:
     """The rows of a small result, such as counts."""
     with connect(tables, scratch) as connection:
