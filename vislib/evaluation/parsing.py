@@ -41,8 +41,10 @@ def options_in(prompt: str) -> list[str]:
     lines = re.findall(r"^[ \t]*([A-Z])\.[ \t](.*)", prompt, re.MULTILINE)
     # A sentence may begin as the list does: the list is what follows the last A.
     start = max((place for place, (letter, _) in enumerate(lines) if letter == "A"), default=0)
-    listed = zip(LETTERS, lines[start:], strict=False)
-    found = [text.strip() for letter, (own, text) in listed if own == letter]
+    found = []
+    for letter, (own, text) in zip(LETTERS, lines[start:], strict=False):
+        if own == letter:
+            found.append(text.strip())
     return found if len(found) > 1 else []
 
 
@@ -54,18 +56,30 @@ def result_row(
     """
     reply = without_thoughts(reply)[0].strip()
     # Every column, so that rows of all benchmarks make one table.
-    row: Row = {"sample_id": name, "question_type": "", "prediction": reply, "answer": answer}
+    row: Row = {
+        "sample_id": name,
+        "question_type": "",
+        "prediction": reply,
+        "answer": answer,
+        "cluster": "",
+        "words": count_words(reply),
+    }
     row |= dict.fromkeys(("correct", "parsed", "strictly_correct", "lenient", "points"))
-    row |= {"cluster": "", "words": count_words(reply)}
     if reads == "letter":
-        strict, lenient = strict_letter(reply, LETTERS[: len(options)]), read(reply, options)
+        strict = strict_letter(reply, LETTERS[: len(options)])
+        lenient = read(reply, options)
     elif reads == "yes_no":
         # Strictly the word alone, but for case and a full stop.
-        strict, lenient, answer = reply.rstrip(".").lower(), lenient_yes_no(reply), answer.lower()
+        strict = reply.rstrip(".").lower()
+        lenient = lenient_yes_no(reply)
+        answer = answer.lower()
     else:
         return row
-    row |= {"parsed": bool(lenient), "lenient": float(lenient == answer)}
-    return row | {"strictly_correct": strict == answer}
+    return row | {
+        "parsed": bool(lenient),
+        "lenient": float(lenient == answer),
+        "strictly_correct": strict == answer,
+    }
 
 
 def read_log(
@@ -121,13 +135,21 @@ def _item_row(item: Item, score: float, judged: Sequence[Item], read: Reader) ->
 
 
 def _sample_row(item: Item, sample: Sample, read: Reader) -> Row:
-    options, answer = options_in(sample["input"]), str(sample["target"]).strip()
-    reads, kind = item.benchmark.reads, item.kind
+    options = options_in(sample["input"])
+    answer = str(sample["target"]).strip()
+    reads = item.benchmark.reads
+    kind = item.kind
     if reads == "letter":
         kind = kind or ("multiple_choice" if options else "")
         # An open question of MMMU may have a letter for its answer, a key of music.
         lettered = kind not in ("", "open") and answer in tuple(LETTERS)
         reads = "letter" if lettered else "text"
-    options = options or [""] * _UNLISTED
-    row = result_row(item.id, logged_reply(sample), answer, reads, options=options, read=read)
+    row = result_row(
+        item.id,
+        logged_reply(sample),
+        answer,
+        reads,
+        options=options or [""] * _UNLISTED,
+        read=read,
+    )
     return row | {"question_type": kind}

@@ -56,12 +56,14 @@ def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
     steps = np.rint(np.abs(sums) / unit).astype(int)
     chances = np.ones(1)  # that the clusters which favour one side sum up to 0, 1, 2, … steps
     # Clusters of one size are a binomial: far fewer convolutions than clusters.
-    for step, clusters in zip(*np.unique(steps[steps > 0], return_counts=True), strict=True):
+    sizes, counts = np.unique(steps[steps > 0], return_counts=True)
+    for step, clusters in zip(sizes, counts, strict=True):
         alike = np.zeros(step * clusters + 1)
         alike[::step] = binom.pmf(np.arange(clusters + 1), clusters, 0.5)
         chances = np.convolve(chances, alike)
     fewer = (int(steps.sum()) - round(total / unit)) // 2
-    return min(1.0, 2 * float(chances[: fewer + 1].sum()))
+    one_sided = float(chances[: fewer + 1].sum())
+    return min(1.0, 2 * one_sided)
 
 
 def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
@@ -76,7 +78,8 @@ def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
 
     # Those of the test's level and of its power, as in every formula for sample sizes.
     deviations = norm.ppf((1 + confidence) / 2) + norm.ppf(POWER)
-    return float(deviations * np.sqrt((sums**2).sum()) / n) or None
+    spread = np.sqrt((sums**2).sum())
+    return float(deviations * spread / n) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,8 @@ class Statistics:
         table = prepared(self.results)
         for (model, arm), own in table.groupby(["model", "arm"], sort=False):
             for name, cell in own.groupby("benchmark", sort=False):
-                rows.append(self._score(cell) | {"model": model, "arm": arm, "benchmark": name})
+                names = {"model": model, "arm": arm, "benchmark": name}
+                rows.append(self._score(cell) | names)
         return _table(rows, BENCHMARK_SCORES)
 
     def comparisons(self, reference: str) -> list[Row]:
@@ -112,7 +116,12 @@ class Statistics:
             others = [arm for arm in arms if arm != reference]
             for arm in others if reference in arms else []:
                 for name, cell in cells:
-                    names = {"model": model, "arm": arm, "reference": reference, "benchmark": name}
+                    names = {
+                        "model": model,
+                        "arm": arm,
+                        "reference": reference,
+                        "benchmark": name,
+                    }
                     rows.append(self._compare(cell, arm, reference) | names)
         return _table(rows, COMPARISONS)
 
@@ -124,57 +133,78 @@ class Statistics:
         if strata.ngroups < cell["strata"].iloc[0]:  # an arm that lacks a benchmark has no mean
             return {"n": len(values)}
         by_seed = cell.groupby(["stratum", "seed"])["value"].mean().groupby("seed").mean()
-        row = self._interval(values, by_seed) | {"accuracy": _weighted(values).sum()}
+        row = self._interval(values, by_seed)
+        row["accuracy"] = _weighted(values).sum()
         # What one benchmark lacks, as a judge's points lack a strict reading, the mean lacks.
-        row |= dict(strata[_SHARES].mean().mean(skipna=False))
+        shares = strata[_SHARES].mean()
+        row |= dict(shares.mean(skipna=False))
         if cell["points"].notna().any():
             return row
         # No share of questions lies outside, whatever few clusters leave open.
-        row |= {"low": max(row["low"], 0.0), "high": min(row["high"], 1.0)}
+        row["low"] = max(row["low"], 0.0)
+        row["high"] = min(row["high"], 1.0)
         # One answer a cluster is what Wilson's interval is of; and where all questions are alike,
         # so are clusters, which says nothing of the next question.
         alone = len(by_seed) == strata.ngroups == 1 and row["clusters"] == row["n"]
         if alone or row["accuracy"] in (0, 1):
-            right, alpha = round(row["accuracy"] * row["clusters"]), 1 - self.confidence
-            ends = proportion_confint(right, row["clusters"], alpha=alpha, method="wilson")
-            row |= dict(zip(("low", "high"), ends, strict=True))
+            row["low"], row["high"] = proportion_confint(
+                round(row["accuracy"] * row["clusters"]),
+                row["clusters"],
+                alpha=1 - self.confidence,
+                method="wilson",
+            )
         return row
 
     def _compare(self, cell: Any, arm: str, reference: str) -> Row:
         from statsmodels.stats.contingency_tables import mcnemar
 
-        index = ["stratum", "cluster", "sample_id"]
-        wide = cell.pivot(index=index, columns=["arm", "seed"], values="value")
+        wide = cell.pivot(
+            index=["stratum", "cluster", "sample_id"],
+            columns=["arm", "seed"],
+            values="value",
+        )
         # No column for an arm that was not asked.
-        ours, theirs = (wide.get(name, wide.iloc[:, :0]) for name in (arm, reference))
+        nothing = wide.iloc[:, :0]
+        ours = wide.get(arm, nothing)
+        theirs = wide.get(reference, nothing)
         shared = ours.columns.intersection(theirs.columns)
         if len(shared):
             # Seeds pair: they share the order of rows and what dropout drops.
-            ours, theirs = ours[shared], theirs[shared]
-        gains = (ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)).dropna()
+            ours = ours[shared]
+            theirs = theirs[shared]
+        gains = ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)
+        gains = gains.dropna()
         strata = cell["strata"].iloc[0]
         if gains.index.get_level_values("stratum").nunique() < strata:
             return {"n": len(gains), "claim": ""}
-        seeds = len(ours.columns), len(theirs.columns)
-        several = f"these {seeds[0]} and {seeds[1]} checkpoints"
+        n_ours, n_theirs = len(ours.columns), len(theirs.columns)
+        claim = f"these {n_ours} and {n_theirs} checkpoints"
+        if n_ours == n_theirs == 1:
+            claim = "these two checkpoints"
         sums = _sums(gains)
         # Means of seeds are multiples of a unit; points have none, and neither has a mean.
         counted = strata == 1 and cell["points"].isna().all()
-        row = self._interval(gains, (ours - theirs)[shared].groupby("stratum").mean().mean()) | {
-            "claim": "these two checkpoints" if seeds == (1, 1) else several,
+        unit = 1 / lcm(n_ours, n_theirs) / len(gains) if counted else None
+        by_seed = (ours - theirs)[shared].groupby("stratum").mean().mean()
+        row = self._interval(gains, by_seed) | {
+            "claim": claim,
             "difference": _weighted(gains).sum(),
-            "p_clustered": flip_test(sums, unit=1 / lcm(*seeds) / len(gains) if counted else None),
+            "p_clustered": flip_test(sums, unit=unit),
             "detectable": detectable(sums, 1, confidence=self.confidence),
         }
-        repeated = theirs if seeds[1] > 1 else ours
+        repeated = theirs if n_theirs > 1 else ours
         if len(repeated.columns) > 1:  # A/A: two seeds of one arm, compared as arms are
-            same = (repeated.iloc[:, 0] - repeated.iloc[:, 1]).dropna()
+            same = repeated.iloc[:, 0] - repeated.iloc[:, 1]
+            same = same.dropna()
+            unit = 1 / len(same) if counted else None
             row["aa_difference"] = _weighted(same).sum()
-            row["aa_p"] = flip_test(_sums(same), unit=1 / len(same) if counted else None)
+            row["aa_p"] = flip_test(_sums(same), unit=unit)
         if counted:
             # With several seeds a question counts for the arm that more of them answer right.
-            b, c = int((gains > _EQUAL).sum()), int((gains < -_EQUAL).sum())
-            row |= {"b": b, "c": c, "p": mcnemar([[0, b], [c, 0]], exact=True).pvalue}
+            b = int((gains > _EQUAL).sum())
+            c = int((gains < -_EQUAL).sum())
+            p = mcnemar([[0, b], [c, 0]], exact=True).pvalue
+            row |= {"b": b, "c": c, "p": p}
         return row
 
     def _interval(self, values: Any, by_seed: Any) -> Row:
@@ -182,11 +212,19 @@ class Statistics:
         from scipy.stats import t
 
         off = _sums(values - values.groupby("stratum").transform("mean"))
-        n, mean = len(off), _weighted(values).sum()
-        deviation = off.std(ddof=1) if off.groupby("stratum").size().min() > 1 else np.nan
+        n = len(off)
+        fewest = off.groupby("stratum").size().min()
+        deviation = off.std(ddof=1) if fewest > 1 else np.nan
         half = t.ppf((1 + self.confidence) / 2, n - 1) * deviation * sqrt(n)
-        row = {"n": len(values), "clusters": n, "low": mean - half, "high": mean + half}
-        return row | {"seeds": len(by_seed), "seed_deviation": by_seed.std(ddof=1)}
+        mean = _weighted(values).sum()
+        return {
+            "n": len(values),
+            "clusters": n,
+            "low": mean - half,
+            "high": mean + half,
+            "seeds": len(by_seed),
+            "seed_deviation": by_seed.std(ddof=1),
+        }
 
 
 def prepared(results: Any) -> Any:
@@ -195,8 +233,9 @@ def prepared(results: Any) -> Any:
     """
     import pandas
 
+    points = results["points"].astype(float)
     table = results.assign(
-        value=results["points"].astype(float).fillna(results["correct"].astype(float)),
+        value=points.fillna(results["correct"].astype(float)),
         # In a question for itself, no name of a page or picture: those have no blank.
         cluster=results["cluster"].replace("", None).fillna("question " + results["sample_id"]),
         strict_accuracy=results["strictly_correct"].astype(float),
@@ -204,11 +243,13 @@ def prepared(results: Any) -> Any:
         unparsed=1 - results["parsed"].astype(float),
     )
     table = table.dropna(subset="value")
-    seed = (table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)
-    parts = table[seed].assign(benchmark=SEED_BENCHMARK + "_" + table["question_type"])
+    parts = table[table["benchmark"] == SEED_BENCHMARK]
+    parts = parts[parts["question_type"].isin(SEED_PARTS)]
+    parts = parts.assign(benchmark=SEED_BENCHMARK + "_" + parts["question_type"])
     table = pandas.concat([table, parts])
-    tables = [table.assign(stratum=table["benchmark"], strata=1)]
-    for _, own in tables[0].groupby("model", sort=False):
+    table = table.assign(stratum=table["benchmark"], strata=1)
+    tables = [table]
+    for _, own in table.groupby("model", sort=False):
         for mean, names in _means(own["benchmark"].unique()).items():
             averaged = own[own["benchmark"].isin(names)]
             tables.append(averaged.assign(benchmark=mean, strata=len(names)))
@@ -222,8 +263,10 @@ def _means(known: Sequence[str]) -> dict[str, set[str]]:
     # The papers have none like our own.
     alone = {CONTEXTUAL, *(f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS)}
     # MME's points would outweigh every share.
-    names = {name for name in known if not name.startswith(MME)} - alone
-    others, image = names - {SEED_BENCHMARK}, f"{SEED_BENCHMARK}_image"
+    names = {name for name in known if not name.startswith(MME)}
+    names -= alone
+    others = names - {SEED_BENCHMARK}
+    image = f"{SEED_BENCHMARK}_image"
     means = {"mean": names}
     if image in known:
         means["mean_seedbench_image"] = others | {image}
@@ -252,7 +295,9 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> list[Row]:
     frame = pandas.DataFrame(rows, columns=schema.names)
     if "p_holm" in frame and rows:
         # Benchmarks are questions of their own; arms are tries at one of them.
-        tested = frame.dropna(subset="p_clustered").groupby(["model", "benchmark"])["p_clustered"]
+        tested = frame.dropna(subset="p_clustered")
+        tested = tested.groupby(["model", "benchmark"])["p_clustered"]
         frame["p_holm"] = tested.transform(lambda p: multipletests(p, method="holm")[1])
-    found: list[Row] = pa.Table.from_pandas(frame, schema, preserve_index=False).to_pylist()
+    table = pa.Table.from_pandas(frame, schema, preserve_index=False)
+    found: list[Row] = table.to_pylist()
     return found

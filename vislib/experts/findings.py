@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -89,9 +90,10 @@ def merge(found: Mapping[str, Sequence[Box]], *, overlap: float) -> list[Found]:
     """
     import cv2
 
-    ranked = sorted(((name, box) for name, boxes in found.items() for box in boxes), key=_rank)
-    if not ranked:
+    boxes = [(name, box) for name, of_expert in found.items() for box in of_expert]
+    if not boxes:
         return []
+    ranked = sorted(boxes, key=_rank)
     corners = [(box.x1, box.y1, box.width, box.height) for _, box in ranked]
     # Places stand for scores: of equal ones OpenCV would keep any.
     places = [float(place) for place in range(len(ranked), 0, -1)]
@@ -112,9 +114,9 @@ def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> l
     ranked = sorted(found, key=_rank)
     if not max_boxes or len(ranked) <= max_boxes:
         return ranked
-    areas = [box.width * box.height * size[0] * size[1] for _, box in ranked]
     boxes = pd.DataFrame({"label": map(_name, ranked)})
-    boxes["size"] = [sum(area >= limit for limit in _LIMITS) for area in areas]
+    area = size[0] * size[1] * pd.Series([box.width * box.height for _, box in ranked])
+    boxes["size"] = np.searchsorted(_LIMITS, area, side="right")
     # A box's turn among those of its size and label orders its size; its place there orders all.
     boxes["turn"] = boxes.groupby(["size", "label"]).cumcount()
     boxes = boxes.sort_values("turn", kind="stable")

@@ -104,24 +104,26 @@ class ModelTagger:
         model, inputs = self.vision.model, self.vision.inputs(images)
         if self.zero_shot:
             vectors = _unit(model.get_image_features(**inputs))
-            logits = vectors @ self.texts.T * model.logit_scale.float().exp()
-            bias = getattr(model, "logit_bias", None)
-            return logits.softmax(-1) if bias is None else (logits + bias.float()).sigmoid()
-        logits = model(**inputs).logits.float()
-        several = model.config.problem_type == "multi_label_classification"
+            logits = vectors @ self.texts.T
+            logits *= model.logit_scale.float().exp()
+            several = hasattr(model, "logit_bias")
+            if several:
+                logits += model.logit_bias.float()
+        else:
+            logits = model(**inputs).logits.float()
+            several = model.config.problem_type == "multi_label_classification"
         return logits.sigmoid() if several else logits.softmax(-1)
 
     def _best(self, scores: Sequence[float]) -> tuple[Tag, ...]:
-        best: dict[str, float] = {}  # two labels of a classifier may share their first synonym
         # Sums in another number of threads differ in the last digits of a float.
-        ranked = sorted(
-            ((round(score, 4), label) for score, label in zip(scores, self.labels, strict=True)),
+        rounded = [round(score, 4) for score in scores]
+        best: dict[str, float] = {}  # two labels of a classifier may share their first synonym
+        for score, label in sorted(
+            zip(rounded, self.labels, strict=True),
             key=lambda pair: -pair[0],
-        )
-        for score, label in ranked:
-            if score < self.threshold or len(best) == self.max_tags:
-                break
-            best.setdefault(label, score)
+        ):
+            if score >= self.threshold and len(best) < self.max_tags:
+                best.setdefault(label, score)
         return tuple(Tag(label, score) for label, score in best.items())
 
 

@@ -93,11 +93,11 @@ class Reader:
             # Four corners, as text may be turned; the prior takes the upright box around them.
             spots = np.asarray(corners) - (left, top) + tile[:2]
             spots = np.clip(spots / small.size, 0, 1).round(5)
-            x1, y1 = spots.min(axis=0).tolist()
-            x2, y2 = spots.max(axis=0).tolist()
+            low, high = spots.min(axis=0), spots.max(axis=0)
             words = cleaned(text)
-            if words and x1 < x2 and y1 < y2:
-                texts.append(Box(words, round(float(score), 4), x1, y1, x2, y2))
+            if words and (low < high).all():
+                sure = round(float(score), 4)
+                texts.append(Box(words, sure, *low.tolist(), *high.tolist()))
         return texts
 
 
@@ -112,11 +112,16 @@ def framed(image: Image.Image) -> tuple[Image.Image, int, int]:
         return image, 0, 0
     # The border's own colour: on another, its edge would be read as a line.
     pixels = np.asarray(image)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = tuple(int(value) for value in np.median(border, axis=0))
+    edges = [
+        pixels[0],
+        pixels[-1],
+        pixels[:, 0],
+        pixels[:, -1],
+    ]
+    colour = np.median(np.concatenate(edges), axis=0)
     left = (width - image.width) // 2
     top = (height - image.height) // 2
-    canvas = Image.new("RGB", (width, height), colour)
+    canvas = Image.new("RGB", (width, height), tuple(map(int, colour)))
     canvas.paste(image, (left, top))
     return canvas, left, top
 
@@ -126,7 +131,8 @@ def cleaned(text: str) -> str:
     characters.
     """
     plain = " ".join(text.split())
-    return "".join(c for c in plain if unicodedata.category(c)[0] != "C").strip()
+    shown = [c for c in plain if not unicodedata.category(c).startswith("C")]
+    return "".join(shown).strip()
 
 
 def in_reading_order(texts: Iterable[Box]) -> list[Box]:
@@ -137,13 +143,17 @@ def in_reading_order(texts: Iterable[Box]) -> list[Box]:
     """
     rows: list[list[Box]] = []
     for text in sorted(texts, key=lambda t: (t.y1 + t.y2, t.x1, t.label)):
-        first = rows[-1][0] if rows else text
-        apart = (text.y1 + text.y2 - first.y1 - first.y2) / 2
-        if rows and apart < min(text.height, first.height) / 2:
-            rows[-1].append(text)
-        else:
-            rows.append([text])
-    return [text for row in rows for text in sorted(row, key=lambda t: (t.x1, t.y1))]
+        if rows:
+            first = rows[-1][0]
+            apart = text.y1 + text.y2 - first.y1 - first.y2  # twice their middles
+            if apart < min(text.height, first.height):
+                rows[-1].append(text)
+                continue
+        rows.append([text])
+    ordered = []
+    for row in rows:
+        ordered += sorted(row, key=lambda t: (t.x1, t.y1))
+    return ordered
 
 
 # ---- tiles of a long picture
@@ -168,10 +178,14 @@ def tile_boxes(size: Size, side: int) -> list[Tile]:
         return [(0, 0, width, height)]
     shared = side // _OVERLAP
     count = ceil((long - shared) / (side - shared))
-    starts = [round(i * (long - side) / (count - 1)) for i in range(count)]
-    if width > height:
-        return [(start, 0, start + side, height) for start in starts]
-    return [(0, start, width, start + side) for start in starts]
+    tiles = []
+    for number in range(count):
+        start = round(number * (long - side) / (count - 1))
+        if width > height:
+            tiles.append((start, 0, start + side, height))
+        else:
+            tiles.append((0, start, width, start + side))
+    return tiles
 
 
 def each_once(texts: Iterable[Box]) -> list[Box]:

@@ -24,19 +24,27 @@ def overlay(path: str | Path, prior: Mapping[str, Any], *, side: int = 480) -> I
     """
     image = read_image(path)
     scale = side / max(image.size)
-    wide, high = (max(1, round(edge * scale)) for edge in image.size)
-    image = image.resize((wide, high))
+    width = max(1, round(image.width * scale))
+    height = max(1, round(image.height * scale))
+    image = image.resize((width, height))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     # Words are too long to stand on their own line of text: they bear numbers.
     shown = [(box, box["label"], _OBJECT) for box in prior["boxes"]]
     shown += [(text, str(number), _TEXT) for number, text in enumerate(prior["texts"], 1)]
     for entry, label, colour in shown:
-        x1, y1 = entry["x1"] * image.width, entry["y1"] * image.height
-        x2, y2 = entry["x2"] * image.width, entry["y2"] * image.height
-        draw.rectangle((x1, y1, x2, y2), outline=colour, width=2)
-        # Above it, not on what it names; at the upper edge there is no room but within.
-        below = max(y1, 16)
-        draw.text((x1, below), label, colour, font, "lb", stroke_width=2, stroke_fill="white")
+        left, right = entry["x1"] * image.width, entry["x2"] * image.width
+        top, bottom = entry["y1"] * image.height, entry["y2"] * image.height
+        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        draw.text(
+            # Above it, not on what it names; at the upper edge there is no room but within.
+            (left, max(top, 16)),
+            label,
+            colour,
+            font,
+            anchor="lb",
+            stroke_width=2,
+            stroke_fill="white",
+        )
     return image
 
 
