@@ -110,6 +110,7 @@ def conversation(rounds: Sequence[Round]) -> tuple[list[dict[str, str]], int]:
 
 def configurations(rounds: Sequence[Round]) -> Iterator[tuple[str, str, list[Round]]]:
     """Configuration, id suffix and rounds of every row that one sample's shuffled rounds give."""
+    # Each name has its rows by id suffix; all keep the order of the rounds.
     for name, rows in CONFIGURATIONS.items():
         for suffix, sources in rows.items():
             yield name, suffix, [entry for entry in rounds if entry.source in sources]
@@ -229,25 +230,23 @@ def kinds_of(run: Run) -> list[str]:
 
     Raises InputError if there is none, or if there are questions of samples that are not there.
     """
-    captions, samples, questions = (
-        run.table("captions"),
-        run.table("samples"),
-        run.input("questions"),
-    )
+    captions, questions = run.table("captions"), run.input("questions")
     first = "SELECT kind FROM captions GROUP BY kind ORDER BY min(row)"
     kinds = [kind for (kind,) in sql.select(first, {"captions": captions}, run.scratch)]
     if not kinds:
         raise InputError(
             f"{captions} holds no caption; run 06_captioning on samples that it can caption"
         )
-    # A join by samples would pass over them in silence.
-    strays = "SELECT count(*) FROM questions ANTI JOIN samples USING (sample_id)"
-    given = {"questions": questions, "samples": samples} if questions else {}
-    if questions and (n := sql.select(strays, given, run.scratch)[0][0]):
-        raise InputError(
-            f"{questions} holds {n} questions of samples that {samples} lacks; take both from one"
-            " run"
-        )
+    if questions:
+        # A join by samples would pass over them in silence.
+        strays = "SELECT count(*) FROM questions ANTI JOIN samples USING (sample_id)"
+        given = {"questions": questions, "samples": run.table("samples")}
+        ((n,),) = sql.select(strays, given, run.scratch)
+        if n:
+            raise InputError(
+                f"{questions} holds {n} questions of samples that {given['samples']} lacks; take"
+                " both from one run"
+            )
     return kinds
 
 
@@ -272,11 +271,6 @@ def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> E
         )
 
 
-def captions_of(sample: Row) -> dict[str, Row]:
-    """The sample's captions by kind."""
-    return {row["kind"]: row for row in sample["captions"] or []}
-
-
 def questions_of(sample: Row, kind: str) -> list[Row]:
     """The sample's questions of a kind that were read without fault."""
     rows: list[Row] = sample["questions"] or []
@@ -286,8 +280,9 @@ def questions_of(sample: Row, kind: str) -> list[Row]:
 def as_card(sample: Row, kinds: Sequence[str]) -> Row:
     """A usable sample in one row to look at: `<kind> caption` and `<kind> questions`."""
     card = {**sample["sample"], **sample["image"]}
+    for row in sample["captions"]:
+        card[f"{row['kind']} caption"] = row["caption"]
     for kind in kinds:
-        card[f"{kind} caption"] = captions_of(sample)[kind]["caption"]
         asked = questions_of(sample, kind)
         card[f"{kind} questions"] = [f"· {row['question']}" for row in asked]
     return card
@@ -318,6 +313,8 @@ def conversations(
         if fault:
             yield Drop(*fault)
             continue
+        captions = {row["kind"]: row["caption"] for row in sample["captions"]}
+        ids = sample["sample"]
         for kind in kinds:
             asked: Sequence[Question] = questions_of(sample, kind)
             # Within a sample and kind alone: two images may well raise the same question.
@@ -330,8 +327,7 @@ def conversations(
                     id = row["question_id"]
                     yield Drop("similar_question", detail, id=id, unit="question")
                 asked = found.kept
-            ids, caption = sample["sample"], captions_of(sample)[kind]["caption"]
-            rounds = shuffled(ids["sample_id"], kind, caption, asked, seed=seed)
+            rounds = shuffled(ids["sample_id"], kind, captions[kind], asked, seed=seed)
             # Once a sample and kind: every configuration repeats some of these rounds.
             yield Note("identifiers_neutralised", conversation(rounds)[1])
             for name, suffix, chosen in configurations(rounds):

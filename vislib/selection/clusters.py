@@ -35,11 +35,15 @@ def cluster(vectors: Vectors, k: int, seed: int) -> tuple[Ints, NDArray[np.float
     distances = np.empty(len(vectors), np.float32)
     step = max(1, _BLOCK // len(centres))
     for start in range(0, len(vectors), step):
-        near = vectors[start : start + step] @ centres.T
-        labels[start : start + step] = near.argmax(axis=1)
-        distances[start : start + step] = np.maximum(1 - near.max(axis=1), 0)
+        block = slice(start, start + step)
+        near = vectors[block] @ centres.T
+        labels[block] = near.argmax(axis=1)
+        distances[block] = np.maximum(1 - near.max(axis=1), 0)
     _, first, labels, sizes = np.unique(
-        labels, return_index=True, return_inverse=True, return_counts=True
+        labels,
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
     )
     number = np.argsort(np.lexsort((first, -sizes)))
     return number[labels], distances
@@ -53,10 +57,15 @@ def _centres(vectors: Vectors, k: int, seed: int) -> Vectors:
     model = KMeans(k, n_init=1, max_iter=100, random_state=seed)
     if len(vectors) > _WHOLE:
         # The time of k-means++ grows with k squared: at 50,000 longer than k-means itself.
-        init = "k-means++" if k <= _PLUS_PLUS else "random"
-        options = {"n_init": 1, "max_iter": _PASSES, "compute_labels": False}
-        size = max(_BATCH, k)
-        model = MiniBatchKMeans(k, init=init, batch_size=size, random_state=seed, **options)
+        model = MiniBatchKMeans(
+            k,
+            init="k-means++" if k <= _PLUS_PLUS else "random",
+            batch_size=max(_BATCH, k),
+            max_iter=_PASSES,
+            n_init=1,
+            compute_labels=False,
+            random_state=seed,
+        )
     # More than one thread would add up in any order; and of equal images some clusters stay empty,
     # with a warning.
     with threadpool_limits(1), warnings.catch_warnings(action="ignore"):
@@ -69,7 +78,8 @@ def _centres(vectors: Vectors, k: int, seed: int) -> Vectors:
 def by_cluster(labels: Ints, distances: NDArray[np.float32]) -> list[Ints]:
     """Rows of each cluster, closest to the centre first, ties in order of rows."""
     order = np.lexsort((distances, labels))
-    begins = np.searchsorted(labels[order], np.arange(1, labels.max(initial=0) + 1))
+    others = np.arange(1, labels.max(initial=0) + 1)  # clusters, without the first
+    begins = np.searchsorted(labels[order], others)
     return np.split(order, begins)
 
 
@@ -86,11 +96,14 @@ def semantic_duplicates(vectors: Vectors, members: Ints, epsilon: float) -> tupl
     apart = np.zeros(len(members), np.float32)
     kept = np.empty((len(members), vectors.shape[1]), np.float32)
     rows: list[int] = []  # of those kept
-    for place, row in enumerate(members.tolist() if epsilon > 0 else ()):
+    if epsilon == 0:
+        return found, apart
+    for place, row in enumerate(members.tolist()):
         cosines = kept[: len(rows)] @ vectors[row]
-        if cosines.max(initial=-np.inf) > 1 - epsilon:
+        nearest = cosines.max(initial=-np.inf)
+        if nearest > 1 - epsilon:
             found[place] = rows[cosines.argmax()]
-            apart[place] = max(1 - cosines.max(), 0)
+            apart[place] = max(1 - nearest, 0)
         else:
             kept[len(rows)] = vectors[row]
             rows.append(row)
@@ -114,20 +127,24 @@ def near_duplicates(hashes: NDArray[np.uint64], distance: int) -> Ints:
     _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
     # Every n-th bit: the bits of neighbouring frequencies go together, and bands of them would fill
     # few buckets.
-    bands = range(distance + 1)
-    masks = [sum(1 << bit for bit in range(band, 64, distance + 1)) for band in bands]
+    masks = []
+    for band in range(distance + 1):
+        bits_of_band = range(band, 64, distance + 1)
+        masks.append(sum(1 << bit for bit in bits_of_band))
     kept: defaultdict[tuple[int, int], array[int]] = defaultdict(lambda: array("q"))
     for place in np.sort(first).tolist():
         value = int(hashes[place])
         mine = [kept[mask, value & mask] for mask in masks]
         places = np.concatenate([np.frombuffer(bucket, np.int64) for bucket in mine])
         bits = np.bitwise_count(hashes[places] ^ hashes[place])
-        if (nearest := bits.min(initial=65)) <= distance:
+        nearest = bits.min(initial=65)
+        if nearest <= distance:
             found[place] = places[bits == nearest].min()
         else:
             for bucket in mine:
                 bucket.append(place)
     equal = first[same]  # the first of those with the same hash, and what became of it
     copies = equal != np.arange(len(hashes))
-    found[copies] = np.where(found[equal] < 0, equal, found[equal])[copies]
+    stays = np.where(found[equal] < 0, equal, found[equal])
+    found[copies] = stays[copies]
     return found
