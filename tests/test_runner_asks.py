@@ -55,8 +55,8 @@ def test_a_set_that_mixes_a_model_with_stand_ins_must_name_them(mine, capsys):
         for name, line in (
             ("04_selection", "embedding_model: efficientnet-lite0"),
             ("05_experts", "tagger: efficientnet-lite0"),
-            ("06_captioning.fused", "engine: extractive"),
-            ("07_qa_generation", "engine: extractive"),
+            ("06_captioning.fused", "engine: recorded"),
+            ("07_qa_generation", "engine: recorded"),
         ):
             assert f"{mine / name}.yaml: `{line}`" in said
             parameter, _, value = line.partition(": ")
@@ -65,12 +65,12 @@ def test_a_set_that_mixes_a_model_with_stand_ins_must_name_them(mine, capsys):
         told = capsys.readouterr().out
     assert "answers: 04_selection efficientnet-lite0 · 05_experts efficientnet-lite0" in told
     assert f"06_captioning openai {MODEL} · " in told
-    assert "07_qa_generation extractive (no model)" in told
+    assert "07_qa_generation recorded (no model)" in told
 
 
 def test_a_set_of_stand_ins_alone_is_one(mine, capsys):
     assert main([str(mine), "--dry-run"]) == 0
-    assert "07_qa_generation extractive (no model)" in capsys.readouterr().out
+    assert "07_qa_generation recorded (no model)" in capsys.readouterr().out
 
 
 def test_the_sets_of_this_project_mix_nothing():

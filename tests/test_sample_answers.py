@@ -7,14 +7,15 @@ from pathlib import Path
 
 import yaml
 
+from tests.golden import read_golden
 from vislib import prompts, sample
 from vislib.checks import Checks
-from vislib.engines.recorded import Entry, Place, caption_hash, read_answers
-from vislib.prompts.captions import load_prompt
+from vislib.engines.recorded import REASONS, Entry, Place, caption_hash, read_answers
+from vislib.prompts.captions import FUSED, load_prompt
 from vislib.qa_generation import PARSERS
 
 FOLDER = Path(sample.__file__).parent / "answers"
-KINDS = ("contextual", "non_contextual")
+KINDS = ("contextual", "non_contextual")  # of which every picture has a caption and questions
 # Marked `# planted` in the files: as models answer now and then.
 REFUSED = "I'm sorry"
 
@@ -52,6 +53,17 @@ def test_every_picture_of_an_answered_page_has_all_its_answers() -> None:
                 assert tasks == wanted, (page, place, kind)
         known = {place for p, place, *_ in answers() if p == page}
         assert known == set(pictures()[page]), page
+
+
+def test_every_sample_is_answered_and_every_answer_used() -> None:
+    golden = read_golden()
+    for stage, kinds in (("06_captioning", KINDS), ("06_captioning.fused", sorted(FUSED))):
+        captions = [place for place in answers() if place[3] == "caption" and place[2] in kinds]
+        assert len(captions) == len(golden[f"{stage}.captions"]) - 1
+    asked = [place for place in answers() if place[3] != "caption"]
+    assert len(asked) == len(golden["07_qa_generation.requests"]) - 1
+    rows = [row for name, (_, *rows) in golden.items() if name.endswith("dropped") for row in rows]
+    assert not REASONS.keys() & {value for row in rows for value in row if isinstance(value, str)}
 
 
 def test_answers_are_for_the_prompts_and_captions_of_today() -> None:
