@@ -2,7 +2,7 @@
 
 from tests.test_fetching import allowing, fetch, impatient  # noqa: F401
 from tests.web_server import answer, png, web_server
-from vislib.fetching.connections import Head, parse_head
+from vislib.fetching.connections import parse_head
 
 BODY = png(5)
 LENGTH = f"Content-Length: {len(BODY)}\r\n".encode()
@@ -114,7 +114,11 @@ def test_redirects_and_opting_out_are_read_from_lax_heads_too(tmp_path, monkeypa
 
 def test_a_head_is_read_as_it_is():
     head = b"HTTP/1.1 404 Not Found\nA: b\nSet-Cookie: x\nset-cookie: y\nContent-Length: 3"
-    assert parse_head(head.splitlines()) == Head(
-        404,
-        [("a", "b"), ("set-cookie", "x"), ("set-cookie", "y"), ("content-length", "3")],
-    )
+    status, headers = parse_head(head.splitlines())
+    assert status == 404
+    assert headers.items() == [
+        ("A", "b"),
+        ("Set-Cookie", "x"),
+        ("set-cookie", "y"),
+        ("Content-Length", "3"),
+    ]

@@ -72,3 +72,11 @@ def test_lists_become_lines_and_styles_stand_inline():
     assert "A. one\nB. two" in html
     assert "<style" not in html
     assert "<script" not in html
+
+
+def test_conversations_are_shown_as_a_chat():
+    turns = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]
+    html = cards([{"conversations": turns}], text=["conversations"]).data
+    assert re.search(
+        r"margin-left[^>]*>&lt;image&gt;\nWhy\?.*margin-right[^>]*>So\.", html, re.DOTALL
+    )

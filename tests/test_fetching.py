@@ -9,6 +9,7 @@ import time
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.test_images import begin, collect_images
 from tests.web_server import Seen, answer, bomb, png, web_server
 from vislib.fetching import fetcher, hosts
 from vislib.fetching.links import Links
-from vislib.media.pixels import REASONS
+from vislib.media.pixels import Reason
 from vislib.runs import InputError, tables
 
 FAST = {"images_root": "", "timeout_s": 3.0, "retries": 1}
@@ -45,7 +46,7 @@ def fetch(folder, urls, monkeypatch, **parameters):
         run.finish()
     finally:
         run.close()
-    assert {row["reason"] for row in rows} <= {"", *REASONS}
+    assert {row["reason"] for row in rows} <= {"", *get_args(Reason)}
     return {row["image_url"]: row["reason"] or "ok" for row in rows}, run.metrics | {
         "details": details
     }
@@ -183,7 +184,7 @@ def test_no_more_at_once_than_allowed_redirects_included(tmp_path, monkeypatch):
 
 
 def test_without_a_network_nothing_is_held_against_the_links(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetcher, "_SILENT_HOSTS", 3)
+    monkeypatch.setattr(fetcher, "_SILENT_LINKS", 3)
     with web_server() as server:
         nobody = [
             f"127.0.0.{n}:{server.port}" for n in range(2, 12)
@@ -210,7 +211,7 @@ def test_without_a_network_nothing_is_held_against_the_links(tmp_path, monkeypat
 
 
 def test_one_host_that_answers_late_shows_that_the_network_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetcher, "_SILENT_HOSTS", 3)
+    monkeypatch.setattr(fetcher, "_SILENT_LINKS", 3)
     with web_server(latency_s=0.5) as slow:
         nobody = [f"127.0.0.{n}:{slow.port}" for n in range(2, 22)]
         urls = [f"{slow.url}/a", *(f"http://{host}/x" for host in nobody)]

@@ -165,7 +165,7 @@ def test_a_rate_limit_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_slow_host_delays_its_own_links_alone(tmp_path, monkeypatch):
     with (
-        web_server(latency_s=0.4) as slow,
+        web_server(latency_s=0.8) as slow,
         web_server(latency_s=0.01) as fast,
         web_server() as other,
     ):

@@ -45,13 +45,14 @@ def test_nothing_outside_the_mirror_is_read(tmp_path):
     for path in (
         "/../secret.png",
         "/%2e%2e/secret.png",
-        "/a/..%2f..%2fsecret.png",
         "/a\\..\\..\\secret.png",
         "/.\t./secret.png",
         "/a/%2E%2e/.%2e/secret.png",
     ):
-        with pytest.raises(ImageError, match="outside_root"):
+        with pytest.raises(ImageError, match="not_found"):  # as a browser asks: `/secret.png`
             read(HOST + path)
+    with pytest.raises(ImageError, match="outside_root"):
+        read(f"{HOST}/a/..%2f..%2fsecret.png")
     (mirror / "deep").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/in").mkdir(parents=True)
     with pytest.raises(

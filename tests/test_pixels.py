@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def stored(tmp_path: Path, data: bytes) -> Path:
 def reason(data: bytes, **limits: int) -> str:
     with pytest.raises(pixels.ImageError) as caught:
         pixels.verify(data, **{**LIMITS, **limits})
-    assert caught.value.reason in pixels.REASONS
+    assert caught.value.reason in get_args(pixels.Reason)
     assert caught.value.detail
     return caught.value.reason
 
@@ -232,7 +233,6 @@ def test_pixels_are_counted_before_decoding(monkeypatch):
         for side in (4_000, 10_000, 60_000):  # above the limit, Pillow's warning, Pillow's error
             assert reason(bomb(side, side)) == "too_many_pixels"
     assert reason(bomb(100, 100)) in {"truncated", "broken"}
-    assert reason(bomb(10_000, 10_000), max_pixels=10**9) == "too_many_pixels"
 
 
 def test_no_global_state_of_pillow_or_warnings_changes():

@@ -121,14 +121,6 @@ def words_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def test_counting_goes_on_past_one_batch(rebuilt, monkeypatch):
-    texts = [f"bridge {n}" * (n % 7) for n in range(50)]
-    whole = count_tokens(rebuilt, texts)
-    monkeypatch.setattr(tokenization, "_BATCH", 8)
-    assert count_tokens(rebuilt, texts) == whole
-    assert len(whole) == 50
-
-
 def test_a_folder_a_file_and_a_hub_id_with_revision(tmp_path, monkeypatch, rebuilt):
     words_tokenizer().save(str(tmp_path / "tokenizer.json"))
     asked = []
@@ -275,16 +267,3 @@ def test_a_text_that_is_surely_too_long_is_not_counted_to_its_end():
     for odd in ("=" * 80_000, " " * 80_000, "\N{BRIDGE AT NIGHT}" * 100_000):
         beyond = tokens_beyond(tokenizer, odd, 2000)
         assert beyond == 0 or 2000 < beyond <= count_tokens(tokenizer, [odd])[0]
-
-
-def test_texts_are_encoded_about_a_million_characters_at_a_time():
-    sizes = []
-
-    class Recording:
-        def encode_batch_fast(self, texts: list[str], **_: object) -> list[list[int]]:
-            sizes.append(sum(map(len, texts)))
-            return [[0] * len(text) for text in texts]
-
-    texts = ["a" * n for n in (5, 900_000, 0, 300_000, 2_000_000, 7)]
-    assert count_tokens(Recording(), texts) == [len(text) for text in texts]
-    assert sizes == [1_200_005, 2_000_000, 7]

@@ -11,7 +11,6 @@ for all runs), the embedded pictures, or a folder that mirrors the web.
 
 import errno
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from vislib.fetching.links import Links, store
-from vislib.fetching.urls import tidied, web_address
+from vislib.fetching.urls import web_address
 from vislib.media.pixels import ENDINGS, ImageError, verify
 from vislib.runs import Drop, InputError, Run, To, short_hash
 from vislib.runs.contract import IMAGES
@@ -31,7 +30,7 @@ UNIT = "image_url"
 URLS_PER_PART = 500  # of the ledger: small enough that workers share a few thousand links
 USABLE = "SELECT image_url FROM images WHERE status = 'ok'"
 _PICTURE_ENDINGS = {f".{ending}" for ending in (*ENDINGS.values(), "jpeg", "tiff", "svg")}
-_PARTS = re.compile(r"https?:/*(?P<host>[^/?#]*)(?P<path>[^?#]*)\??(?P<query>[^#]*)", re.IGNORECASE)
+
 
 # Bytes behind an address, or the file that keeps them, or ImageError. Workers are processes:
 # importable.
@@ -161,10 +160,9 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
     nor to a file above `max_bytes`; links that the folder's owner placed in it are followed,
     wherever they lead.
     """
-    tried: list[str] = []
+    paths = _candidates(url, root)
     try:
-        for path in _candidates(url, root):
-            tried.append(os.path.relpath(path, root))
+        for path in paths:
             if not path.is_relative_to(root):
                 raise ImageError("outside_root", f"{path.name} lies outside the folder")
             if path.is_file():
@@ -175,25 +173,23 @@ def from_folder(url: str, *, root: Path, max_bytes: int) -> bytes:
         # An address may be longer than any file's name: then there is no such file.
         if error.errno != errno.ENAMETOOLONG:
             raise ImageError("unreadable", f"{error.strerror}: {error.filename}") from error
-    raise ImageError("not_found", f"no file {tried[0]} below {root.name}/")
+    raise ImageError("not_found", f"no file {os.path.relpath(paths[0], root)} below {root.name}/")
 
 
-def _candidates(url: str, root: Path) -> Iterator[Path]:
+def _candidates(url: str, root: Path) -> list[Path]:
     """Where a mirror may have it. A query is part of the name, as wget has it, or idle after a
     picture's ending.
     """
     address = web_address(url)
-    # As it is written: `address` has its `..` resolved already.
-    written = _PARTS.match(tidied(url).replace("\\", "/"))
-    assert written
-    host, raw, query = written["host"].lower(), written["path"].lstrip("/"), written["query"]
+    raw = (address.pathname + address.search).lstrip("/")
     name = os.fsdecode(unquote_to_bytes(raw)).lstrip("/")
     if not name or "\0" in name:
         raise ImageError("bad_url", "not the http or https address of a file")
     # As the bytes that it means, then as it is written: mirrors keep either.
-    names = [f"{name}?{query}", f"{raw}?{query}"] if query else [name, raw]
-    if query and Path(name).suffix.lower() in _PICTURE_ENDINGS:
-        names.append(name)
-    hosts = dict.fromkeys([host, address.host, address.hostname])
+    names = [name, raw]
+    path, _, query = name.partition("?")
+    if query and Path(path).suffix.lower() in _PICTURE_ENDINGS:
+        names.append(path)
+    hosts = address.host, address.hostname
     bases = [root / host for host in hosts if (root / host).is_dir()] or [root]
-    yield from (Path(os.path.normpath(base / name)) for base in bases for name in names)
+    return [Path(os.path.normpath(base / name)) for base in bases for name in names]

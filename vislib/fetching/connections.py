@@ -10,7 +10,7 @@ import re
 import time
 import zlib
 from asyncio import StreamReader
-from dataclasses import dataclass
+from email.message import Message
 from email.utils import parsedate_to_datetime
 
 from ada_url import URL
@@ -23,16 +23,13 @@ _LONGEST_WAIT_S = 120.0  # that a server may ask for
 _READ = 64 * 1024
 _ZLIB_OR_GZIP = 47  # window bits that tell one from the other
 _STATUS = re.compile(rb"(?:HTTP|ICY)(?:/[\d.]*)?[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _CHUNK = re.compile(rb"\s*([\da-f]{1,15})\s*(;.*)?\s*", re.IGNORECASE)
 _REASONS: dict[int, Reason] = {
     401: "forbidden",
-    402: "forbidden",
     403: "forbidden",
     404: "not_found",
     408: "timed_out",
     410: "not_found",
-    425: "server_error",
     451: "forbidden",
 }
 
@@ -45,32 +42,22 @@ class Later(ImageError):
         self.hold = hold
 
 
-@dataclass(frozen=True)
-class Head:
-    """Status and headers of a reply; names are in lower case."""
-
-    status: int
-    fields: list[tuple[str, str]]
-
-    def values(self, name: str) -> list[str]:
-        """All values of a header."""
-        return [value for each, value in self.fields if each == name]
-
-    def value(self, name: str) -> str:
-        """The first value of a header, empty without one."""
-        return next(iter(self.values(name)), "")
-
-
-def get(address: URL, headers: dict[str, str]) -> bytes:
+def get(address: URL, user_agent: str) -> bytes:
     """The bytes of a GET request. A connection serves one: links lie on many hosts."""
-    headers = {"Host": address.host, "Connection": "close", **headers}
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    return f"GET {address.pathname}{address.search} HTTP/1.1\r\n{''.join(lines)}\r\n".encode()
+    return (
+        f"GET {address.pathname}{address.search} HTTP/1.1\r\n"
+        f"Host: {address.host}\r\n"
+        f"User-Agent: {user_agent}\r\n"
+        "Accept: image/*,*/*;q=0.5\r\n"
+        "Accept-Encoding: identity\r\n"
+        "Connection: close\r\n"
+        "\r\n"
+    ).encode()
 
 
-async def read_head(stream: StreamReader) -> Head:
-    """The head of the reply that counts: an interim one (1xx) may come before it."""
-    while (head := parse_head(await _head_lines(stream))).status < 200:
+async def read_head(stream: StreamReader) -> tuple[int, Message]:
+    """Status and headers of the reply that counts: an interim one (1xx) may come before it."""
+    while (head := parse_head(await _head_lines(stream)))[0] < 200:
         pass
     return head
 
@@ -82,25 +69,23 @@ async def _head_lines(stream: StreamReader) -> list[bytes]:
         size += len(line) + 1  # its end too: a server may send blank lines for ever
         if size > _LONGEST_HEAD:
             raise ImageError("disconnected", f"the head is above {_LONGEST_HEAD} bytes")
-        if line:
+        if len(lines) > 1 and line[:1] in b" \t":  # folded: it goes on with the line before
+            lines[-1] += b" " + line.strip()
+        elif line:
             lines.append(line)
     return lines
 
 
-def parse_head(lines: list[bytes]) -> Head:
+def parse_head(lines: list[bytes]) -> tuple[int, Message]:
     """What can be made of the lines of a head; ImageError `disconnected` without a status."""
     status = _STATUS.match(lines[0])
     if not status:
         raise ImageError("disconnected", f"no HTTP: {lines[0][:60]!r}")
-    fields: list[tuple[str, str]] = []
+    headers = Message()
     for line in lines[1:]:
-        text = _text(_CONTROL.sub(b" ", line))
-        name, _, value = text.partition(":")
-        if text[0] in " \t" and fields:  # folded: it goes on with the line before
-            name, before = fields.pop()
-            value = f"{before} {text.strip()}"
-        fields.append((name.strip().lower(), value.strip()))
-    return Head(int(status[1]), fields)
+        name, _, value = _text(line).partition(":")
+        headers[name.strip()] = value.strip()
+    return int(status[1]), headers
 
 
 def _text(value: bytes) -> str:
@@ -110,16 +95,16 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def redirect(head: Head, address: URL) -> URL | None:
+def redirect(status: int, headers: Message, address: URL) -> URL | None:
     """Where a reply leads on to, None if it carries the file. Any other status raises its
     ImageError.
     """
-    status, location = head.status, head.value("location")
+    location = headers.get("location", "")
     if status in (301, 302, 303, 307, 308) and location:
         return web_address(location, address)
     if status < 300:
         return None
-    hold = _hold(head.value("retry-after"))
+    hold = _hold(headers.get("retry-after", ""))
     if status == 429 or (status >= 500 and hold):
         raise Later(f"HTTP {status}", hold)
     reason = _REASONS.get(status, "server_error" if status >= 500 else "http_error")
@@ -138,16 +123,17 @@ def _hold(value: str) -> float:
     return min(max(seconds, 0.0), _LONGEST_WAIT_S)
 
 
-async def read_body(stream: StreamReader, head: Head, most: int) -> bytes:
+async def read_body(stream: StreamReader, headers: Message, most: int) -> bytes:
     """The file in a reply, decoded.
 
     Raises ImageError: `too_many_bytes` as soon as they are, `disconnected`, `unsupported_format`,
     `broken`, `empty`.
     """
-    lengths = {int(n) for n in re.findall(r"\d{1,18}", ",".join(head.values("content-length")))}
+    said = ",".join(headers.get_all("content-length", []))
+    lengths = {int(n) for n in re.findall(r"\d{1,18}", said)}
     data = bytearray()
     # Chunks go before a length (RFC 9112, 6.3).
-    if "chunked" in ",".join(head.values("transfer-encoding")).lower():
+    if "chunked" in ",".join(headers.get_all("transfer-encoding", [])).lower():
         while size := _chunk_size(await stream.readuntil()):
             _check(len(data) + size, most)
             data += await stream.readexactly(size)
@@ -164,7 +150,7 @@ async def read_body(stream: StreamReader, head: Head, most: int) -> bytes:
             _check(len(data), most)
     if not data:
         raise ImageError("empty", "0 bytes")
-    return _decoded(bytes(data), head.value("content-encoding").lower(), most)
+    return _decoded(bytes(data), headers.get("content-encoding", "").lower(), most)
 
 
 def _chunk_size(line: bytes) -> int:

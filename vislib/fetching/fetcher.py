@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ada_url import URL
 
@@ -27,21 +27,18 @@ from vislib.fetching.hosts import Host
 from vislib.fetching.links import TRANSIENT, Links
 from vislib.fetching.urls import host_of, tidied, web_address
 from vislib.media.pixels import ImageError
-from vislib.runs.errors import InputError
+from vislib.runs import InputError, Run
 from vislib.runs.interrupts import interrupts
 from vislib.runs.locking import FolderLock
 from vislib.runs.progress import Progress
 from vislib.runs.tables import read_rows
-
-if TYPE_CHECKING:
-    from vislib.runs import Run
 
 _REDIRECTS = 5
 _CONNECT_S = 10.0
 _BACKOFF_S = 0.5  # before the first retry; doubles
 _LOOK_S = 0.25  # between two looks at what is waited for
 _HOSTS = 500  # worked on at once: those that are to be left alone for a while delay no other
-_SILENT_HOSTS = 50  # that cannot be reached, while none was: the fault is nearer
+_SILENT_LINKS = 50  # whose hosts cannot be reached, while none was: the fault is nearer
 _UNREACHED = ("unreachable", "no_address", "host_failed")
 _OURS = ("bad_url", "not_public")  # failures that no host has said
 
@@ -72,15 +69,9 @@ class Fetcher:
         self.stop, self.counts, self._progress = threading.Event(), Counter[str](), progress
         self._hosts: dict[str, Host] = {}
         self._at_once, self._asking = asyncio.Semaphore(params.max_in_flight), 0
-        # Failures by host, held back until one is reached: without a network they say nothing.
-        self._unreached: dict[str, list[tuple[str, ImageError]]] = {}
-        self._reached = reached
+        # Failures are held back until a host is reached: without a network they say nothing.
+        self._reached, self._unreached = reached, list[tuple[str, ImageError]]()
         self._network = PublicNetwork(params.allow_hosts)
-        self._headers = {
-            "User-Agent": params.user_agent,
-            "Accept": "image/*,*/*;q=0.5",
-            "Accept-Encoding": "identity",
-        }
 
     async def run(self) -> None:
         """Fetch until done, or told to stop and what was in flight is journalled."""
@@ -91,13 +82,15 @@ class Fetcher:
             "SELECT host, count(*) FROM waiting GROUP BY host ORDER BY 2 DESC, 1"
         )
         await asyncio.gather(*(self._take_hosts(listed) for _ in range(_HOSTS)))
-        # Unless it was ended early: then nobody knows yet.
-        if self._unreached and not self.stop.is_set():
+        if self._reached:
+            for url, error in self._unreached:
+                self.links.fail(url, error)
+        elif self._unreached and not self.stop.is_set():  # ended early, nobody knows yet
             raise self._no_network()
 
     async def _take_hosts(self, listed: Iterator[tuple[str, int]]) -> None:
         for name, n_links in listed:
-            query = "SELECT url FROM waiting WHERE host = ? ORDER BY tried, rowid"
+            query = "SELECT url FROM waiting WHERE host = ? ORDER BY due DESC, rowid"
             fresh = (Link(url) for (url,) in self._waiting.execute(query, (name,)))
             again = deque[Link]()
             workers = range(min(n_links, self.params.max_per_host))
@@ -114,19 +107,19 @@ class Fetcher:
                 return
             try:
                 if fault := self._host(name).fault:
-                    self._fail(name, link.url, link.last or fault)
+                    self._fail(link.url, link.last or fault)
                 elif await self._fetch(link):
                     self.counts["fetched"] += 1
                     self._show()
             except ImageError as error:
                 # An attempt that met no more than "too many requests" is none of the link's.
                 link.failures += not isinstance(error, Later)
-                link.last = error
+                link.last = ImageError(error.reason, error.detail)  # without what it holds
                 if error.reason in TRANSIENT and link.failures <= self.params.retries:
                     link.due = monotonic() + _BACKOFF_S * 2 ** max(link.failures - 1, 0)
                     again.append(link)
                 else:
-                    self._fail(name, link.url, error)
+                    self._fail(link.url, link.last)
 
     async def _fetch(self, link: Link) -> bool:
         """One attempt at a link, redirects included, each at its host's pace; whether its file
@@ -149,7 +142,7 @@ class Fetcher:
                     finally:
                         self._asking -= 1
             left -= monotonic() - began
-            self._reach()
+            self._reached = True
             host.answered()
             if isinstance(outcome, bytes):
                 self.links.keep(link.url, outcome, robots)
@@ -163,7 +156,7 @@ class Fetcher:
         """Wait until a host may be asked, or the run is told to stop."""
         while not self.stop.is_set():
             wait = _LOOK_S
-            if len(self._unreached) < _SILENT_HOSTS:
+            if self._reached or len(self._unreached) < _SILENT_LINKS:
                 wait = host.take_turn()
             elif not self._asking:  # what is in flight may be answered yet
                 raise self._no_network()
@@ -178,12 +171,12 @@ class Fetcher:
             async with asyncio.timeout(seconds):
                 stream, writer = await self._network.connect(address, min(_CONNECT_S, seconds / 2))
                 try:
-                    writer.write(get(address, self._headers))
-                    head = await read_head(stream)
-                    location = redirect(head, address)
-                    robots += head.values("x-robots-tag")
+                    writer.write(get(address, self.params.user_agent))
+                    status, headers = await read_head(stream)
+                    location = redirect(status, headers, address)
+                    robots += headers.get_all("x-robots-tag", [])
                     self.links.respect(robots)
-                    return location or await read_body(stream, head, self.params.max_bytes)
+                    return location or await read_body(stream, headers, self.params.max_bytes)
                 finally:
                     writer.transport.abort()
         except TimeoutError as error:
@@ -199,43 +192,35 @@ class Fetcher:
     def _heed(self, host: Host, failure: ImageError, *, first: bool) -> None:
         """What a failure says of its host, and of the network."""
         if failure.reason not in (*_UNREACHED, *_OURS):
-            self._reach()
+            self._reached = True
         if failure.reason in (*TRANSIENT, "no_address"):
             host.failed(failure, first)
         elif failure.reason not in _OURS:
             host.answered()
 
-    def _fail(self, host: str, url: str, error: ImageError) -> None:
+    def _fail(self, url: str, error: ImageError) -> None:
         """Settle a link with its failure."""
         self.counts["failed"] += 1
         self._show()
         if error.reason in _UNREACHED and not self._reached:
-            self._unreached.setdefault(host, []).append((url, error))
+            self._unreached.append((url, error))
         else:
             self.links.fail(url, error)
-
-    def _reach(self) -> None:
-        """Somebody answered: the network is there, and who did not answer is not."""
-        self._reached = True
-        for failures in self._unreached.values():
-            for url, error in failures:
-                self.links.fail(url, error)
-        self._unreached = {}
 
     def _show(self) -> None:
         megabytes = f"{self.counts['bytes'] / 1e6:.1f}"
         self._progress.update(1, failed=self.counts["failed"], MB=megabytes)
 
     def _no_network(self) -> InputError:
-        (url, error), *_ = next(iter(self._unreached.values()))
+        url, error = self._unreached[0]
         return InputError(
-            f"03_images: no host could be reached, {len(self._unreached)} were tried (the first:"
+            f"03_images: no host could be reached for {len(self._unreached)} links (the first:"
             f" {url}: {error}). Is the network there? Proxies of the environment are not used: run"
             " where the web is reached directly"
         )
 
 
-def fetch_all(run: "Run", links: Links, table: Path) -> int:
+def fetch_all(run: Run, links: Links, table: Path) -> int:
     """Fetch what the journal lacks and failures that are due; returns how many links were asked
     for.
 
@@ -243,23 +228,24 @@ def fetch_all(run: "Run", links: Links, table: Path) -> int:
     that waits says so. Raises InputError if no host at all can be reached; an interrupt is
     delivered when what was in flight is journalled.
     """
-    p, known = run.params, 0
+    p, reached = run.params, False
     (queue := run.scratch / "waiting.sqlite").unlink(missing_ok=True)
     with ExitStack() as stack:
         lock = FolderLock(links.folder / ".lock")
         lock.acquire(wait=inf)
         stack.callback(lock.release)
         waiting = stack.enter_context(closing(sqlite3.connect(queue, check_same_thread=False)))
-        waiting.execute("CREATE TABLE waiting (host TEXT, url TEXT UNIQUE, tried INTEGER)")
+        waiting.execute("CREATE TABLE waiting (host TEXT, url TEXT UNIQUE, due TEXT)")
         for url in (tidied(row["image_url"]) for row in read_rows(table)):
-            known += links.known(url) is not None
-            if links.due(url, p.retry_days):
-                row = host_of(url), url, links.tried(url)
+            if due := links.due(url, p.retry_days):
+                row = host_of(url), url, due
                 waiting.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?)", row)
-        waiting.execute("CREATE INDEX hosts ON waiting (host, tried)")
+            else:  # an earlier run had an answer
+                reached = True
+        waiting.execute("CREATE INDEX hosts ON waiting (host, due)")
         ((asked,),) = waiting.execute("SELECT count(*) FROM waiting")
         progress = stack.enter_context(run.progress(asked, "link"))
-        fetcher = Fetcher(p, links, waiting, progress, reached=known > 0)
+        fetcher = Fetcher(p, links, waiting, progress, reached=reached)
         # In a thread: the one of a notebook has an event loop already.
         thread = ThreadPoolExecutor(1, "fetch")
         stack.callback(thread.shutdown, wait=False)  # a second interrupt waits for nobody

@@ -94,24 +94,19 @@ class Links:
         body = self._journal.get(tidied(url))
         return body if body and self._is_there(body) else None
 
-    def due(self, url: str, retry_days: float) -> bool:
-        """Whether to ask: no bytes are there, and it never failed under these rules, or long
-        enough ago.
+    def due(self, url: str, retry_days: float) -> str:
+        """Whether to ask: `new` if nobody did, or what came is lost; `failed` if it failed under
+        these rules, long enough ago; "" if not.
 
-        What a run did not ask, because it gave the host up, is due.
+        What a run did not ask, because it gave the host up, is new.
         """
         if self.known(url):
-            return False
+            return ""
         failure = self._failure(url)
         if failure is None or failure["reason"] in ("host_failed", _GONE.reason):
-            return True
+            return "new"
         days = min(retry_days, 1.0) if failure["reason"] in TRANSIENT else retry_days
-        return bool(time.time() - failure["last_at"] >= days * 86_400.0)
-
-    def tried(self, url: str) -> bool:
-        """Whether it was asked before, in vain."""
-        failure = self._failure(url)
-        return failure is not None and failure["reason"] != "host_failed"
+        return "failed" if time.time() - failure["last_at"] >= days * 86_400.0 else ""
 
     def keep(self, url: str, data: bytes, robots: Sequence[str]) -> None:
         """Store the bytes, then journal them."""

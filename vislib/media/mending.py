@@ -4,7 +4,6 @@ Pillow refuses a PNG for a wrong checksum or a long text beside its pixels, and 
 its last two bytes. What comes from here is decoded within the same bounds as any other file.
 """
 
-import hashlib
 import io
 import zlib
 from collections.abc import Collection, Iterator
@@ -48,7 +47,7 @@ def _lacks_its_end_alone(data: bytes) -> bool:
         seen = []
         for file in (body + _END, body + _FILLING + _END):
             with Image.open(io.BytesIO(file), formats=["JPEG"]) as image:
-                seen.append(hashlib.sha256(image.tobytes()).digest())
+                seen.append(image.tobytes())
     except Exception:  # decoders meet hostile bytes with any exception there is
         return False
     return seen[0] == seen[1]

@@ -34,17 +34,14 @@ class Colour:
 
 @dataclass(frozen=True)
 class Picture:
-    """Measured facts. `areas` names the colours of each area, widest first; light is mean luma,
-    0-255.
-    """
+    """Measured facts. `areas` names the colours of each area, widest first."""
 
     width: int
     height: int
     grey: bool
-    light: float
     even: float  # share of neighbouring pixels that are equal: near 1 in drawings and screenshots
     areas: Mapping[str, tuple[Colour, ...]]  # "all", and thirds of the picture by name
-    quarters: Mapping[str, float]  # mean light of each quarter
+    quarters: Mapping[str, float]  # mean luma (0-255) of each quarter
 
 
 def measure(image: Image.Image) -> Picture | None:
@@ -62,7 +59,6 @@ def measure(image: Image.Image) -> Picture | None:
         width=image.width,
         height=image.height,
         grey=bool(spread.mean() < 3 and np.percentile(spread, 99.5) < 16),
-        light=float(luma.mean()),
         even=float((np.diff(rows, axis=1) == 0).all(axis=2).mean()),
         areas=_areas(_shades(pixels / 255)),
         quarters=_quarters(luma),
@@ -71,8 +67,9 @@ def measure(image: Image.Image) -> Picture | None:
 
 def _shades(rgb: Array) -> Array:
     """The name of each pixel, values 0-1, by the first row of the table that holds."""
-    r, g, b = (rgb[..., i] for i in range(3))
-    value, chroma = rgb.max(axis=2), np.ptp(rgb, axis=2)
+    r, g, b = rgb[..., 0, None], rgb[..., 1, None], rgb[..., 2, None]
+    value = rgb.max(axis=2, keepdims=True)
+    chroma = np.ptp(rgb, axis=2, keepdims=True)
     # Hue of HSV, in sixths of a turn by which of the three is the largest.
     c = np.maximum(chroma, 1e-6)
     turns = np.select(
@@ -81,13 +78,13 @@ def _shades(rgb: Array) -> Array:
     hue = 60 * turns
     # A faint chroma is noise of the file's compression, and no colour.
     saturation = np.where(chroma < 0.075, 0, chroma / np.maximum(value, 1e-6))
-    masks = []
-    for _, h0, h1, v0, v1, s0, s1 in _TABLE["shades"]:
-        turn = (hue >= h0) & (hue < h1)
-        turn |= (hue + 360 >= h0) & (hue + 360 < h1)  # reds go on past 360 degrees
-        bright = (value >= v0) & (value < v1)
-        masks.append(turn & bright & (saturation >= s0) & (saturation < s1))
-    return np.select(masks, [row[0] for row in _TABLE["shades"]], "grey")
+    names, *bounds = zip(*_TABLE["shades"], strict=True)
+    h0, h1, v0, v1, s0, s1 = map(np.array, bounds)
+    holds = (hue >= h0) & (hue < h1)
+    holds |= (hue + 360 >= h0) & (hue + 360 < h1)  # reds go on past 360 degrees
+    holds &= (value >= v0) & (value < v1) & (saturation >= s0) & (saturation < s1)
+    named: Array = np.array(names)[holds.argmax(axis=-1)]
+    return named
 
 
 def _areas(shades: Array) -> dict[str, tuple[Colour, ...]]:

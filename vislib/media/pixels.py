@@ -10,12 +10,12 @@ They stay on disk as fetched; every stage sees them through `read_image`, and no
 import base64
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Literal, TypeVar, get_args
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -25,7 +25,6 @@ from vislib.media import signatures
 from vislib.media.colours import to_srgb
 from vislib.media.mending import mended
 
-Look = TypeVar("Look")
 Reason = Literal[
     "empty",
     "too_many_bytes",
@@ -55,7 +54,6 @@ Reason = Literal[
     "server_error",
     "host_failed",
 ]
-REASONS: tuple[str, ...] = get_args(Reason)
 # What Pillow may try, and the ending of a stored file: a closed list keeps its EPS interpreter out
 # of reach.
 ENDINGS = {
@@ -81,12 +79,11 @@ _TURNS = (
     Transpose.TRANSVERSE,
     Transpose.ROTATE_90,
 )
-_JPEG_END = b"\xff\xd9"
 _LOSSY = {"JPEG", "WEBP", "AVIF", "JPEG2000"}
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used: `reason` is one of `REASONS`, `detail` says what was found."""
+    """A picture that cannot be used: `reason` is one of `Reason`, `detail` says what was found."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -113,31 +110,22 @@ def read_image(path: str | Path) -> Image.Image:
 
     Raises ImageError, and OSError for a file that cannot be read.
     """
-    return _looked_at(Path(path).read_bytes(), _normalised)[0]
+    return _read(Path(path).read_bytes())[0]
 
 
 def verify(data: bytes, *, max_bytes: int, max_pixels: int) -> ImageFacts:
     """Decode the whole first frame of `data` within limits and describe it; raises ImageError.
 
-    Pixels are counted from the header, before anything is decoded. Above Pillow's own threshold
-    (89,478,485 pixels) a picture is refused whatever `max_pixels` says.
+    Pixels are counted from the header, before anything is decoded.
     """
     if not data:
         raise ImageError("empty", "0 bytes")
     if len(data) > max_bytes:
         raise ImageError("too_many_bytes", f"{len(data)} bytes, at most {max_bytes}")
 
-    def look(image: Image.Image) -> ImageFacts:
-        if image.width * image.height > max_pixels:
-            size = f"{image.width} x {image.height}"
-            raise ImageError("too_many_pixels", f"{size}, at most {max_pixels}")
-        shown = _normalised(image)
-        return ImageFacts(*shown.size, _format(image), perceptual_hash(shown))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return _looked_at(data, look)[0]
+    with warnings.catch_warnings(action="ignore"):  # remarks on metadata
+        shown, kind, _ = _read(data, max_pixels)
+    return ImageFacts(*shown.size, kind, perceptual_hash(shown))
 
 
 def perceptual_hash(image: Image.Image) -> str:
@@ -175,32 +163,28 @@ def portable(path: str | Path, *, side: int = 0, lossy: bool = False) -> tuple[b
     same bytes. Raises ImageError, and OSError as `read_image` does.
     """
     data = Path(path).read_bytes()
-
-    def look(image: Image.Image) -> tuple[str, Image.Image | None]:
-        # Decoding shows what is to be mended; a JPEG is whole if it has its end.
-        if not data.endswith(_JPEG_END):
-            image.load()
-        kind, fits = _format(image), not side or max(image.size) <= side
-        its_own = kind in _SENT and fits and _plain(image)
-        return kind, None if its_own else scaled(_normalised(image), side)
-
-    (kind, shown), was_mended = _looked_at(data, look)
-    if shown is None and not was_mended:
+    shown, kind, as_it_is = _read(data)
+    if as_it_is and kind in _SENT and (not side or max(shown.size) <= side):
         return data, kind
     # JPEG of a lossless file would blur its edges; PNG of a photograph is several times as large.
     kind = "JPEG" if lossy and kind in _LOSSY else "PNG"
     stream = io.BytesIO()
-    (shown or read_image(path)).save(stream, kind, quality=90, subsampling=0)
+    scaled(shown, side).save(stream, kind, quality=90, subsampling=0)
     return stream.getvalue(), kind
 
 
-def _looked_at(data: bytes, look: Callable[[Image.Image], Look]) -> tuple[Look, bool]:
-    """What `look` makes of the opened picture, and whether the file had to be mended for it."""
+def _read(data: bytes, max_pixels: int = 0) -> tuple[Image.Image, str, bool]:
+    """The picture as it is shown, its format, and whether the file as it stands shows the same."""
     failures: list[ImageError] = []
     for file in chain([data], mended(data)):
         try:
             with _opened(io.BytesIO(file)) as image:
-                return look(image), file is not data
+                if 0 < max_pixels < image.width * image.height:
+                    size = f"{image.width} x {image.height}"
+                    raise ImageError("too_many_pixels", f"{size}, at most {max_pixels}")
+                # A JPEG with further pictures behind the first (MPO) is a JPEG.
+                kind = "JPEG" if image.format == "MPO" else str(image.format)
+                return _normalised(image), kind, file is data and _plain(image)
         except ImageError as error:
             if error.reason not in {"broken", "truncated"}:  # too large, say
                 raise
@@ -216,7 +200,7 @@ def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
             yield image
     except (ImageError, MemoryError):  # a full machine says nothing about the picture
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
         raise ImageError(*_unread(stream)) from error
@@ -232,13 +216,6 @@ def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
 def _unread(stream: IO[bytes]) -> tuple[Reason, str]:
     stream.seek(0)
     return signatures.unread(stream.read(signatures.LOOKED_AT))
-
-
-def _format(image: Image.Image) -> str:
-    """Pillow's name of the format; a JPEG with further pictures behind the first (MPO) is a
-    JPEG.
-    """
-    return "JPEG" if image.format == "MPO" else str(image.format)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -298,9 +275,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     255.
     """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    # Other modes than 16 bits do not say their range: the smallest usual one that holds the values.
-    sixteen = image.mode.startswith("I;16")
-    ranges = (65535.0,) if sixteen else (1.0, 255.0, 65535.0, float(values.max()))
-    top = next(top for top in ranges if values.max() <= top)
+    # Other modes than 16 bits do not say their range: the largest value is taken for white.
+    top = 65535.0 if image.mode.startswith("I;16") else max(float(values.max()), 1.0)
     grey = np.clip(values / top * 255 + 0.5, 0, 255)
     return Image.fromarray(grey.astype(np.uint8))

@@ -45,10 +45,8 @@ _AVIF = re.compile(
     rb"\0...ftyp(?=.{0,60}avi[fs])", re.DOTALL
 )  # also where another brand comes first
 # What XML may have before its first element.
-_PROLOG = re.compile(
-    r"\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?!\s+svg)[^>\[]*(\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE
-)
-_SVG = re.compile(r"<!DOCTYPE\s+svg\b|<(\w+:)?svg[\s>/]", re.IGNORECASE)
+_PROLOG = r"(?:\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?!\s+svg)[^>\[]*(?:\[.*?\]\s*)?>)*+"
+_SVG = re.compile(rf"{_PROLOG}(?:<!DOCTYPE\s+svg\b|<(?:\w+:)?svg[\s>/])", re.DOTALL | re.IGNORECASE)
 
 
 def unread(head: bytes) -> tuple[Literal["broken", "unsupported_format", "not_an_image"], str]:
@@ -68,7 +66,4 @@ def _is_svg(head: bytes) -> bool:
     """Whether a file's first element is a drawing: one within a page makes it no picture."""
     wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = head.decode("utf-16" if wide else "utf-8-sig", "replace")
-    at = 0
-    while skipped := _PROLOG.match(text, at):
-        at = skipped.end()
-    return bool(_SVG.match(text, at))
+    return bool(_SVG.match(text))

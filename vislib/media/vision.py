@@ -108,8 +108,7 @@ def choose_device(device: str) -> Any:
     import torch
 
     if device == "auto":
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        device = "cuda" if torch.cuda.is_available() else mps
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     # A tensor of no size tells whether the device is really there, and what it is called in full.
     try:
         return torch.empty(0, device=device).device
