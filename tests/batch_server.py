@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
                     )
         self._say(status, said)
 
-    do_GET = do_POST = do_DELETE = _serve
+    do_GET = do_POST = _serve
 
     def _act(
         self, kind: str, rest: list[str], body: bytes, query: dict[str, str]
@@ -199,9 +199,6 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, entries[rest[0]] | {"status": "cancelled"}
         if self.command == "POST":
             return 200, self._upload(body) if kind == "files" else held.create(json.loads(body))
-        if self.command == "DELETE":
-            held.contents.pop(rest[0])
-            return 200, {"id": held.files.pop(rest[0])["id"], "object": "file", "deleted": True}
         if rest[1:] == ["content"]:
             return 200, held.contents[rest[0]]
         if rest:

@@ -14,8 +14,7 @@ from PIL import Image
 from tests.openai_server import KEY, MODEL, completion, error, openai_server
 from vislib.engines import Request
 from vislib.engines.ask import ask_all
-from vislib.engines.billing import rules, scaled_size
-from vislib.engines.budget import Budget
+from vislib.engines.budget import Budget, most_tokens
 from vislib.engines.openai import OpenAIChat
 from vislib.runs import Run
 from vislib.runs.errors import InputError
@@ -38,7 +37,6 @@ SETTINGS = {
     "reasoning_effort": "default",
     "max_failure_rate": 0.0,
     "replay": False,
-    "image_billing": "none",
 } | PRICES
 
 
@@ -116,10 +114,9 @@ class Biller:
 @pytest.mark.parametrize("images", [False, True])
 @pytest.mark.parametrize("ceiling", [0.0021, 0.01, 0.05])
 def test_never_above_the_ceiling_when_all_is_billed_that_may_be(tmp_path, server, images, ceiling):
-    rule = rules()["gpt-6"]
-    server.script = Biller(rule.tokens(*scaled_size(900, 600, 300)) if images else 0)
+    server.script = Biller(80 if images else 0)  # 300 x 200 px
     requests = asking(60, **(picture(tmp_path) if images else {}))
-    ground = Ground(tmp_path, max_spend_usd=ceiling, image_billing="gpt-6")
+    ground = Ground(tmp_path, max_spend_usd=ceiling)
     with pytest.raises(InputError, match="Raise max_spend_usd to go on"):
         ask(ground, server, requests)
     largest = max(Budget(ground.params).bound(request) for request in requests)
@@ -131,7 +128,7 @@ def test_never_above_the_ceiling_when_all_is_billed_that_may_be(tmp_path, server
     assert len(server.bodies) == 60 > asked
 
 
-def test_a_server_that_bills_more_than_its_rule_says_is_found_out_by_its_first_answer(
+def test_a_server_that_bills_more_than_was_thought_is_found_out_by_its_first_answer(
     tmp_path, server
 ):
     server.script = Biller(share=3.0)
@@ -173,17 +170,18 @@ def test_what_is_cached_or_written_or_in_batches_has_its_price():
     )  # this provider charges writes to its cache
     assert Budget(params, share=0.5).cost(1_000_000, 100_000, 600_000) == pytest.approx(0.96)
     (request,) = asking(1)
-    bound = (2.5 * budget.tokens(request) + 10 * 50) / 1e6
+    bound = (2.5 * most_tokens(request) + 10 * 50) / 1e6
     assert budget.bound(request) == pytest.approx(bound)
     assert Budget(params, share=0.5).bound(request) == pytest.approx(bound / 2)
 
 
-def test_images_are_bound_by_their_rule_else_by_the_largest_input_seen(tmp_path):
-    (request,) = asking(1, **picture(tmp_path))
-    known = Budget(SimpleNamespace(**SETTINGS | {"model": "gpt-6-sol", "image_billing": "auto"}))
-    assert known.image_tokens(request) == rules()["gpt-6"].tokens(300, 200)
-    unknown = Budget(SimpleNamespace(**SETTINGS | {"image_billing": "auto"}))
-    assert unknown.image_tokens(request) == 1500
+@pytest.mark.parametrize(
+    ("size", "side", "tokens"),
+    [((900, 600), 300, 80), ((900, 600), 0, 720), ((90, 60), 300, 8), ((0, 0), 300, 1500)],
+)
+def test_an_image_counts_by_the_pixels_that_are_sent(tmp_path, size, side, tokens):
+    (request,) = asking(1, **picture(tmp_path) | {"image_size": size, "image_side": side})
+    assert most_tokens(request) - most_tokens(asking(1)[0]) == tokens
 
 
 @pytest.mark.parametrize("day", ["21.11.2026", "2026-13-01", "now"])

@@ -54,14 +54,15 @@ def test_without_an_answer_a_tokenizer_counts_and_the_guess_is_said(tmp_path):
         assert said in estimate.line()
 
 
-def test_images_are_billed_by_the_rule_at_the_size_sent(tmp_path):
+def test_images_count_by_their_pixels_at_the_size_sent_and_the_guess_is_said(tmp_path):
     with_image = {"image_id": "i", "image_size": (2000, 1000), "image_side": 768}
     texts, images = (
-        surveyed(Ground(tmp_path, image_billing="gpt-6"), asking(50, **more)).figures()["tokens_in"]
+        surveyed(Ground(tmp_path), asking(50, **more)).figures()["tokens_in"]
         for more in ({}, with_image)
     )
-    assert images - texts == 50 * 346  # 768 x 384: 24 x 12 cells at 1.2
-    assert "the tokens of an image" in surveyed(Ground(tmp_path), asking(3, **with_image)).line()
+    assert images - texts == 50 * 394  # 768 x 384
+    line = surveyed(Ground(tmp_path), asking(3, **with_image)).line()
+    assert "400 out each and a token per 750 px of an image is a guess" in line
 
 
 def test_after_a_trial_its_answers_tell(tmp_path, server, capsys):  # noqa: F811

@@ -23,13 +23,8 @@ def runs(tmp_path, monkeypatch):
 
 
 def paid_set(folder, **changes):
-    asks = (
-        SETTINGS
-        | {"base_url": "http://127.0.0.1:9/v1", "model": "gpt-6-sol", "image_billing": "auto"}
-        | changes
-    )
-    asks = {name: value for name, value in asks.items() if name != "image_billing"}
-    both = {"06_captioning": asks | {"image_billing": "auto"}, "07_qa_generation": asks}
+    asks = SETTINGS | {"base_url": "http://127.0.0.1:9/v1", "model": "gpt-6-sol"} | changes
+    both = {"06_captioning": asks, "07_qa_generation": asks}
     return variation(folder / "paid", only="01 02 03 06 07", **both)
 
 

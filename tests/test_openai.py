@@ -203,7 +203,7 @@ def test_the_provider_needs_a_key(ground, monkeypatch):  # noqa: F811
         ask(ground, chat(base_url=""), asking(1))
 
 
-def test_few_more_requests_exist_than_may_be_in_flight(ground, server):  # noqa: F811
+def test_no_more_requests_exist_than_may_be_in_flight(ground, server):  # noqa: F811
     server.latency_s = 0.02
     drawn = answered = lag = 0
 
@@ -217,17 +217,8 @@ def test_few_more_requests_exist_than_may_be_in_flight(ground, server):  # noqa:
         answered += 1
         lag = max(lag, drawn - answered)
     assert answered == 100
-    assert lag <= 10  # five in flight, five behind them
+    assert lag <= 5
     assert 2 <= server.most_at_once <= 5
-
-
-def test_new_requests_go_on_while_others_wait_for_another_try(ground, server):  # noqa: F811
-    later = error(503, "later", headers={"Retry-After": "2"})
-    server.script = lambda prompt, times: (
-        later if times == 1 and int(prompt.split()[1]) < 8 else None
-    )
-    assert {a.status for a in ask(ground, chat(server), asking(40))} == {"ok"}
-    assert len({body["messages"][0]["content"] for body in server.bodies[:40]}) == 40
 
 
 def test_what_waits_is_given_up_when_the_run_stops(server):  # noqa: F811

@@ -11,7 +11,7 @@ from tests.test_budget import Ground, _environment, asking  # noqa: F401
 from vislib import priors, prompts
 from vislib.engines import Request, openai
 from vislib.engines.ask import ask_all
-from vislib.engines.billing import caching_of
+from vislib.engines.budget import marks_cache
 from vislib.engines.openai import OpenAIChat, chat_messages
 from vislib.media.tokenization import count_tokens, load_tokenizer
 from vislib.prompts.captions import KINDS
@@ -72,9 +72,7 @@ def requests(n, head, folder):
 
 def at(monkeypatch, server):
     """Take the server for the provider itself."""
-    monkeypatch.setattr(
-        openai, "caching_of", lambda model: caching_of(model) | {"marked_at": server.url}
-    )
+    monkeypatch.setattr(openai, "PROVIDER", server.url)
 
 
 def paid(tmp_path, server, asked):
@@ -108,6 +106,14 @@ def test_the_providers_own_breakpoint_would_cost_a_quarter_more(tmp_path, provid
     explicit = paid(tmp_path / "explicit", provider, requests(10, head, tmp_path))
     assert implicit["tokens_in"] == explicit["tokens_in"]
     assert implicit["usd"] - explicit["usd"] == pytest.approx(implicit["tokens_in"] * 0.5e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "marked"),
+    [("gpt-6-sol", True), ("openai/gpt-5.6-luna", True), ("gpt-5.5", False), ("qwen3-vl", False)],
+)
+def test_the_models_whose_provider_wants_a_breakpoint(model, marked):
+    assert marks_cache(model) == marked
 
 
 def test_what_our_prompts_share_is_long_enough_to_be_cached():

@@ -14,7 +14,6 @@ from typing import Any
 from vislib import priors, prompts
 from vislib.checks import RULES, Checks
 from vislib.engines import Request
-from vislib.engines.billing import Rule, rule_of, send_side
 from vislib.prompts.captions import FUSED, KINDS, load_prompt, render_prompt
 from vislib.runs import Drop, InputError, Note, Run, To, choose, sql, tables
 from vislib.runs.contract import SAMPLES
@@ -66,7 +65,6 @@ class Plan:
     templates: dict[str, prompts.Template]
     root: Path  # below which image files lie
     checks: Checks
-    rule: Rule | None
 
     @classmethod
     def of(cls, run: Run) -> "Plan":
@@ -83,7 +81,6 @@ class Plan:
             templates={k: load_prompt(k, run.input(f"{k}_prompt"), f"{k}_caption") for k in kinds},
             root=run.table("images").parent,
             checks=Checks(run.params.checks, run.params.language),
-            rule=rule_of(run.params),
         )
 
     def request(self, row: Row) -> Request | Drop:
@@ -91,11 +88,7 @@ class Plan:
         image, kind, sample, found = row["image"], row["kind"], row["sample"], row["priors"]
         if row["fault"]:
             return Drop(*row["fault"])
-        # The size is decided here and not by the engine: it is part of the answer's key, so that a
-        # caption of a smaller picture is never taken for one of the whole.
         template, path = self.templates[kind], self.root / image["path"]
-        size = (image["width"], image["height"])
-        side, tokens = self.params.image_side, self.params.image_tokens
         return Request(
             id=sample["sample_id"],
             prompt=render_prompt(template, kind, sample, found),
@@ -103,8 +96,8 @@ class Plan:
             shared=template.shared,
             image_id=image["image_id"],
             image_path=path,
-            image_side=send_side(*size, side=side, tokens=tokens, rule=self.rule),
-            image_size=size,
+            image_side=self.params.image_side,
+            image_size=(image["width"], image["height"]),
             temperature=self.params.temperature,
             max_tokens=self.params.max_answer_tokens,
             seed=self.params.seed,

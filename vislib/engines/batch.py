@@ -121,17 +121,17 @@ class OpenAIBatch(OpenAIChat):
                     f" delete {file.lines} to ask its requests again"
                 )
             if self._server and not file.batch:  # the reply was lost, or there was none
-                if batch := self._server.begun(file.name):
-                    file.note(batch)
-                else:
+                file.note(self._server.begun(file.name))
+                if not file.batch:
                     self._clear(file)
+                    continue
             bounds = {request_key(self, asked): self._bound(asked) for asked in file.requests()}
             # the kill may have come when some of them were journalled
             left = {key: usd for key, usd in bounds.items() if not journal.has(key)}
             # until it is collected, it counts as if all of it were billed
             self.budget.reserved += sum(left.values())
             self._bounds |= left
-            if not left and file in self._files:
+            if not left:
                 self._clear(file)
 
     def _bound(self, request: Request) -> float:
@@ -231,10 +231,7 @@ class OpenAIBatch(OpenAIChat):
         self._clear(file)
 
     def _clear(self, file: BatchFile) -> None:
-        """Clear away, here and at the server, a file of which nothing waits any more."""
-        file.asked.unlink(missing_ok=True)  # killed from here on, the next run only clears
-        if self._server:
-            self._server.clear(file.name, file.batch)
+        """Forget a file of which nothing waits any more."""
         file.remove()
         self._files.remove(file)
 

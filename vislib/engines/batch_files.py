@@ -9,7 +9,7 @@ it has before anything is sent to it again.
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -83,7 +83,7 @@ class BatchFile:
 
     @property
     def asked(self) -> Path:
-        """The requests; gone once all of them are answered."""
+        """The requests, whole."""
         return self.state / f"{self.name}.pickle"
 
     def note(self, batch: str = "") -> None:
@@ -93,8 +93,9 @@ class BatchFile:
         write_redacted(self.state / f"{self.name}.json", json.dumps(said))
 
     def requests(self) -> list[Request]:
-        """Those that may still wait for an answer."""
-        return pickle.loads(self.asked.read_bytes()) if self.asked.exists() else []
+        """What it asks."""
+        requests: list[Request] = pickle.loads(self.asked.read_bytes())
+        return requests
 
     def remove(self) -> None:
         """Forget it."""
@@ -122,7 +123,8 @@ class BatchServer:
     """The files and batches at `url`; `over` cuts waiting short.
 
     The client tries again what may pass; only the begin of a batch is never repeated before the
-    server was asked whether it has begun. Calls raise Refused when the server says no or has no
+    server was asked whether it has begun. What was uploaded the provider itself deletes after 30
+    days. Calls raise Refused when the server says no or has no
     batches, and InputError when it does not answer.
     """
 
@@ -188,22 +190,6 @@ class BatchServer:
         """A file of results."""
         with self._told():
             return self._client.files.content(file).read()
-
-    def clear(self, name: str, batch: str) -> None:
-        """Delete what is there of a file and of the batch that was made of it."""
-        import openai
-
-        ids: list[str | None] = []
-        # a leftover costs nothing: no reason to fail a run whose answers are safe
-        with suppress(InputError), self._told():
-            uploads = self._client.files.list(purpose="batch")
-            ids += [file.id for file in uploads if file.filename == f"{name}.jsonl"]
-            if batch:
-                ended = self._client.batches.retrieve(batch)
-                ids += [ended.output_file_id, ended.error_file_id]
-        for file in filter(None, ids):
-            with suppress(openai.OpenAIError):
-                self._client.files.delete(file)
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not beyond the end of the run."""

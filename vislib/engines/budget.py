@@ -4,11 +4,11 @@
 Providers bill per token, images included. What a request takes is known when its answer is there;
 until then its upper bound counts. For an estimate, requests without an answer are counted by
 prompt: answers to the same prompt tell tokens and seconds; where there are none, a tokenizer counts
-some of the texts, the model's billing rule the images, and a guess, said to be one, stands for the
-answers.
+some of the texts, and guesses, said to be some, stand for images and answers.
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import date
@@ -17,13 +17,17 @@ from threading import Lock
 from typing import Any
 
 from vislib.engines import Answer, Request
-from vislib.engines.billing import caching_of, rule_of, scaled_size
 from vislib.engines.replies import DOUBTFUL
 from vislib.runs.errors import InputError
 
 _FRAME_TOKENS = 256  # that a server's chat template may add
-# Of the first image, if no rule is known; from then on the largest input that was seen.
-_IMAGE_TOKENS = 1500
+# Of an image that make a token: providers bill one for 650 to 1,050, some the same for any image.
+_PIXELS = 750
+_IMAGE_TOKENS = 1500  # of an image of unknown size
+# Since gpt-5.6 OpenAI charges a quarter more for what it writes to its cache, and finds it again up
+# to a breakpoint in the request (developers.openai.com/api/docs/guides/prompt-caching, 2026-11).
+_MARKED = re.compile(r"(.*/)?gpt-(5\.[6-9]|[6-9])")
+_WRITTEN = 1.25
 _SAMPLED = 64  # texts that are counted by the tokenizer
 _ENOUGH = 10  # answers that say more than the tokenizer and the guess
 _TOLD = ("tokens_in", "tokens_cached", "tokens_out")
@@ -50,15 +54,13 @@ class Budget:
         self.priced = bool(usd_in + usd_out)
         self.prices_of = _day(getattr(params, "prices_of", ""))
         usd_cached = params.usd_per_million_cached_tokens
-        usd_written = usd_in * caching_of(params.model).get("write", 1.0)
+        usd_written = usd_in * (_WRITTEN if marks_cache(params.model) else 1.0)
         # below 0: no price of its own; what is read from a cache then costs as other input
         prices = (usd_in, usd_in if usd_cached < 0 else usd_cached, usd_written, usd_out)
         self._prices = [share * float(price) / 1e6 for price in prices]
         self.spent = self.reserved = 0.0
         self._lock = Lock()  # requests are reserved for in one thread and paid in another
         self.proven = not self.ceiling  # whether an answer has shown what a request costs
-        self.rule = rule_of(params)
-        self._image_tokens = _IMAGE_TOKENS
         self._dearest = 0.0
 
     def cost(
@@ -72,25 +74,9 @@ class Budget:
         cached = tokens_cached * of_cached + tokens_written * of_written
         return plain * of_in + cached + tokens_out * of_out
 
-    def image_tokens(self, request: Request) -> int:
-        """What the request's image is billed: by the model's rule, else the largest input that was
-        seen.
-        """
-        if not request.image_id:
-            return 0
-        if self.rule is None or min(request.image_size) < 1:
-            return self._image_tokens
-        return self.rule.tokens(*scaled_size(*request.image_size, request.image_side))
-
-    def tokens(self, request: Request) -> int:
-        """Upper bound of a request's input tokens: no tokenizer makes more tokens than there are
-        bytes.
-        """
-        return _bytes(request) + _FRAME_TOKENS + self.image_tokens(request)
-
     def bound(self, request: Request) -> float:
         """Upper bound of a request's cost in USD."""
-        tokens = self.tokens(request)
+        tokens = most_tokens(request)
         # a write to the cache may cost more than plain input, or less
         plain = self.cost(tokens, request.max_tokens)
         return max(self._dearest, plain, self.cost(tokens, request.max_tokens, 0, tokens))
@@ -118,8 +104,6 @@ class Budget:
             usd = bound
         with self._lock:
             self.spent += usd
-        # no rule is known for it: the dearest input so far is the safest guess of the next
-        self._image_tokens = max(self._image_tokens, answer.tokens_in)
         self._dearest = max(self._dearest, usd if usd > bound else 0.0)
         self.proven = self.proven or answer.status == "ok" or answer.tokens_in > 0
         return usd
@@ -156,8 +140,7 @@ class Estimate:
         self._lacking[request.prompt_sha].update(
             requests=1,
             bytes=_bytes(request),
-            image=self._budget.image_tokens(request),
-            unruled=bool(request.image_id) and self._budget.rule is None,
+            image=_image_tokens(request),
             most_out=request.max_tokens,
         )
 
@@ -181,7 +164,7 @@ class Estimate:
                 used = {name: round(n * known[name] / known["requests"]) for name in _TOLD}
             else:
                 total["guessed"] += n
-                total["unruled"] += group["unruled"]
+                total["image"] += group["image"]
                 text = _tokens_per_byte(tuple(self._texts)) * group["bytes"]
                 used = {
                     "tokens_in": round(group["image"] + text),
@@ -211,8 +194,7 @@ class Estimate:
         is_ = self.figures()
         basis = [f"as in {is_['answers']:.0f} answers"] if is_["answers"] else []
         if is_["guessed"]:
-            rule = " and the tokens of an image (no rule of image_billing)"
-            images = rule if is_["unruled"] else ""
+            images = f" and a token per {_PIXELS} px of an image" if is_["image"] else ""
             basis.append(f"no answer yet: {_GUESS} out each{images} is a guess")
         cached = is_["tokens_cached"] / max(is_["tokens_in"], 1)
         share = f" ({cached:.0%} of it cached)" if cached else ""
@@ -247,6 +229,26 @@ def _tokens_per_byte(texts: tuple[str, ...]) -> float:
     # in the package, so that no dry run needs the network; others are within some per cent
     tokenizer = load_tokenizer("mistral-common")
     return sum(count_tokens(tokenizer, list(texts))) / sum(len(text.encode()) for text in texts)
+
+
+def marks_cache(model: str) -> bool:
+    """Whether its provider reuses the beginning of a prompt only up to a breakpoint."""
+    return _MARKED.match(model) is not None
+
+
+def most_tokens(request: Request) -> int:
+    """Input tokens of a request, at most: no tokenizer makes more tokens than there are bytes."""
+    return _bytes(request) + _FRAME_TOKENS + _image_tokens(request)
+
+
+def _image_tokens(request: Request) -> int:
+    """What the request's image is likely to be billed."""
+    if not request.image_id:
+        return 0
+    width, height = request.image_size
+    longest = max(width, height)
+    scale = min(1.0, request.image_side / longest) if request.image_side and longest else 1.0
+    return math.ceil(scale**2 * width * height / _PIXELS) or _IMAGE_TOKENS
 
 
 def _bytes(request: Request) -> int:

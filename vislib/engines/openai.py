@@ -2,9 +2,9 @@
 3.3).
 
 The official client sends; what is kept, retried, paced and paid is decided here. Requests stream
-from an iterator and at most `max_in_flight` are under way at once; as many again may wait for their
-turn or for another try. The loop runs in a thread of its own, so that a notebook's kernel, which
-runs one already, can call it.
+from an iterator and at most `max_in_flight` are under way at once, images read and scaled only when
+their turn comes. The loop runs in a thread of its own, so that a notebook's kernel, which runs one
+already, can call it.
 """
 
 import asyncio
@@ -20,12 +20,11 @@ from time import monotonic
 from typing import Any
 
 from vislib.engines import Answer, Answered, Request
-from vislib.engines.billing import caching_of
-from vislib.engines.budget import Budget
+from vislib.engines.budget import Budget, marks_cache, most_tokens
 from vislib.engines.completions import failure
 from vislib.engines.replies import RETRIED, SILENT, Reply, silent
 from vislib.engines.servers import Balancer, Server
-from vislib.engines.transport import ChatClient, server_urls
+from vislib.engines.transport import PROVIDER, ChatClient, server_urls
 from vislib.runs.digests import content_hash, folder_facts
 from vislib.runs.errors import InputError
 from vislib.runs.keys import expand
@@ -122,7 +121,7 @@ class OpenAIChat:
     def _admitted(self, waiting: Iterator[Request]) -> Iterator[_Asked]:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
         # one alone until it has shown what a request costs
-        most = 2 * self.params.max_in_flight if self.budget.proven else 1
+        most = self.params.max_in_flight if self.budget.proven else 1
         while not self._ending() and self._open < most:
             request = self._held or next(waiting, None)
             self._held = None
@@ -167,7 +166,7 @@ class OpenAIChat:
             body = await in_thread if in_thread else self._body(request)
         except (OSError, ValueError) as error:
             return unreadable(error)
-        tokens = self.budget.tokens(request) + request.max_tokens
+        tokens = most_tokens(request) + request.max_tokens
         while True:
             reply, server, begun = await self._servers.send(body, tokens, after=wait, avoid=server)
             asked.began = asked.began or begun
@@ -210,7 +209,7 @@ class OpenAIChat:
     def _body(self, request: Request) -> dict[str, Any]:
         """What is sent. Raises OSError or ValueError for an image that cannot be read."""
         # only the provider itself knows these words
-        marked = self.urls == [caching_of(self.model).get("marked_at")]
+        marked = self.urls == [PROVIDER] and marks_cache(self.model)
         body: dict[str, Any] = {
             "model": self.model,
             "messages": chat_messages(request, marked=marked),
@@ -235,7 +234,7 @@ class OpenAIChat:
         """An event loop in a thread, with clients; on leaving, whatever still runs is cancelled."""
         clients = [ChatClient(url, self.params) for url in self.urls]
         servers = [Server(client, self.params) for client in clients]
-        self._servers = Balancer(servers, self.params.max_in_flight)
+        self._servers = Balancer(servers)
         begun = SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
 
         async def serve() -> None:

@@ -2,8 +2,7 @@
 work.
 
 A circuit breaker leaves a server alone that fails again and again, then tries it with one request;
-the others take over. A request that waits for another try holds no place in flight, so that new
-ones go on meanwhile.
+the others take over.
 """
 
 import asyncio
@@ -64,20 +63,14 @@ class Server:
 
 
 class Balancer:
-    """Sends requests to `servers`, at most `most` at once."""
+    """Sends requests to `servers`."""
 
-    def __init__(self, servers: list[Server], most: int) -> None:
+    def __init__(self, servers: list[Server]) -> None:
         self.servers = servers
-        self.most = most
         self._line = asyncio.Lock()  # the first looks for a server, the others wait behind it
         self._freed = asyncio.Event()  # an answer came
         self._waiting = set[asyncio.Task[Any] | None]()  # what is not in flight
         self._given_up = False
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that are sent and not answered."""
-        return sum(server.in_flight for server in self.servers)
 
     async def send(
         self, body: dict[str, Any], tokens: int, *, after: float = 0.0, avoid: Server | None = None
@@ -127,8 +120,7 @@ class Balancer:
             now = monotonic()
             # if all have failed: as if none had, and requests find out
             sound = [s for s in self.servers if s.may_be_tried(now)] or self.servers
-            full = self.in_flight >= self.most
-            free = [s for s in sound if not full and s.in_flight + 1 <= s.window.size]
+            free = [s for s in sound if s.in_flight + 1 <= s.window.size]
             if ready := [s for s in free if s.rate.wait(now) <= 0]:
                 # rather not the one that has just failed
                 return min(ready, key=lambda s: (s is avoid, s.in_flight))

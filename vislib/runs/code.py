@@ -36,7 +36,6 @@ MACHINERY = (
 # Pure modules within them, which decide what is sent and how a reply is read. A stage that asks
 # reaches its engine by a parameter and not by import, so it depends on all of these.
 ENGINES = (
-    "vislib.engines.billing",
     "vislib.engines.completions",
     "vislib.engines.extractive",
     "vislib.engines.recorded",
