@@ -83,7 +83,7 @@ BROKEN = ("error", "overloaded", "reset", "hang", "cut", "cut_chunk", "drip")
 
 @pytest.mark.parametrize("fault", [*BROKEN, *BODIES, *SETTLED, *ODD])
 def test_no_fault_is_without_end_or_reason(faulty, fault):
-    engine = chat(base_url=faulty, model="m", timeout_s=0.1 if fault in ("drip", "hang") else 5.0)
+    engine = chat(base_url=faulty, model="m", timeout_s=0.3 if fault in ("drip", "hang") else 5.0)
     began, request = time.monotonic(), replace(asking(1)[0], prompt=f"{fault}: why?")
     ((_, answer),) = engine.answer(iter([request]))
     asked = bill(faulty)["asked"][request.prompt]

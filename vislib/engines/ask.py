@@ -21,7 +21,6 @@ from vislib.checks import Checks
 from vislib.engines import Answer, Engine, Request, open_engine, request_key, say
 from vislib.engines.batch_files import state_folder, under_way
 from vislib.engines.budget import Estimate
-from vislib.engines.completions import bad_end
 from vislib.engines.identity import Origins
 from vislib.engines.recorded import REASONS as NOT_RECORDED
 from vislib.engines.replies import settles
@@ -141,19 +140,17 @@ class _Asking:
         self._check = check if paid and not self._replay else None
         self._judged = 0
         self._dropped = Counter[str]()  # by reason
-        self._not_recorded = Counter[str]()
+        self._reasons = Counter[str]()  # of failures in this run
         # an engine that never waits has no event; a used one may be set from its last run
         self._stop: threading.Event = getattr(engine, "stop", threading.Event())
         self._stop.clear()
         self.known = self._failed = self._total = 0
         self._spent = 0.0  # USD of journalled answers and failed attempts
-        self._usage: dict[str, Any] = dict.fromkeys(
-            _PAID, 0
-        )  # since it was told last, failures too
+        # since it was told last, failures too
+        self._usage: dict[str, Any] = dict.fromkeys(_PAID, 0)
         self._told_at = time.monotonic()
-        self.answers: dict[str, Any] = dict(
-            self._usage
-        )  # of all answers, whichever run paid for them
+        # of all answers, whichever run paid for them
+        self.answers = dict(self._usage)
         self._last_failure = "of an earlier run"
         self._last_drop = ""
         # keys under way or failed in this run: a twin is not asked too
@@ -172,8 +169,7 @@ class _Asking:
             failure = self._journal.failure(key)
             self._spent += failure["usd"] if failure else 0.0  # it may have been billed
             body, answered_at = self._journal.entry(key) or ({}, 0.0)
-            # a replay takes the journal as it was when the data were made
-            if body and (self._replay or not self._spoilt(body)):
+            if body:
                 self._learn(request, body, answered_at)
             # a failure about its request would come again, and be paid again
             elif self._is_settled(failure) or (failure and self._replay):
@@ -242,13 +238,7 @@ class _Asking:
                 return
             if key in self._open:
                 continue
-            if body := self._journal.get(key):
-                if not (reason := self._spoilt(body)):
-                    continue
-                said = f"finish_reason {body['finish_reason']}"
-                # what it cost stays in the books, as a failure's does
-                self._journal.retract(key, reason, said, body["usd"])
-            elif self._is_settled(self._journal.failure(key)):
+            if self._journal.has(key) or self._is_settled(self._journal.failure(key)):
                 continue
             self._open.add(key)
             yield request
@@ -268,15 +258,13 @@ class _Asking:
             self._stop.set()
             answer = replace(answer, reason="another_model", detail=answer.model)
         self._journal.fail(key, answer.reason, answer.detail, usd=answer.usd)
-        if answer.reason in NOT_RECORDED:
-            self._not_recorded[answer.reason] += 1
-            self._last_failure = f"{answer.reason}: {answer.detail}"
+        said = f"{answer.reason} {_MENDS.get(answer.reason, '')}{answer.detail}"
+        self._last_failure = f"{request.id}: {said}".strip()
+        self._reasons[answer.reason] += 1
         # who needs no model may have nothing to say: no fault to stop for
         if answer.reason == "no_evidence" or answer.reason in NOT_RECORDED:
             return
         self._failed += 1
-        said = f"{answer.reason} {_MENDS.get(answer.reason, '')}{answer.detail}"
-        self._last_failure = f"{request.id}: {said}".strip()
         # early on, a few failures say nothing: twice as many answers count, or _FEW of them
         if self._failed > self._allowed * min(self._total, 2 * max(self.known, _FEW)):
             self._stop.set()
@@ -319,8 +307,8 @@ class _Asking:
         """
         if self._other_model:
             raise InputError(self._other_model)
-        if self._not_recorded.total() == self._total > 0:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in self._not_recorded.items())
+        if sum(self._reasons[reason] for reason in NOT_RECORDED) == self._total > 0:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in self._reasons.items())
             raise InputError(
                 f"recorded: none of {self._total} requests has an answer ({reasons}; the last:"
                 f" {self._last_failure}). Write answers for these pages, undo the edit of the"
@@ -345,10 +333,6 @@ class _Asking:
                 f" {self._last_failure}. Mend the cause or raise max_failure_rate and run again;"
                 f" {kept}"
             )
-
-    def _spoilt(self, body: Mapping[str, Any]) -> str:
-        """Why an answer that an earlier version journalled is none."""
-        return bad_end(body["finish_reason"]) if self.estimate else ""
 
     def _is_settled(self, failure: Mapping[str, Any] | None) -> bool:
         if failure is None or self._forced or not settles(failure["reason"], failure["detail"]):

@@ -271,13 +271,12 @@ class OpenAIBatch(OpenAIChat):
                     answer = read_result(result, url=self.urls[0], model=self.model)
                 except InputError as error:  # no other request would survive it
                     self._halt = self._halt or error
+            self.budget.release(usd)
             not_run = answer is not None and answer.reason in _NOT_RUN
             if answer is None or (self._server and not_run and key not in self._retried):
-                self.budget.release(usd)
                 self._retried.add(key)
                 self._held_back.append(request)
                 continue
-            self.budget.release(usd)
             cost = self.budget.pay(answer, usd)
             yield request, replace(answer, model=answer.model or self.model, usd=cost)
 

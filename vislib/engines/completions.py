@@ -55,14 +55,11 @@ def read_completion(body: Any) -> Answer:
 
 
 def read_again(body: Mapping[str, Any]) -> Answer:
-    """A journalled answer by the rules above: they may have come after it."""
+    """A journalled answer without thoughts: more of their marks may be known by now."""
     answer = Answer(**body)
-    text = without_thoughts(answer.text)[0].strip()
-    reason = bad_end(answer.finish_reason) or ("" if text else "no_text")
-    if not reason:
+    if text := without_thoughts(answer.text)[0].strip():
         return replace(answer, text=text)
-    detail = f"finish_reason {answer.finish_reason}: {short(answer.text)}"
-    return replace(answer, text="", status="failed", reason=reason, detail=detail)
+    return failure("no_text", answer.text).plus(answer)
 
 
 def bad_end(finish: str) -> str:

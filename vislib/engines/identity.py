@@ -173,13 +173,10 @@ class Origins:
         self._times = [min(self._times[0], answered_at), max(self._times[1], answered_at)]
 
     def line(self, total: int) -> str:
-        """How many of `total` answers come from the journal, of which days and servers."""
+        """How many of `total` answers come from the journal, and of which days."""
         times = map(time.localtime, self._times)
         days = " to ".join(dict.fromkeys(time.strftime("%Y-%m-%d", at) for at in times))
-        named = ((n, self._source(name)) for name, n in self.count.most_common())
-        sources = "; ".join(f"{n:,} of {source or 'no server on record'}" for n, source in named)
-        known = f"{self.count.total():,} of {total:,}"
-        return f"{known} answers come from the journal, of {days}: {sources}"
+        return f"{self.count.total():,} of {total:,} answers come from the journal, of {days}"
 
     def meet(self) -> tuple[str, list[str]]:
         """The id of the source that the engine asks now, and notes for the user; "" where a name

@@ -61,20 +61,15 @@ class RateLimiter:
 
     def follow(self, headers: Mapping[str, str], *, tokens: int) -> bool:
         """Take over the limits that a reply tells; whether they leave no room for another request
-        like its own.
-
-        Then pause, for as long as the limit takes to make that room: `reset` is often when all of
-        it is there again.
+        like its own. Then pause, for as long as the limit takes to make that room.
         """
         used_up = False
         for kind, need in (("requests", 1), ("tokens", max(tokens, 1))):
             if (limit := _number(headers.get(f"x-ratelimit-limit-{kind}"))) > 0:
                 self._limits[kind] = min(self._allowed[kind], limit)
             if _number(headers.get(f"x-ratelimit-remaining-{kind}"), math.inf) < need:
-                reset = seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
-                # as much of the limit as one request needs comes back this soon
-                room = _MINUTE * need / self._limits[kind]
-                self.hold(room if reset is None else min(reset, room))
+                # not until `reset`, when as a rule all of the limit is there again
+                self.hold(_MINUTE * need / self._limits[kind])
                 used_up = True
         return used_up
 

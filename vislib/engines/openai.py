@@ -12,10 +12,11 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -98,22 +99,20 @@ class OpenAIChat:
         self.budget.spent = spent
         self._halt = None
         self._held: Request | None = None  # by the ceiling
-        self._done = SimpleQueue[tuple[_Asked, asyncio.Task[Answer]]]()
-        self._open = 0
+        self._open: dict[Future[Answer], _Asked] = {}
         waiting = iter(requests)
         with self._loop() as loop:
             while True:
                 for asked in self._admitted(waiting):
-                    loop.call_soon_threadsafe(self._start, asked)
+                    self._open[asyncio.run_coroutine_threadsafe(self._ask(asked), loop)] = asked
                 if not self._open:
                     break
                 if self._ending():
                     loop.call_soon_threadsafe(self._servers.give_up)
                 # the timeout is for an interrupt, which no request tells of
-                with suppress(Empty):
-                    asked, task = self._done.get(timeout=0.2)
-                    self._open -= 1
-                    if result := self._settled(asked, task):
+                for done in wait(self._open, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                    asked = self._open.pop(done)
+                    if result := self._settled(asked, done):
                         yield asked.request, result
         if self._halt:
             raise self._halt
@@ -122,7 +121,7 @@ class OpenAIChat:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
         # one alone until it has shown what a request costs
         most = self.params.max_in_flight if self.budget.proven else 1
-        while not self._ending() and self._open < most:
+        while not self._ending() and len(self._open) < most:
             request = self._held or next(waiting, None)
             self._held = None
             if request is None:
@@ -132,15 +131,14 @@ class OpenAIChat:
                 self._held = request  # until an answer under way has cost less than its bound
                 self._halt = None if self._open else self.budget.exhausted(bound)
                 return
-            self._open += 1
             yield _Asked(request, bound)
 
-    def _settled(self, asked: _Asked, task: asyncio.Task[Answer]) -> Answer | None:
+    def _settled(self, asked: _Asked, done: Future[Answer]) -> Answer | None:
         """The answer of a request that is done, its reservation ended; None if it was given up."""
         self.budget.release(asked.bound)
         try:
-            return task.result()
-        except (InputError, asyncio.CancelledError) as error:
+            return done.result()
+        except (InputError, CancelledError) as error:
             if isinstance(error, InputError):
                 self._halt = self._halt or error
             # what was billed stays in the books
@@ -151,15 +149,11 @@ class OpenAIChat:
         return self._halt is not None or self.stop.is_set()
 
     # -- in the loop's thread
-    def _start(self, asked: _Asked) -> None:
-        task = asyncio.create_task(self._ask(asked))
-        task.add_done_callback(lambda task: self._done.put((asked, task)))
-
     async def _ask(self, asked: _Asked) -> Answer:
         """Ask until there is an answer or a failure that stays."""
         request = asked.request
         server = None
-        wait = 0.0
+        wait = unheard_since = 0.0
         try:
             # an image takes milliseconds, in which the loop shall serve others
             in_thread = asyncio.to_thread(self._body, request) if request.image_id else None
@@ -170,13 +164,14 @@ class OpenAIChat:
         while True:
             reply, server, begun = await self._servers.send(body, tokens, after=wait, avoid=server)
             asked.began = asked.began or begun
-            unheard = reply.answer.reason in SILENT
-            if not unheard:
-                self._heard_at = monotonic()
+            if reply.answer.reason in SILENT:
+                unheard_since = unheard_since or begun
+            else:
+                self._heard_at, unheard_since = monotonic(), 0.0
             if not self._again(asked, reply.answer):
                 break
             wait = self._wait(asked, reply)
-        if unheard and self._heard_at < asked.began:  # nobody else was heard meanwhile
+        if self._heard_at < unheard_since:  # nobody else was heard meanwhile
             raise silent(reply.answer.reason, self.urls, reply.answer.detail)
         return self._summed(asked)
 
