@@ -97,7 +97,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "one.py": ONE,
         "two.py": "'of no stage'",
         "deep/__init__.py": "HERE = __file__",
-        "deep/inner.py": "import json, vislib.runs.tables, vislib.engines.billing",
+        "deep/inner.py": "import json, vislib.runs.tables, vislib.engines.replies",
         "deep/words.txt": "template",
         "deep/pages/page.md": "a page",
         "deep/.ipynb_checkpoints/page.md": "JupyterLab's",
@@ -107,7 +107,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "runs/__init__.py": "DATA_VERSION = 4",
         "runs/tables.py": "from vislib import two",
         "engines/__init__.py": "",
-        "engines/billing.py": "from vislib.engines import transport",
+        "engines/replies.py": "from vislib.engines import transport",
         "engines/transport.py": "",
     }.items():
         (tmp_path / "vislib" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def test_pure_code_is_followed_with_its_files_and_machinery_is_not(library):
         "deep/__init__.py",
         "deep/inner.py",
         "deep/*",
-        "engines/billing.py",
+        "engines/replies.py",
         "vislib.runs",
         "vislib.engines",
     }
@@ -236,6 +236,6 @@ def test_a_function_of_the_library_stands_for_its_module_and_what_that_reaches(l
     (library / "deep/inner.py").write_text("import json, vislib.runs.tables\nLIMIT = 1")
     assert code_digest(rule) != before[0]
     (library / "deep/inner.py").write_text(
-        "import json, vislib.runs.tables, vislib.engines.billing  # why"
+        "import json, vislib.runs.tables, vislib.engines.replies  # why"
     )
     assert code_digest(rule) == before[0] != before[1]
