@@ -12,7 +12,6 @@ import pytest
 from tests.engine_ground import asking, chat
 from vislib.engines import Answer, limits, openai, servers
 from vislib.engines.limits import AIMDWindow, RateLimiter, seconds
-from vislib.engines.openai import _Asked
 from vislib.engines.replies import Reply
 from vislib.engines.servers import Balancer, Server
 from vislib.runs.errors import InputError
@@ -106,12 +105,14 @@ def run(*scripted, n=1000, most=64, **settings):
             while len(tasks) >= most:
                 await wake.wait()
                 wake.clear()
-            tasks.add(task := asyncio.create_task(engine._ask(_Asked(request, 0.0))))
+            tasks.add(task := asyncio.create_task(engine._ask(request, 0.0)))
             task.add_done_callback(
                 lambda task: (tasks.discard(task), done.append(task), wake.set(), heard(task))
             )
             widest = max(widest, sum(s.now for s in scripted))
         await asyncio.gather(*tasks)
+        if engine._halt:
+            raise engine._halt
         return Clock.now - began, [task.result() for task in done], widest
 
     loop = asyncio.SelectorEventLoop(Clock())

@@ -49,9 +49,7 @@ ANSWER = "A grey bridge crosses the river.\n\n<Human> Why?\n<Assistant> So."
     ],
 )
 def test_thoughts_are_cut_in_every_dialect(text: str) -> None:
-    answer, cut = without_thoughts(text)
-    assert answer.strip() == ANSWER
-    assert sorted("".join((answer + cut).split())) == sorted("".join(text.split()))
+    assert without_thoughts(text) == ANSWER
 
 
 @pytest.mark.parametrize(
@@ -66,12 +64,12 @@ def test_thoughts_are_cut_in_every_dialect(text: str) -> None:
     ],
 )
 def test_a_text_that_speaks_of_marks_is_whole(text: str) -> None:
-    assert without_thoughts(text) == (text, "")
+    assert without_thoughts(text) == text
 
 
 def test_a_model_that_was_still_thinking_gave_no_answer() -> None:
     text = "<think>\nI could ask <Human> Bad?\n<Assistant> Bad."
-    assert without_thoughts(text) == ("", text)
+    assert without_thoughts(text) == ""
 
 
 @pytest.mark.parametrize(

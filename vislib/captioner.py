@@ -305,7 +305,7 @@ def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when
     )
     # A system that fails often must not gain by it: an empty caption scores 0.
     run.metrics[f"failed_{when}"] = sum(reply.text is None for reply in replies)
-    return [without_thoughts(reply.text or "")[0] for reply in replies]
+    return [without_thoughts(reply.text or "") for reply in replies]
 
 
 def _request(example: Example, kind: str) -> Request:

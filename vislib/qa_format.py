@@ -160,7 +160,7 @@ def parse_multiple_choice(text: str) -> Parsed:
 def _parsed(said: str, expected: Names) -> Parsed:
     # A server may send half of a surrogate pair, which no table could hold.
     said = said.encode("utf-8", "replace").decode()
-    text, _ = without_thoughts(said.replace("\r\n", "\n"))
+    text = without_thoughts(said.replace("\r\n", "\n"))
     if _BREAK.search(text):
         # A text that was escaped: as a whole if no line is left, else where a part ends.
         escaped = _BREAK if "\n" in text.strip() else _ANY_BREAK

@@ -191,7 +191,7 @@ class _Asking:
         if self.estimate:
             self.estimate.learn(request, body)
         # as it is read today: an earlier version may have journalled thoughts with it
-        self._judge(request, without_thoughts(body["text"])[0])
+        self._judge(request, without_thoughts(body["text"]))
 
     def lacks(self, missing: int) -> str:
         """What is wrong when answers are missing that may not be asked for."""

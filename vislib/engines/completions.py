@@ -45,7 +45,7 @@ def read_completion(body: Any) -> Answer:
     refusal = clean(message.get("refusal"))
     # servers without a reasoning parser leave the thoughts in the text
     raw = _text(message.get("content"))
-    text = without_thoughts(raw)[0].strip()
+    text = without_thoughts(raw)
     reason = bad_end(finish) or ("content_filter" if refusal else "")
     detail = f"finish_reason {finish}: {refusal or raw}"
     if not reason and not text:
@@ -57,7 +57,7 @@ def read_completion(body: Any) -> Answer:
 def read_again(body: Mapping[str, Any]) -> Answer:
     """A journalled answer without thoughts: more of their marks may be known by now."""
     answer = Answer(**body)
-    if text := without_thoughts(answer.text)[0].strip():
+    if text := without_thoughts(answer.text):
         return replace(answer, text=text)
     return failure("no_text", answer.text).plus(answer)
 

@@ -12,9 +12,9 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
@@ -35,17 +35,6 @@ _TRIES = {True: 12, False: 6}
 _LONGER = {True: 2, False: 3}  # times the pause before
 _LONGEST_PAUSE_S = 60.0
 _EXPLICIT = {"mode": "explicit"}
-
-
-@dataclass(eq=False)
-class _Asked:
-    """A request under way, what is reserved for it, and what its attempts took."""
-
-    request: Request
-    bound: float  # USD
-    began: float = 0.0
-    tries: Counter[bool] = field(default_factory=Counter)  # refused for the rate, failed otherwise
-    total: Answer = field(default_factory=Answer)  # the last one, with tokens and USD of all
 
 
 class OpenAIChat:
@@ -99,25 +88,27 @@ class OpenAIChat:
         self.budget.spent = spent
         self._halt = None
         self._held: Request | None = None  # by the ceiling
-        self._open: dict[Future[Answer], _Asked] = {}
+        self._open: dict[Future[Answer | None], tuple[Request, float]] = {}
         waiting = iter(requests)
         with self._loop() as loop:
             while True:
-                for asked in self._admitted(waiting):
-                    self._open[asyncio.run_coroutine_threadsafe(self._ask(asked), loop)] = asked
+                for request, usd in self._admitted(waiting):
+                    asked = asyncio.run_coroutine_threadsafe(self._ask(request, usd), loop)
+                    self._open[asked] = request, usd
                 if not self._open:
                     break
                 if self._ending():
                     loop.call_soon_threadsafe(self._servers.give_up)
                 # the timeout is for an interrupt, which no request tells of
                 for done in wait(self._open, timeout=0.2, return_when=FIRST_COMPLETED).done:
-                    asked = self._open.pop(done)
-                    if result := self._settled(asked, done):
-                        yield asked.request, result
+                    request, usd = self._open.pop(done)
+                    self.budget.release(usd)
+                    if answer := done.result():
+                        yield request, answer
         if self._halt:
             raise self._halt
 
-    def _admitted(self, waiting: Iterator[Request]) -> Iterator[_Asked]:
+    def _admitted(self, waiting: Iterator[Request]) -> Iterator[tuple[Request, float]]:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
         # one alone until it has shown what a request costs
         most = self.params.max_in_flight if self.budget.proven else 1
@@ -131,29 +122,14 @@ class OpenAIChat:
                 self._held = request  # until an answer under way has cost less than its bound
                 self._halt = None if self._open else self.budget.exhausted(bound)
                 return
-            yield _Asked(request, bound)
-
-    def _settled(self, asked: _Asked, done: Future[Answer]) -> Answer | None:
-        """The answer of a request that is done, its reservation ended; None if it was given up."""
-        self.budget.release(asked.bound)
-        try:
-            return done.result()
-        except (InputError, CancelledError) as error:
-            if isinstance(error, InputError):
-                self._halt = self._halt or error
-            # what was billed stays in the books
-            billed = asked.total.tokens_in or asked.total.usd
-            return self._summed(asked) if billed else None
+            yield request, bound
 
     def _ending(self) -> bool:
         return self._halt is not None or self.stop.is_set()
 
     # -- in the loop's thread
-    async def _ask(self, asked: _Asked) -> Answer:
-        """Ask until there is an answer or a failure that stays."""
-        request = asked.request
-        server = None
-        wait = unheard_since = 0.0
+    async def _ask(self, request: Request, bound: float) -> Answer | None:
+        """Ask until there is an answer or a failure that stays; None if it was given up unpaid."""
         try:
             # an image takes milliseconds, in which the loop shall serve others
             in_thread = asyncio.to_thread(self._body, request) if request.image_id else None
@@ -161,45 +137,49 @@ class OpenAIChat:
         except (OSError, ValueError) as error:
             return unreadable(error)
         tokens = most_tokens(request) + request.max_tokens
-        while True:
-            reply, server, begun = await self._servers.send(body, tokens, after=wait, avoid=server)
-            asked.began = asked.began or begun
-            if reply.answer.reason in SILENT:
-                unheard_since = unheard_since or begun
-            else:
-                self._heard_at, unheard_since = monotonic(), 0.0
-            if not self._again(asked, reply.answer):
-                break
-            wait = self._wait(asked, reply)
-        if self._heard_at < unheard_since:  # nobody else was heard meanwhile
-            raise silent(reply.answer.reason, self.urls, reply.answer.detail)
-        return self._summed(asked)
+        tries = Counter[bool]()  # refused for the rate, failed otherwise
+        total = Answer()  # the last one, with tokens and USD of all
+        server = None
+        wait: float | None = 0.0
+        began = unheard_since = 0.0
+        try:
+            while wait is not None:
+                reply, server, begun = await self._servers.send(
+                    body, tokens, after=wait, avoid=server
+                )
+                began = began or begun
+                if reply.answer.reason in SILENT:
+                    unheard_since = unheard_since or begun
+                else:
+                    self._heard_at, unheard_since = monotonic(), 0.0
+                usd = self.budget.pay(reply.answer, bound)
+                total = replace(reply.answer, usd=usd).plus(total)
+                wait = self._until_next(reply, tries)
+            if self._heard_at < unheard_since:  # nobody else was heard meanwhile
+                raise silent(reply.answer.reason, self.urls, reply.answer.detail)
+        except (InputError, asyncio.CancelledError) as error:
+            if isinstance(error, InputError):
+                self._halt = self._halt or error
+            # what was billed stays in the books
+            if not (total.tokens_in or total.usd):
+                return None
+        seconds = round(monotonic() - began, 3)
+        return replace(total, model=total.model or self.model, seconds=seconds)
 
-    def _again(self, asked: _Asked, answer: Answer) -> bool:
-        """Pay an attempt; whether to try again: not for good, and what this one may have cost
-        leaves room.
-        """
-        answer = replace(answer, usd=self.budget.pay(answer, asked.bound))
-        asked.total = answer.plus(asked.total)
-        refused = answer.reason == "rate_limited"
-        asked.tries[refused] += 1
-        more = answer.reason in RETRIED and asked.tries[refused] < _TRIES[refused]
-        return more and self.budget.has_room()
-
-    def _wait(self, asked: _Asked, reply: Reply) -> float:
-        """Seconds until the next attempt, few at first; as the server says, unless it has told all
-        of us.
+    def _until_next(self, reply: Reply, tries: Counter[bool]) -> float | None:
+        """Seconds until the next attempt, few at first; None for none: the reply is for good, or
+        what attempts may have cost leaves no room. As the server says, unless it has told all of
+        us.
         """
         refused = reply.answer.reason == "rate_limited"
-        longer: float = self.backoff_s * _LONGER[refused] ** (asked.tries[refused] - 1)
+        tries[refused] += 1
+        more = reply.answer.reason in RETRIED and tries[refused] < _TRIES[refused]
+        if not (more and self.budget.has_room()):
+            return None
+        longer: float = self.backoff_s * _LONGER[refused] ** (tries[refused] - 1)
         # jitter, so that what failed together does not come again together
         pause = min(longer, _LONGEST_PAUSE_S) * self._jitter.uniform(0.5, 1.0)
         return max(pause, 0.0 if refused else reply.wait or 0.0)
-
-    def _summed(self, asked: _Asked) -> Answer:
-        """The last answer with what all attempts took."""
-        seconds = round(monotonic() - asked.began, 3)
-        return replace(asked.total, model=asked.total.model or self.model, seconds=seconds)
 
     def _body(self, request: Request) -> dict[str, Any]:
         """What is sent. Raises OSError or ValueError for an image that cannot be read."""

@@ -42,29 +42,24 @@ _WRAPPERS = [(f"<{tag}>", f"</{tag}>") for tag in _TAGS] + [
 ]
 
 
-def without_thoughts(text: str) -> tuple[str, str]:
-    """The answer in a model's text, and all that is cut: its thoughts with their marks.
+def without_thoughts(text: str) -> str:
+    """The answer in a model's text, without its thoughts and without blanks around it.
 
     An opening mark at the beginning that nothing closes leaves no answer: the model was still
     thinking.
     """
     answer = ""
-    cut = ""
     begin = 0
     while opening := _OPENING.search(text, begin):
         closing = _CLOSING.search(text, opening.end())
         # an answer was given before it: the mark is part of that text
         if not closing and text[: opening.start()].strip():
             break
-        end = closing.end() if closing else len(text)
         answer += text[begin : opening.start()]
-        cut += text[opening.start() : end]
-        begin = end
+        begin = closing.end() if closing else len(text)
     rest = answer + text[begin:]
     # what stands before a closing mark was thought, wherever it was opened
-    lone = _lone_end(rest)
-    said, wrapper = _unwrapped(rest[lone:])
-    return said, cut + rest[:lone] + wrapper
+    return _unwrapped(rest[_lone_end(rest) :])
 
 
 def _lone_end(text: str) -> int:
@@ -76,15 +71,11 @@ def _lone_end(text: str) -> int:
     return max((mark.end() for mark in marks if mark[0] != "</details>"), default=0)
 
 
-def _unwrapped(text: str) -> tuple[str, str]:
-    """The inside of a text that is one `<answer>`, the closing mark perhaps missing, and the
-    marks.
-    """
-    marks = "".join(_END_OF_TURN.findall(text))
+def _unwrapped(text: str) -> str:
+    """The inside of a text that is one `<answer>`, the closing mark perhaps missing."""
     body = _END_OF_TURN.sub("", text).strip()
     for opening, closing in _WRAPPERS:
         whole = closing not in body or body.endswith(closing)
         if body.startswith(opening) and body.count(opening) == 1 and whole:
-            marks += opening + (closing if body.endswith(closing) else "")
             body = body.removeprefix(opening).removesuffix(closing).strip()
-    return (body, marks) if marks else (text, "")
+    return body

@@ -54,7 +54,7 @@ def result_row(
     """One reply as it is read for a `letter`, for `yes_no` or, as `text`, not at all; without a
     verdict.
     """
-    reply = without_thoughts(reply)[0].strip()
+    reply = without_thoughts(reply)
     # Every column, so that rows of all benchmarks make one table.
     row: Row = {
         "sample_id": name,
