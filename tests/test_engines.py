@@ -60,7 +60,7 @@ def test_keys_of_answers_that_are_paid_hold():
         "acb821bd2da332e3",
         "0713e41536afa926",
         "7b9d07b3aa212519",
-        "81eaaee0ced73044",
+        "d147f740ae10eb27",
     ]
 
 

@@ -8,18 +8,17 @@ request alone; no token is billed.
 """
 
 import re
-import tomllib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import zip_longest
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple, TypeVar
+from itertools import islice, zip_longest
+from pathlib import PurePath
+from typing import Any
 
 from vislib.engines import Answer, Answered, Request
-from vislib.media.picture import NEIGHBOURS, Picture, measure
+from vislib.media.picture import NEIGHBOURS, Colour, Picture, measure
 from vislib.media.pixels import ImageError, read_image
 from vislib.media.tokenization import sentences
 from vislib.media.words import UNSPACED
@@ -27,21 +26,16 @@ from vislib.priors import clearest
 from vislib.qa_format import Round, render_rounds
 from vislib.runs.seeding import seeded, short_hash
 
-MODEL = "extractive-2"  # raised by whoever changes what it writes
+MODEL = "extractive-3"  # raised by whoever changes what it writes
 ROUNDS = 4  # of each question type
-_SAYS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["wordings"]
-_SOURCES = {  # what a kind may use beside the picture and the text that can be read in it
-    "contextual": {"alt_text", "context"},
-    "non_contextual": set(),
-    "fused": {"alt_text", "boxes"},
-    "fused_contextual": {"alt_text", "context", "boxes"},
-}
+# Kinds that may use the page; `fused` may use the alternative text, and all the visible text.
+_OF_PAGE = ("contextual", "fused_contextual")
 _QUOTED = 2  # sentences nearest to the picture that a caption quotes
-_ASKED = 6  # and that questions are about
+_ASKED = 8  # and that questions are about
 _SENTENCE = range(30, 261)  # characters of a sentence of prose that can be quoted
 _LABEL = range(3, 301)  # characters of an alternative text that somebody wrote for readers
 _SURE = 0.95  # score of a text that is quoted
-_NAMED = 6  # texts and labels that are named
+_NAMED = 6  # texts that are named
 # Lines that are code, links or questions: quoted, they would say nothing of a picture.
 _CODE = re.compile(r"[{}<>|=$\\#@→►©]|::|//|\w\(\)|\.(?:png|jpe?g|gif|html?)\b|\?$", re.IGNORECASE)
 _END = re.compile(r"[.!。！？؟۔।][\"”’»)\]」』）]*$")
@@ -57,7 +51,6 @@ _SHAPES = {  # the least width for a height of 1
     "square": 0.95,
     "taller than wide": 0.0,
 }
-Item = TypeVar("Item")
 
 
 class Extractive:
@@ -76,24 +69,12 @@ class Extractive:
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answer each request; one without any evidence fails with reason `no_evidence`."""
+        writers = {"caption": caption, "free_form": free_form, "multiple_choice": multiple_choice}
         for request in requests:
-            evidence = gather(request)
-            task = request.evidence["task"]
-            text = caption(evidence) if task == "caption" else questions(evidence, task)
+            text = writers[request.evidence["task"]](gather(request))
             answer = Answer(text=text, model=MODEL, finish_reason="stop")
             silent = replace(answer, status="failed", reason="no_evidence")
             yield request, answer if text else silent
-
-
-class Fact(NamedTuple):
-    """What can be asked: `reply` answers it freely; `answer` and three `wrong` ones make
-    options.
-    """
-
-    question: str
-    reply: str
-    answer: str = ""
-    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,47 +86,35 @@ class Evidence:
     label: str  # the alternative text, if somebody wrote it for readers
     sentences: tuple[str, ...]  # whole sentences of the page, the nearest first
     texts: tuple[str, ...]  # visible text that an expert read, in reading order
-    objects: tuple[str, ...]  # what experts recognised, the surest first: `person (2)`, `dog`
     picture: Picture | None
     seed: int
 
-    def say(self, key: str, **fields: Any) -> str:
-        """One of the wordings of `key`, drawn by hash."""
-        return str(_SAYS[key][seeded(self.seed, key) % len(_SAYS[key])]).format(**fields)
-
-    def shuffled(self, items: Iterable[Item], name: Callable[[Item], str] = str) -> list[Item]:
-        """Items in an order drawn by the hash of their names, whatever their order was."""
-        return sorted(items, key=lambda item: (seeded(self.seed, name(item)), name(item)))
-
-    def fact(
-        self, ask: str, reply: str, answer: str = "", wrong: Iterable[str] = (), **fields: Any
-    ) -> Fact:
-        """A fact in the wordings of `ask` and `reply` ("": it makes options alone)."""
-        question = self.say(ask, **fields)
-        replied = self.say(reply, answer=answer, **fields) if reply else ""
-        # numbers are drawn without their commas
-        drawn = self.shuffled(wrong, lambda word: word.replace(",", ""))
-        return Fact(question, replied, answer, tuple(drawn[:3]))
+    def options(self, question: str, right: str, wrong: Iterable[str]) -> Iterator[Round]:
+        """A round of multiple choice, if there are three wrong options; all are placed by hash."""
+        # so that no letter is right more often than another
+        place = seeded(self.seed, question) % 4
+        options = sorted(wrong, key=lambda word: seeded(self.seed, word))[:3]
+        if len(options) == 3:
+            options.insert(place, right)
+            yield Round(question, tuple(options), "ABCD"[place])
 
 
 def gather(request: Request) -> Evidence:
     """The evidence that a request's kind may use."""
     given = request.evidence
-    uses = _SOURCES[given["kind"]]
-    sample = given["sample"]
+    kind, sample = given["kind"], given["sample"]
+    label = "" if kind == "non_contextual" else clean(sample["alt_text"] or "").strip(" .-–:;,")
     # kinds without experts have no priors at all
-    found = given["priors"] or {"texts": (), "boxes": ()}
-    label = clean(str(sample["alt_text"] or "")).strip(" .-–:;,") if "alt_text" in uses else ""
-    legible = (t for t in found["texts"] if t["score"] >= _SURE and _LETTERS.search(t["text"]))
-    texts = [clean(text["text"]) for text in clearest(list(legible), _NAMED)]
+    texts = (given["priors"] or {"texts": ()})["texts"]
+    legible = [t for t in texts if t["score"] >= _SURE and _LETTERS.search(t["text"])]
+    named = (clean(text["text"]) for text in clearest(legible, _NAMED))
     return Evidence(
         # a single word is a file's name or a heading, and labels nothing
         label=label if len(label) in _LABEL and " " in label else "",
-        sentences=nearest_sentences(str(sample["context"] or "")) if "context" in uses else (),
-        texts=tuple(dict.fromkeys(texts)),  # a sign that is read twice is said once
-        objects=_objects(found["boxes"]) if "boxes" in uses else (),
+        sentences=nearest_sentences(sample["context"] or "") if kind in _OF_PAGE else (),
+        texts=tuple(dict.fromkeys(named)),  # a sign that is read twice is said once
         picture=_picture(str(given["image_path"])),
-        seed=seeded(request.seed, request.id, given["kind"]),
+        seed=seeded(request.seed, request.id, kind),
     )
 
 
@@ -163,9 +132,7 @@ def nearest_sentences(context: str) -> tuple[str, ...]:
     """
     before, _, after = context.partition("<image>")
     # one after the other: what follows a picture speaks of it as often as what precedes
-    pairs = zip_longest(_prose(after), reversed(_prose(before)))
-    near = (text for pair in pairs for text in pair if text)
-    return tuple(dict.fromkeys(near))[:_ASKED]
+    return tuple(dict.fromkeys(_in_turn(_prose(after), reversed(_prose(before)))))[:_ASKED]
 
 
 def _prose(text: str) -> list[str]:
@@ -174,12 +141,9 @@ def _prose(text: str) -> list[str]:
     return [clean(line) for line in whole if not _CODE.search(line)]
 
 
-def _objects(boxes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Labels with their number where it is above one, by their best score."""
-    ranked = sorted(boxes, key=lambda box: (-box["score"], box["label"]))
-    counts = Counter(clean(box["label"]) for box in ranked)
-    named = [f"{label} ({n})" if n > 1 else label for label, n in counts.items() if label]
-    return tuple(named[:_NAMED])
+def _in_turn(*lists: Iterable[Any]) -> Iterator[Any]:
+    """The first of each, the second of each, …"""
+    return (item for row in zip_longest(*lists) for item in row if item)
 
 
 @lru_cache(maxsize=4096)
@@ -197,143 +161,99 @@ def caption(evidence: Evidence) -> str:
     """
     said = []
     if evidence.label:
-        said.append(evidence.say("label", label=evidence.label))
+        said.append(f"It is labelled “{evidence.label}”.")
     if p := evidence.picture:
-        # smaller shares are noise of scaling and compression
-        shades = [colour.shade for colour in p.areas["all"] if colour.share > 0.05][:3]
         kind = "black-and-white picture" if p.grey else "picture in colour"
-        said.append(evidence.say("look", kind=kind, shape=shape(p), colours=joined(shades)))
-    if evidence.objects:
-        said.append(evidence.say("objects", objects=joined(evidence.objects)))
+        said.append(f"It is a {kind}, {shape(p)}, mostly {_shades(p)}.")
     if evidence.texts:
-        said.append(evidence.say("texts", texts=_quoted(evidence.texts)))
+        said.append(f"It reads {_quoted(evidence.texts)}.")
     if evidence.sentences:
-        said.append(evidence.say("page", text="” “".join(evidence.sentences[:_QUOTED])))
+        said.append(f"The page says: {_quoted(evidence.sentences[:_QUOTED])}")
     return " ".join(said)
 
 
-def questions(evidence: Evidence, task: str) -> str:
-    """Rounds of one question type, of the page and of the picture in turn, as a model is asked to
-    write them.
-    """
-    of_picture = evidence.shuffled(_picture_facts(evidence))
-    pairs = zip_longest(_page_facts(evidence), of_picture)
-    chosen = planned([fact for pair in pairs for fact in pair if fact])[task]
-    if task == "free_form":
-        return render_rounds([Round(fact.question, (), fact.reply) for fact in chosen])
-    rounds = []
-    for fact in chosen:
-        # by hash, so that no letter is right more often than another
-        place = seeded(evidence.seed, fact.question) % 4
-        options = (*fact.wrong[:place], fact.answer, *fact.wrong[place:])
-        rounds.append(Round(fact.question, options, "ABCD"[place]))
-    return render_rounds(rounds)
-
-
-def planned(able: Sequence[Fact]) -> dict[str, list[Fact]]:
-    """At most `ROUNDS` facts for each question type, none for both: each goes where fewer are.
-
-    Fewer facts make options than make replies: at equal numbers they go to multiple choice. A type
-    that is left without any takes one of the other's.
-    """
-    fit = {
-        "multiple_choice": [fact for fact in able if len(fact.wrong) == 3],
-        "free_form": [fact for fact in able if fact.reply],
-    }
-    plan: dict[str, list[Fact]] = {name: [] for name in fit}
-    for fact in able:
-        names = [name for name in fit if fact in fit[name]]
-        name = min(names, key=lambda name: len(plan[name]), default="")
-        if name and len(plan[name]) < ROUNDS:
-            plan[name].append(fact)
-    return {name: chosen or fit[name][:1] for name, chosen in plan.items()}
-
-
-def _page_facts(evidence: Evidence) -> Iterator[Fact]:
-    """Questions that the page, or the words in the picture, answer."""
+def free_form(evidence: Evidence) -> str:
+    """Questions with an answer in words, of the page and of the picture in turn."""
+    of_page = []
     if evidence.label:
-        yield evidence.fact("ask_label", "label", label=evidence.label)
+        of_page.append(("How does the page label the picture?", f"“{evidence.label}”."))
     if evidence.texts:
-        yield evidence.fact("ask_texts", "texts", texts=_quoted(evidence.texts))
+        of_page.append(("What text can be read in it?", f"It reads {_quoted(evidence.texts)}."))
+    for text in evidence.sentences[::2]:  # the other half has gaps: see `multiple_choice`
+        start = " ".join(text.split()[:4])
+        of_page.append((f"What does the page say, beginning with “{start}”?", f"“{text}”"))
+    of_picture = []
+    if p := evidence.picture:
+        size = f"It is {p.width} by {p.height} pixels: {shape(p)}."
+        of_picture += [("What size and format does the picture have?", size)]
+        widest = f"The widest colours are {_shades(p)}."
+        of_picture += [("Which colours cover most of the picture?", widest)]
+        if far := _far_colours(p):
+            absent = far[evidence.seed % len(far)]
+            question = f"Does {absent} cover any noticeable part of the picture?"
+            of_picture.append((question, f"No, no area of {absent} can be measured."))
+    chosen = islice(_in_turn(of_page, of_picture), ROUNDS)
+    return render_rounds(Round(question, (), answer) for question, answer in chosen)
+
+
+def multiple_choice(evidence: Evidence) -> str:
+    """Questions with four options, of the page and of the picture in turn."""
     # a word that stands in two sentences would be no gap: the other one gives it away
     words = Counter(word for text in evidence.sentences for word in set(_WORD.findall(text)))
-    for number, text in enumerate(evidence.sentences):
-        if gap := _gap(text, words, evidence):
-            yield gap
-        elif number < _QUOTED:
-            ask = "ask_more" if number else "ask_page"
-            yield evidence.fact(ask, "page", start=" ".join(text.split()[:4]), text=text)
+    of_page = (gap for text in evidence.sentences[1::2] for gap in _gap(text, words, evidence))
+    return render_rounds(islice(_in_turn(of_page, _picture_choices(evidence)), ROUNDS))
 
 
-def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Fact | None:
+def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Iterator[Round]:
     """A sentence with a number left out, else with the longest word that stands in no other
     sentence.
     """
-    kind = "number"
+    own = [m for m in _WORD.finditer(text) if words[m[0]] == 1 and m.start() > 0]
     if found := _NUMBER.search(text):
-        wrong = _other_numbers(found[0])
-    else:
-        own = [m for m in _WORD.finditer(text) if words[m[0]] == 1 and m.start() > 0]
-        if not own:
-            return None
-        kind = "word"
-        found = max(own, key=lambda m: len(m[0]))
+        number = int(found[0].replace(",", ""))
+        near = [number + (1 + number // 50) * k for k in (-3, -2, -1, 1, 2, 3)]
+        wrong = [f"{n:,}" if "," in found[0] else str(n) for n in near if n > 0]
+    elif found := max(own, key=lambda m: len(m[0]), default=None):
         here = {word.casefold() for word in _WORD.findall(text)}
         # another word of the sentence might fit the gap; a capital would give the answer away
-        alike = (word for word in words if word.istitle() == found[0].istitle())
+        alike = [word for word in words if word.istitle() == found[0].istitle()]
         wrong = [word for word in alike if word.casefold() not in here]
+    else:
+        return
     gap = f"{text[: found.start()]}____{text[found.end() :]}"
-    return evidence.fact("ask_gap", "gap", found[0], wrong, kind=kind, gap=gap, text=text)
+    yield from evidence.options(f"What is missing on the page: “{gap}”", found[0], wrong)
 
 
-def _other_numbers(text: str) -> list[str]:
-    """Numbers of the same form near a number of digits, with or without commas."""
-    number = int(text.replace(",", "")) if len(text) < 16 else 0
-    # years lie nearer to each other than amounts
-    step = max(1, number // (50 if 1000 <= number <= 2100 and "," not in text else 4))
-    near = [number + step * k for k in (-3, -2, -1, 1, 2, 3)]
-    return [f"{n:,}" if "," in text else str(n) for n in near if n > 0]
-
-
-def _picture_facts(evidence: Evidence) -> Iterator[Fact]:
+def _picture_choices(evidence: Evidence) -> Iterator[Round]:
     """Questions that measured facts answer with a clear margin."""
     if (p := evidence.picture) is None:
         return
-    whole = p.areas["all"]
-    families = [colour.family for colour in whole]
-    for area, colours in p.areas.items():
-        top = colours[0]
-        key = "main" if area == "all" else "area"
-        if top.share > 0.55 and (area == "all" or top.family != families[0]):
-            # colours with a small share in the area are neither right nor surely wrong
-            wrong = _far_colours(colour.family for colour in colours if colour.share > 0.02)
-            yield evidence.fact(f"ask_{key}", key, top.family, wrong, area=area, shade=top.shade)
-    far = _far_colours(families)
-    if len(whole) > 2 and whole[1].share > max(0.08, 1.6 * whole[2].share):
-        of = {"first": families[0], "shade": whole[1].shade}
-        yield evidence.fact("ask_second", "second", families[1], far, **of)
-    if far:
-        absent, *others = evidence.shuffled(far)
-        shades = joined([colour.shade for colour in whole[:2]])
-        yield evidence.fact("ask_absent", "absent", colour=absent, colours=shades)
-        present = families[1] if len(whole) > 1 and whole[1].share > 0.04 else families[0]
-        yield evidence.fact("ask_present", "", present, others)
-    first, second, third, last = sorted(p.quarters, key=lambda name: -p.quarters[name])
+    first, *others = sorted(p.quarters, key=lambda name: -p.quarters[name])
     # 14 of 255: a difference that one sees
-    if p.quarters[first] > p.quarters[second] + 14:
-        of = {"quarter": first, "other": last}
-        yield evidence.fact("ask_brightest", "brightest", first, (second, third, last), **of)
-    form = shape(p)
-    others = [words for words in _SHAPES if words != form]
-    of = {"shape": form, "width": str(p.width), "height": str(p.height)}
-    yield evidence.fact("ask_shape", "shape", form, others, **of)
-    if not 0.1 <= p.even <= 0.7:
-        yield evidence.fact("ask_even", "flat" if p.even > 0.7 else "gradual")
+    if p.quarters[first] > p.quarters[others[0]] + 14:
+        yield from evidence.options("Which quarter of the picture is brightest?", first, others)
+    far = _far_colours(p)
+    if p.colours[0].share > 0.55:
+        main = p.colours[0].family
+        yield from evidence.options("Which colour covers most of the picture?", main, far)
+    own = _wide(p)[-1].family
+    yield from evidence.options("Which of these colours does the picture hold?", own, far)
+    others = [words for words in _SHAPES if words != shape(p)]
+    yield from evidence.options("How do its width and height compare?", shape(p), others)
 
 
-def _far_colours(shown: Iterable[str]) -> list[str]:
-    """Colours that nobody takes for one of those shown."""
-    near = {name for family in shown for name in (family, *NEIGHBOURS[family])}
+def _wide(p: Picture) -> Sequence[Colour]:
+    """The widest colours; smaller shares are noise of scaling and compression."""
+    return [colour for colour in p.colours if colour.share > 0.05][:3]
+
+
+def _shades(p: Picture) -> str:
+    return joined([colour.shade for colour in _wide(p)])
+
+
+def _far_colours(p: Picture) -> list[str]:
+    """Colours that nobody takes for one of those in the picture."""
+    near = {name for colour in p.colours for name in (colour.family, *NEIGHBOURS[colour.family])}
     return [family for family in NEIGHBOURS if family not in near]
 
 

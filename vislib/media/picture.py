@@ -1,5 +1,4 @@
-"""What can be measured in a picture without a model: format, light, named colours and where they
-lie.
+"""What can be measured in a picture without a model: format, light and named colours.
 
 The visual part of the baselines that stand where VisCon-100K (section 3.2) and DenseFusion-1M ask a
 model: the `extractive` engine. Every fact is a number; what lies near a
@@ -25,7 +24,7 @@ _LEAST = 16  # px a side, below which colours and places mean nothing
 
 @dataclass(frozen=True)
 class Colour:
-    """One named colour of an area: its family, its usual shade, and its share of the area (0-1)."""
+    """One named colour of a picture: its family, its usual shade, and its share (0-1)."""
 
     family: str
     shade: str
@@ -34,23 +33,19 @@ class Colour:
 
 @dataclass(frozen=True)
 class Picture:
-    """Measured facts. `areas` names the colours of each area, widest first."""
+    """Measured facts."""
 
     width: int
     height: int
     grey: bool
-    even: float  # share of neighbouring pixels that are equal: near 1 in drawings and screenshots
-    areas: Mapping[str, tuple[Colour, ...]]  # "all", and thirds of the picture by name
-    quarters: Mapping[str, float]  # mean luma (0-255) of each quarter
+    colours: tuple[Colour, ...]  # the widest first
+    quarters: Mapping[str, float]  # mean luma of each quarter, 0-255
 
 
 def measure(image: Image.Image) -> Picture | None:
     """Facts of an RGB picture; None for one too small to speak of."""
     if min(image.size) < _LEAST:
         return None
-    # Neighbours are compared at full size, in some rows: scaling would blend them.
-    step = max(1, image.height // 48)
-    rows = np.asarray(image)[::step].astype(np.int16)
     size = min(_SIDE, image.width), min(_SIDE, image.height)
     pixels = np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.int16)
     luma = pixels @ np.array([0.299, 0.587, 0.114])
@@ -59,8 +54,7 @@ def measure(image: Image.Image) -> Picture | None:
         width=image.width,
         height=image.height,
         grey=bool(spread.mean() < 3 and np.percentile(spread, 99.5) < 16),
-        even=float((np.diff(rows, axis=1) == 0).all(axis=2).mean()),
-        areas=_areas(_shades(pixels / 255)),
+        colours=_colours(_shades(pixels / 255)),
         quarters=_quarters(luma),
     )
 
@@ -87,22 +81,8 @@ def _shades(rgb: Array) -> Array:
     return named
 
 
-def _areas(shades: Array) -> dict[str, tuple[Colour, ...]]:
-    # Of the middle thirds nobody would say where they lie.
-    upper, _, lower = np.array_split(shades, 3)
-    left, _, right = np.array_split(shades, 3, axis=1)
-    areas = {
-        "all": shades,
-        "upper third": upper,
-        "lower third": lower,
-        "left third": left,
-        "right third": right,
-    }
-    return {name: _colours(area) for name, area in areas.items()}
-
-
 def _colours(shades: Array) -> tuple[Colour, ...]:
-    """The families of an area that cover at least a thousandth of it, widest first."""
+    """The families that cover at least a thousandth of the picture, widest first."""
     names, counts = np.unique(shades, return_counts=True)
     found: dict[str, list[tuple[int, str]]] = {}
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
