@@ -25,28 +25,28 @@ from vislib.runs.errors import InputError
 from vislib.runs.tables import ROWS_PER_PART, count_rows, open_part, parts, record_batches
 
 _MEMORY = "500MB"  # of DuckDB; what it cannot hold goes to the disk
-_TABLE_BIT = 48  # a reference is a table's number from this bit on, and a row's number below it
+_ROW_OF = "row of "  # a reference is {"row of TABLE": number}, so that its type names the table
 _PIECE_BYTES = 2**25
 
 Numbers = NDArray[np.int64]
 
 
 def connect(tables: Mapping[str, Path], scratch: Path) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection in which each table is a view, with its column `row` (UBIGINT)."""
+    """A DuckDB connection in which each table is a view, with its column `row`, in its order."""
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{_MEMORY}'")
     with suppress(duckdb.Error):  # in a kernel without ipywidgets there is no bar to switch off
         connection.execute("SET enable_progress_bar = false")  # it would go to stdout
     connection.execute(f"SET temp_directory = {_literal(scratch / 'duckdb')}")
-    for number, (name, table) in enumerate(tables.items(), 1):
+    for name, table in tables.items():
         files = parts(table)
         if not files:
             raise InputError(f"{table}: holds no Parquet file; run the stage that makes it")
         # Numbers run through all parts: the order of rows is the order of numbers.
         starts = np.cumsum([0, *map(count_rows, files)])[:-1].tolist()
-        row = f"{starts}[file_index::BIGINT + 1] + file_row_number::BIGINT"
+        number = f"{starts}[file_index::BIGINT + 1] + file_row_number::BIGINT"
         connection.execute(
-            f"CREATE VIEW {name} AS SELECT *, ({number << _TABLE_BIT} + {row})::UBIGINT AS row"
+            f"CREATE VIEW {name} AS SELECT *, {{'{_ROW_OF}{name}': {number}}} AS row"
             f" FROM read_parquet([{', '.join(map(_literal, files))}])"
         )
     return connection
@@ -117,10 +117,11 @@ def query(
             )
         except duckdb.Error as error:
             raise _refused(f"{into.name}: DuckDB refuses the query", tables, error) from error
-        references = pq.ParquetFile(work / "references.parquet")
-        sources = _sources(connection, work / "references.parquet", list(tables.values()))
+    references = pq.ParquetFile(work / "references.parquet")
+    read = {_table_of(field.type) for field in references.schema_arrow} & set(tables)
+    sources = {name: _Rows(tables[name], work / f"{name}.arrow") for name in read}
     for part, batch in enumerate(_batches(references, rows_per_part)):
-        columns = [_whole(batch.column(name), sources.get(name)) for name in batch.schema.names]
+        columns = [_whole(column, sources.get(_table_of(column.type))) for column in batch.columns]
         rows = pa.Table.from_arrays(columns, names=batch.schema.names)
         path = into / f"part-{part:05d}.parquet"
         pq.write_table(rows, path.with_suffix(".tmp"), compression="zstd", row_group_size=500)
@@ -201,32 +202,20 @@ def _pieces(table: Path) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(held)
 
 
-def _sources(
-    connection: duckdb.DuckDBPyConnection, references: Path, tables: Sequence[Path]
-) -> dict[str, _Rows]:
-    """The table of each column that holds references."""
-    found: dict[str, _Rows] = {}
-    made: dict[int, _Rows] = {}
-    for field in pq.read_schema(references):
-        value = f'"{field.name}"[1]' if pa.types.is_list(field.type) else f'"{field.name}"'
-        if pa.uint64() in (field.type, getattr(field.type, "value_type", None)):
-            text = f"SELECT any_value({value}) FROM {_literal(references)}"
-            number = ((connection.execute(text).fetchone() or (0,))[0] or 0) >> _TABLE_BIT
-            if 0 < number <= len(tables):  # else an unsigned number of the query's own
-                copy = references.with_name(f"{number}.arrow")
-                made[number] = made.get(number) or _Rows(tables[number - 1], copy)
-                found[field.name] = made[number]
-    return found
+def _table_of(kind: pa.DataType) -> str:
+    """The table whose rows a column of this type refers to, alone or in lists; else ''."""
+    of = kind.value_type if pa.types.is_list(kind) else kind
+    name = of[0].name if pa.types.is_struct(of) else ""
+    return name.removeprefix(_ROW_OF) if name.startswith(_ROW_OF) else ""
 
 
 def _whole(column: pa.Array, source: _Rows | None) -> pa.Array:
     """A column with its references replaced by the rows that they stand for."""
-    if source is None:  # of a reference that no row has, nobody knows of which table it would be
-        return pa.nulls(len(column)) if column.type == pa.uint64() else column
+    if source is None:
+        return column
     many = pa.types.is_list(column.type)
     references = (column.flatten() if many else column).drop_null()
-    numbers = references.to_numpy(zero_copy_only=False).astype(np.int64)
-    rows = source.take(numbers & ((1 << _TABLE_BIT) - 1))
+    rows = source.take(pc.struct_field(references, 0).to_numpy(zero_copy_only=False))
     if many:
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
         return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]), pa.int32()), rows)
