@@ -113,8 +113,8 @@ def test_an_int_does_for_a_float_and_defaults_fill_the_rest(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("lr: 1e-5", "1.0e-5"),
-        ("lr: 2.5E3", "2.5e+3"),
+        ("lr: 1e-5", "write 1.0e-05"),
+        ("lr: 2.5E3", "write 2500.0"),
         ("rev: 0123", "read as 83"),
         ("n: 1_000", "read as 1000"),
         ("n: 0x1F", "read as 31"),
@@ -124,8 +124,11 @@ def test_an_int_does_for_a_float_and_defaults_fill_the_rest(tmp_path):
         ("a: yes", "'yes'"),
         ("a:", "null"),
         ("a: ~", "null"),
-        ("a: 2024-01-01", 'in quotes: "2024-01-01"'),
+        ("a: 2024-01-01", "'2024-01-01' in quotes"),
         ("a: 1\na: 2", "given twice"),
+        ("a: &x [*x]", "no plain value"),
+        ("a: !odd 1", "no plain value"),
+        ("b: &x {n: 1}\n<<: *x", "merge"),
         ("- 1", "must hold lines"),
         ("a: [1, off]", "truth value"),
         ("a: {b", "not a readable YAML"),

@@ -211,33 +211,33 @@ COMPARISONS = _schema(
 # Tables whose rows stand in folders of their own: without rows there is no folder, as `datasets`
 # refuses an empty one.
 FOLDERS = ("conversations",)
-SCHEMAS: dict[str, dict[str, pa.Schema]] = {
-    "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE, "dropped": DROPPED},
-    "02_filtering": {"documents": FILTERED, "samples": SAMPLES, "dropped": DROPPED},
-    "03_images": {"images": IMAGES, "dropped": DROPPED},
+_TABLES = {
+    "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE},
+    "02_filtering": {"documents": FILTERED, "samples": SAMPLES},
+    "03_images": {"images": IMAGES},
     "04_selection": {
         "samples": SELECTED,
         "embeddings": EMBEDDINGS,
         "duplicates": DUPLICATES,
-        "dropped": DROPPED,
     },
-    "05_experts": {"priors": PRIORS, "experts": EXPERTS, "dropped": DROPPED},
-    "06_captioning": {"captions": CAPTIONS, "dropped": DROPPED},
-    "07_qa_generation": {"questions": QUESTIONS, "requests": REQUESTS, "dropped": DROPPED},
-    "08_merging": {"conversations": CONVERSATIONS, "dropped": DROPPED},
-    "10_finetuning": {"steps": STEPS, "arms": ARMS, "dropped": DROPPED},
+    "05_experts": {"priors": PRIORS, "experts": EXPERTS},
+    "06_captioning": {"captions": CAPTIONS},
+    "07_qa_generation": {"questions": QUESTIONS, "requests": REQUESTS},
+    "08_merging": {"conversations": CONVERSATIONS},
+    "10_finetuning": {"steps": STEPS, "arms": ARMS},
     "11_captioner": {
         "steps": STEPS,
         "arms": ARMS,
         "predictions": PREDICTIONS,
         "scores": CAPTION_SCORES,
-        "dropped": DROPPED,
     },
     "12_evaluation": {
         "results": RESULTS,
         "scores": BENCHMARK_SCORES,
         "comparisons": COMPARISONS,
-        "dropped": DROPPED,
     },
-    "40_comparison": {"pairs": PAIRS, "votes": VOTES, "dropped": DROPPED},
+    "40_comparison": {"pairs": PAIRS, "votes": VOTES},
+}
+SCHEMAS: dict[str, dict[str, pa.Schema]] = {
+    stage: {**tables, "dropped": DROPPED} for stage, tables in _TABLES.items()
 }

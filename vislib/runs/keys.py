@@ -260,9 +260,14 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
+def exists(path: Path) -> bool:
+    """Whether an input's path or glob matches something."""
+    return path.is_dir() or bool(expand(path))
+
+
 def require_exists(path: Path, place: str, name: str, value: str) -> None:
     """Raise InputError unless an input's path or glob matches something."""
-    if not expand(path) and not path.is_dir():
+    if not exists(path):
         mend = "mend the path or make it first"
         if reference := table_reference(value):
             # what lies nearest tells a slip of the pen from a stage that has not run

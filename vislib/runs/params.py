@@ -31,14 +31,7 @@ _LINE = re.compile(
 )
 # from the end on, one at a time: a help text may hold brackets of its own before them
 _BRACKET = re.compile(r"\s*\[([^\[\]]+)\]$")
-_TYPES: dict[str, type] = {
-    "int": int,
-    "float": float,
-    "str": str,
-    "bool": bool,
-    "list": list,
-    "dict": dict,
-}
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (int, float, str, bool, list, dict)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +53,21 @@ class Parameter:
         """Raise InputError, naming `place`, unless `value` has this parameter's type and lies
         within its bounds.
         """
-        # an int does for a float, as 1 is written for 1.0; True is an int to Python, and none here
-        expected = _TYPES[self.type]
-        fits = isinstance(value, expected) or (expected is float and isinstance(value, int))
-        if not fits or (isinstance(value, bool) and expected is not bool):
-            raise InputError(
-                f"{place}: {self.name} is {value!r} ({type(value).__name__}); {self._allowed()}"
-            )
+        # an int does for a float, as 1 is written for 1.0; True is of another type than 1
+        kinds = (float, int) if self.type == "float" else (_TYPES[self.type],)
+        fits = type(value) in kinds
         # so written that nan, which compares with nothing, is refused too
-        if isinstance(value, int | float) and not (self.low <= value <= self.high):
-            raise InputError(f"{place}: {self.name} is {value!r}; {self._allowed()}")
+        if self.type in ("int", "float"):
+            fits = fits and self.low <= value <= self.high
         # choices and paths of a list are those of its entries
         items = value if isinstance(value, list) else [value]
-        if self.choices and any(item not in self.choices for item in items):
-            raise InputError(f"{place}: {self.name} is {value!r}; {self._allowed()}")
-        if self.flags & {"input", "model"} and not all(isinstance(item, str) for item in items):
+        if self.choices:
+            fits = fits and all(item in self.choices for item in items)
+        if self.flags & {"input", "model"}:
+            fits = fits and all(isinstance(item, str) for item in items)
+        if not fits:
             raise InputError(
-                f"{place}: {self.name} is {value!r}; every entry must be a text (a path or a table)"
+                f"{place}: {self.name} is {value!r} ({type(value).__name__}); {self._allowed()}"
             )
 
     def read(self, text: str, place: str) -> Any:
@@ -97,22 +88,12 @@ class Parameter:
         self.check(value, place)
         return value
 
-    def from_environment(self, value: Any) -> Any:
-        """What an empty `value` stands for: that of the [env NAME] variable, if it is set."""
-        # where a server is belongs to a machine, not to a set; what a file says still wins
-        names = [flag.removeprefix("env ") for flag in self.flags if flag.startswith("env ")]
-        return os.environ.get(names[0], value) if names else value
-
     def _allowed(self) -> str:
-        bounds = (
-            f" within [{_plain(self.low)}..{_plain(self.high)}]" if self.low > -math.inf else ""
-        )
+        # 16 digits: whole numbers are written as such
+        bounds = f" within [{self.low:.16g}..{self.high:.16g}]" if self.low > -math.inf else ""
         options = f" out of {', '.join(self.choices)}" if self.choices else ""
-        return f"allowed: {self.type}{bounds}{options} ({self.help})"
-
-
-def _plain(bound: float) -> str:
-    return str(int(bound)) if bound == int(bound) else str(bound)
+        texts = "; every entry must be a text" if self.flags & {"input", "model"} else ""
+        return f"allowed: {self.type}{bounds}{options} ({self.help}){texts}"
 
 
 Schema = dict[str, Parameter]
@@ -178,16 +159,8 @@ def _read_line(line: str, place: str) -> Parameter:
         flags=frozenset(flags),
     )
     # a default outside its own bounds is a fault of the notebook, found before any set meets it
-    check_name(parameter.name, default, place)
-    parameter.check(default, place)
+    check_values({parameter.name: parameter}, {parameter.name: default}, place)
     return parameter
-
-
-def check_name(name: str, value: Any, place: str) -> None:
-    """Refuse a text parameter whose name says that it holds a secret."""
-    # parameters are kept in params.yaml, run.json and the executed notebook
-    if isinstance(value, str) and SECRET_NAME.search(name):
-        raise InputError(f"{place}: {name} would hold a secret; set it in the environment instead")
 
 
 def refuse_unknown(name: str, allowed: Iterable[str], place: str) -> None:
@@ -199,7 +172,11 @@ def refuse_unknown(name: str, allowed: Iterable[str], place: str) -> None:
 def check_values(schema: Schema, given: Mapping[str, Any], place: str) -> None:
     """Refuse unknown names, secrets and values that do not fit."""
     for name, value in given.items():
-        check_name(name, value, place)
+        # parameters are kept in params.yaml, run.json and the executed notebook
+        if isinstance(value, str) and SECRET_NAME.search(name):
+            raise InputError(
+                f"{place}: {name} would hold a secret; set it in the environment instead"
+            )
         refuse_unknown(name, schema, place)
         schema[name].check(value, place)
 
@@ -212,7 +189,10 @@ def resolve(schema: Schema, given: Mapping[str, Any], place: str) -> dict[str, A
     values = {}
     for name, parameter in schema.items():
         value = given.get(name, parameter.default)
-        value = value or parameter.from_environment(value)
+        # where a server is belongs to a machine, not to a set; what a file says still wins
+        for flag in parameter.flags:
+            if flag.startswith("env ") and not value:
+                value = os.environ.get(flag.removeprefix("env "), value)
         # a secret may be pasted under any name, or come within an address from the environment
         if (shown := redact(str(value))) != str(value):
             raise InputError(

@@ -14,13 +14,12 @@ from typing import Any
 
 from vislib.runs.cells import preview
 from vislib.runs.errors import InputError
-from vislib.runs.keys import Change, expand, in_words, input_path, input_values, only_code
+from vislib.runs.keys import Change, exists, in_words, input_path, input_values, only_code
 from vislib.runs.record import Run
-from vislib.runs.sets import SetFile
+from vislib.runs.sets import STAND_INS, SetFile
 from vislib.runs.stage import Record, Stage, read_record
 
 _LONG_SECONDS = 600  # what takes less is sooner made again than asked about
-_STAND_IN_ENGINES = ("extractive", "recorded")  # cost nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,42 +148,32 @@ def refuse_costly(plans: Sequence[Plan]) -> None:
 
 def asks(entry: SetFile) -> bool:
     """Whether a stage asks a model that may have a price."""
-    return entry.stage.values.get("engine", "extractive") not in _STAND_IN_ENGINES
+    return entry.stage.values.get("engine", "extractive") not in STAND_INS["engine"]
 
 
-def engine_of(entry: SetFile) -> Any:
-    """The engine of a stage that asks a model, nothing opened yet; None for others."""
-    if not asks(entry):
-        return None
-    try:
-        # by name: sets that ask nobody do without the engines' imports
-        return import_module("vislib.engines.ask").check_parameters(
-            SimpleNamespace(**entry.stage.values)
-        )
-    except InputError as error:
-        raise InputError(f"{entry.place}: {error}") from error
+def engines_of(plans: Sequence[Plan]) -> list[tuple[Plan, Any]]:
+    """The stages that ask a model with their engines, nothing opened yet. Raises InputError for
+    settings of theirs.
+    """
+    found = []
+    for plan in plans:
+        if asks(plan.entry):
+            # by name: sets that ask nobody do without the engines' imports
+            check = import_module("vislib.engines.ask").check_parameters
+            try:
+                found.append((plan, check(SimpleNamespace(**plan.entry.stage.values))))
+            except InputError as error:
+                raise InputError(f"{plan.entry.place}: {error}") from error
+    return found
 
 
 def estimate(entry: SetFile) -> str:
     """What a stage that asks a model would ask, as far as its inputs are there already."""
     stage = entry.stage
-    lacking = [
-        value
-        for _, value in input_values(stage.schema, stage.values)
-        if not _exists(input_path(value, stage.run))
-    ]
-    if lacking:
+    inputs = input_values(stage.schema, stage.values)
+    if lacking := [value for _, value in inputs if not exists(input_path(value, stage.run))]:
         return f"no estimate before {', '.join(lacking)} is there"
     return preview(Run(stage, {}, []))  # without record or locks: it only looks
-
-
-def _exists(path: Path) -> bool:
-    return path.is_dir() or bool(expand(path))
-
-
-def engines_of(plans: Sequence[Plan]) -> list[tuple[Plan, Any]]:
-    """The stages that ask a model with their engines. Raises InputError for settings of theirs."""
-    return [(plan, engine) for plan in plans if (engine := engine_of(plan.entry))]
 
 
 def meet_servers(engines: Sequence[tuple[Plan, Any]]) -> list[str]:

@@ -7,7 +7,6 @@ second.
 
 import argparse
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
-from vislib.runs.keys import ROOT
 from vislib.runs.locking import FORCE_VARIABLE, FolderLock
 from vislib.runs.plan import (
     Plan,
@@ -36,8 +34,6 @@ from vislib.runs.sets import SetFile, check_inputs, read_set, refuse_mixture, wh
 from vislib.runs.stage import Record, read_record, settle_runs_folder
 from vislib.runs.terminal import any_terminal, reader_has_gone
 
-_UNFINISHED = re.compile(r"\.(partial|previous)/")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Exit status: 0 all stages ok, 1 a stage failed, 2 bad input, 130
@@ -47,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settle_runs_folder()  # a relative VISLIB_RUNS counts from where the user stands
     options = _parser().parse_args(arguments)
     try:
-        entries = read_set(_set_folder(options.set))
+        entries = read_set(Path(options.set).expanduser())
         stages = _select(entries, options.only, options.start)
         for name in options.accept + options.redo:
             _select(stages, name, "")
@@ -96,12 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _set_folder(name: str) -> Path:
-    """The folder as given, else under the project's root, else by name under params/."""
-    given = Path(name).expanduser()  # people type params/sample, ../mine or sample
-    return next((p for p in (given, ROOT / given, ROOT / "params" / given) if p.is_dir()), given)
-
-
 def _select(entries: list[SetFile], only: str, start: str) -> list[SetFile]:
     wanted = only or start
     if not wanted:
@@ -145,24 +135,8 @@ def _run(entries: list[SetFile], options: argparse.Namespace) -> int:
     finally:
         os.environ.pop(FORCE_VARIABLE, None)
         lock.release()
-    _print_results(entries[0].stage.run)
+    print(f"results in {relative_to_root(entries[0].stage.run)}")
     return 0
-
-
-def _print_results(run: Path) -> None:
-    """Where to look: the data set, the figures, the notebooks."""
-    patterns = {
-        "data set": "0[89]_*/data",
-        "figures": "*/figures/*.pdf",
-        "notebooks": "*/notebook.html",
-    }
-    for what, pattern in patterns.items():
-        found = [p for p in sorted(run.glob(pattern)) if not _UNFINISHED.search(str(p))]
-        if what == "figures":
-            found = sorted({file.parent for file in found})
-        if found:
-            one = found[-1] if what == "data set" or len(found) == 1 else run / "*" / found[0].name
-            print(f"{what:<10} {relative_to_root(one)}")
 
 
 def _run_stage(entry: SetFile, options: argparse.Namespace) -> bool:

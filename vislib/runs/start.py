@@ -39,7 +39,7 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         _current = None
     _settle_places()
     schema = read_schema(Stage.notebook_file(notebook))
-    if not _started:
+    if not _started and not interactive():
         _refuse_unknown(notebook, namespace, schema)
     _started.append(notebook)
     given = {name: namespace[name] for name in schema if name in namespace}
@@ -109,17 +109,8 @@ def _watch_cells() -> None:
 
 def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """A misspelt parameter given to plain papermill arrives as one more plain variable."""
-    hidden = {"In", "Out"}
-    unknown = [
-        name
-        for name, value in namespace.items()
-        if type(value) in _PLAIN
-        and name not in schema
-        and name not in hidden
-        and not name.startswith("_")
-    ]
-    if not interactive():
-        for name in unknown:
+    for name, value in namespace.items():
+        if type(value) in _PLAIN and name not in ("In", "Out") and not name.startswith("_"):
             refuse_unknown(name, schema, notebook)
 
 
