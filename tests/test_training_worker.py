@@ -180,7 +180,7 @@ def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_
         run_child(
             launch_command(settings, tmp_path / "checkpoints/settings.json"),
             log=tmp_path / "log.txt",
-            lock=None,
+            lock=tmp_path / "lock",
             on_event=kill,
             environment=environment,
         )

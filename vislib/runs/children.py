@@ -40,29 +40,30 @@ def run_child(
     command: Sequence[str],
     *,
     log: Path,
-    lock: Path | None,
+    lock: Path,
     on_event: Callable[[Event], None],
     environment: Mapping[str, str] = {},
 ) -> None:
-    """Run `command` from the project's root and give its events to `on_event`; all else that it
-    prints goes to `log`.
+    """Run `command` from the project's root; its events go to `on_event`, all else to `log`.
 
     The command and all that it starts hold `lock` (shared) and end with this process, also when
     that is killed. The first SIGINT or SIGTERM is passed on and waited for, then delivered here; a
     second one kills. Raises InputError with the child's own message, or the last lines that it
     printed, when it does not end well.
     """
-    stop, tail, errors = threading.Event(), deque[str](maxlen=_TAIL), list[str]()
+    stop, tail, errors, pids = threading.Event(), deque[str](maxlen=_TAIL), list[str](), list[int]()
     with interrupts(stop), log.open("a", encoding="utf-8") as file:
         process = start_process(command, lock, environment)
-        watch = _Watch(process, stop)
+        watch = threading.Thread(target=_watch, args=(process, stop, pids), daemon=True)
         watch.start()
         try:
             for line in process.stdout or ():
                 if line.startswith(_START):
                     event = json.loads(line)
-                    watch.pids += [event["pid"]] if event["event"] == "child" else []
-                    errors += [event["message"]] if event["event"] == "error" else []
+                    if event["event"] == "child":
+                        pids.append(event["pid"])
+                    elif event["event"] == "error":
+                        errors.append(event["message"])
                     on_event(event)
                 elif line.strip():
                     tail.append(redact(line.rstrip()))
@@ -72,11 +73,11 @@ def run_child(
             watch.join()
     if stop.is_set():
         raise InputError("interrupted; the same command goes on where it stopped")
+    if process.returncode and errors:
+        raise InputError(redact(errors[0]))
     if process.returncode:
-        if errors:
-            raise InputError(redact(errors[0]))
         ended = f"{Path(command[0]).name} ended with {process.returncode}: " + " | ".join(tail)
-        # the kernel's OOM killer leaves no word but its signal, seen by us or by the launcher
+        # the OOM killer leaves no word but its signal, seen by us or by the launcher
         if process.returncode == 128 + signal.SIGKILL or "SIGKILL" in ended:
             ended += _KILLED
         raise InputError(f"{ended}; all it said is in {log.name}")
@@ -84,14 +85,14 @@ def run_child(
 
 def start_process(
     command: Sequence[str],
-    lock: Path | None,
+    lock: Path,
     environment: Mapping[str, str],
     output: IO[str] | int = subprocess.PIPE,
 ) -> "subprocess.Popen[str]":
     """The command under a guard (`main`), in a process group of its own. The guard's stdin ends
     with this process.
     """
-    held = [] if lock is None else [share(lock)]
+    held = share(lock)
     try:
         return subprocess.Popen(
             [sys.executable, "-m", __name__, *command],
@@ -103,34 +104,27 @@ def start_process(
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            pass_fds=held,
+            pass_fds=[held],
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
         )
     finally:
-        for handle in held:
-            os.close(handle)
+        os.close(held)
 
 
-class _Watch(threading.Thread):
+def _watch(process: "subprocess.Popen[str]", stop: threading.Event, pids: Sequence[int]) -> None:
     """Passes a stop on to the children that announced themselves, else to all; clears up behind an
     ended command.
     """
-
-    def __init__(self, process: "subprocess.Popen[str]", stop: threading.Event) -> None:
-        super().__init__(daemon=True)
-        self.process, self.stop, self.pids = process, stop, list[int]()
-
-    def run(self) -> None:
-        told = False
-        while self.process.poll() is None:
-            if self.stop.is_set() and not told:
-                told = True
-                # straight to them: the launcher between would give them 30 s only
-                for pid in self.pids or [-self.process.pid]:
-                    _send(pid, signal.SIGTERM)
-            time.sleep(0.1)
-        # what the command left running would hold its output open
-        _send(-self.process.pid, signal.SIGKILL)
+    told = False
+    while process.poll() is None:
+        time.sleep(0.1)
+        if stop.is_set() and not told:
+            told = True
+            # straight to them: the launcher between would give them 30 s only
+            for pid in pids or [-process.pid]:
+                _send(pid, signal.SIGTERM)
+    # what the command left running would hold its output open
+    _send(-process.pid, signal.SIGKILL)
 
 
 def end_process(process: "subprocess.Popen[str]") -> None:

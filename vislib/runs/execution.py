@@ -101,20 +101,16 @@ def _followed(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Give `tell` the lines of progress that are written to the log meanwhile, each within a
     second.
     """
-    over, seen = threading.Event(), file.stat().st_size if file.exists() else 0
+    over = threading.Event()
+    file.touch()
 
     def follow() -> None:
-        nonlocal seen
-        last = False
-        while not last:
-            last = over.wait(1.0)
-            with suppress(FileNotFoundError), file.open("rb") as log:
-                log.seek(seen)
-                new = log.read()
-                # a line may be half written
-                whole = new[: new.rfind(b"\n") + 1]
-                seen += len(whole)
-                for line in _PROGRESS.findall(whole.decode(errors="replace")):
+        with file.open(encoding="utf-8", errors="replace") as log:
+            log.seek(0, os.SEEK_END)
+            last = False
+            while not last:
+                last = over.wait(1.0)
+                for line in _PROGRESS.findall(log.read()):
                     tell(line)
 
     # a thread, since papermill gives control back only at the end

@@ -67,13 +67,15 @@ def plan_one(entry: SetFile, options: Namespace, before: Sequence[str] = ()) -> 
         lacking = None if before else error
         return Plan(entry=entry, verdict="would run: not made yet", facts={}, lacking=lacking)
     found = _changes(stage, record, facts)
-    accepted = None
-    if any(matches(stage.name, wanted) for wanted in options.accept):
-        accepted = _to_accept(stage, found, facts)
-        # an accepted attempt is gone on with, so its stage still runs
-        found = [] if accepted == stage.folder else found
+    accept, redo = (
+        any(matches(stage.name, wanted) for wanted in names)
+        for names in (options.accept, options.redo)
+    )
+    redo = redo or options.force
+    accepted = _to_accept(stage, found, facts) if accept else None
+    if accepted == stage.folder:  # an accepted attempt is gone on with, so its stage still runs
+        found = []
     attempt = "" if accepted else stage.fate_of_attempt(facts)
-    redo = options.force or any(matches(stage.name, wanted) for wanted in options.redo)
     stop = ""
     if found or redo:
         verdict = "would run" + (f": {in_words(found)}" if found else "")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from typing import Any
 
@@ -27,22 +28,23 @@ class Progress:
         self.done = 0
         self.fields: dict[str, Any] = {}
         self._started = self._said = time.monotonic()
-        self._bar: Any = None
-        if interactive():
-            from tqdm import tqdm  # late: the runner never shows a bar
+        from tqdm import tqdm  # late: the runner never shows a bar
 
-            self._bar = tqdm(total=total, unit=f" {unit}", mininterval=0.5)
+        # not on stderr, which JupyterLab shows as an error; headless a line is printed instead
+        quiet = not interactive()
+        self._bar: Any = tqdm(
+            total=total, unit=f" {unit}", mininterval=0.5, file=sys.stdout, disable=quiet
+        )
 
     def update(self, n: int = 1, **fields: Any) -> None:
         """Count `n` more items."""
         # also without a bar: a log that is read afterwards shows the pace
         self.done += n
         self.fields.update(fields)
-        if self._bar is not None:
-            # drawn with the count, not by itself
-            self._bar.set_postfix(self.fields, refresh=False)
-            self._bar.update(n)
-        elif time.monotonic() - self._said >= _HEADLESS_SECONDS:
+        # drawn with the count, not by itself
+        self._bar.set_postfix(self.fields, refresh=False)
+        self._bar.update(n)
+        if self._bar.disable and time.monotonic() - self._said >= _HEADLESS_SECONDS:
             self._said = time.monotonic()
             print(self.line(), flush=True)
             logging.getLogger(__name__).info(self.line())
@@ -59,5 +61,4 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vislib.runs.progress import interactive
 from vislib.runs.provenance import all_versions, git_state, hardware
 from vislib.runs.record import Run
 from vislib.runs.redaction import redact
-from vislib.runs.stage import RUNS_VARIABLE, Stage, settle_runs_folder, write_record
+from vislib.runs.stage import RUNS_VARIABLE, Record, Stage, settle_runs_folder, write_record
 from vislib.runs.yaml_files import write_parameters
 
 _PLAIN = (int, float, str, bool, list, dict, type(None))
@@ -40,37 +41,49 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     _settle_places()
     schema = read_schema(Stage.notebook_file(notebook))
     if not _started and not interactive():
-        _refuse_unknown(notebook, namespace, schema)
+        # a misspelt parameter given to plain papermill arrives as one more plain variable
+        for name, value in namespace.items():
+            if type(value) in _PLAIN and name not in ("In", "Out") and not name.startswith("_"):
+                refuse_unknown(name, schema, notebook)
     _started.append(notebook)
     given = {name: namespace[name] for name in schema if name in namespace}
     stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
     # before the folder is looked at: another kernel may be at work in it
-    locks = _locks_of(stage.run)
-    try:
+    locks = [FolderLock(stage.run / ".kernel.lock")]
+    if not os.environ.get(RUNNER_VARIABLE):  # else the runner holds it
+        locks.insert(0, FolderLock(stage.run / ".lock"))
+    with ExitStack() as held:
         for lock in locks:
             lock.acquire()
-        _wait_for_workers(stage.run)
-        facts = stage.facts(notebook)
-        record = stage.open_partial(key_of(facts["hashes"]), facts)
-        record |= {
-            "seed": stage.values.get("seed"),
-            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "git": git_state(),
-            "packages": all_versions(),
-            "hardware": hardware(),
-        }
-        write_record(stage.partial, record)
-        write_parameters(stage.partial / "params.yaml", stage.values)
-        _log_to(stage.partial / "log.txt")
-    except BaseException:
-        for lock in locks:
-            lock.release()
-        raise
+            held.callback(lock.release)
+        record = _begin(stage, notebook)
+        held.pop_all()  # the run gives them back
     if interactive():
         _reload_edited_modules()
     _current = Run(stage, record, locks)
     _watch_cells()
     return _current
+
+
+def _begin(stage: Stage, notebook: str) -> Record:
+    """The stage's folder made ready, and its record."""
+    # what a kernel that was ended has left at work comes to its end first
+    workers = FolderLock(stage.run / ".workers.lock")
+    workers.acquire()
+    workers.release()
+    facts = stage.facts(notebook)
+    record = stage.open_partial(key_of(facts["hashes"]), facts)
+    record |= {
+        "seed": stage.values.get("seed"),
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "git": git_state(),
+        "packages": all_versions(),
+        "hardware": hardware(),
+    }
+    write_record(stage.partial, record)
+    write_parameters(stage.partial / "params.yaml", stage.values)
+    _log_to(stage.partial / "log.txt")
+    return record
 
 
 def _settle_places() -> None:
@@ -105,26 +118,6 @@ def _watch_cells() -> None:
     shell = get_ipython()  # None in tests and scripts
     if shell is not None and _record_error not in shell.events.callbacks["post_run_cell"]:
         shell.events.register("post_run_cell", _record_error)
-
-
-def _refuse_unknown(notebook: str, namespace: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """A misspelt parameter given to plain papermill arrives as one more plain variable."""
-    for name, value in namespace.items():
-        if type(value) in _PLAIN and name not in ("In", "Out") and not name.startswith("_"):
-            refuse_unknown(name, schema, notebook)
-
-
-def _locks_of(run: Path) -> list[FolderLock]:
-    """The kernel's lock; the runner's too, and first, when no runner started this kernel."""
-    names = [".kernel.lock"] if os.environ.get(RUNNER_VARIABLE) else [".lock", ".kernel.lock"]
-    return [FolderLock(run / name) for name in names]
-
-
-def _wait_for_workers(run: Path) -> None:
-    """Let what a kernel that was ended has left at work come to its end."""
-    workers = FolderLock(run / ".workers.lock")
-    workers.acquire()
-    workers.release()
 
 
 class _RedactedFile(logging.FileHandler):

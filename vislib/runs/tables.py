@@ -25,6 +25,7 @@ ROWS_PER_PART = 2000
 _BUFFERED_ROWS = 500
 _BUFFERED_BYTES = 2**25
 _HALF = re.compile("[\ud800-\udfff]")
+_UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)  # a value no column holds
 Row = dict[str, Any]
 
 
@@ -233,12 +234,12 @@ class TableWriter:
             self._buffer, mended = mend_text(self._buffer)
             self.mended += mended
             return self._table()
-        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        except _UNFIT as error:
             for row, field in product(self._buffer, self.schema):
                 # Which one it was, the error does not say.
                 try:
                     pa.array([row[field.name]], field.type)
-                except (pa.ArrowException, OverflowError, TypeError, ValueError) as fault:
+                except _UNFIT as fault:
                     raise InputError(
                         f"{self.folder.name}: the row of {str(next(iter(row.values())))!r:.80}"
                         f" holds {row[field.name]!r:.80} as {field.name}, which is no {field.type}"

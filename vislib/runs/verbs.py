@@ -30,6 +30,7 @@ from vislib.runs.code import code_digest
 from vislib.runs.errors import InputError
 from vislib.runs.locking import share
 from vislib.runs.progress import Progress
+from vislib.runs.redaction import write_redacted
 from vislib.runs.tables import Output, Row, count_rows, parts, read_batches
 
 PARTS_PER_VERB = 100_000  # `dropped` is written by every verb of a stage, each from such a number
@@ -154,8 +155,7 @@ class Mapped:
                 for start in range(0, len(rows), self.batch):
                     self._write(Rows(rows[start : start + self.batch]), output)
         text = json.dumps(given | {"counts": output.counts}, sort_keys=True)
-        mark.with_suffix(".tmp").write_text(text, encoding="utf-8")
-        os.replace(mark.with_suffix(".tmp"), mark)  # last: without it the part is made again
+        write_redacted(mark, text)  # last: without it the part is made again
         return output.counts
 
     def _write(self, rows: Rows, output: Output) -> None:

@@ -73,7 +73,7 @@ class _Loader(yaml.SafeLoader):
         """The value of a node or of one within it; called for each."""
         if isinstance(node, yaml.ScalarNode):
             _refuse_trap(node, self._place)
-        return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        return super().construct_object(node, deep)
 
 
 def _refuse_trap(node: yaml.ScalarNode, place: str) -> None:
