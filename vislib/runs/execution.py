@@ -8,7 +8,6 @@ wrote `finished` into the record.
 import logging
 import os
 import re
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -65,14 +64,11 @@ def execute(stage: Stage, facts: dict[str, Any], *, tell: Callable[[str], None])
         with _followed(stage.partial / "log.txt", tell):
             book = _run_notebook(stage)
         record = read_record(stage.partial)
-        code = {
-            n: c for n, c in enumerate(book.cells) if c.cell_type == "code" and c.source.strip()
-        }
-        skipped = [n for n, cell in code.items() if not cell.execution_count]
-        if skipped:
-            raise StageFailed(
-                f"ended before its last cell: cell {skipped[0]} of {len(book.cells)} never ran"
-            )
+        for number, cell in enumerate(book.cells):
+            if cell.cell_type == "code" and cell.source.strip() and not cell.execution_count:
+                raise StageFailed(
+                    f"ended before its last cell: cell {number} of {len(book.cells)} never ran"
+                )
         if record.get("status") != "finished":
             raise StageFailed("its last cell did not finish the run: run.finish() is missing")
         # before the record says ok: a page that cannot be written is a failure
@@ -225,13 +221,3 @@ def _redact_logs(folder: Path) -> None:
     with suppress(OSError):
         for file in folder.glob("*.log"):
             write_redacted(file, file.read_text(encoding="utf-8", errors="replace"))
-
-
-def interrupt_on_termination() -> None:
-    """SIGTERM ends a run as Ctrl-C does: kernels are ended, records written."""
-
-    # a scheduler sends SIGTERM a moment before it kills
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)

@@ -7,6 +7,7 @@ second.
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -153,9 +154,10 @@ def _run_stage(entry: SetFile, options: argparse.Namespace) -> bool:
         print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")
         return True
     # papermill and the kernel's client take a second to import
-    from vislib.runs.execution import StageFailed, execute, interrupt_on_termination
+    from vislib.runs.execution import StageFailed, execute
 
-    interrupt_on_termination()  # from here on there is a kernel to end
+    # a scheduler sends SIGTERM a moment before it kills: the kernel is ended, the record written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     line = _Line(stage.name)
     try:
         record = execute(stage, plan.facts, tell=line.tell)

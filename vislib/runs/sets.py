@@ -114,12 +114,11 @@ def _read_engine(file: Path, schemas: Sequence[Schema]) -> dict[str, Any]:
     given = read_parameters(file)
     # a stage that trains has a `model` too, which is another matter
     asking = [schema for schema in schemas if "engine" in schema]
-    known = {name for schema in asking for name in schema}.difference(_OF_THE_NAME)
     # what only some stages know is theirs alone; what none knows is a misspelt name
-    for name in given:
-        refuse_unknown(name, sorted(known), f"{file} (for the stages of this set that ask)")
-    for schema in asking:
-        check_values(schema, {n: v for n, v in given.items() if n in schema}, str(file))
+    known = {name: parameter for schema in asking for name, parameter in sorted(schema.items())}
+    for name in _OF_THE_NAME:
+        known.pop(name, None)
+    check_values(known, given, f"{file} (for the stages of this set that ask)")
     return given
 
 
