@@ -71,6 +71,15 @@ def test_what_is_neither_to_nor_drop_is_an_error_that_names_the_row(run, functio
         mapped(run, function)
 
 
+def test_a_second_verb_takes_no_rows_of_the_first(run):
+    documents, samples = ({name: run.schemas[name]} for name in ("documents", "samples"))
+    mapped(run, odd_pages_alone, tables=documents)
+    with pytest.raises(InputError, match="images_of: documents is written by odd_pages_alone"):
+        mapped(run, images_of)
+    mapped(run, lambda pages: [Drop("later", id=page["doc_id"]) for page in pages], tables=samples)
+    assert len(rows(run, "documents")) == 2
+
+
 def test_an_error_names_the_row_at_which_it_came(run):
     def rule(pages):
         for page in pages:

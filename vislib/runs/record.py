@@ -47,6 +47,7 @@ class Run:
         self._record, self._locks = record, locks
         # By what made them: a cell that is run twice counts once.
         self._counts: dict[str, Counter[str]] = {}
+        self._written_by: dict[str, str] = {}  # a table, and the verb that maps into it
         self._asked: dict[Path, str] = {}  # tables of answers, and the unit of their rows
         self._usage = Counter[str](tokens_in=0, tokens_cached=0, tokens_out=0, usd=0)
         record["usage"] = self._usage
@@ -121,7 +122,8 @@ class Run:
         if neither its input nor the function has changed.
         """
         verb, source = verb or name_of(function), self.place(table)
-        marks = self.folder / "shards" / verb
+        marks, schemas = self.folder / "shards" / verb, tables or self.schemas
+        self._claim(schemas, verb)
         # A cell that is run again makes its rows anew.
         if verb in self._counts:
             rmtree(marks, ignore_errors=True)
@@ -131,7 +133,7 @@ class Run:
             id=(id,) if isinstance(id, str) else tuple(id),
             batch=batch,
             folder=self.data,
-            schemas=self.schemas if tables is None else tables,
+            schemas=schemas,
             marks=marks,
             first_dropped=self._first_part(verb),
         )
@@ -141,6 +143,17 @@ class Run:
             # these rows were taken, and kept so far, when they were asked about
             counts = self._counts[verb]
             counts[f"{unit}/kept"] -= counts.pop(f"{unit}/taken", 0)
+
+    def _claim(self, schemas: Mapping[str, Any], verb: str) -> None:
+        # Each part of each table is written, empty or not: another verb's would be gone.
+        for name in schemas:
+            writer = self._written_by.get(name, verb)
+            if writer != verb and name != "dropped":
+                raise InputError(
+                    f"{verb}: {name} is written by {writer}; to replace that, run the start cell"
+                    " again, and if both are meant, say by `tables` what each one writes"
+                )
+        self._written_by |= dict.fromkeys(schemas, verb)
 
     def sql(
         self,
