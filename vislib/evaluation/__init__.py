@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from vislib.evaluation.benchmarks import CONTEXTUAL
 from vislib.evaluation.contextual import (
     MULTIPLE_CHOICE,
-    TYPES,
     PageQuestion,
     load_questions,
 )
@@ -60,7 +59,7 @@ def open_arms(run: "Run") -> list[Arm]:
         place = resolve_model(value, run)
         # What was not trained here has no record beside it.
         facts = {"model": value, "arm": "untrained", "seed": 0} | read_facts(place)
-        arms.append(Arm(place, str(facts["model"]), str(facts["arm"]), int(facts["seed"])))
+        arms.append(Arm(place, facts["model"], facts["arm"], facts["seed"]))
         # Two of one name would share their rows in every table.
         if [arm.name for arm in arms].count(arms[-1].name) > 1:
             raise InputError(
@@ -136,10 +135,12 @@ def replies(
     """
     params = run.params
     # A letter is short; an answer in words may need a sentence.
-    limits = dict(
-        zip(TYPES, (params.max_answer_tokens_choice, params.max_answer_tokens_free), strict=True)
-    )
-    asked = [Question(q.id, q.text, str(q.image), limits[q.type]) for q in questions]
+    asked = []
+    for question in questions:
+        limit = params.max_answer_tokens_free
+        if question.type == MULTIPLE_CHOICE:
+            limit = params.max_answer_tokens_choice
+        asked.append(Question(question.id, question.text, str(question.image), limit))
     how = {name: getattr(params, name) for name in ("batch_size", "device", "precision")}
     # Answers go by weights and not by places, so a model that moved is not asked again.
     places = [arm.place for arm in arms]
@@ -152,12 +153,18 @@ def replies(
 
 def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_letter) -> Row:
     """A question of the local benchmark with a reply: right as it is leniently read."""
-    reads = "letter" if question.type == MULTIPLE_CHOICE else "text"
-    options = question.options
-    row = result_row(question.id, reply, question.answer, reads, options=options, read=read)
+    row = result_row(
+        question.id,
+        reply,
+        question.answer,
+        "letter" if question.type == MULTIPLE_CHOICE else "text",
+        options=question.options,
+        read=read,
+    )
     row |= {"benchmark": CONTEXTUAL, "question_type": question.type, "cluster": question.page}
-    # No harness judges here: the lenient reading is the verdict.
-    return row | ({} if row["parsed"] is None else {"correct": bool(row["lenient"])})
+    if row["parsed"] is not None:  # no harness judges here: the lenient reading is the verdict
+        row["correct"] = bool(row["lenient"])
+    return row
 
 
 def compare(run: "Run") -> None:

@@ -112,8 +112,9 @@ def look(
                 tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
         for place, (image_id, image) in enumerate(seen):
             of_image = {name: findings[place] for name, findings in found.items()}
-            boxes = merge({name: one.boxes for name, one in of_image.items()}, overlap=overlap)
-            yield from _prior(image_id, of_image, balanced(boxes, max_boxes, image.size))
+            boxes = {name: findings.boxes for name, findings in of_image.items()}
+            kept = balanced(merge(boxes, overlap=overlap), max_boxes, image.size)
+            yield from _prior(image_id, of_image, kept)
 
 
 def _seen(rows: Sequence[Row], root: Path) -> Iterator[list[Seen] | Drop]:
@@ -153,10 +154,12 @@ def _ask(
         found = expert([image for _, image in seen], tags)
     except Exception as error:  # models meet odd pictures with any exception there is
         if len(seen) > 1:
-            alone = [
-                _ask(panel, expert, [one], [words]) for one, words in zip(seen, tags, strict=True)
-            ]
-            return [one for (one,), _ in alone], [drop for _, lost in alone for drop in lost]
+            findings, drops = list[Findings](), list[Drop]()
+            for one, words in zip(seen, tags, strict=True):
+                alone, lost = _ask(panel, expert, [one], [words])
+                findings += alone
+                drops += lost
+            return findings, drops
         # Of a traceback in the message, what it ends with.
         reason = (str(error).strip().splitlines() or [""])[-1]
         fault = f"{type(error).__name__}: {reason[:300]}"
@@ -193,7 +196,8 @@ def check_looked(run: Run) -> None:
     """Close the account of each expert. Raises InputError when no image could be read, or an expert
     failed on all.
     """
-    if not (kept := run.counts().get("image", {}).get("kept")):
+    kept = run.counts().get("image", {}).get("kept")
+    if not kept:
         raise InputError(
             f"05_experts: no image of {run.params.samples} can be read; see {run.params.images},"
             " mend and run 03 again"
@@ -245,7 +249,9 @@ def team(settings: Settings) -> tuple[Expert, ...]:
             OpenDetector(s.open_detector, threshold=s.open_detector_threshold, device=s.device)
         )
     if s.ocr == "rapidocr":
-        found.append(Reader(threshold=s.ocr_threshold, side=s.ocr_side, threads=s.threads))
+        found.append(
+            Reader(threshold=s.ocr_threshold, side=s.ocr_side, threads=s.threads),
+        )
     if not found:
         raise InputError(
             "05_experts: tagger, detector and open_detector are empty and ocr is none; name an"

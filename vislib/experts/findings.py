@@ -98,8 +98,9 @@ def merge(found: Mapping[str, Sequence[Box]], *, overlap: float) -> list[Found]:
     # Places stand for scores: of equal ones OpenCV would keep any.
     places = [float(place) for place in range(len(ranked), 0, -1)]
     # Label by label: two things of different names may share a place.
-    labels = pd.factorize(pd.Series(map(_name, ranked)))[0].tolist()
-    kept = cv2.dnn.NMSBoxesBatched(corners, places, labels, 0.0, overlap)
+    names = pd.Series(map(_name, ranked))
+    labels, _ = pd.factorize(names)
+    kept = cv2.dnn.NMSBoxesBatched(corners, places, labels.tolist(), 0.0, overlap)
     return [ranked[index] for index in sorted(kept)]
 
 
@@ -115,7 +116,8 @@ def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> l
     if not max_boxes or len(ranked) <= max_boxes:
         return ranked
     boxes = pd.DataFrame({"label": map(_name, ranked)})
-    area = size[0] * size[1] * pd.Series([box.width * box.height for _, box in ranked])
+    share = np.array([box.width * box.height for _, box in ranked])
+    area = share * size[0] * size[1]
     boxes["size"] = np.searchsorted(_LIMITS, area, side="right")
     # A box's turn among those of its size and label orders its size; its place there orders all.
     boxes["turn"] = boxes.groupby(["size", "label"]).cumcount()

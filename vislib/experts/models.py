@@ -208,8 +208,12 @@ class _Detector:
         # An endless corner, of a model that overflows, is none: clamped it would look like one.
         corners = torch.where(found["boxes"].isfinite(), found["boxes"] / scale, torch.nan)
         boxes = []
-        columns = [found["scores"], found["labels"], corners.clamp(0, 1)]
-        for score, label, box in zip(*(column.tolist() for column in columns), strict=True):
+        for score, label, box in zip(
+            found["scores"].tolist(),
+            found["labels"].tolist(),
+            corners.clamp(0, 1).tolist(),
+            strict=True,
+        ):
             # Else it lies beside the picture, on OWLv2's padding, or a corner is no number.
             if box[0] < box[2] and box[1] < box[3]:
                 boxes.append(Box(names[label], score, *box))
@@ -231,7 +235,11 @@ class ClosedDetector(_Detector):
         """The boxes of each RGB image; `tags` is not looked at."""
         labels = self.vision.model.config.id2label
         names = {i: first_synonym(name) for i, name in labels.items()}
-        return [self._detect(image, self.vision.inputs([image]), names) for image in images]
+        found = []
+        for image in images:
+            inputs = self.vision.inputs([image])
+            found.append(self._detect(image, inputs, names))
+        return found
 
 
 class OpenDetector(_Detector):
@@ -268,7 +276,8 @@ class OpenDetector(_Detector):
             text: Any = [[PROMPT.format(tag) for tag in tags]]
             length = self.config.text_config.max_position_embeddings
         else:  # `cat. dog.`: points and question marks part its phrases, none may stand in a tag
-            text = " ".join(re.sub(r"[.?]", " ", tag).strip().lower() + "." for tag in tags)
+            words = [re.sub(r"[.?]", " ", tag).strip().lower() for tag in tags]
+            text = " ".join(f"{phrase}." for phrase in words)
             length = self.config.max_text_len
         inputs = self.vision.inputs(
             [image],
@@ -281,7 +290,8 @@ class OpenDetector(_Detector):
         if self.owl:
             owner = torch.arange(len(tags))
         else:
-            parting = torch.isin(inputs["input_ids"][0], self.vision.model.model.special_tokens)
+            special = self.vision.model.model.special_tokens
+            parting = torch.isin(inputs["input_ids"][0], special)
             owner = torch.full((length,), -1, device=self.vision.device)
             # As many parting tokens stand before a token as tags, and one at the start.
             owner[: len(parting)] = (parting.cumsum(0) - 1).masked_fill(parting, -1)

@@ -182,13 +182,15 @@ def drop_semantic_duplicates(images: pd.DataFrame, vectors: Vectors, epsilon: fl
     places = left(images)
     kept, rank = np.full((2, len(places)), -1)
     apart = np.zeros(len(places), np.float32)
-    found = images.loc[places]
-    for members in by_cluster(found["cluster"].to_numpy(), found["distance"].to_numpy()):
+    labels = images.loc[places, "cluster"].to_numpy()
+    distances = images.loc[places, "distance"].to_numpy()
+    for members in by_cluster(labels, distances):
         kept[members], apart[members] = semantic_duplicates(vectors, members, epsilon)
         stay = members[kept[members] < 0]
         rank[stay] = np.arange(len(stay))
     images.loc[places, "rank"] = rank
-    drop_alike(images, places, "semantic_duplicate", np.where(kept < 0, -1, places[kept]), apart)
+    other = np.where(kept < 0, -1, places[kept])
+    drop_alike(images, places, "semantic_duplicate", other, apart)
 
 
 def drop_below(images: pd.DataFrame, top_k: int) -> None:
@@ -205,7 +207,8 @@ def write_tables(run: Run, images: pd.DataFrame, vectors: Vectors) -> None:
     of id, and of samples, in the order of the input. The metrics count what each step left.
     """
     # Clusters are numbered from 0, and none is empty.
-    run.metrics |= count_steps(images) | {"clusters": int(images["cluster"].max()) + 1}
+    run.metrics |= count_steps(images)
+    run.metrics["clusters"] = int(images["cluster"].max()) + 1
     embedded = images[images["cluster"] >= 0][["image_id", "cluster", "distance"]]
     alike = images[images["reason"].isin(["near_duplicate", "semantic_duplicate"])]
     pairs = alike[["image_id", "detail", "reason", "apart"]]
@@ -220,7 +223,9 @@ def write_tables(run: Run, images: pd.DataFrame, vectors: Vectors) -> None:
         for row in pairs.to_dict("records"):
             output.write("duplicates", row)
         for row in read_rows(fates):
-            sample, reason, detail = row.pop("sample"), row.pop("reason"), row.pop("detail")
+            sample = row.pop("sample")
+            reason = row.pop("reason")
+            detail = row.pop("detail")
             output.take("sample")
             if reason:
                 output.drop("sample", sample["sample_id"], reason, detail)

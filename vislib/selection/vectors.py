@@ -38,7 +38,8 @@ class Encoder:
         model = self.vision.model
         self._features: Any = getattr(model, "get_image_features", model)
         self.name = f"{value} {self.vision.revision}"
-        self.dimension = self([self.prepare(Image.new("RGB", (64, 64), "grey"))]).shape[1]
+        grey = self.prepare(Image.new("RGB", (64, 64), "grey"))
+        self.dimension = self([grey]).shape[1]
 
     def prepare(self, image: Image.Image) -> Any:
         """The model's input for one picture, a batch of one."""
