@@ -47,7 +47,7 @@ def test_pairs_are_chosen_for_each_reason_and_stand_nearest_first(
     assert table["of_reason"].tolist() == [4] * 4 + [8] * 5
     assert all(group["distance"].is_monotonic_increasing for _, group in table.groupby("reason"))
     figure, sheet = figures.new_sheet()
-    selection.plot_groups(sheet, table, otherwise="")
+    selection.plot_groups(sheet, table)
     figures.trim_sheet(figure, sheet, note="n")
     assert_readable(figure)
     axes = sheet.axes

@@ -1,6 +1,5 @@
 """Examples: which samples are shown, what is marked, and how a page is cut."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,13 @@ def test_examples_pass_over_failed_images_and_scripts_that_the_font_lacks(
 
 
 def test_a_figure_without_a_sample_that_can_be_shown_says_so(tmp_path: Path) -> None:
-    for plot in (
-        partial(examples.plot_page, words_around=2),
-        partial(examples.plot_samples, rounds=2),
-    ):
-        figure, sheet = figures.new_sheet()
-        plot(sheet, [])
-        figures.trim_sheet(figure, sheet, note="n")
-        assert any("No sample can be shown" in text for text in texts_of(sheet))
-    assert len(figures.save_figure(figure, tmp_path, "page")) == 2
+    """Sections 2 and 3 of the notebook."""
+    names = {"chosen": [], "words_around": 2, "rounds": 2, "note": "n"}
+    tables = three_samples(tmp_path)
+    for section, name in (("## 2", "page"), ("## 3", "talks")):
+        held = run_section("25_examples", section, tables, paths=tables, **names)
+        assert any("No sample can be shown" in text for text in texts_of(held["sheet"]))
+        assert len(figures.save_figure(held[name], tmp_path, name)) == 2
 
 
 def test_the_table_of_the_notebook_has_both_captions_with_their_counts(
@@ -73,7 +70,7 @@ def test_page_marks_what_the_page_adds(inputs: dict[str, Path], tmp_path: Path) 
     control = "A harbour with red boats, C$ 5 or $6."
     captions = {"contextual": "The old harbour: red boats.", "non_contextual": control}
     figure, sheet = figures.new_sheet()
-    examples.plot_page(sheet, [{**example, **captions}], words_around=2)
+    examples.plot_page(sheet, {**example, **captions}, words_around=2)
     figures.trim_sheet(figure, sheet, note="n")
     assert_readable(figure)
     shown = texts_of(sheet)

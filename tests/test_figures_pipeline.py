@@ -32,6 +32,6 @@ def test_pipeline_counts_what_went_on_and_what_did_not(tmp_path: Path) -> None:
     figures.trim_sheet(figure, sheet, note="Captions: m.")
     assert_readable(figure)
     shown = [line for text in sheet.axes.texts for line in text.get_text().split("\n")]
-    assert {"1 Web documents", "8 Conversations per kind", "too small", "−1", "leaky mix"} <= set(
+    assert {"1 Web documents", "8 Conversations per kind", "−1 too small", "3 leaky mix"} <= set(
         shown
     )

@@ -110,8 +110,8 @@ def clusters_of(inputs: Inputs, *, count: int, seed: int) -> Any:
 
 def draw(table: Any) -> tuple[Figure, Axes]:
     figure, sheet = figures.new_sheet()
-    selection.plot_groups(sheet, table, otherwise="No image was set aside as a duplicate.")
-    figures.trim_sheet(figure, sheet, note="n")
+    selection.plot_groups(sheet, table)
+    figures.trim_sheet(figure, sheet, note="n", otherwise="No image was set aside.")
     assert_readable(figure)
     return figure, sheet.axes
 
@@ -156,7 +156,7 @@ def test_one_image_and_one_cluster_are_drawn(tmp_path: Path, clusters: int, memb
     assert len(draw(clusters_of(inputs, count=9, seed=0))[1].images) == min(members, 8)
     _, axes = draw(pairs_of(inputs, count=4, seed=0))
     said = {text.get_text() for text in axes.texts}
-    assert ("No image was set aside as a duplicate." in said) == (members < 6)
+    assert ("No image was set aside." in said) == (members < 6)
 
 
 def funnel(reasons: dict[str, int], kept: int) -> Any:

@@ -5,13 +5,14 @@ makes the tables, `save_figure` writes them.
 """
 
 from vislib.figures.statistics import query
-from vislib.figures.style import FILLED, HATCHED, new_figure, preview, save_figure
+from vislib.figures.style import FILLED, HATCHED, LETTERS, new_figure, preview, save_figure
 from vislib.figures.text import new_sheet, trim_sheet
 
 DATA_VERSION = 1  # raised when a mended fault changes what comes out of this room
 __all__ = [
     "FILLED",
     "HATCHED",
+    "LETTERS",
     "new_figure",
     "new_sheet",
     "preview",

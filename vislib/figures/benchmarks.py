@@ -7,7 +7,7 @@ that print without colour tells the same.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 
 from vislib.figures.charts import marks, plot_dots
 from vislib.figures.statistics import parameters_of
-from vislib.figures.style import CONTRAST, LETTERS, Look
 from vislib.runs import InputError
 from vislib.runs.contract import ARMS
 
@@ -97,17 +96,6 @@ def paper_table(*parts: str, models: Sequence[str] = ("paper",)) -> Any:
     )
 
 
-def panels_of(scores: Any) -> dict[str, str]:
-    """The models by the letter of their panel; more than there are letters is an InputError."""
-    models = list(scores["model"].unique())
-    if len(models) > len(LETTERS):
-        raise InputError(
-            f"scores has {len(models)} models, a figure {len(LETTERS)} panels: give 12 fewer models"
-            " at a time"
-        )
-    return dict(zip(LETTERS, models, strict=False))
-
-
 def _rows(scores: Any, remark: Mapping[str, str]) -> Any:
     """Scores in the order of `REFERENCE`'s titles, with the columns of `charts.plot_dots`; behind
     the title of a benchmark stands its remark.
@@ -121,15 +109,6 @@ def _rows(scores: Any, remark: Mapping[str, str]) -> Any:
     scale = 100 / scores["benchmark"].map(_POINTS).fillna(1)
     shown = scores[["accuracy", "low", "high"]].mul(scale, axis=0)
     return shown.rename(columns={"accuracy": "value"}).assign(label=labels, name=scores["name"])
-
-
-def _paper_marks(names: Iterable[str]) -> dict[str, Look]:
-    """Red marks, the first hollow and the second filled."""
-    looks = zip(dict.fromkeys(names), "osD", ("white", CONTRAST, "white"), strict=False)
-    return {
-        name: {"marker": shape, "color": CONTRAST, "markerfacecolor": face}
-        for name, shape, face in looks
-    }
 
 
 def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) -> None:
@@ -146,7 +125,7 @@ def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) ->
         theirs = theirs.assign(name=names, benchmark=PAPER_MEAN)
         counted = rows[~rows["benchmark"].isin(MEANS)].groupby("benchmark")["n"].max()
         sizes = counted.map(" (n = {:,})".format).to_dict()
-        used = looks | _paper_marks(names)
+        used = looks | marks(names, paper=True)
         plot_dots(axes, _rows(pd.concat([rows, theirs]), sizes), used, x="Accuracy, %")
 
 
@@ -171,5 +150,5 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
             ours = ours[ours["benchmark"].isin(near) & ours["arm"].isin(fusion)]
         pairs = theirs.groupby("benchmark")["printed"].agg(" → ".join)
         rows = _rows(pd.concat([theirs, ours]), pairs.radd("  ").to_dict())
-        used = _paper_marks(theirs["name"]) | looks
+        used = marks(theirs["name"], paper=True) | looks
         plot_dots(axes, rows, used, x="Accuracy, %; MME: % of its points")

@@ -5,8 +5,6 @@ differ in filling and pattern, not in colour alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
-from math import log
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ GROUPS: Sequence[Look] = (  # how up to four groups of a histogram are told apar
 _RUN_LINES: Sequence[Any] = ("-", (0, (4, 1.2)))
 _PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line has these patterns
 _NONE: Mapping[str, float] = {}
-_SHAPES = "osD^vPX<>hdp"  # of marks, every other one hollow
+_SHAPES = "osD^vPX<>hdp"  # of marks
 _STEPS = [1, 2, 5, 10]  # of ticks
 _LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 points in one column
 
@@ -110,9 +108,9 @@ def plot_bars(axes: Axes, table: Any, *, form: str = "{:,.0f}") -> None:
     finish(axes)
 
 
-def marks(names: Iterable[str]) -> dict[str, Look]:
-    """How each of some groups is marked in all panels of a figure; more than there are shapes is an
-    InputError.
+def marks(names: Iterable[str], *, paper: bool = False) -> dict[str, Look]:
+    """How each of some groups, ours or a paper's, is marked in all panels of a figure, filled and
+    hollow in turn; more than there are shapes is an InputError.
     """
     names = list(dict.fromkeys(names))
     if len(names) > len(_SHAPES):
@@ -120,9 +118,12 @@ def marks(names: Iterable[str]) -> dict[str, Look]:
             f"{len(names)} arms, but a figure tells {len(_SHAPES)} apart: name fewer in show"
         )
     looks = {}
-    for name, shape, face in zip(names, _SHAPES, cycle((EDGE, "white")), strict=False):
-        edge = INK if face == "white" else EDGE
-        looks[name] = {"marker": shape, "color": edge, "markerfacecolor": face}
+    for number, name in enumerate(names):
+        # the first of a paper is hollow, the first of ours filled: they differ in print too
+        hollow = (number % 2 == 0) == paper
+        edge = CONTRAST if paper else INK if hollow else EDGE
+        face = "white" if hollow else edge
+        looks[name] = {"marker": _SHAPES[number], "color": edge, "markerfacecolor": face}
     return looks
 
 
@@ -188,11 +189,7 @@ def _cloud(counts: Mapping[str, int], width: int, height: int, *, seed: int) -> 
     """The layout with the largest words of those that place nine in ten, or that of the
     smallest.
     """
-    spread = log(max(counts.values()) / min(counts.values()))
-    for part in (5, 6, 7, 8, 9, 10, 12, 15):
-        # A word is (n / n of the word before) ** scaling as large as that one: sizes grow slower
-        # than counts, so that the last one is legible. Equal counts have one size.
-        room = max(0.0, log(height / part / _LEAST_PX))
+    for part in (5, 6, 8, 10, 12, 15):
         cloud = WordCloud(
             width=width,
             height=height,
@@ -203,7 +200,7 @@ def _cloud(counts: Mapping[str, int], width: int, height: int, *, seed: int) -> 
             max_words=len(counts),
             random_state=seed,
             prefer_horizontal=1.0,  # words that stand upright are hard to read
-            relative_scaling=min(0.5, room / spread) if spread else 0.0,
+            relative_scaling=0.4,  # sizes grow slower than counts: the last word is legible
             max_font_size=height // part,
             min_font_size=_LEAST_PX,
             margin=5,

@@ -66,7 +66,7 @@ ORDER BY position
 
 
 def read_sides(run: Run) -> dict[str, Any]:
-    """Both sides by what tells them apart (kind, models, else stage): tables of sample_id, text,
+    """Both sides by what tells them apart (kind, models, run, stage): tables of sample_id, text,
     reason ("": usable), model, words, and set_aside (rounds that failed a check)."""
     # kinds are parameters of their own: two kinds of one table compare too
     sources = [(run.table(name), str(getattr(run.params, f"{name}_kind"))) for name in SIDES]
@@ -76,29 +76,27 @@ def read_sides(run: Run) -> dict[str, Any]:
             f"left is {sources[0][1]} of {sources[0][0]}, right {sources[1][1]} of {sources[1][0]};"
             " name two tables of captions, or two of questions, or two kinds of one table"
         )
-    facts: list[tuple[str, ...]] = [
-        (kind.replace("_", "-"), model_names(side["model"]))
-        for (_, kind), side in zip(sources, texts, strict=True)
+    facts = [
+        (kind.replace("_", "-"), model_names(side["model"]), *table.parts[-4:-2])
+        for (table, kind), side in zip(sources, texts, strict=True)
     ]
-    if facts[0] == facts[1]:
-        facts = [table.parts[-4:-2] for table, _ in sources]
     apart = [pair for pair in zip(*facts, strict=True) if pair[0] != pair[1]]
-    labels = map(" · ".join, zip(*apart, strict=True))
+    labels = list(map(" · ".join, zip(*apart, strict=True))) or SIDES
     return dict(zip(labels, texts, strict=True))
 
 
 def _texts(table: Path, kind: str) -> Any:
     # read whole: a table of answers is small beside its pages
     every = list(tables.read_rows(table))
-    rows = pd.DataFrame([row for row in every if row["kind"] == kind])
-    if rows.empty:
+    rows = [row for row in every if row["kind"] == kind]
+    if not rows:
         kinds = ", ".join(sorted({row["kind"] for row in every})) or "no rows"
         raise InputError(f"{table}: no text of kind {kind!r}; it has {kinds}")
     # captions are one row a sample, questions several
-    asked = "question" in rows
-    rows["text"] = [as_text(row) for row in rows.to_dict("records")] if asked else rows["caption"]
-    rows = rows[["sample_id", "model", "text", "status", "reason"]]
-    side = query(_SIDE, rows=rows.assign(n=range(len(rows))))
+    asked = "question" in rows[0]
+    for n, row in enumerate(rows):
+        row |= {"n": n, "text": as_text(row) if asked else row["caption"]}
+    side = query(_SIDE, rows=pd.DataFrame(rows))
     side["words"] = side["text"].fillna("").map(count_words)
     side.attrs["questions"] = asked
     return side

@@ -32,7 +32,7 @@ WHERE status = 'ok' AND contextual IS NOT NULL AND non_contextual IS NOT NULL
 """
 KINDS = ("contextual", "non_contextual")
 _POOL = 40  # candidates looked at for each example that is wanted
-_LACKS = "an image, a caption, or a script that the font can set"
+NONE = "No sample can be shown: each lacks an image, a caption, or a script that the font can set."
 _AS_IT_IS: dict[str, Any] = {"ensure_ascii": False, "default": list}
 Example = dict[str, Any]
 
@@ -61,7 +61,8 @@ def choose(
     by_id = {row["sample_id"]: row for row in rows}
     if lacking := sorted(set(ids) - set(by_id)):
         raise InputError(
-            f"{lacking} lacks {_LACKS}; mend sample_ids, or leave this figure out of the set"
+            f"{lacking} lacks an image, a caption, or a script that the font can set; mend"
+            " sample_ids, or leave this figure out of the set"
         )
     if ids:
         return [by_id[name] for name in ids]
@@ -81,16 +82,12 @@ def added_stems(example: Example) -> frozenset[str]:
     return source_stems(example) - text_stems(example["non_contextual"])
 
 
-def plot_page(sheet: Column, examples: Sequence[Example], *, words_around: int) -> None:
-    """Figure 1: the first image with up to `words_around` words of its page before and after it,
+def plot_page(sheet: Column, example: Example, *, words_around: int) -> None:
+    """Figure 1: an image with up to `words_around` words of its page before and after it,
     its captions beside.
-
-    Without an example it says so, as does figure 8.
     """
-    if not examples:
-        return sheet.write(f"No sample can be shown: each lacks {_LACKS}.")
     # page and captions side by side, as in the paper
-    example, half = examples[0], sheet.width / 2 - 8
+    half = sheet.width / 2 - 8
     page, beside = sheet.column(7, half - 14), sheet.column(half + 16, half - 8)
     page.y += 3
     _write_page(page, example, words_around)
@@ -146,8 +143,6 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
     """Figure 8: images, and of their conversations the caption and the first other rounds, in their
     own order.
     """
-    if not examples:
-        sheet.write(f"No sample can be shown: each lacks {_LACKS}.")
     for example in examples:
         image, talk = sheet.column(0, 118), sheet.column(168, sheet.width - 175)
         image.draw(example["path"], height=150)

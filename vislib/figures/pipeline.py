@@ -112,23 +112,19 @@ def _plot_step(box: Column, title: str, rows: Any) -> None:
     inside.y += 4
     inside.write(title, weight="bold")
     inside.y += 2
-    _write_counts(inside, rows[rows["role"] == "kept"], size=6)
+    inside.write(_lines(rows[rows["role"] == "kept"], "{:,} {}"))
     # drawn last, when its height is known; patches lie below texts all the same
     look: Look = {"boxstyle": "round,pad=0,rounding_size=3", "facecolor": _TINT, "edgecolor": EDGE}
     height = inside.y + 2 - box.y
     box.axes.add_patch(FancyBboxPatch((box.x, box.y), box.width, height, linewidth=0.7, **look))
     inside.y += 5
     # what was lost stands below its box, smaller: the way on is what is read first
-    _write_counts(inside, rows[rows["role"] == "dropped"], "−{:,}", size=5.5, color=GREY)
+    inside.write(_lines(rows[rows["role"] == "dropped"], "−{:,} {}"), size=5.5, color=GREY)
     box.y = inside.y + 4
 
 
-def _write_counts(inside: Column, counts: Any, form: str = "{:,}", **look: Any) -> None:
-    """Names at the left, numbers at the right, in lines of one distance."""
+def _lines(counts: Any, form: str) -> str:
     # kinds and types are hyphenated words, all other names are several
     names = counts["item"].str.replace("(free|multiple|non|fused)_", r"\1-", regex=True)
-    columns = names.str.replace("_", " "), counts["count"].map(form.format)
-    for place, side, texts in zip((0, inside.width), ("left", "right"), columns, strict=True):
-        lines = "\n".join(texts)
-        inside.axes.text(inside.x + place, inside.y, lines, ha=side, va="top", **look)
-    inside.y += len(counts) * look["size"] * 1.2  # as matplotlib sets lines
+    named = zip(counts["count"], names.str.replace("_", " "), strict=True)
+    return "\n".join(form.format(count, name) for count, name in named)

@@ -65,12 +65,10 @@ FROM named ORDER BY number, step
 _PER_ROW, _SIDE, _GAP = 8, 54.0, 3.0  # pictures in a row; points of a picture, and between two
 
 
-def plot_groups(sheet: Column, table: Any, *, otherwise: str) -> None:
+def plot_groups(sheet: Column, table: Any) -> None:
     """Rows of `CLUSTERS` or `PAIRS` by title: the pictures of each item side by side, what is said
-    of it below. Without a row the sheet says `otherwise`.
+    of it below.
     """
-    if table.empty:
-        sheet.write(otherwise)
     for (title, note), items in table.groupby(["title", "note"], sort=False):
         sheet.write(title, size=7.5, weight="bold")
         sheet.write(note, size=5.5, color=GREY)

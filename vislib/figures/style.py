@@ -8,6 +8,7 @@ outlined, solid against dashed, with values written out.
 import textwrap
 from math import ceil
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib.style
@@ -20,7 +21,7 @@ COLUMN, GUTTER, PAGE = (
     0.25,
     9.2,
 )  # inches: a column of two, the space between, a text's height
-LETTERS = "abcdefgh"  # of panels
+LETTERS = ascii_lowercase  # of panels
 INK, GREY, FILL, EDGE = "#1b1b1b", "#6b6b6b", "#9dbddb", "#3b6ea5"
 CONTRAST = "#c2410c"  # what is a paper's, and what a page adds
 Look = dict[str, Any]  # properties of an artist, passed on to matplotlib

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -32,6 +31,7 @@ from vislib.media import pixels
 from vislib.media.words import WORD, words
 
 SIZE, LEADING = 6.5, 1.32  # points of text; distance of lines in text sizes
+_TOP = 2.0  # points above the first line of a sheet
 IMAGE_DPI = 240  # of embedded pictures, as printed
 NOTHING: frozenset[str] = frozenset()
 _GLYPHS = get_font(findfont("DejaVu Sans")).get_charmap().keys()
@@ -104,11 +104,15 @@ def new_sheet() -> tuple[Figure, "Column"]:
     width = width_of(2) * 72
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(width, 0), autoscale_on=False)
     axes.axis("off")
-    return figure, Column(axes, 1, width - 2, 2)
+    return figure, Column(axes, 1, width - 2, _TOP)
 
 
-def trim_sheet(figure: Figure, sheet: "Column", *, note: str) -> None:
-    """Give a sheet the height that was drawn on it, and small print below."""
+def trim_sheet(figure: Figure, sheet: "Column", *, note: str, otherwise: str = "") -> None:
+    """Give a sheet the height that was drawn on it, and small print below; a sheet on which nothing
+    was drawn says `otherwise`.
+    """
+    if sheet.y == _TOP:
+        sheet.write(otherwise)
     small = wrapped(note, 2)
     sheet.axes.text(sheet.width + 1, sheet.y, small, va="top", **SMALL_PRINT)
     height = sheet.y + 12 + 7 * small.count("\n")
@@ -118,9 +122,7 @@ def trim_sheet(figure: Figure, sheet: "Column", *, note: str) -> None:
 
 @dataclass
 class Column:
-    """A column that is filled from `y` downwards; in units of its axes, which are points on a
-    sheet.
-    """
+    """A column of a sheet that is filled from `y` downwards, in points."""
 
     axes: Axes
     x: float
@@ -169,8 +171,7 @@ class Column:
         scale = min(self.width / picture.width, height / picture.height)
         box = Bbox.from_bounds(self.x, self.y, picture.width * scale, picture.height * scale)
         # no more pixels than print shows: the file stays small whatever the photograph
-        inches = np.abs(self.axes.transData.transform_bbox(box).size).max() / self.axes.figure.dpi
-        shown = pixels.scaled(picture, round(inches * IMAGE_DPI))
+        shown = pixels.scaled(picture, round(max(box.size) / 72 * IMAGE_DPI))
         extent = box.x0, box.x1, box.y1, box.y0
         self.axes.imshow(shown, extent=extent, aspect="auto", zorder=2)
         outline = box.corners()[[0, 1, 3, 2, 0]]
