@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from vislib.figures.charts import marks, plot_dots
 from vislib.figures.statistics import parameters_of
+from vislib.figures.style import Look
 from vislib.runs import InputError
 from vislib.runs.contract import ARMS
 
@@ -96,28 +97,33 @@ def paper_table(*parts: str, models: Sequence[str] = ("paper",)) -> Any:
     )
 
 
-def _rows(scores: Any, remark: Mapping[str, str]) -> Any:
-    """Scores in the order of `REFERENCE`'s titles, with the columns of `charts.plot_dots`; behind
-    the title of a benchmark stands its remark.
+def _plot(
+    axes: Axes, theirs: Any, ours: Any, remark: Mapping[str, str], looks: Mapping[str, Look]
+) -> None:
+    """Scores of a paper and of ours by `name`, in the order of `REFERENCE`'s titles; behind the
+    title of a benchmark stands its remark.
     """
     # what the titles do not name stands first, so that it is seen
-    scores = scores.sort_values(
+    scores = pd.concat([theirs, ours]).sort_values(
         "benchmark", key=lambda names: names.map(_PLACES).fillna(-1), kind="stable"
     )
     labels = scores["benchmark"].map(lambda name: title_of(name) + remark.get(name, ""))
     # points as a share of all points, so that one axis holds all benchmarks
     scale = 100 / scores["benchmark"].map(_POINTS).fillna(1)
-    shown = scores[["accuracy", "low", "high"]].mul(scale, axis=0)
-    return shown.rename(columns={"accuracy": "value"}).assign(label=labels, name=scores["name"])
+    rows = scores[["accuracy", "low", "high"]].mul(scale, axis=0)
+    rows = rows.rename(columns={"accuracy": "value"}).assign(label=labels, name=scores["name"])
+    used = marks(theirs["name"], paper=True) | looks
+    points = "; MME: % of its points" if scores["benchmark"].isin(_POINTS).any() else ""
+    plot_dots(axes, rows, used, x=f"Accuracy, %{points}")
 
 
 def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) -> None:
     """A panel per model (figures 3 and 4); beside the models named in `paper` stand VisCon-100K's
     averages, their numbers in the legend.
     """
-    ours = scores[~scores["benchmark"].isin(_POINTS)]
-    ours = ours.assign(name=ours["arm"].map(title_of))
-    looks, by_model = marks(ours["name"]), ours.groupby("model", sort=False)
+    ours = scores.assign(name=scores["arm"].map(title_of))
+    looks = marks(ours["name"])
+    by_model = ours.groupby("model", sort=False)
     for axes, (model, rows) in zip(panels, by_model, strict=True):
         theirs = paper_table("means", models=[model] if model in paper else [])
         names = theirs["arm"].map(title_of) + " (paper): " + theirs["printed"]
@@ -125,8 +131,7 @@ def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) ->
         theirs = theirs.assign(name=names, benchmark=PAPER_MEAN)
         counted = rows[~rows["benchmark"].isin(MEANS)].groupby("benchmark")["n"].max()
         sizes = counted.map(" (n = {:,})".format).to_dict()
-        used = looks | marks(names, paper=True)
-        plot_dots(axes, _rows(pd.concat([rows, theirs]), sizes), used, x="Accuracy, %")
+        _plot(axes, theirs, rows, sizes, looks)
 
 
 def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[str]) -> None:
@@ -149,6 +154,4 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
             near = {*theirs["benchmark"], "seedbench", "seedbench_image"}
             ours = ours[ours["benchmark"].isin(near) & ours["arm"].isin(fusion)]
         pairs = theirs.groupby("benchmark")["printed"].agg(" → ".join)
-        rows = _rows(pd.concat([theirs, ours]), pairs.radd("  ").to_dict())
-        used = marks(theirs["name"], paper=True) | looks
-        plot_dots(axes, rows, used, x="Accuracy, %; MME: % of its points")
+        _plot(axes, theirs, ours, pairs.radd("  ").to_dict(), looks)

@@ -58,8 +58,11 @@ def plot_histogram(
             edges = [*bins["from"], bins["to"].iloc[-1]]
             named = label and f"{label} ({total:,})"
             axes.stairs(heights.where(heights > 0), edges, label=named, **look)
-    _mark(axes, run, "", _RUN_LINES, INK)
-    _mark(axes, paper, "paper's ", _PAPER_LINES, CONTRAST)
+    for numbers, lines, color in ((run, _RUN_LINES, INK), (paper, _PAPER_LINES, CONTRAST)):
+        for (name, value), line in zip(numbers.items(), lines, strict=False):
+            said = f"{name} {round(value, 2):,.10g}"
+            label = f"paper's {said}" if numbers is paper else said
+            axes.axvline(value, color=color, linestyle=line, label=label)
     # the bars at the ends must not touch the axis
     axes.margins(x=0.02)
     axes.set(xlabel=x, ylabel=y, ylim=(0, None), xscale="log" if log else "linear")
@@ -73,14 +76,6 @@ def plot_histogram(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=not share))
     axes.yaxis.set_major_formatter("{x:.0%}" if share else "{x:,.0f}")
     finish(axes)
-
-
-def _mark(
-    axes: Axes, values: Mapping[str, float], whose: str, lines: Sequence[Any], color: str
-) -> None:
-    for (name, value), line in zip(values.items(), lines, strict=False):
-        label = f"{whose}{name} {round(value, 2):,.10g}"
-        axes.axvline(value, color=color, linestyle=line, label=label)
 
 
 def plot_bars(axes: Axes, table: Any, *, form: str = "{:,.0f}") -> None:
@@ -178,7 +173,8 @@ def plot_word_cloud(
     # lays the figure out, so that the cloud takes the shape of the axes
     figure.draw_without_rendering()
     box = axes.get_window_extent()
-    width, height = 900, round(900 * box.height / box.width)
+    width = 900
+    height = round(900 * box.height / box.width)
     cloud = _cloud(dict(counts[:max_words]), width, height, seed=seed)
     axes.imshow(cloud.to_array(), aspect="auto", interpolation="none")
     drawn = {word for (word, _), *_ in cloud.layout_}

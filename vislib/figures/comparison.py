@@ -34,6 +34,18 @@ SELECT sample_id, first(model ORDER BY n) AS model,
     count(*) FILTER (status <> 'ok') AS set_aside
 FROM rows GROUP BY sample_id ORDER BY sample_id
 """
+_KNOWN = """
+WITH both_sides AS (SELECT true AS of_left, reason, words, set_aside FROM left_side
+    UNION ALL SELECT false, reason, words, set_aside FROM right_side),
+facts AS (SELECT 1 AS place, of_left, if(reason = '', 'usable', 'lost: ' || reason) AS fact,
+        count(*) AS number FROM both_sides GROUP BY ALL
+    UNION ALL SELECT 2, of_left, 'words', avg(words) FROM both_sides WHERE reason = '' GROUP BY ALL
+    UNION ALL SELECT 3, of_left, 'rounds set aside', avg(set_aside) FROM both_sides
+        WHERE reason = '' GROUP BY ALL)
+SELECT fact, coalesce(round(sum(number) FILTER (of_left), 1), 0),
+    coalesce(round(sum(number) FILTER (NOT of_left), 1), 0)
+FROM facts GROUP BY place, fact ORDER BY place, fact DESC
+"""
 _BOTH = """
 WITH sides AS (SELECT sample_id, coalesce(l.reason, 'not there') AS reason_left,
         coalesce(r.reason, 'not there') AS reason_right, l.text AS "left", r.text AS "right",
@@ -106,12 +118,9 @@ def side_table(sides: Mapping[str, Any]) -> Any:
     """What is known without a vote, a column per side: samples usable or lost by reason, then means
     per sample.
     """
-    columns = {}
-    for label, side in sides.items():
-        states = ("lost: " + side["reason"]).replace("lost: ", "usable").value_counts()
-        means = side.loc[side["reason"] == "", ["words", "set_aside"]].mean()
-        columns[label] = pd.concat([states.sort_index(ascending=False), means])
-    return pd.DataFrame(columns).fillna(0).round(1).rename({"set_aside": "rounds set aside"})
+    left, right = sides.values()
+    known = query(_KNOWN, left_side=left, right_side=right).set_index("fact")
+    return known.set_axis(list(sides), axis="columns")
 
 
 def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:
@@ -176,7 +185,8 @@ def _write_page(run: Run, page: str, pairs: Iterable[Row]) -> None:
     shown = []
     for pair in pairs:
         facts = {name: pair[name] for name in ("id", "url", "alt", "context", "texts")}
-        side, picture = run.params.image_side, pair["picture"]
+        side = run.params.image_side
+        picture = pair["picture"]
         shown.append(facts | {"image": picture and encode_data_uri(picture, side=side)})
     source = json.dumps({"page": page, "pairs": shown}, ensure_ascii=False, default=list)
     html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
@@ -189,7 +199,8 @@ def tally(votes: Any) -> dict[str, float]:
     """Votes (a table with `choice`) by outcome. Where one side was preferred: the left one's share,
     its Wilson 95 % interval, and the exact two-sided p of the sign test."""
     counts: dict[str, float] = dict.fromkeys(CHOICES, 0) | votes["choice"].value_counts().to_dict()
-    won, n = counts["left"], counts["left"] + counts["right"]
+    won = counts["left"]
+    n = counts["left"] + counts["right"]
     if not n:
         return counts
     low, high = proportion_confint(won, n, method="wilson")

@@ -99,7 +99,8 @@ def remarks(table: Any, *, paper: Sequence[str]) -> list[str]:
     comparison, and the paper's own tests of the models named in `paper`.
     """
     # per model, as each has its own arms and references
-    said, tests = [NOTE], REFERENCE["viscon"]["mcnemar"]
+    said = [NOTE]
+    tests = REFERENCE["viscon"]["mcnemar"]
     for model, rows in table.groupby("model", sort=False):
         said += [f"{model}: {remark}" for remark in _remarks(rows.dropna(subset=["reference"]))]
         of_paper = model in paper and model == tests["model"]
@@ -109,7 +110,8 @@ def remarks(table: Any, *, paper: Sequence[str]) -> list[str]:
 
 
 def _remarks(held: Any) -> list[str]:
-    said, unequal = [], held[held["unequal"] != ""]
+    said = []
+    unequal = held[held["unequal"] != ""]
     if len(unequal):
         sizes = "; ".join(unequal["arm"].map(title_of) + " " + unequal["unequal"])
         said.append(f"† Unequal to the reference, so data and size are compared: {sizes}.")
@@ -132,7 +134,8 @@ def save_table(table: Any, folder: Path, name: str, notes: Sequence[str]) -> lis
     """
     csv, markdown, latex = (folder / f"{name}{ending}" for ending in (".csv", ".md", ".tex"))
     write_csv(table, csv)
-    shown, below = readable(table), "\n".join(f"- {note}" for note in notes)
+    shown = readable(table)
+    below = "\n".join(f"- {note}" for note in notes)
     # numbers stay as they are written: tabulate would drop the last nought of "70.0"
     rows = shown.to_markdown(index=False, disable_numparse=True)
     markdown.write_text(f"{rows}\n\n{below}\n", encoding="utf-8")

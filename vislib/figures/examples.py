@@ -8,6 +8,7 @@ A seeded choice picks the samples, so that nobody picks the pretty ones. Panels 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ WHERE status = 'ok' AND contextual IS NOT NULL AND non_contextual IS NOT NULL
 KINDS = ("contextual", "non_contextual")
 _POOL = 40  # candidates looked at for each example that is wanted
 NONE = "No sample can be shown: each lacks an image, a caption, or a script that the font can set."
-_AS_IT_IS: dict[str, Any] = {"ensure_ascii": False, "default": list}
 Example = dict[str, Any]
 
 
@@ -57,7 +57,8 @@ def choose(
     with_file = "SELECT * REPLACE (beside_images() || path AS path)"
     found = query(f"{with_file} FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
     # a box of a missing glyph would pass for the text
-    rows = [row for row in found.to_dict("records") if drawable(json.dumps(row, **_AS_IT_IS))]
+    as_text = partial(json.dumps, ensure_ascii=False, default=list)
+    rows = [row for row in found.to_dict("records") if drawable(as_text(row))]
     by_id = {row["sample_id"]: row for row in rows}
     if lacking := sorted(set(ids) - set(by_id)):
         raise InputError(
@@ -88,7 +89,8 @@ def plot_page(sheet: Column, example: Example, *, words_around: int) -> None:
     """
     # page and captions side by side, as in the paper
     half = sheet.width / 2 - 8
-    page, beside = sheet.column(7, half - 14), sheet.column(half + 16, half - 8)
+    page = sheet.column(7, half - 14)
+    beside = sheet.column(half + 16, half - 8)
     page.y += 3
     _write_page(page, example, words_around)
     frame = Rectangle((1, 1), half, page.y + 5, fill=False, edgecolor="0.6", linewidth=0.6)
@@ -144,7 +146,8 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
     own order.
     """
     for example in examples:
-        image, talk = sheet.column(0, 118), sheet.column(168, sheet.width - 175)
+        image = sheet.column(0, 118)
+        talk = sheet.column(168, sheet.width - 175)
         image.draw(example["path"], height=150)
         image.y += 2
         image.write(example["page_url"], size=5, max_lines=1, color=GREY)

@@ -70,7 +70,9 @@ def length_table(captions: Sequence[Path], kinds: Sequence[str]) -> tuple[Any, i
     kind of one stage where several tables hold it. Raises InputError for more groups than print can
     tell apart.
     """
-    rows, left_out, facts = [], 0, ["kind", "sample_id", "model"]
+    rows = []
+    left_out = 0
+    facts = ["kind", "sample_id", "model"]
     for number, path in enumerate(captions):
         stage = "/".join(path.parts[-4:-2])
         for row in tables.read_rows(path, [*facts, "caption", "status"]):
@@ -153,7 +155,8 @@ def plot_classes(axes: Axes, classes: Any) -> None:
     """The share of tokens that belong to each class: a mark per group, in a row per class."""
     # shares of few tokens say little: how many stands in the legend
     tokens = classes.groupby("group")["words"].transform("sum").map("{:,}".format)
-    names, shares = classes["group"] + ": " + tokens + " tokens", 100 * classes["share"]
+    names = classes["group"] + ": " + tokens + " tokens"
+    shares = 100 * classes["share"]
     # counted, not estimated: there is no interval
     rows = {
         "name": names,

@@ -62,7 +62,8 @@ TABLES = (
 )
 _PER_ROW, _GAP = 4, 20.0  # boxes in a row; points between boxes
 _TINT = "#eef4fa"
-_ARROW = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+_ARROW: Look = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "mutation_scale": 7}
+_ARROW |= {"shrinkA": 0, "shrinkB": 0}
 
 
 def pipeline_table(inputs: Mapping[str, Path], conversations: Sequence[Path]) -> Any:
@@ -86,28 +87,30 @@ def plot_pipeline(sheet: Column, table: Any) -> None:
     """
     # all boxes are as wide, so that columns line up over the rows
     width = (sheet.width - (_PER_ROW - 1) * _GAP) / _PER_ROW
-    before, bottom = sheet, sheet.y
+    lowest = sheet.y
+    start = (0.0, 0.0)
+    patch = None
     for n, (step, rows) in enumerate(table.groupby("step", sort=False)):
         row, place = divmod(n, _PER_ROW)
         if n and not place:
-            sheet.y = bottom + _GAP
+            sheet.y = lowest + _GAP
         across = _PER_ROW - 1 - place if row % 2 else place
         box = sheet.column(across * (width + _GAP), width)
-        if place:
-            step_ahead = -1 if row % 2 else 1
-            start = (before.x + width * (step_ahead > 0), sheet.y + 9)
-            end = (start[0] + step_ahead * _GAP, sheet.y + 9)
-        else:
-            start, end = (box.x + width / 2, before.y), (box.x + width / 2, sheet.y)
-        if n:
-            sheet.axes.annotate("", end, start, arrowprops={**_ARROW, "mutation_scale": 7})
-        _plot_step(box, f"{n + 1} {step}", rows)
-        before, bottom = box, max(bottom, box.y)
-    sheet.y = bottom
+        before = patch
+        patch = _plot_step(box, f"{n + 1} {step}", rows)
+        middle = box.x + width / 2, sheet.y + 9
+        if before:
+            # from middle to middle, cut where the boxes end
+            look = {**_ARROW, "patchA": before, "patchB": patch}
+            sheet.axes.annotate("", middle, start, arrowprops=look)
+        lowest = max(lowest, box.y)
+        # down to the next row, the arrow begins below what was set aside
+        start = (middle[0], box.y) if place == _PER_ROW - 1 else middle
+    sheet.y = lowest
 
 
-def _plot_step(box: Column, title: str, rows: Any) -> None:
-    """A box with a step's counts, and below it a list of what was set aside."""
+def _plot_step(box: Column, title: str, rows: Any) -> FancyBboxPatch:
+    """A box with a step's counts, and below it a list of what was set aside; returns the box."""
     inside = box.column(6, box.width - 12)
     inside.y += 4
     inside.write(title, weight="bold")
@@ -116,11 +119,13 @@ def _plot_step(box: Column, title: str, rows: Any) -> None:
     # drawn last, when its height is known; patches lie below texts all the same
     look: Look = {"boxstyle": "round,pad=0,rounding_size=3", "facecolor": _TINT, "edgecolor": EDGE}
     height = inside.y + 2 - box.y
-    box.axes.add_patch(FancyBboxPatch((box.x, box.y), box.width, height, linewidth=0.7, **look))
+    patch = FancyBboxPatch((box.x, box.y), box.width, height, linewidth=0.7, **look)
+    box.axes.add_patch(patch)
     inside.y += 5
     # what was lost stands below its box, smaller: the way on is what is read first
     inside.write(_lines(rows[rows["role"] == "dropped"], "−{:,} {}"), size=5.5, color=GREY)
     box.y = inside.y + 4
+    return patch
 
 
 def _lines(counts: Any, form: str) -> str:

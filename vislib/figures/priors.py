@@ -70,7 +70,8 @@ def plot_examples(sheet: Column, examples: Sequence[Example], *, lines: int) -> 
         if number:
             sheet.axes.plot([1, sheet.width], [sheet.y] * 2, color="0.7", linewidth=0.4)
             sheet.y += 8
-        image, beside = sheet.column(0, _COLUMN), sheet.column(_LISTS, sheet.width - _LISTS - 8)
+        image = sheet.column(0, _COLUMN)
+        beside = sheet.column(_LISTS, sheet.width - _LISTS - 8)
         _draw_findings(image, example, lines)
         image.y += 2
         image.write(example["page_url"], size=5, max_lines=1, color=GREY)
@@ -88,11 +89,9 @@ def _write_list(beside: Column, title: str, text: str, lines: int) -> None:
     beside.write("", heading=title, indent=64)
     found = text.split("\n")
     for number, line in enumerate(found[:lines], 1):
-        if line and title == HEADINGS["texts"]:
-            # numbers hang in the margin: they are ours, not the text's
-            look: Look = {"ha": "right", "fontsize": _LABEL, "color": CONTRAST}
-            beside.axes.text(beside.x - 3, beside.y + 6, str(number), **look)
-        beside.write(line or "none", max_lines=4)
+        # numbers hang in the margin: they are ours, not the text's
+        numbered = str(number) if line and title == HEADINGS["texts"] else ""
+        beside.write(line or "none", heading=numbered, indent=10, max_lines=4)
     if more := len(found[lines:]):
         beside.write(f"and {more} more", size=5.5, color=GREY)
     beside.y += 3
@@ -108,7 +107,8 @@ def _draw_findings(image: Column, example: Example, listed: int) -> None:
     boxes = objects(list(example["boxes"]))
     # a thin line alone is lost on some picture or other
     casing = [withStroke(linewidth=1.2, foreground="white", alpha=0.8)]
-    frames, labels = [], []
+    frames = []
+    labels = []
     for findings, look in ((texts, _TEXT), (boxes, _OBJECT)):
         for number, found in enumerate(findings, 1):
             corners = np.array([[found["x1"], found["y1"]], [found["x2"], found["y2"]]])

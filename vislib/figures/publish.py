@@ -22,7 +22,8 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
     """Publish one set; returns the published files. Names what is left out and what it did not
     replace.
     """
-    run, published = run_folder(f"runs/{set_name}"), target / set_name
+    run = run_folder(f"runs/{set_name}")
+    published = target / set_name
     files: dict[str, Path] = {}
     for folder in sorted(run.glob("[0-9][0-9]_*")):
         found = [file for file in folder.glob("figures/*") if file.suffix in _KINDS]

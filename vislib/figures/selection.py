@@ -73,10 +73,12 @@ def plot_groups(sheet: Column, table: Any) -> None:
         sheet.write(title, size=7.5, weight="bold")
         sheet.write(note, size=5.5, color=GREY)
         sheet.y += 4
-        place, lowest = 0, sheet.y
+        place = 0
+        lowest = sheet.y
         for paths, said in zip(items["paths"], items["said"], strict=True):
             if place == _PER_ROW:
-                place, sheet.y = 0, lowest + 6
+                place = 0
+                sheet.y = lowest + 6
             first = sheet.column(place * sheet.width / _PER_ROW, len(paths) * _SIDE)
             ends = []
             for number, path in enumerate(paths):

@@ -158,7 +158,8 @@ def log_edges(values: Iterable[float], *, through: float, bins: int) -> Any:
     """
     logs = np.log(np.array([*values, through]) / through)
     # a little more on both sides: rounding must leave no value outside
-    low, high = min(logs.min(), -0.1) - 1e-6, logs.max() + 1e-6
+    low = min(logs.min(), -0.1) - 1e-6
+    high = logs.max() + 1e-6
     # edges are counted from `through`, so that it is one of them
     step = (high - low) / bins
     return through * np.exp(step * np.arange(-np.ceil(-low / step), np.ceil(high / step) + 1))

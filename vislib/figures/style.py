@@ -16,13 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
-COLUMN, GUTTER, PAGE = (
-    3.25,
-    0.25,
-    9.2,
-)  # inches: a column of two, the space between, a text's height
+COLUMN = 3.25  # inches, one of two columns of a page
+GUTTER = 0.25  # inches between them
+PAGE = 9.2  # inches, a text's height
 LETTERS = ascii_lowercase  # of panels
-INK, GREY, FILL, EDGE = "#1b1b1b", "#6b6b6b", "#9dbddb", "#3b6ea5"
+INK = "#1b1b1b"
+GREY = "#6b6b6b"
+FILL = "#9dbddb"
+EDGE = "#3b6ea5"
 CONTRAST = "#c2410c"  # what is a paper's, and what a page adds
 Look = dict[str, Any]  # properties of an artist, passed on to matplotlib
 FILLED: Look = {"fill": True, "facecolor": FILL, "edgecolor": EDGE, "linewidth": 0.6}
@@ -65,9 +66,11 @@ def new_figure(
     if columns == 1:
         # what stands in a row on two columns takes about three times the height on one
         aspect *= 3 if layout else len(titles)
-        layout, ratios = ";".join(letters), {}
+        layout = ";".join(letters)
+        ratios = {}
     elif not layout:
-        layout, aspect = letters, aspect / len(titles)
+        layout = letters
+        aspect = aspect / len(titles)
     width = width_of(columns)
     figure = Figure(figsize=(width, min(width * aspect, PAGE)), layout="constrained")
     if note:

@@ -152,7 +152,8 @@ class Column:
             self.axes.text(self.x - indent, self.y + 5.5, heading, **small)
         look = {"fontsize": size, "va": "baseline", "color": INK, **look}
         for line in wrap(text, width=self.width, size=size, max_lines=max_lines):
-            left, base = self.x, self.y + size
+            left = self.x
+            base = self.y + size
             for piece, is_marked in marked(line, source):
                 right = left + text_width(piece, size)
                 if is_marked:
