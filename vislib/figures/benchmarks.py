@@ -98,7 +98,7 @@ def paper_table(*parts: str, models: Sequence[str] = ("paper",)) -> Any:
 
 
 def _plot(
-    axes: Axes, theirs: Any, ours: Any, remark: Mapping[str, str], looks: Mapping[str, Look]
+    axes: Axes, theirs: Any, ours: Any, remark: Mapping[str, str], looks: dict[str, Look]
 ) -> None:
     """Scores of a paper and of ours by `name`, in the order of `REFERENCE`'s titles; behind the
     title of a benchmark stands its remark.
