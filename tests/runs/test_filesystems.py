@@ -10,26 +10,39 @@ import sys
 
 import pytest
 
-from vislib.runs import filesystems, locking
+from vislib.runs import filesystems, locking, provenance
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
 from vislib.runs.locking import FolderLock
 
 
-def mount(tmp_path, monkeypatch, kind: str):
-    place = tmp_path / "on the net"
-    place.mkdir()
-    mounts = tmp_path / "mounts"
-    named = str(place).replace(" ", r"\040")
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {named} {kind} rw 0 0\n")
-    monkeypatch.setattr(filesystems, "_MOUNTS", mounts)
-    return place
+@pytest.fixture
+def mount(tmp_path, monkeypatch):
+    """Makes a folder that stat(1) says is on a file system of some kind."""
+
+    def make(kind: str):
+        place = tmp_path / "on the net"
+        place.mkdir()
+
+        def stat(*command: str) -> str:
+            return f"{kind}\n" if str(place) in command[-1] else "ext2/ext3\n"
+
+        monkeypatch.setattr(filesystems, "output", stat)
+        return place
+
+    return make
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "lustre", "gpfs", "fuse.sshfs", "9p"])
-def test_no_write_ahead_log_where_memory_is_not_shared(tmp_path, monkeypatch, kind):
-    place = mount(tmp_path, monkeypatch, kind)
-    assert filesystems.network_type(place / "not/there yet") == kind
+def test_this_machine_tells_its_file_system(tmp_path):
+    assert provenance.output("stat", "-f", "-c", "%T", str(tmp_path)).strip()
+
+
+@pytest.mark.parametrize(
+    "kind", ["nfs", "smb2", "lustre", "gpfs", "fuseblk", "v9fs", "UNKNOWN (0x1)"]
+)
+def test_no_write_ahead_log_where_memory_is_not_shared(tmp_path, mount, kind):
+    place = mount(kind)
+    assert filesystems.network_type(place) == kind
     assert not filesystems.network_type(tmp_path)
     one, other = Journal(place / "journal/demo.sqlite"), Journal(place / "journal/demo.sqlite")
     one.put("k", {"text": "paid"})
@@ -40,10 +53,8 @@ def test_no_write_ahead_log_where_memory_is_not_shared(tmp_path, monkeypatch, ki
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_network_without_file_locks_is_named_before_anything_is_paid(
-    tmp_path, monkeypatch, number
-):
-    place = mount(tmp_path, monkeypatch, "lustre")
+def test_a_network_without_file_locks_is_named_before_anything_is_paid(monkeypatch, mount, number):
+    place = mount("lustre")
 
     def no_locks(*_):
         raise OSError(number, os.strerror(number))

@@ -127,7 +127,7 @@ class OpenAIBatch(OpenAIChat):
                     continue
             bounds = {request_key(self, asked): self._bound(asked) for asked in file.requests()}
             # the kill may have come when some of them were journalled
-            left = {key: usd for key, usd in bounds.items() if not journal.has(key)}
+            left = {key: usd for key, usd in bounds.items() if journal.get(key) is None}
             # until it is collected, it counts as if all of it were billed
             self.budget.reserved += sum(left.values())
             self._bounds |= left

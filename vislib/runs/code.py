@@ -217,9 +217,9 @@ def _describe(thing: Any, seen: set[Any]) -> Any:
     if isinstance(thing, set | frozenset):  # whose order changes from process to process
         return sorted(json.dumps(_describe(value, seen)) for value in thing)
     if isinstance(thing, partial):
-        return [_describe(part, seen) for part in (thing.func, thing.args, thing.keywords)]
+        return _describe([thing.func, thing.args, thing.keywords], seen)
     if isinstance(thing, MethodType):
-        return [_describe(thing.__func__, seen), _describe(thing.__self__, seen)]
+        return _describe([thing.__func__, thing.__self__], seen)
     if isinstance(thing, ModuleType):
         return code_reached([thing.__name__]) or thing.__name__
     if isinstance(thing, FunctionType | type):
@@ -236,13 +236,13 @@ def _describe_code(thing: FunctionType | type, seen: set[Any]) -> Any:
         # an installed package is told by its name; the record holds its version
         return [name, code_reached([thing.__module__])]
     if isinstance(thing, type):
-        return [_describe(member, seen) for _, member in sorted(vars(thing).items(), key=str)]
+        return _describe(vars(thing), seen)
     names = _names_in(thing.__code__)
     # names of attributes are among them: one too many costs a part, one too few a wrong one
     outside = {name: thing.__globals__[name] for name in names if name in thing.__globals__}
     inside = [cell.cell_contents for cell in thing.__closure__ or ()]
     settings = [outside, inside, thing.__defaults__, thing.__kwdefaults__]
-    return [_text_digest(thing), *(_describe(part, seen) for part in settings)]
+    return [_text_digest(thing), _describe(settings, seen)]
 
 
 def _text_digest(function: FunctionType) -> str:
@@ -266,5 +266,7 @@ def _describe_object(thing: Any, seen: set[Any]) -> Any:
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     # anything else (a run, a model, a connection) comes from parameters, which the key holds
     if is_dataclass(thing):
-        return [_describe(type(thing), seen), _describe(vars(thing), seen)]
-    return [kind, _describe(thing.tolist(), seen)] if hasattr(thing, "tolist") else kind
+        return _describe([type(thing), vars(thing)], seen)
+    if hasattr(thing, "tobytes") and hasattr(thing, "dtype"):
+        return [kind, str(thing.dtype), list(thing.shape), short_hash(thing.tobytes())]
+    return kind

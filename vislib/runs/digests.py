@@ -69,9 +69,7 @@ def _identity(path: Path) -> tuple[str, bool]:
     stat = path.stat()
     age = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns)
     times = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
-    # some network mounts know no inodes
-    settled = bool(stat.st_ino) and age > _SETTLED_NS
-    return f"{path.name!a} {stat.st_ino} {stat.st_size} {times}", settled
+    return f"{path.name!a} {stat.st_ino} {stat.st_size} {times}", age > _SETTLED_NS
 
 
 @lru_cache(maxsize=8)

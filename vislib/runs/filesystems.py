@@ -12,32 +12,20 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from vislib.runs.errors import InputError
+from vislib.runs.provenance import output
 
-_MOUNTS = Path("/proc/mounts")  # statfs gives numbers, and FUSE one for all of its kinds
+# As stat(1) of the GNU tools names them; what it does not know is treated with the same care.
 _NETWORK = re.compile(
-    r"nfs|cifs|smb|lustre|gpfs|beegfs|9p|afs|ceph|gluster|ocfs2|gfs2|pvfs|orangefs|panfs|weka|virtiofs|vboxsf|"
-    r"vmhgfs|fuse|davfs|sshfs"
+    r"nfs|cifs|smb|lustre|gpfs|fhgfs|v9fs|k?afs|ceph|gluster|ocfs2|gfs|panfs|pvfs|vboxsf|vmhgfs|fuse"
+    r"|acfs|coda|ibrix|prl_fs|snfs|vxfs|UNKNOWN"
 )
 
 
-def network_type(path: Path) -> str:
-    """Type of the network (or user-space) file system that `path` lies on; empty for a local one,
+def network_type(place: Path) -> str:
+    """Type of the network (or user-space) file system that a folder lies on; empty for a local one,
     or if unknown.
     """
-    try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:  # no /proc, as on macOS: a local disk is the likelier guess
-        return ""
-    where, longest, kind = path.absolute().resolve(), -1, ""
-    for line in lines:
-        _, mount, name, *_ = line.split(" ")
-        place = Path(
-            re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount)
-        )  # blanks are written \040
-        if (
-            where.is_relative_to(place) and len(place.parts) >= longest
-        ):  # of two on one place the later counts
-            longest, kind = len(place.parts), name
+    kind = output("stat", "-f", "-c", "%T", str(place)).strip()  # nothing on macOS: a local disk
     return kind if _NETWORK.match(kind) else ""
 
 
@@ -47,11 +35,11 @@ def journal_mode(folder: Path) -> str:
     Raises InputError where such a file system has no file locks: two writers would spoil what was
     paid for.
     """
-    kind = network_type(folder)
+    near = next(place for place in (folder, *folder.parents) if place.is_dir())
+    kind = network_type(near)
     if not kind:
         return "WAL"
     # tried, not looked up: whether a mount has locks is an option of its server
-    near = next(place for place in (folder, *folder.parents) if place.is_dir())
     with TemporaryFile(dir=near) as probe:
         try:
             fcntl.lockf(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -89,10 +89,6 @@ class Journal:
         with usable(self.path):
             return (dict(json.loads(row[0])), float(row[1])) if row else None
 
-    def has(self, key: str) -> bool:
-        """Whether `key` has an answer."""
-        return self._one("SELECT 1 FROM answers WHERE key = ?", key) is not None
-
     def __len__(self) -> int:
         """Number of answers."""
         row = self._one("SELECT count(*) FROM answers")

@@ -78,10 +78,14 @@ def _data_cells(notebook: Path) -> tuple[list[tuple[int, str]], list[str]]:
             if "work" in tags:
                 work[number] = cells[number]
     if not work or _is_figure(notebook):
-        return list(cells.items()), [d for c in cells.values() for _, d in imports_of(c)]
+        work = cells
     used = _check_work(notebook, cells, work)
-    imports = [d for c in cells.values() for name, d in imports_of(c) if name in used]
-    return list(work.items()), imports + [d for c in work.values() for _, d in imports_of(c)]
+    return list(work.items()), [
+        dotted
+        for number, source in cells.items()
+        for name, dotted in imports_of(source)
+        if number in work or name in used
+    ]
 
 
 def _check_work(notebook: Path, cells: Mapping[int, str], work: Mapping[int, str]) -> set[str]:

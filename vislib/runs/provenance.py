@@ -34,13 +34,13 @@ def git_state() -> dict[str, Any]:
 
     The diff leaves notebooks out, since the executed one stands beside the record.
     """
-    commit = _output(*_GIT, "rev-parse", "HEAD").strip()
-    changed = _output(*_GIT, "status", "--porcelain").splitlines() if commit else []
-    diff = _output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else ""
+    commit = output(*_GIT, "rev-parse", "HEAD").strip()
+    changed = output(*_GIT, "status", "--porcelain").splitlines() if commit else []
+    diff = output(*_GIT, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb") if changed else ""
     return {"commit": commit, "dirty": bool(changed), "changed": changed, "diff": diff[:_DIFF]}
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
     """What a program prints; nothing if it is not there. Names and files may hold any bytes."""
     try:
         done = subprocess.run(command, capture_output=True, timeout=20, check=False)
@@ -79,7 +79,7 @@ def hardware() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "memory_gib": round(memory, 1),
-        "gpus": _output("nvidia-smi", *query).splitlines(),
+        "gpus": output("nvidia-smi", *query).splitlines(),
     }
 
 

@@ -324,15 +324,14 @@ class Run:
             SELECT '{unit}/dropped/' || reason, count(*) FROM dropped
             SEMI JOIN ({taken}) t(id) USING (id) GROUP BY ALL
             UNION ALL SELECT '{unit}/taken', count(*) FROM ({taken})
+            UNION ALL SELECT '{unit}/kept', count(*) FROM ({kept})
             """,
             tables,
             self.scratch,
         )
-        # What is neither dropped nor lost is kept; the query above has found it so.
-        counts = Counter(dict(reasons))
+        # What functions dropped of it is counted already.
         said = {name: n for name, n in self._all_counts().items() if f"{unit}/dropped/" in name}
-        counts[f"{unit}/kept"] = 2 * counts[f"{unit}/taken"] - counts.total()
-        return counts - Counter(said)  # what functions dropped of it is counted already
+        return Counter(dict(reasons)) - Counter(said)
 
     def finish(self) -> None:
         """Check that accounts close, hash the outputs, write the record; promote unless the runner
@@ -380,12 +379,11 @@ def summary(record: Mapping[str, Any]) -> str:
         f"{unit} {entry['taken']} in, {entry['kept']} out, {sum(entry['dropped'].values())} dropped"
         for unit, entry in record.get("counts", {}).items()
     ]
-    figures = sum(name.endswith(".pdf") for name in record.get("files", {}))
-    used = record.get("usage", {})
-    tokens = used.get("tokens_in", 0) + used.get("tokens_out", 0)
-    units += [f"{figures} figure{'s' * (figures > 1)}"] * bool(figures)
-    units += [f"{record.get('seconds', 0):.1f} s"]
-    if tokens:
-        usd = used.get("usd", 0)
-        units.append(f"{tokens} tokens, " + (f"${usd:.4f}" if usd else "no price set"))
+    if figures := sum(name.endswith(".pdf") for name in record.get("files", {})):
+        units.append(f"{figures} figure{'s' if figures > 1 else ''}")
+    units.append(f"{record.get('seconds', 0):.1f} s")
+    used = Counter(record.get("usage", {}))
+    if tokens := used["tokens_in"] + used["tokens_out"]:
+        price = f"${used['usd']:.4f}" if used["usd"] else "no price set"
+        units.append(f"{tokens} tokens, {price}")
     return " · ".join(units)

@@ -66,7 +66,7 @@ def read_record(folder: Path) -> Record:
         record: Record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a broken record counts as none: its stage is made again
         return {}
-    return record if isinstance(record, dict) and isinstance(record.get("inputs", {}), dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -290,14 +290,13 @@ def output_facts(folder: Path) -> Record:
     # before files are counted: what a killed writer left is no part of a table
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
-    facts: Record = {}
-    for name in ("data", "figures"):
-        found = [
-            path for path in expand(folder / name) if path.parent.parent.name != CONTENT_ADDRESSED
-        ]
-        facts |= {
-            f"{name}/{path}": fact for path, fact in folder_facts(folder / name, found).items()
-        }
+    found = [
+        path
+        for name in ("data", "figures")
+        for path in expand(folder / name)
+        if path.parent.parent.name != CONTENT_ADDRESSED
+    ]
+    facts: Record = dict(folder_facts(folder, found))
     if stored := sum(1 for _ in (folder / "data" / CONTENT_ADDRESSED).glob("*/*")):
         facts[f"data/{CONTENT_ADDRESSED}"] = {"files": stored}
     # a stage without a result is a notebook that somebody has emptied

@@ -110,7 +110,7 @@ def answers_of_models(
         keys.append([question_key(name, question) for question in questions])
         for key, question in zip(keys[-1], questions, strict=True):
             # two models of the same weights, or two questions of the same words, are asked once
-            if key not in lacking and not journal.has(key):
+            if key not in lacking and journal.get(key) is None:
                 lacking.add(key)
                 asked.append({"key": key, "question": asdict(question)})
         if asked:
