@@ -232,7 +232,7 @@ def test_an_attempt_of_other_code_is_set_aside_and_comes_back_when_accepted(stag
     assert "kept aside: code of a.py" in capsys.readouterr().out
     aside = stage.aside()
     assert aside is not None
-    assert aside.parent == stage.run / "aside"
+    assert aside.parent == stage.run / "aside" / stage.name
     assert plan._to_accept(stage, [Change("new", "not made yet")], facts("2")) == aside
     stage.accept(aside, facts("2"))
     record = stage.open_partial("two", facts("2"))

@@ -114,7 +114,7 @@ def _to_accept(stage: Stage, found: Sequence[Change], facts: Record) -> Path:
         differs = found if folder == stage.folder else stage.changes(record, facts)
         if differs and only_code(differs):
             return folder
-        reasons.append(f"{folder.name}: {in_words(differs) or 'no other code'}")
+        reasons.append(f"{folder.relative_to(stage.run)}: {in_words(differs) or 'no other code'}")
     said = "; ".join(reasons) or "nothing of it is there"
     raise InputError(
         f"--accept {stage.name}: it keeps work that differs by its code alone ({said});"

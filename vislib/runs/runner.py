@@ -189,8 +189,10 @@ class _Line:
 
 
 def _print_plan(plan: Plan) -> None:
-    accepted = f" (accepted: {plan.accepted.name})" if plan.accepted else ""
-    print(f"{plan.entry.stage.name:<22} {plan.verdict}{accepted}")
+    stage, accepted = plan.entry.stage, ""
+    if plan.accepted:
+        accepted = f" (accepted: {plan.accepted.relative_to(stage.run)})"
+    print(f"{stage.name:<22} {plan.verdict}{accepted}")
     below = [plan.attempt] if plan.runs else []
     if plan.stop:
         below.append(f"the run would stop: {plan.stop}; give --accept or --redo with its name")

@@ -8,7 +8,6 @@ folder before stays beside it.
 import csv
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -38,7 +37,7 @@ from vislib.runs.params import Schema
 from vislib.runs.redaction import write_redacted
 
 RUNS_VARIABLE = "VISLIB_RUNS"
-CONTENT_ADDRESSED = "files"  # folder under data/ whose files are named by their content's hash
+_STORED = "data/files"  # a folder whose files are named by their content's hash
 _UNFINISHED = "unfinished: it is still at work, or was ended before its last cell"
 _TIME = "%Y%m%dT%H%M%S.%f"
 _WORK = ("scratch", "shards")  # folders of `.partial` that promotion leaves out
@@ -179,19 +178,18 @@ class Stage:
 
     def set_aside(self) -> Path:
         """Move an unfinished attempt to `<run>/aside`, where no glob over stages meets it."""
-        aside = self.run / "aside" / f"{self.name}.{datetime.now():{_TIME}}"
-        aside.parent.mkdir(exist_ok=True)  # renamed within one file system: whole or not at all
+        aside = self.run / "aside" / self.name / f"{datetime.now():{_TIME}}"
+        # renamed within one file system: whole or not at all
+        aside.parent.mkdir(parents=True, exist_ok=True)
         return self.partial.rename(aside)
 
     def aside(self) -> Path | None:
         """The attempt that was set aside last."""
-        pattern = re.compile(re.escape(self.name) + r"\.\d{8}T\d{6}\.\d{6}")
-        found = (p for p in (self.run / "aside").glob("*") if pattern.fullmatch(p.name))
-        return max(found, default=None)
+        return max((self.run / "aside" / self.name).glob("*"), default=None)
 
     def accept(self, folder: Path, facts: Record) -> None:
         """Let what other code made in `folder` count as made by today's; its record says so."""
-        if folder.parent.name == "aside":
+        if folder.parent != self.run:  # one that was set aside
             if self.has_work():
                 self.set_aside()
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -214,14 +212,15 @@ class Stage:
     def is_intact(self, record: Record) -> bool:
         """Whether the result's files are those that its record names."""
         facts = record.get("files", {})
-        written = {self.folder / name: f for name, f in facts.items() if "files" not in f}
+        written = {self.folder / name: f["sha256"] for name, f in facts.items() if "sha256" in f}
         if not all(path.is_file() for path in written):
             return False
-        if file_hashes(list(written)) != [fact["sha256"] for fact in written.values()]:
-            return False
         # files that are named by their content are only counted: their names are their hashes
-        stored = {self.folder / name: f["files"] for name, f in facts.items() if "files" in f}
-        return all(sum(1 for _ in folder.glob("*/*")) == n for folder, n in stored.items())
+        stored = facts.get(_STORED, {"files": 0})["files"]
+        return (
+            file_hashes(list(written)) == list(written.values())
+            and _count_stored(self.folder) == stored
+        )
 
     def fail(self, reason: str) -> None:
         """Record in `.partial` how an attempt ended, as far as the disk allows; the last good
@@ -276,9 +275,11 @@ def _write_inputs(file: Path, inputs: Mapping[str, Mapping[str, FileFacts]]) -> 
         table = csv.writer(stream)
         table.writerow(("input", "file", "size", "sha256"))
         for name, files in inputs.items():
-            table.writerows(
-                (name, path, fact["size"], fact["sha256"]) for path, fact in files.items()
-            )
+            table.writerows((name, path, *fact.values()) for path, fact in files.items())
+
+
+def _count_stored(folder: Path) -> int:
+    return sum(1 for _ in (folder / _STORED).glob("*/*"))
 
 
 def output_facts(folder: Path) -> Record:
@@ -294,11 +295,11 @@ def output_facts(folder: Path) -> Record:
         path
         for name in ("data", "figures")
         for path in expand(folder / name)
-        if path.parent.parent.name != CONTENT_ADDRESSED
+        if path.parent.parent != folder / _STORED
     ]
     facts: Record = dict(folder_facts(folder, found))
-    if stored := sum(1 for _ in (folder / "data" / CONTENT_ADDRESSED).glob("*/*")):
-        facts[f"data/{CONTENT_ADDRESSED}"] = {"files": stored}
+    if stored := _count_stored(folder):
+        facts[_STORED] = {"files": stored}
     # a stage without a result is a notebook that somebody has emptied
     if not facts:
         raise InputError(f"{folder}: the stage wrote neither data nor figures")
