@@ -238,7 +238,7 @@ class _Asking:
                 return
             if key in self._open:
                 continue
-            if self._journal.has(key) or self._is_settled(self._journal.failure(key)):
+            if self._journal.get(key) or self._is_settled(self._journal.failure(key)):
                 continue
             self._open.add(key)
             yield request
