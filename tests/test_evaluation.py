@@ -201,6 +201,15 @@ def test_answers_become_results_scores_and_comparisons(ground):
     assert contents(again) == before
 
 
+def test_other_questions_of_this_form_have_a_name_of_their_own(ground):
+    model = write_model(ground, "base")
+    run = begin([model], benchmark="easy_vqa")
+    told(run, model, {"multiple_choice": "A", "free_form": "Red"})
+    evaluate(run)
+    assert {r["benchmark"] for r in rows(run, "results")} == {"easy_vqa"}
+    assert [r["benchmark"] for r in rows(run, "scores")] == ["easy_vqa"]
+
+
 def test_the_same_questions_are_chosen_for_every_model(ground):
     models = [write_model(ground, name) for name in ("base", "leaky_mix")]
     run = begin(models, max_questions=2)

@@ -229,6 +229,10 @@ def test_p_says_which_checkpoints_it_is_about_and_has_an_aa_comparison_beside_it
     assert row["aa_difference"] == pytest.approx(-0.25)  # of the reference's two seeds
     assert row["aa_p"] == 1.0
     assert row["seed_deviation"] == pytest.approx(np.std([0.0, 0.25], ddof=1))
+    # only one seed is shared, but the arm has two to be compared with each other
+    (row,) = statistics([*one, *answers("1111", arm="mix", seed=1)]).comparisons("base")
+    assert row["claim"] == "these two checkpoints"
+    assert row["aa_difference"] == pytest.approx(-0.5)
     other = [
         *answers("1100", arm="mix", seed=4),
         *answers("0101", arm="base", seed=5),

@@ -153,6 +153,9 @@ def test_what_is_not_a_result_says_so_on_every_figure(tmp_path: Path) -> None:
         [write(tmp_path / "arms", ARMS, [{"model": "renamed", "base": "tiny-llava"}])]
     )
     assert benchmarks.TINY in benchmarks.caveat(scores, arms)
+    drawn = scores.assign(benchmark="easy_vqa")
+    assert "drawn shapes" in benchmarks.caveat(drawn, arms)
+    assert "no statement about VLMs" in benchmarks.caveat(drawn, arms)
     assert benchmarks.caveat(scores, benchmarks.load_arms([])) == ""
 
 

@@ -39,6 +39,7 @@ SAMPLE = {
     "40_comparison",
 }
 MODELS = {
+    "00_shapes",
     "10_finetuning",
     "11_captioner",
     "12_evaluation",

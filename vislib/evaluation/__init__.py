@@ -99,6 +99,9 @@ def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
                 output.drop("answer", name, row["reason"], row["detail"])
             else:
                 output.keep("answer")
+                # Other questions of the local benchmark's form have a name of their own.
+                if row["benchmark"] == CONTEXTUAL:
+                    row["benchmark"] = run.params.benchmark
                 output.write("results", row)
 
 

@@ -167,6 +167,7 @@ class Statistics:
         nothing = wide.iloc[:, :0]
         ours = wide.get(arm, nothing)
         theirs = wide.get(reference, nothing)
+        repeated = theirs if len(theirs.columns) > 1 else ours
         shared = ours.columns.intersection(theirs.columns)
         if len(shared):
             # Seeds pair: they share the order of rows and what dropout drops.
@@ -192,7 +193,6 @@ class Statistics:
             "p_clustered": flip_test(sums, unit=unit),
             "detectable": detectable(sums, 1, confidence=self.confidence),
         }
-        repeated = theirs if n_theirs > 1 else ours
         if len(repeated.columns) > 1:  # A/A: two seeds of one arm, compared as arms are
             same = repeated.iloc[:, 0] - repeated.iloc[:, 1]
             same = same.dropna()

@@ -25,6 +25,7 @@ REFERENCE: dict[str, Any] = tomllib.loads(_TEXTS.read_text(encoding="utf-8"))
 _NUMBERS = pd.read_csv(_TEXTS.with_suffix(".csv"), dtype=str)
 _PLACES = {name: place for place, name in enumerate(REFERENCE["titles"])}
 TINY = "tiny models: the path, not a result"
+SHAPES = "drawn shapes, tiny models: no statement about VLMs"
 JUDGED = ("llava_in_the_wild", "mmvet")  # by a judge
 _POINTS = {"mme": 2000, "mme_cognition": 800}  # all there are; other benchmarks are shares
 PAPER_MEAN = "mean_of_paper"
@@ -84,7 +85,8 @@ def caveat(scores: Any, arms: Any) -> str:
     """What every figure of tiny models says beside its title; empty for other models."""
     # a tiny model may be renamed, but the arms tell what they started from
     names = [*scores["model"], *arms["base"]]
-    return f" · {TINY}" if any(str(name).startswith("tiny-") for name in names) else ""
+    said = SHAPES if "easy_vqa" in set(scores["benchmark"]) else TINY
+    return f" · {said}" if any(str(name).startswith("tiny-") for name in names) else ""
 
 
 def paper_table(*parts: str, models: Sequence[str] = ("paper",)) -> Any:

@@ -212,6 +212,7 @@ COMPARISONS = _schema(
 # refuses an empty one.
 FOLDERS = ("conversations",)
 _TABLES = {
+    "00_shapes": {"conversations": CONVERSATIONS, "images": IMAGES, "blank": IMAGES},
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE},
     "02_filtering": {"documents": FILTERED, "samples": SAMPLES},
     "03_images": {"images": IMAGES},

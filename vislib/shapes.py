@@ -1,0 +1,119 @@
+"""Stage 00: the drawn shapes of easy-VQA as data to learn from and as a benchmark that tiny models
+can learn.
+
+easy-VQA 1.0 (Victor Zhou, MIT, the package easy-vqa) has 5,000 pictures of 64 px, a shape on a pale
+ground each, and 48,248 questions with 13 answers. Neither paper has it: it is here because models
+of a few hundred thousand weights learn it in a minute, so that a comparison of arms can be seen to
+tell a model that looks from one that does not. What a question's text alone makes likely is right
+on 67 % of its test split, so the control is an arm whose pictures are blank: the same rows through
+another ledger.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vislib.letters import LETTERS
+from vislib.media.pixels import verify
+from vislib.runs import Run, choose, short_hash
+from vislib.runs.tables import Row
+
+OPTIONS = {  # the 13 answers by type of question, in the order in which their letters stand
+    "colour": ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow"),
+    "shape": ("circle", "rectangle", "triangle"),
+    "yes_no": ("no", "yes"),
+}
+# Short: a tiny model reads every word of it at full price.
+_ASK_LETTER = "The letter alone."
+Asked = tuple[str, str]  # a question of the package and its answer
+
+
+def load_shapes(run: Run) -> None:
+    """Write the conversations `questions` of both splits, the ledger `images` of their pictures,
+    and the ledger `blank`, which has a plain picture in the place of each.
+
+    `train_pictures` have `questions_per_picture` questions, the first of the types in `OPTIONS`
+    that they have; `test_pictures` all of theirs, in the package's own proportions.
+    """
+    p = run.params
+    most = {"train": p.questions_per_picture, "test": 0}
+    plain = _stored(_blank(), run.data)["path"]
+    with run.output() as output:
+        for split, number in (("train", p.train_pictures), ("test", p.test_pictures)):
+            pictures = load_pictures(split)
+            for file in choose(pictures, number, run.seed, key=lambda file: file.name):
+                address = f"easy-vqa/{split}/{file.name}"
+                picture = {"image_url": address} | _stored(file.read_bytes(), run.data)
+                output.write("images", picture)
+                output.write("blank", picture | {"path": plain})
+                asked = telling(pictures[file], most[split], run.seed, address)
+                output.take("question", len(asked))
+                output.keep("question", len(asked))
+                row = conversation(asked, picture["image_id"])
+                output.writer("conversations", path="questions", stem=split).write(row)
+
+
+def load_pictures(split: str) -> dict[Path, list[Asked]]:
+    """The package's pictures of `train` or `test` in order of number, each with all that is asked
+    about it.
+    """
+    import easy_vqa
+
+    files = getattr(easy_vqa, f"get_{split}_image_paths")()
+    texts, answers, numbers = getattr(easy_vqa, f"get_{split}_questions")()
+    found: dict[Path, list[Asked]] = {Path(files[number]): [] for number in sorted(files)}
+    for text, answer, number in zip(texts, answers, numbers, strict=True):
+        found[Path(files[number])].append((text, answer))
+    return found
+
+
+def type_of(answer: str) -> str:
+    """The type of question that `answer` answers."""
+    return next(kind for kind, options in OPTIONS.items() if answer in options)
+
+
+def telling(asked: list[Asked], number: int, seed: int, picture: str) -> list[Asked]:
+    """So many of a picture's questions (0: all), of a type each, drawn by hash: of colour, then of
+    shape, then yes or no, which is what most ask and what a text alone mostly answers.
+    """
+    found: list[Asked] = []
+    for kind in OPTIONS:
+        own = [one for one in asked if type_of(one[1]) == kind]
+        found += choose(own, 1, seed, key=lambda one: f"{picture} {one[0]}")
+    return found[:number] if number else asked
+
+
+def conversation(asked: Sequence[Asked], image_id: str) -> Row:
+    """A picture's row of the contract's `conversations`: a round of multiple choice for each
+    question, between the answers of its type. The picture stands for the page, over which intervals
+    are taken.
+    """
+    turns: list[dict[str, str]] = []
+    for question, answer in asked:
+        options = OPTIONS[type_of(answer)]
+        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+        text = "\n".join([question, *lines, _ASK_LETTER])
+        turns.append({"from": "human", "value": text if turns else f"<image>\n{text}"})
+        turns.append({"from": "gpt", "value": LETTERS[options.index(answer)]})
+    row: Row = {"id": image_id, "images": [image_id], "conversations": turns}
+    row |= {"sample_id": image_id, "doc_id": image_id}
+    return row | {"sources": ["multiple_choice"] * len(asked)}
+
+
+def _blank() -> bytes:
+    """A picture as large and as pale as theirs, of no shape."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (240, 240, 240)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _stored(data: bytes, folder: Path) -> Row:
+    """What the ledger says of a picture, whose file is written below `folder` under its hash."""
+    facts = verify(data, max_bytes=2**20, max_pixels=2**20)
+    image_id = short_hash(data)
+    path = f"files/{image_id[:2]}/{image_id}.png"
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(data)
+    return {"image_id": image_id, "status": "ok", "reason": "", "path": path, **vars(facts)}
