@@ -12,7 +12,7 @@ help:
 	@echo "make models    the same, then tiny models trained and evaluated on it (params/sample-models)"
 	@echo "make test      lint, type check, tests"
 	@echo "make test-all  the same with the long campaigns (needs Chromium)"
-	@echo "make figures   publish the figures of SET (default: sample) into figures/"
+	@echo "make figures   publish the figures of SET (default: sample) into figures/, and the tour with its outputs"
 	@echo "make lab       JupyterLab on the notebooks"
 	@echo "make bench     measure speed against the libraries underneath"
 
@@ -45,11 +45,13 @@ test-all: $(READY)
 
 figures: $(READY)
 	$(BIN)/python -m vislib.figures.publish $(SET)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/00_tour.ipynb
 
 lab: $(READY)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  $(BIN)/nbstripout --install --attributes .git/info/attributes && \
-	  git config filter.nbstripout.extrakeys metadata.language_info; fi
+	  git config filter.nbstripout.extrakeys metadata.language_info && \
+	  echo 'notebooks/00_tour.ipynb -filter' >> .git/info/attributes; fi
 	@# kernels start in the folder of their notebook, where a relative VISLIB_RUNS would be another one
 	VISLIB_RUNS=$${VISLIB_RUNS:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["VISLIB_RUNS"]))')} \
 	  $(BIN)/jupyter lab --notebook-dir .

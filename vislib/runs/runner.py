@@ -157,7 +157,7 @@ def _run_stage(entry: SetFile, options: argparse.Namespace) -> bool:
     from vislib.runs.execution import StageFailed, execute
 
     # a scheduler sends SIGTERM a moment before it kills: the kernel is ended, the record written
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     line = _Line(stage.name)
     try:
         record = execute(stage, plan.facts, tell=line.tell)
@@ -166,6 +166,8 @@ def _run_stage(entry: SetFile, options: argparse.Namespace) -> bool:
         reason = redact(f"FAILED\nerror: {stage.name}: {said}")
         line.end(f"{reason}\n       log and notebook: {relative_to_root(stage.partial)}")
         return False
+    finally:
+        signal.signal(signal.SIGTERM, before)  # a notebook that runs a set keeps its own
     line.end(f"ok         {summary(record)}")
     return True
 
