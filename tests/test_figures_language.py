@@ -145,7 +145,7 @@ def test_too_many_groups_are_an_error_that_says_so(tmp_path: Path) -> None:
 
 def draw(folder: Path, lengths: Any, classes: Any, columns: int = 2) -> tuple[list[Path], Any]:
     """Section 3 of the notebook."""
-    size = {"columns": columns, "aspect": 1.3, "bins": 24, "left_out": 0}
+    size = {"columns": columns, "aspect": 1.3, "bins": 24, "left_out": 0, "paper": True}
     held = run_section(
         "32_caption_statistics", "## 3", {}, lengths=lengths, classes=classes, **size
     )

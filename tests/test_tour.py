@@ -29,7 +29,8 @@ def test_its_form() -> None:
     code = cells(TOUR, "code")
     lines = [len([s for s in source(c).splitlines() if s.strip()]) for c in code]
     assert len(json.loads(TOUR.read_text())["cells"]) <= 20
-    assert max(lines) <= 12 and sum(lines) <= 100
+    assert max(lines) <= 12
+    assert sum(lines) <= 100
     assert sum(map(is_parameters, code)) == 1
     assert not [c for c in code if any(o["output_type"] == "error" for o in c["outputs"])]
     assert str(Path.home()) not in TOUR.read_text()
