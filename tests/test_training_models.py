@@ -175,8 +175,8 @@ def test_the_vision_tower_learns_from_a_layer_on(ground):
     [
         ("tiny-idefics2", True, 40),
         ("tiny-idefics2", False, 8),
-        ("tiny-idefics3", True, 20),
-        ("tiny-idefics3", False, 4),
+        ("tiny-idefics3", True, 80),
+        ("tiny-idefics3", False, 16),
     ],
 )
 def test_images_are_split_as_was_asked_for_also_when_the_model_is_opened_again(
