@@ -36,14 +36,15 @@ def test_its_form() -> None:
     assert str(Path.home()) not in TOUR.read_text()
 
 
-def test_it_runs_and_shows_what_it_is_committed_with(tmp_path: Path) -> None:
+def test_it_runs_twice_and_shows_what_it_is_committed_with(tmp_path: Path) -> None:
     made = tmp_path / "tour.ipynb"
-    subprocess.run(
-        [Path(sys.executable).with_name("papermill"), TOUR, made, "--no-progress-bar"],
-        cwd=TOUR.parent,
-        env={**os.environ, "VISLIB_RUNS": str(tmp_path / "runs")},
-        check=True,
-    )
+    for _ in range(2):  # whoever reads it presses Run All again
+        subprocess.run(
+            [Path(sys.executable).with_name("papermill"), TOUR, made, "--no-progress-bar"],
+            cwd=TOUR.parent,
+            env={**os.environ, "VISLIB_RUNS": str(tmp_path / "runs")},
+            check=True,
+        )
     committed = [outputs for outputs in shown(TOUR) if outputs]
-    assert len(committed) > 5
+    assert len(committed) == 5  # cards and tables
     assert [outputs for outputs in shown(made) if outputs] == committed
