@@ -3,7 +3,7 @@ can learn.
 
 easy-VQA 1.0 (Victor Zhou, MIT, the package easy-vqa) has 5,000 pictures of 64 px, a shape on a pale
 ground each, and 48,248 questions with 13 answers. Neither paper has it: it is here because models
-of a few hundred thousand weights learn it in a minute, so that a comparison of arms can be seen to
+of a few hundred thousand weights learn it in 160 steps, so that a comparison of arms can be seen to
 tell a model that looks from one that does not. What a question's text alone makes likely is right
 on 67 % of its test split, so the control is an arm whose pictures are blank: the same rows through
 another ledger.
