@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SET ?= sample
+JOBS ?= 2
 READY := $(VENV)/.installed
 
 .PHONY: help sample models test test-all figures lab bench clean
@@ -26,22 +27,19 @@ $(READY): requirements.txt
 	touch $(READY)
 
 sample: $(READY)
-	$(BIN)/python -m vislib.run params/sample
+	$(BIN)/python -m vislib.run params/sample --jobs $(JOBS)
 
 models: sample
-	$(BIN)/python -m vislib.run params/sample-models
+	$(BIN)/python -m vislib.run params/sample-models --jobs $(JOBS)
 
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict vislib
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-all: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict vislib
-	$(BIN)/python -m pytest -m 'campaign or not campaign'
+test-all: test
+	$(BIN)/python -m pytest -m campaign
 
 figures: $(READY)
 	$(BIN)/python -m vislib.figures.publish $(SET)

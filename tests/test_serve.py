@@ -82,6 +82,7 @@ def run_in(folder: Path, mood: str, **settings) -> Ground:
         **settings,
     }
     ground.params = SimpleNamespace(**SETTINGS | given)
+    ground.workers_lock = folder / "workers.lock"
     ground.inputs = lambda name: [folder / "model"]
     ground.journal_path = lambda name: folder / "stage" / f"{name}.sqlite"
     return ground
@@ -105,7 +106,7 @@ def assert_nothing_is_left(folder: Path) -> None:
     """Server, guard and the server's child are gone, and the lock of the run is free."""
     deadline = time.monotonic() + 60
     while any(is_alive(pid) for pid in facts(folder)["pids"]) or not is_free(
-        folder / ".workers.lock"
+        folder / "workers.lock"
     ):
         assert time.monotonic() < deadline, facts(folder)
         time.sleep(0.02)

@@ -138,6 +138,9 @@ def test_held_out_rows_are_evaluated_the_best_weights_kept_and_all_of_it_reporte
     assert held_out_loss(settings) == pytest.approx(kept[True][1]["eval_loss"], rel=1e-3)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"train/loss", "eval/loss"} <= set(events.Tags()["scalars"])
+    # both trainings wrote it; the last six evaluations are those whose best was kept
+    losses = [event.value for event in events.Scalars("eval/loss")][-6:]
+    assert kept[True][1]["eval_loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
 def held_out_loss(settings: Settings) -> float:

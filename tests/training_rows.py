@@ -96,6 +96,7 @@ def a_run(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(
         folder=folder,
         stage=SimpleNamespace(run=folder),
+        workers_lock=folder / "workers.lock",
         metrics={},
         progress=Progress,
     )

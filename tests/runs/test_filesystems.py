@@ -86,7 +86,7 @@ def test_without_flock_a_marker_is_the_lock(tmp_path, monkeypatch, no_flock):
     assert not second.is_held()
     second.acquire()
     second.release()
-    os.close(locking.share(tmp_path / "run/.workers.lock"))
+    os.close(locking.share(tmp_path / "run/.locks/80_first.workers"))
 
 
 def test_without_flock_the_lock_of_a_killed_process_is_taken_over(tmp_path, no_flock):

@@ -136,7 +136,7 @@ def open_engine(run: "Run") -> Engine:
     if params.engine == "openai" and folder is not None and not params.base_url:
         from vislib.engines.serve import OwnModel
 
-        return OwnModel(params, folder, run.folder)
+        return OwnModel(params, folder, run)
     if params.engine == "openai":
         from vislib.engines.openai import OpenAIChat
 

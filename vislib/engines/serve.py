@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vislib.engines import Answered, Request
 from vislib.engines.openai import OpenAIChat
@@ -26,6 +26,9 @@ from vislib.runs.children import end_process, start_process
 from vislib.runs.errors import InputError
 from vislib.runs.keys import table_reference
 from vislib.runs.redaction import redact
+
+if TYPE_CHECKING:
+    from vislib.runs import Run
 
 LOG = "server.log"  # beside the stage's log
 _HOST = "127.0.0.1"
@@ -46,13 +49,13 @@ Process = subprocess.Popen[str]
 
 class OwnModel(OpenAIChat):
     """Asks the model in `folder`, served while answers are awaited; its log is written into the
-    folder `place`.
+    folder of `run`.
 
     Raises InputError if no server is installed, or it does not come up or ends: with the last lines
     of its log.
     """
 
-    def __init__(self, params: Any, folder: Path, place: Path) -> None:
+    def __init__(self, params: Any, folder: Path, run: "Run") -> None:
         if (folder / "adapter_config.json").exists():
             raise InputError(
                 f"model is {params.model!r}, adapters alone; name whole weights, such as"
@@ -60,9 +63,8 @@ class OwnModel(OpenAIChat):
             )
         super().__init__(params, folder)
         self._folder = folder
-        self._log = place / LOG
+        self._run, self._log = run, run.folder / LOG
         self._command = _command()
-        self._lock = place.parent / ".workers.lock"
         reference = table_reference(params.model)
         self.model = f"{'/'.join(reference[1:]) if reference else folder.name}@{self._identity[:8]}"
 
@@ -95,7 +97,7 @@ class OwnModel(OpenAIChat):
         command = [*self._command, str(self._folder), *where]
         with self._log.open("w", encoding="utf-8") as log:
             # who starts the stage anew waits until this server is gone, however the run ended
-            process = start_process(command, self._lock, _ENVIRONMENT, log)
+            process = start_process(command, self._run.workers_lock, _ENVIRONMENT, log)
         try:
             up = self._wait_until_up(process, port)
             try:

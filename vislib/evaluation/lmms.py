@@ -169,7 +169,7 @@ class Harness:
         run_child(
             [sys.executable, "-c", _IN_FOLDER, str(folder), *command],
             log=self.run.folder / "log.txt",
-            lock=self.run.stage.run / ".workers.lock",
+            lock=self.run.workers_lock,
             on_event=lambda event: None,
             # The harness takes the judge's name from this variable alone.
             environment={"MODEL_VERSION": self.params.judge} if self.params.judge else {},

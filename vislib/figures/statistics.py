@@ -9,7 +9,7 @@ such as Chinese and Thai, is compared by pairs of characters.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
-from nltk.stem.snowball import SnowballStemmer
 from wordcloud import STOPWORDS
 
 from vislib.media.words import UNSPACED, count_words, words
@@ -33,7 +32,6 @@ PAPER_TEXT_SHARE = 0.7  # DenseFusion-1M: more than that of its images hold text
 # `vislib.runs.seeded` in SQL: ORDER BY seeded(seed, id) LIMIT n is a choice that no order changes
 _SEEDED = "CREATE MACRO seeded(seed, id) AS left(sha256(concat(seed, chr(0), id)), 16)"
 _PLACEHOLDER = re.compile("<(?:another-)?image>")
-_STEMMER = SnowballStemmer("english")
 Row = Mapping[str, Any]
 
 
@@ -73,7 +71,14 @@ def stems(word: str) -> tuple[str, ...]:
     """
     if re.match(f"[{UNSPACED}]", word):
         return tuple(word[i : i + 2] for i in range(max(1, len(word) - 1)))
-    return () if len(word) == 1 or word in STOPWORDS else (_STEMMER.stem(word),)
+    return () if len(word) == 1 or word in STOPWORDS else (_stemmer().stem(word),)
+
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.snowball import SnowballStemmer  # late: it brings all of nltk, two seconds
+
+    return SnowballStemmer("english")
 
 
 def text_stems(text: str) -> frozenset[str]:

@@ -135,9 +135,9 @@ def _kernel_manager(stage: Stage, sockets: str) -> type[Any]:
         @default("shutdown_wait_time")
         def _patience(self) -> float:
             # s: an interrupted stage finishes what is in flight (a second interrupt ends it at
-            # once); an ended one has nothing left to do, and a kernel that hangs on its way out is
-            # ended
-            return 1200.0 if stage.is_at_work() else 5.0
+            # once); one that has finished has nothing left to do, and taking its modules apart
+            # would take a second or two
+            return 1200.0 if stage.is_at_work() else 0.0
 
         @default("transport")
         def _over_ipc(self) -> str:
@@ -195,7 +195,7 @@ def _run_notebook(stage: Stage) -> Any:
 def _end_kernel(stage: Stage) -> None:
     """No kernel of ours outlives its stage."""
     # the lock's owner is asked, since papermill keeps the process to itself
-    lock = FolderLock(stage.run / ".kernel.lock")
+    lock = FolderLock(stage.lock_file("kernel"))
     if lock.is_held() and lock.owner().get("runner") == str(os.getpid()):
         end_group(int(lock.owner()["group"]))
 

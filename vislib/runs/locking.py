@@ -1,11 +1,11 @@
-"""One lock per run folder: held by the runner, and by the kernel that works in it and its worker
-processes.
+"""One lock per run folder, held by whoever runs its stages, and two per stage, held by the kernel
+that works at it and by its worker processes.
 
-Three files in the run folder: `.lock` (the runner, or a kernel started by hand), `.kernel.lock`
-(the kernel) and `.workers.lock` (shared by the kernel's workers). Locks are flock(2): they end with
-the process, whatever ended it. Where a file system knows no flock (some network mounts), a marker
-file beside it, `.lock.soft`, is the lock: whoever finds it takes it over when its process is gone
-from the same machine.
+`.lock` in the run folder is the runner's, or that of a kernel started by hand; in `.locks` a stage
+has `NAME.kernel` and `NAME.workers` (shared by the kernel's workers). Locks are flock(2): they end
+with the process, whatever ended it. Where a file system knows no flock (some network mounts), a
+marker file beside it, `.lock.soft`, is the lock: whoever finds it takes it over when its process is
+gone from the same machine.
 """
 
 import errno
@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -130,10 +131,23 @@ def share(file: Path) -> int:
     lock.
     """
     # filelock's own shared locks are kept by a database, which a child cannot inherit
+    file.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(file, os.O_RDWR | os.O_CREAT)
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_SH)
     return handle
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent is gone."""
+
+    # a killed parent cannot tell; that the parent is another does
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end_group(group: int) -> None:

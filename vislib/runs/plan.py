@@ -52,10 +52,14 @@ def plan_all(entries: Sequence[SetFile], options: Namespace) -> list[Plan]:
     plans: list[Plan] = []
     for entry in entries:
         running = {plan.entry.stage.name for plan in plans if plan.runs}
-        inputs = input_values(entry.stage.schema, entry.stage.values)
-        before = sorted({value.split("/")[0] for _, value in inputs} & running)
-        plans.append(plan_one(entry, options, before))
+        plans.append(plan_one(entry, options, sorted(makers(entry) & running)))
     return plans
+
+
+def makers(entry: SetFile) -> set[str]:
+    """What may be the names of the stages that make a stage's inputs."""
+    inputs = input_values(entry.stage.schema, entry.stage.values)
+    return {value.split("/")[0] for _, value in inputs}
 
 
 def plan_one(entry: SetFile, options: Namespace, before: Sequence[str] = ()) -> Plan:

@@ -87,6 +87,11 @@ class Run:
         found: Mapping[str, Any] = SCHEMAS.get(self.stage.notebook, {"dropped": DROPPED})
         return found
 
+    @property
+    def workers_lock(self) -> Path:
+        """The lock that the stage's worker processes hold for as long as they live."""
+        return self.stage.lock_file("workers")
+
     @contextmanager
     def output(self, rows_per_part: int = ROWS_PER_PART) -> Iterator[Output]:
         """One stream of rows over the stage's tables, in parts of `rows_per_part`."""
@@ -137,8 +142,7 @@ class Run:
             marks=marks,
             first_dropped=self._first_part(verb),
         )
-        lock = self.stage.run / ".workers.lock"
-        self._count(verb, mapped.run(source, workers=workers, lock=lock))
+        self._count(verb, mapped.run(source, workers=workers, lock=self.workers_lock))
         if self._asked.get(source) == unit:
             # these rows were taken, and kept so far, when they were asked about
             counts = self._counts[verb]

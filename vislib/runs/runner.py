@@ -10,18 +10,21 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
+from vislib.runs.jobs import INTERRUPTED, run_at_once
 from vislib.runs.locking import FORCE_VARIABLE, FolderLock
 from vislib.runs.plan import (
     Plan,
     asks,
     engines_of,
     estimate,
+    makers,
     matches,
     meet_servers,
     plan_all,
@@ -42,19 +45,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     any_terminal()
     settle_runs_folder()  # a relative VISLIB_RUNS counts from where the user stands
-    options = _parser().parse_args(arguments)
+    status = _guarded(_begin, _parser().parse_args(arguments))
+    if status == INTERRUPTED:
+        print(
+            "interrupted; what was done stays, and the same command goes on from there",
+            file=sys.stderr,
+        )
+    return status
+
+
+def _begin(options: argparse.Namespace) -> int:
+    entries = read_set(Path(options.set).expanduser())
+    stages = _select(entries, options.only, options.start)
+    for name in options.accept + options.redo:
+        _select(stages, name, "")
+    if options.status:
+        return _print_status(stages)
+    check_inputs(entries, stages)
+    # a stage alone mixes nothing
+    if not options.only:
+        refuse_mixture(entries)
+    return _run(stages, options)
+
+
+def _guarded(work: Callable[..., int], *given: Any) -> int:
+    """What `work` returns, or what its error says as an exit status and a message."""
     try:
-        entries = read_set(Path(options.set).expanduser())
-        stages = _select(entries, options.only, options.start)
-        for name in options.accept + options.redo:
-            _select(stages, name, "")
-        if options.status:
-            return _print_status(stages)
-        check_inputs(entries, stages)
-        # a stage alone mixes nothing
-        if not options.only:
-            refuse_mixture(entries)
-        return _run(stages, options)
+        return work(*given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,11 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(redact(f"error: {type(error).__name__}: {error}{trace}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "interrupted; what was done stays, and the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 130
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,9 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     of_one: dict[str, Any] = {"default": "", "metavar": "NAME"}
     which.add_argument("--only", help="run this stage alone, as 07 or 07_qa_generation", **of_one)
     which.add_argument("--from", help="run from this stage on", dest="start", **of_one)
+    of_number: dict[str, Any] = {"type": int, "default": 1, "metavar": "N"}
     of_several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
     parser.add_argument("--accept", help="keep what other code made of this stage", **of_several)
     parser.add_argument("--redo", help="make this stage again, whatever it cost", **of_several)
+    parser.add_argument(
+        "--jobs", help="stages at once, as far as they do not wait for each other (1)", **of_number
+    )
     for flag, what in (
         ("--force", "run the selected stages even if nothing has changed"),
         ("--dry-run", "say what would run and why, and run nothing"),
@@ -131,59 +148,76 @@ def _run(entries: list[SetFile], options: argparse.Namespace) -> int:
             os.environ[FORCE_VARIABLE] = "1"  # kernels ask failures again
         # each is planned anew at its turn, when those before it have made its inputs
         options.accept = []
-        if not all(_run_stage(entry, options) for entry in entries):
-            return 1
+        status = _run_stages(entries, options, any(plan.runs for plan in plans))
     finally:
         os.environ.pop(FORCE_VARIABLE, None)
         lock.release()
-    print(f"results in {relative_to_root(entries[0].stage.run)}")
-    return 0
+    if not status:
+        print(f"results in {relative_to_root(entries[0].stage.run)}")
+    return status
 
 
-def _run_stage(entry: SetFile, options: argparse.Namespace) -> bool:
-    """Skip or run one stage and print its line; whether it is ok."""
+def _run_stages(entries: list[SetFile], options: argparse.Namespace, runs: bool) -> int:
+    """All stages in order, or several at once; the exit status."""
+    if options.jobs < 2 or not runs:
+        return next(filter(None, (_run_stage(entry, options) for entry in entries)), 0)
+    import nbconvert  # noqa: F401  # once for all that are forked
+    import papermill  # noqa: F401
+
+    work, needs = dict[str, Callable[[], int]](), dict[str, set[str]]()
+    for entry in entries:
+        needs[entry.stage.name] = makers(entry) & work.keys()
+        work[entry.stage.name] = partial(_guarded, _run_stage, entry, options)
+    return run_at_once(work, needs, jobs=options.jobs)
+
+
+def _run_stage(entry: SetFile, options: argparse.Namespace) -> int:
+    """Skip or run one stage and print its line; 0 if it is ok."""
     stage = entry.stage
     stage.finish_promotion()  # a kill between two renames left the result under its old name
     plan = plan_one(entry, options)
     if plan.lacking:
         stage.fail(str(plan.lacking))
         print(f"{stage.name:<22} FAILED\nerror: {plan.lacking}", flush=True)
-        return False
+        return 1
     if not plan.runs:
         record = read_record(stage.folder)
         print(f"{stage.name:<22} unchanged  {summary(record)}{_version_warning(record)}")
-        return True
+        return 0
     # papermill and the kernel's client take a second to import
     from vislib.runs.execution import StageFailed, execute
 
     # a scheduler sends SIGTERM a moment before it kills: the kernel is ended, the record written
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    line = _Line(stage.name)
+    line = _Line(stage.name, alone=options.jobs < 2)
     try:
         record = execute(stage, plan.facts, tell=line.tell)
     except StageFailed as error:
         said = str(error).removeprefix(f"{stage.notebook}: ")
         reason = redact(f"FAILED\nerror: {stage.name}: {said}")
         line.end(f"{reason}\n       log and notebook: {relative_to_root(stage.partial)}")
-        return False
+        return 1
     finally:
         signal.signal(signal.SIGTERM, before)  # a notebook that runs a set keeps its own
     line.end(f"ok         {summary(record)}")
-    return True
+    return 0
 
 
 class _Line:
     """A stage's line on the terminal. Progress breaks it, and its end then begins with the name
-    again.
+    again. Where stages run at once (not `alone`), each line is written whole, with the name.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name, self._broken = f"{name:<22} ", False
-        print(self._name, end="", flush=True)  # what is at work is named before it ends
+    def __init__(self, name: str, *, alone: bool) -> None:
+        self._name, self._alone, self._broken = f"{name:<22} ", alone, not alone
+        if alone:
+            print(self._name, end="", flush=True)  # what is at work is named before it ends
 
     def tell(self, progress: str) -> None:
+        begin = "" if self._broken else "\n"
         with suppress(BrokenPipeError):  # the end finds out
-            print("" if self._broken else "\n", f"    {progress}\n", sep="", end="", flush=True)
+            name = "    " if self._alone else self._name
+            print(f"{begin}{name}{progress}\n", end="", flush=True)
         self._broken = True
 
     def end(self, text: str) -> None:
@@ -205,10 +239,10 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _print_status(entries: list[SetFile]) -> int:
-    # a record cannot tell a stage at work from one whose kernel was killed; its lock can
-    running = FolderLock(entries[0].stage.run / ".kernel.lock").is_held()
     for entry in entries:
         stage = entry.stage
+        # a record cannot tell a stage at work from one whose kernel was killed; its lock can
+        running = FolderLock(stage.lock_file("kernel")).is_held()
         record, partial = read_record(stage.folder), read_record(stage.partial)
         line = f"{record.get('status')!s:<9} {summary(record)}" if record else "not made"
         if stage.partial.exists():

@@ -110,6 +110,10 @@ class Stage:
         """Where the stage works until it is promoted."""
         return self.run / f"{self.name}.partial"
 
+    def lock_file(self, of: str) -> Path:
+        """The file that is locked by the stage's `kernel`, or by its `workers`."""
+        return self.run / ".locks" / f"{self.name}.{of}"
+
     def facts(self, place: str) -> Record:
         """The hashes of the stage's key, and size and hash of every input file.
 

@@ -49,7 +49,7 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     given = {name: namespace[name] for name in schema if name in namespace}
     stage = Stage(notebook=notebook, schema=schema, values=resolve(schema, given, notebook))
     # before the folder is looked at: another kernel may be at work in it
-    locks = [FolderLock(stage.run / ".kernel.lock")]
+    locks = [FolderLock(stage.lock_file("kernel"))]
     if not os.environ.get(RUNNER_VARIABLE):  # else the runner holds it
         locks.insert(0, FolderLock(stage.run / ".lock"))
     with ExitStack() as held:
@@ -68,7 +68,7 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
 def _begin(stage: Stage, notebook: str) -> Record:
     """The stage's folder made ready, and its record."""
     # what a kernel that was ended has left at work comes to its end first
-    workers = FolderLock(stage.run / ".workers.lock")
+    workers = FolderLock(stage.lock_file("workers"))
     workers.acquire()
     workers.release()
     facts = stage.facts(notebook)

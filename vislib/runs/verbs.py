@@ -9,8 +9,6 @@ dropped, by its id: what comes to nothing is an error, never silence.
 
 import json
 import os
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +26,7 @@ import pyarrow as pa
 
 from vislib.runs.code import code_digest
 from vislib.runs.errors import InputError
-from vislib.runs.locking import share
+from vislib.runs.locking import end_with, share
 from vislib.runs.progress import Progress
 from vislib.runs.redaction import write_redacted
 from vislib.runs.tables import Output, Row, count_rows, parts, read_batches
@@ -227,11 +225,4 @@ def start_worker(parent: int, lock: Path) -> None:
     """Hold the folder's lock for as long as this worker lives, and end when the kernel is gone."""
     # So long as a worker lives, nobody begins the stage anew: both would write the same parts.
     share(lock)  # kept open: the lock ends with the process
-
-    # A killed kernel cannot tell its workers; that their parent is another tells them.
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.3)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(parent)

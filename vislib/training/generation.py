@@ -123,7 +123,7 @@ def answers_of_models(
             run_child(
                 [sys.executable, "-m", __name__, str(file)],
                 log=run.folder / "log.txt",
-                lock=run.stage.run / ".workers.lock",
+                lock=run.workers_lock,
                 on_event=partial(_hear, journal, shown, Counter[str]()),
             )
     return [[Reply.of(journal, key) for key in of_model] for of_model in keys]

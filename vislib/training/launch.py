@@ -50,7 +50,7 @@ def train(run: Run, settings: Settings, *, watch: Watch = lambda event: None) ->
             run_child(
                 launch_command(settings, folder / SETTINGS),
                 log=run.folder / "log.txt",
-                lock=run.stage.run / ".workers.lock",
+                lock=run.workers_lock,
                 on_event=_listener(run, watch, shown),
                 environment=environment,
             )

@@ -173,12 +173,12 @@ def _log(trainer: AnswerTrainer) -> list[dict[str, Any]]:
 
 def _metrics(trainer: AnswerTrainer, peak: float | None) -> dict[str, float]:
     """Memory, speed and MFU of this start, and the evaluation of the weights that were kept."""
-    found, ended = {"peak_memory_gib": memory_gib()}, trainer.ended
+    found, ended, losses = {"peak_memory_gib": memory_gib()}, trainer.ended, dict[str, float]()
     if evaluated := [entry for entry in trainer.state.log_history if "eval_loss" in entry]:
         kept = evaluated[-1]
         if trainer.settings.load_best:
             kept = min(evaluated, key=lambda entry: float(entry["eval_loss"]))
-        found |= {"eval_loss": float(kept["eval_loss"]), "eval_step": float(kept["step"])}
+        losses = {"eval_loss": float(kept["eval_loss"]), "eval_step": float(kept["step"])}
     if len(ended) > 1:
         last = trainer.state.global_step
         first = last - len(ended) + 1
@@ -189,7 +189,8 @@ def _metrics(trainer: AnswerTrainer, peak: float | None) -> dict[str, float]:
             # the counted step is a fair sample of the rest; each process did its share of it
             tokens = trainer.share.sums(range(first - 1, first))["tokens"]
             found["mfu"] = trainer.counter.flops / tokens * rate / peak
-    return {name: float(f"{value:.4g}") for name, value in found.items()}
+    # speeds have no more digits than that; losses of arms may differ in the next ones
+    return {name: float(f"{value:.4g}") for name, value in found.items()} | losses
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""Stages at once (`--jobs`): each in a process of its own, begun when the stages that make its
+inputs have ended.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Set
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
+from types import FrameType
+
+from vislib.runs.locking import end_with
+
+INTERRUPTED = 130  # exit status, as a shell has it
+
+
+def run_at_once(
+    work: Mapping[str, Callable[[], int]], needs: Mapping[str, Set[str]], *, jobs: int
+) -> int:
+    """Do all `work`, which returns an exit status, up to `jobs` at once and each after what it
+    `needs`; the worst status.
+
+    Nothing more begins once one has failed. SIGINT and SIGTERM are passed on to what is at work,
+    and waited for.
+    """
+    # forked, since papermill, which is imported by now, takes seconds
+    fork, waiting, status = get_context("fork"), dict(work), 0
+    working: dict[str, ForkProcess] = {}
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal status
+        status = INTERRUPTED
+        for process in working.values():
+            os.kill(process.pid or 0, signal.SIGINT)
+
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while working or (waiting and not status):
+            for name in list(waiting):
+                blocked = needs[name] & (waiting.keys() | working.keys())
+                if not status and not blocked and len(working) < jobs:
+                    args = waiting.pop(name), os.getpid()
+                    working[name] = fork.Process(target=_child, args=args, name=name)
+                    working[name].start()
+            wait([process.sentinel for process in working.values()])
+            for name in [name for name in working if working[name].exitcode is not None]:
+                ended = working.pop(name).exitcode or 0
+                if ended < 0:  # it could say nothing
+                    print(f"{name:<22} FAILED\nerror: {name}: ended by signal {-ended}", flush=True)
+                status = max(status, ended if ended >= 0 else 1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status
+
+
+def _child(work: Callable[[], int], parent: int) -> None:
+    os.setpgid(0, 0)  # a terminal's interrupt comes by the parent alone, and once
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    end_with(parent)
+    # threads that spin while they wait would take a core from the other stages
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(work())
