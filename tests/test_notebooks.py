@@ -205,7 +205,7 @@ def ran(output: str) -> list[str]:
 def test_five_documents_run_through_every_notebook_and_only_changes_run_again(tmp_path):
     folder, runs = five_documents(tmp_path / "five"), tmp_path / "runs"
     stages = sorted({*SAMPLE, FUSED})
-    assert sorted(ran(run_set(folder, runs))) == stages
+    assert sorted(ran(run_set(folder, runs, "--jobs", "2"))) == stages
     records = {name: json.loads((runs / "five" / name / "run.json").read_text()) for name in stages}
     assert {r["status"] for r in records.values()} == {"ok"}
     assert records["01_documents"]["counts"]["row"]["taken"] == 5

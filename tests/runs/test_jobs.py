@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-KEEP = '(run.data / "rows.txt").write_text("kept")'
+KEEP = '(run.data / "rows").mkdir(); (run.data / "rows/x.txt").write_text("kept")'
 # Each stage says that it is there, and goes on when the other one is.
 MEET = """
 import time
@@ -29,9 +29,13 @@ def two_that_meet(project, *then: str) -> None:
 
 def test_stages_that_do_not_wait_for_each_other_run_at_once_and_others_after_them(project):
     two_that_meet(project)
+    contract = project.root / "vislib/runs/contract.py"
+    tables = '{"rows": DROPPED, "dropped": DROPPED}'
+    declared = f'SCHEMAS |= dict.fromkeys(("80_first", "81_second"), {tables})'
+    contract.write_text(contract.read_text() + f"\n{declared}\n")
     both = 'a: str = "80_first"  # [input]\nb: str = "81_second"  # [input]'
     project.notebook("82_third", both, KEEP, "run.finish()")
-    project.parameters("82_third.yaml", "a: 80_first/rows.txt\nb: 81_second/rows.txt\n")
+    project.parameters("82_third.yaml", "a: 80_first/rows\nb: 81_second/rows\n")
     done = project.run("--jobs", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     *first, third, end = [line.split()[:2] for line in done.stdout.splitlines()]
@@ -54,6 +58,12 @@ def test_after_a_failure_what_is_at_work_ends_and_nothing_begins(project):
     assert project.record("81_second")["status"] == "ok"
     assert not (project.root / "runs/demo/82_third").exists()
     assert "results" not in done.stdout
+
+
+def test_no_job_is_refused(project):
+    two_that_meet(project)
+    said = project.run("--jobs", "0")
+    assert (said.returncode, said.stderr) == (2, "error: --jobs is 0; give 1 or more\n")
 
 
 def begun(project, *options: str) -> tuple[subprocess.Popen[str], list[int]]:

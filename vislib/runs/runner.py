@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _begin(options: argparse.Namespace) -> int:
+    if options.jobs < 1:
+        raise InputError(f"--jobs is {options.jobs}; give 1 or more")
     entries = read_set(Path(options.set).expanduser())
     stages = _select(entries, options.only, options.start)
     for name in options.accept + options.redo:
