@@ -24,7 +24,11 @@ SETTINGS = {
     "usd_per_million_input_tokens": 0.0,
     "usd_per_million_output_tokens": 0.0,
     "usd_per_million_cached_tokens": -1.0,
+    "prices_of": "",
     "reasoning_effort": "default",
+    "model_revision": "",
+    "same_model": False,
+    "max_drop_rate": 1.0,
 }
 
 
@@ -34,8 +38,8 @@ class Ground:
     def __init__(self, folder: Path, max_failure_rate: float = 0.0) -> None:
         self.folder, self.used, self.metrics = folder, Counter(), {}
         self.params = SimpleNamespace(
-            max_failure_rate=max_failure_rate, replay=False, engine="openai"
-        )  # and no limit on drops
+            max_failure_rate=max_failure_rate, max_drop_rate=1.0, replay=False, engine="openai"
+        )
 
     def journal(self, name):
         return Journal(self.folder / f"{name}.sqlite")

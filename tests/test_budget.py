@@ -35,7 +35,10 @@ SETTINGS = {
     "usd_per_million_cached_tokens": -1.0,
     "prices_of": "2026-11-21",
     "reasoning_effort": "default",
+    "model_revision": "",
+    "same_model": False,
     "max_failure_rate": 0.0,
+    "max_drop_rate": 1.0,
     "replay": False,
 } | PRICES
 

@@ -27,7 +27,7 @@ def asking(n, sha="t", **settings):
 
 def surveyed(ground, requests, **settings):
     engine = OpenAIChat(SimpleNamespace(**{**vars(ground.params), **settings}))
-    survey = _Asking(ground, engine)
+    survey = _Asking(ground, engine, ground.journal(engine.journal))
     survey.survey(iter(requests))
     return survey.estimate
 

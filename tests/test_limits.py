@@ -83,7 +83,9 @@ class Scripted:
         answer = (
             Answer(status="failed", reason=reason) if reason else Answer(text="yes", tokens_in=100)
         )
-        return Reply(answer, wait if self.wait else None, headers)
+        if self.wait and wait is not None:
+            headers["retry-after"] = f"{wait:.9f}"
+        return Reply(answer, headers)
 
 
 def heard(task):

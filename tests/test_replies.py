@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from vislib.engines.replies import _retry_after, read_body, read_completion
+from vislib.engines import Answer
+from vislib.engines.replies import Reply, read_body, read_completion
 
 GOOD = {
     "model": "m",
@@ -129,4 +130,4 @@ def test_no_change_of_any_value_raises():
     ],
 )
 def test_retry_after_in_all_its_forms(headers, wait):
-    assert _retry_after(headers) == wait
+    assert Reply(Answer(), headers).wait == wait

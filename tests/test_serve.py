@@ -213,7 +213,7 @@ def test_bad_settings_are_told_before_anything_is_asked(run, tmp_path, monkeypat
         open_engine(run_in(tmp_path, "well"))
     (tmp_path / "model/adapter_config.json").unlink()
     monkeypatch.undo()
-    monkeypatch.setattr(serve, "_COMMANDS", (("no-such-server", "serve"),))
+    monkeypatch.setattr(serve, "_SERVERS", ("no-such-server",))
     with pytest.raises(InputError, match="neither vllm nor transformers"):
         open_engine(run_in(tmp_path, "well"))
 

@@ -14,17 +14,14 @@ import logging
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from vislib.runs.errors import InputError
+from vislib.runs import InputError, Run, short_hash
+from vislib.runs.journal import Journal
 from vislib.runs.keys import is_local_model
 from vislib.runs.redaction import without_places
-from vislib.runs.seeding import short_hash
 
-if TYPE_CHECKING:
-    from vislib.runs import Run
-    from vislib.runs.journal import Journal
-
+Json = dict[str, Any]  # an object, as it is sent or comes back
 DATA_VERSION = 1  # raised when a mended fault changes what comes out of this room
 
 
@@ -103,7 +100,7 @@ class Engine(Protocol):
     journal: str  # name of the journal file: engines that give the same answers share one
     model: str
 
-    def basis(self, request: Request) -> Mapping[str, Any]: ...
+    def basis(self, request: Request) -> Json: ...
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered: ...
 
 
@@ -113,7 +110,7 @@ def say(line: str) -> None:
     logging.getLogger(__name__).info(line)
 
 
-def open_engine(run: "Run") -> Engine:
+def open_engine(run: Run) -> Engine:
     """The engine that the parameters `engine`, `model`, `base_url` and the limits of `run`
     describe.
 
@@ -166,7 +163,7 @@ def request_key(engine: Engine, request: Request) -> str:
     return short_hash(json.dumps(body, sort_keys=True, ensure_ascii=False))
 
 
-def answer_of(journal: "Journal", engine: Engine, request: Request) -> Answer:
+def answer_of(journal: Journal, engine: Engine, request: Request) -> Answer:
     """The journalled answer to `request`, or its recorded failure; never asked: a failure
     `not_asked`.
     """

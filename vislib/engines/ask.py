@@ -9,30 +9,26 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from vislib.checks import Checks
-from vislib.engines import Answer, Engine, Request, open_engine, request_key, say
+from vislib.engines import Answer, Engine, Json, Request, open_engine, request_key, say
 from vislib.engines.batch_files import state_folder, under_way
 from vislib.engines.budget import Estimate
 from vislib.engines.identity import Origins
 from vislib.engines.recorded import REASONS as NOT_RECORDED
 from vislib.engines.replies import settles
 from vislib.engines.thoughts import without_thoughts
-from vislib.runs.errors import InputError
+from vislib.runs import InputError, Run
 from vislib.runs.interrupts import interrupts
 from vislib.runs.journal import Journal
 from vislib.runs.keys import input_path
 from vislib.runs.locking import FORCE_VARIABLE
-
-if TYPE_CHECKING:
-    from vislib.runs import Run
 
 # Of a request and its text: the check that drops it, and what that found.
 Check = Callable[[Request, str], tuple[str, str]]
@@ -64,18 +60,14 @@ def check_parameters(params: Any) -> Engine:
     return open_engine(cast("Run", run))
 
 
-def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
+def preview(run: Run, requests: Callable[[], Iterable[Request]]) -> str:
     """What `ask_all` would ask of the engine in `run.params`, and what that would take; writes and
     sends nothing.
     """
 
-    def journal(name: str) -> Journal:
-        path = run.journal_path(name)
-        return Journal(path if path.exists() else Path(":memory:"))
-
-    looking: Any = copy(run)
-    looking.journal = journal
-    asking = _Asking(looking, open_engine(looking))
+    engine = open_engine(run)
+    path = run.journal_path(engine.journal)
+    asking = _Asking(run, engine, Journal(path if path.exists() else Path(":memory:")))
     if not (missing := asking.survey(requests())):
         return f"nothing to ask: all {asking.known:,} answers are in the journal"
     if run.params.replay:
@@ -84,7 +76,7 @@ def preview(run: "Run", requests: Callable[[], Iterable[Request]]) -> str:
 
 
 def ask_all(
-    run: "Run",
+    run: Run,
     engine: Engine,
     requests: Callable[[], Iterable[Request]],
     check: Check | None = None,
@@ -98,7 +90,7 @@ def ask_all(
     than it did, or the engine cannot go on; on an interrupt, what is under way is waited for (a
     second one is immediate). In each case all answers so far are kept.
     """
-    asking = _Asking(run, engine, check)
+    asking = _Asking(run, engine, run.journal(engine.journal), check)
     # two passes: the first counts and tells the cost before anything is sent, and keeps no request
     missing = asking.survey(requests())
     if missing and run.params.replay:
@@ -125,17 +117,17 @@ class _Asking:
     asked, failed and of no use. Requests with equal keys are one.
     """
 
-    def __init__(self, run: "Run", engine: Engine, check: Check | None = None) -> None:
+    def __init__(
+        self, run: Run, engine: Engine, journal: Journal, check: Check | None = None
+    ) -> None:
         self._run = run
         self._engine = engine
-        self._journal = run.journal(engine.journal)
-        self._replay = bool(run.params.replay)
-        self._allowed = float(run.params.max_failure_rate)
-        self._forced = bool(os.environ.get(FORCE_VARIABLE))
+        self._journal = journal
+        self._replay = run.params.replay
+        self._allowed = run.params.max_failure_rate
         paid = hasattr(engine, "budget")
         self.estimate = Estimate(engine) if paid else None
-        self._origins = Origins(run.journal("servers"), engine) if paid else None
-        self._source = ""  # id of the server that is asked now
+        self._origins = Origins(run, engine)
         self._other_model = ""  # why answers are not those of the model before
         self._check = check if paid and not self._replay else None
         self._judged = 0
@@ -147,7 +139,7 @@ class _Asking:
         self.known = self._failed = self._total = 0
         self._spent = 0.0  # USD of journalled answers and failed attempts
         # since it was told last, failures too
-        self._usage: dict[str, Any] = dict.fromkeys(_PAID, 0)
+        self._usage: dict[str, float] = dict.fromkeys(_PAID, 0)
         self._told_at = time.monotonic()
         # of all answers, whichever run paid for them
         self.answers = dict(self._usage)
@@ -181,13 +173,12 @@ class _Asking:
                     self.estimate.add(request)
         return missing
 
-    def _learn(self, request: Request, body: Mapping[str, Any], answered_at: float) -> None:
+    def _learn(self, request: Request, body: Json, answered_at: float) -> None:
         """Take account of a journalled answer."""
         self.known += 1
         self._spent += body["usd"]
         _add(self.answers, body)
-        if self._origins:
-            self._origins.add(body, answered_at)
+        self._origins.add(body, answered_at)
         if self.estimate:
             self.estimate.learn(request, body)
         # as it is read today: an earlier version may have journalled thoughts with it
@@ -204,11 +195,10 @@ class _Asking:
         """Say what comes from the journal, and see that the server serves the model that gave
         it.
         """
-        if self._origins and self._origins.count:
+        if self.estimate and self._origins.count:
             say(self._origins.line(self._total))
-        if self._origins and not self._replay:
-            self._source, notes = self._origins.meet()
-            for note in notes:
+        if not self._replay:
+            for note in self._origins.meet():
                 say(f"note: {note}")
 
     def ask(self, requests: Iterable[Request], missing: int) -> None:
@@ -249,8 +239,7 @@ class _Asking:
         self.known += 1
         _add(self._usage, vars(answer))
         if answer.status == "ok":
-            if self._origins and self._source and not self._other_model:
-                self._other_model = self._origins.renamed(answer.model)
+            self._other_model = self._other_model or self._origins.renamed(answer.model)
             if not self._other_model:
                 self._keep(key, request, answer)
                 return
@@ -271,8 +260,8 @@ class _Asking:
 
     def _keep(self, key: str, request: Request, answer: Answer) -> None:
         body = {name: value for name, value in vars(answer).items() if name != "request_sha"}
-        if self._source:
-            body["server"] = self._source
+        if self._origins.source:
+            body["server"] = self._origins.source
         self._journal.put(key, body)
         _add(self.answers, body)
         self._open.discard(key)
@@ -292,8 +281,8 @@ class _Asking:
             self._last_drop = f"{request.id}: {reason} {found[:200]}"
 
     def _drops_too_many(self, least: int) -> bool:
-        allowed = getattr(self._run.params, "max_drop_rate", 1.0)
-        return self._judged >= least and self._dropped.total() > allowed * self._judged
+        most = self._run.params.max_drop_rate * self._judged
+        return self._judged >= least and self._dropped.total() > most
 
     def _tell(self) -> None:
         """Add what was paid since the last time to the run's usage."""
@@ -308,9 +297,9 @@ class _Asking:
         if self._other_model:
             raise InputError(self._other_model)
         if sum(self._reasons[reason] for reason in NOT_RECORDED) == self._total > 0:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in self._reasons.items())
             raise InputError(
-                f"recorded: none of {self._total} requests has an answer ({reasons}; the last:"
+                f"recorded: none of {self._total} requests has an answer"
+                f" ({_listed(self._reasons)}; the last:"
                 f" {self._last_failure}). Write answers for these pages, undo the edit of the"
                 " prompt, or set engine to extractive (no model) or openai"
             )
@@ -318,10 +307,10 @@ class _Asking:
         kept = f"answers stay in {self._journal.path}"
         # a bad start of a few answers is no reason to stop a stage of 100 K
         if self._drops_too_many(_FEW if surely else 0):
-            reasons = ", ".join(f"{reason} {n}" for reason, n in self._dropped.most_common())
             raise InputError(
                 f"{engine}: {self._dropped.total()} of {self._judged} answers fail a check"
-                f" ({reasons}), more than max_drop_rate {self._run.params.max_drop_rate:g} allows."
+                f" ({_listed(self._dropped)}), more than max_drop_rate"
+                f" {self._run.params.max_drop_rate:g} allows."
                 f" The last: {self._last_drop}. Mend the prompt, or the server (with another"
                 " model_revision, to ask it anew), leave the check out of checks, or raise"
                 f" max_drop_rate, and run again; {kept}"
@@ -334,12 +323,19 @@ class _Asking:
                 f" {kept}"
             )
 
-    def _is_settled(self, failure: Mapping[str, Any] | None) -> bool:
-        if failure is None or self._forced or not settles(failure["reason"], failure["detail"]):
-            return False
-        return bool(time.time() - failure["last_at"] < _DUE_S)
+    def _is_settled(self, failure: Json | None) -> bool:
+        return (
+            failure is not None
+            and not os.environ.get(FORCE_VARIABLE)
+            and settles(failure["reason"], failure["detail"])
+            and time.time() - failure["last_at"] < _DUE_S
+        )
 
 
-def _add(totals: dict[str, Any], amounts: Mapping[str, Any]) -> None:
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+
+
+def _add(totals: dict[str, float], amounts: Json) -> None:
     for name in totals:
         totals[name] += amounts.get(name, 0)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vislib.engines import Answered, Request, request_key, say
+from vislib.engines import Answered, Json, Request, request_key, say
 from vislib.engines.batch_files import (
     ENDPOINT,
     BatchFile,
@@ -25,16 +25,16 @@ from vislib.engines.batch_files import (
     under_way,
 )
 from vislib.engines.budget import Budget
-from vislib.engines.openai import OpenAIChat, unreadable
+from vislib.engines.completions import failure
+from vislib.engines.openai import OpenAIChat
 from vislib.engines.replies import read_result
 from vislib.engines.transport import PROVIDER
-from vislib.runs.errors import InputError
+from vislib.runs import InputError, Run
 from vislib.runs.keys import ROOT
 
 if TYPE_CHECKING:
     from openai.types import Batch
 
-    from vislib.runs import Run
 
 _ENDED = ("completed", "failed", "expired", "cancelled")
 # Ends of a line that was not run, nor billed: it is asked once more.
@@ -56,7 +56,7 @@ class OpenAIBatch(OpenAIChat):
     max_bytes = 200_000_000
     poll_s = (10.0, 300.0)  # first and longest interval
 
-    def __init__(self, run: "Run", folder: Path | None = None) -> None:
+    def __init__(self, run: Run, folder: Path | None = None) -> None:
         params = run.params
         super().__init__(params, folder)
         if folder is not None and self.urls == [PROVIDER] and not params.batch_folder:
@@ -73,15 +73,10 @@ class OpenAIBatch(OpenAIChat):
         # results name the model as the file asked for it: the same name, whatever the folder
         served = f"{folder} --served-model-name {self.model}"
         self._weights = served if folder is not None else self.model
-        place = params.batch_folder and ROOT / Path(params.batch_folder).expanduser()
-        if place:
-            self.urls = [str(place.resolve())]
+        if params.batch_folder:
+            self.places = []  # the files are answered elsewhere
+            self.urls = [str((ROOT / Path(params.batch_folder).expanduser()).resolve())]
         self._place = self.urls[0]
-
-    @property
-    def places(self) -> list[str]:
-        """None where the files are answered elsewhere."""
-        return [] if self.params.batch_folder else self.urls
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answers as batches end; see `Engine`. Those of batches that an earlier run of the stage
@@ -97,14 +92,14 @@ class OpenAIBatch(OpenAIChat):
         self._most = self.max_requests
         self._pause = self.poll_s[0]
         self._missed = 0  # looks at a batch, one after the other, that brought nothing
-        self._server = BatchServer(self._place, self.params, self._ending) if self.places else None
+        self._server = BatchServer(self._place, self.params, self.stop) if self.places else None
         self._files = under_way(state_folder(self._run))
         self._take_up()
         yield from self._send(waiting)  # first: what is under way already is left out of it
         if not self._server:
             yield from self._import()
             yield from self._send(waiting)
-        while self._server and self._files and not self._ending():
+        while self._server and self._files and not self.stop.is_set():
             yield from self._poll(self._server)
             yield from self._send(waiting)
         self._conclude()
@@ -146,7 +141,7 @@ class OpenAIBatch(OpenAIChat):
         asked: list[Request] = []
         lines: list[bytes] = []
         size = 0
-        while not self._ending() and len(self._files) < self._room:
+        while not self.stop.is_set() and len(self._files) < self._room:
             request = self._held_back.pop() if self._held_back else next(waiting, None)
             if request is None:
                 break
@@ -156,7 +151,7 @@ class OpenAIBatch(OpenAIChat):
             try:
                 body = self._body(request)
             except (OSError, ValueError) as error:
-                yield request, unreadable(error)
+                yield request, failure("image_unreadable", error)
                 continue
             asks = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}
             line = json.dumps(asks).encode() + b"\n"  # ASCII: some readers end lines at U+2028
@@ -166,7 +161,8 @@ class OpenAIBatch(OpenAIChat):
             unproven = usd and request.image_id and not self.budget.proven and busy
             if unproven or not self.budget.reserve(usd):
                 self._held_back.append(request)  # until an answer has cost less than its bound
-                self._halt = None if busy else self.budget.exhausted(usd)
+                if not busy:
+                    self._end(self.budget.exhausted(usd))
                 break
             if asked and (len(asked) >= self._most or size + len(line) > self.max_bytes):
                 self._submit(asked, lines)
@@ -205,30 +201,27 @@ class OpenAIBatch(OpenAIChat):
                     raise
                 continue
             self._missed = 0
-            if batch.status in _ENDED:
-                changed |= batch.status != "failed"
-                yield from self._collect(file, batch, server)
-            elif batch.request_counts:
-                done += batch.request_counts.completed
+            if batch.status not in _ENDED:
+                done += batch.request_counts.completed if batch.request_counts else 0
+                continue
+            if batch.status == "failed":
+                self._refused(file, batch)
+            else:
+                changed = True
+                ids = filter(None, (batch.output_file_id, batch.error_file_id))
+                results = _results(b"\n".join(map(server.content, ids)))
+                # a batch that expired or was cancelled leaves lines out without a word
+                said = f"no result in batch {batch.id}"
+                missing = {"error": {"code": f"batch_{batch.status}", "message": said}}
+                yield from self._take(file, results, missing)
+            self._clear(file)
         # batches take hours: the pause grows until something ends
         self._pause = self.poll_s[0] if changed else min(1.5 * self._pause, self.poll_s[1])
         if self._pause > _SAY_S:
             batches = f"{len(self._files)} batches at {self._place}"
             say(f"{self.name}: {batches}, {done:,} requests done")
-        server.wait(0.0 if changed else self._pause)
-
-    def _collect(self, file: BatchFile, batch: "Batch", server: BatchServer) -> Answered:
-        """Take what came back; what did not is asked once more."""
-        if batch.status == "failed":
-            self._refused(file, batch)
-        else:
-            ids = filter(None, (batch.output_file_id, batch.error_file_id))
-            results = _results(b"\n".join(map(server.content, ids)))
-            # a batch that expired or was cancelled leaves lines out without a word
-            said = f"no result in batch {batch.id}"
-            missing = {"error": {"code": f"batch_{batch.status}", "message": said}}
-            yield from self._take(file, results, missing)
-        self._clear(file)
+        if not changed:
+            self.stop.wait(self._pause)
 
     def _clear(self, file: BatchFile) -> None:
         """Forget a file of which nothing waits any more."""
@@ -248,16 +241,13 @@ class OpenAIBatch(OpenAIChat):
         # only that refusal passes; a single line that is too large never will
         if not error or error.code != "token_limit_exceeded" or not (others or len(left) > 1):
             said = f"line {error.line}: {error.message}" if error else "no word why"
-            self._halt = InputError(
-                f"{self._place} refuses batch {batch.id}, {said}. Mend it and run again"
-            )
+            refused = f"{self._place} refuses batch {batch.id}, {said}. Mend it and run again"
+            self._end(InputError(refused))
         self._room = max(1, others)
         if not others:  # smaller files only when nothing else of ours is in the queue
             self._most = max(1, len(left) // 2)
 
-    def _take(
-        self, file: BatchFile, results: dict[str, Any], missing: dict[str, Any] | None
-    ) -> Answered:
+    def _take(self, file: BatchFile, results: Json, missing: Json | None) -> Answered:
         """The answers in `results`. What is `missing` there, or was not run, is asked again: once,
         where a server runs it.
         """
@@ -268,12 +258,12 @@ class OpenAIBatch(OpenAIChat):
             answer = None
             if result := results.get(key, missing):
                 try:
-                    answer = read_result(result, url=self.urls[0], model=self.model)
+                    answer = read_result(result, url=self._place, model=self.model)
                 except InputError as error:  # no other request would survive it
-                    self._halt = self._halt or error
+                    self._end(error)
             self.budget.release(usd)
-            not_run = answer is not None and answer.reason in _NOT_RUN
-            if answer is None or (self._server and not_run and key not in self._retried):
+            once_more = self._server and key not in self._retried
+            if answer is None or (once_more and answer.reason in _NOT_RUN):
                 self._retried.add(key)
                 self._held_back.append(request)
                 continue
@@ -304,7 +294,7 @@ class OpenAIBatch(OpenAIChat):
             )
 
 
-def _results(data: bytes) -> dict[str, Any]:
+def _results(data: bytes) -> Json:
     """Results by custom_id; a line that is none counts as missing."""
     results = {}
     for line in data.splitlines():

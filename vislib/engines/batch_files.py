@@ -8,29 +8,28 @@ it has before anything is sent to it again.
 
 import json
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from threading import Event
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from vislib.engines import Request
 from vislib.engines.replies import RETRIED, read_error, silent
 from vislib.engines.transport import api_key
-from vislib.runs.errors import InputError
+from vislib.runs import InputError, Run
 from vislib.runs.redaction import write_redacted
 
 if TYPE_CHECKING:
     from openai.types import Batch
 
-    from vislib.runs import Run
 
 ENDPOINT = "/v1/chat/completions"
 
 
-def state_folder(run: "Run") -> Path:
+def state_folder(run: Run) -> Path:
     """Where the stage of `run` keeps what is under way; the name outlives its attempts."""
     # an attempt that ended well loses the suffix, and its batches must still be found
     stage = run.folder.name.removesuffix(".partial")
@@ -120,7 +119,7 @@ class Refused(InputError):
 
 
 class BatchServer:
-    """The files and batches at `url`; `over` cuts waiting short.
+    """The files and batches at `url`; `stop` cuts waiting short.
 
     The client tries again what may pass; only the begin of a batch is never repeated before the
     server was asked whether it has begun. What was uploaded the provider itself deletes after 30
@@ -131,7 +130,7 @@ class BatchServer:
     retries = 5  # of the client, up to 8 s apart
     grace_s = 10.0  # after which a batch whose begin was cut off stands in the server's list
 
-    def __init__(self, url: str, params: Any, over: Callable[[], bool]) -> None:
+    def __init__(self, url: str, params: Any, stop: Event) -> None:
         from openai import OpenAI, Timeout
 
         self._client = OpenAI(
@@ -142,7 +141,7 @@ class BatchServer:
         )
         self.url = url
         self._model = params.model
-        self._over = over
+        self._stop = stop
 
     def begin(self, path: Path) -> str:
         """Have a batch made of a file, named after it; the batch's id."""
@@ -174,12 +173,11 @@ class BatchServer:
     def begun(self, name: str) -> str:
         """The id of the batch that was made of a file, "" if none was."""
         # a begin that was cut off may take a while to appear in the list
-        self.wait(self.grace_s)
+        self._stop.wait(self.grace_s)
         with self._told():
             batches = self._client.batches.list(limit=100)
             # metadata names our file; its id at the server was lost with the reply
-            named = (batch for batch in batches if (batch.metadata or {}).get("vislib") == name)
-            return next((batch.id for batch in named), "")
+            return next((b.id for b in batches if (b.metadata or {}).get("vislib") == name), "")
 
     def retrieve(self, batch: str) -> "Batch":
         """A batch as it stands."""
@@ -190,12 +188,6 @@ class BatchServer:
         """A file of results."""
         with self._told():
             return self._client.files.content(file).read()
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, but not beyond the end of the run."""
-        until = monotonic() + seconds
-        while not self._over() and (left := until - monotonic()) > 0:
-            sleep(min(left, 0.2))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -220,7 +212,7 @@ class BatchServer:
         if isinstance(error, AttributeError):
             error = ValueError(str(error))
         try:
-            failure, _ = read_error(error, url=self.url, model=self._model)
+            failure = read_error(error, url=self.url, model=self._model)
         except InputError as final:
             return Refused(str(final))
         if failure.reason == "unreachable":

@@ -16,9 +16,9 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
-from vislib.engines import Answer, Request
+from vislib.engines import Answer, Json, Request
 from vislib.engines.replies import DOUBTFUL
-from vislib.runs.errors import InputError
+from vislib.runs import InputError
 
 _FRAME_TOKENS = 256  # that a server's chat template may add
 # Of an image that make a token: providers bill one for 650 to 1,050, some the same for any image.
@@ -52,7 +52,7 @@ class Budget:
                 " usd_per_million_output_tokens to the model's"
             )
         self.priced = bool(usd_in + usd_out)
-        self.prices_of = _day(getattr(params, "prices_of", ""))
+        self.prices_of = _day(params.prices_of)
         usd_cached = params.usd_per_million_cached_tokens
         usd_written = usd_in * (_WRITTEN if marks_cache(params.model) else 1.0)
         # below 0: no price of its own; what is read from a cache then costs as other input
@@ -144,7 +144,7 @@ class Estimate:
             most_out=request.max_tokens,
         )
 
-    def learn(self, request: Request, answer: Mapping[str, Any]) -> None:
+    def learn(self, request: Request, answer: Json) -> None:
         """Take account of a journalled answer."""
         # a server that tells no tokens teaches nothing
         if answer["tokens_in"]:

@@ -6,11 +6,10 @@ known to be good: whatever else a server calls it, and a new name too, means hal
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vislib.engines import Answer
+from vislib.engines import Answer, Json
 from vislib.engines.thoughts import without_thoughts
 from vislib.runs.redaction import redact
 
@@ -37,7 +36,7 @@ def read_completion(body: Any) -> Answer:
     if not isinstance(body, dict):
         return failure("not_json", body)
     # a failure is billed as an answer is: its tokens are kept too
-    told: dict[str, Any] = {"model": clean(body.get("model")), **used(body.get("usage"))}
+    told: Json = {"model": clean(body.get("model")), **used(body.get("usage"))}
     if (first := choice(body)) is None:
         return replace(failure("no_choices", body.get("error") or ""), **told)
     message = as_dict(first.get("message"))
@@ -54,7 +53,7 @@ def read_completion(body: Any) -> Answer:
     return replace(answer, finish_reason=finish, **told)
 
 
-def read_again(body: Mapping[str, Any]) -> Answer:
+def read_again(body: Json) -> Answer:
     """A journalled answer without thoughts: more of their marks may be known by now."""
     answer = Answer(**body)
     if text := without_thoughts(answer.text):
@@ -71,7 +70,7 @@ def bad_end(finish: str) -> str:
     return next(reasons, "unfinished")
 
 
-def _why_empty(raw: str, message: Mapping[str, Any]) -> tuple[str, str]:
+def _why_empty(raw: str, message: Json) -> tuple[str, str]:
     """Reason and detail of an answer without text: what else came would come again, silence may
     pass.
     """
@@ -84,7 +83,7 @@ def _why_empty(raw: str, message: Mapping[str, Any]) -> tuple[str, str]:
     return "empty", ""
 
 
-def choice(body: Mapping[str, Any]) -> dict[str, Any] | None:
+def choice(body: Json) -> Json | None:
     """The first of a completion's choices, if it has one."""
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -96,23 +95,22 @@ def used(usage: Any) -> dict[str, int]:
     usage = as_dict(usage)
     details = as_dict(usage.get("prompt_tokens_details"))
     tokens_in = _tokens(usage, "prompt_tokens")
-    tokens_out = _tokens(usage, "completion_tokens")
     # servers that count anew at each turn have said more cached than sent
     cached = min(_tokens(details, "cached_tokens"), tokens_in)
     return {
         "tokens_in": tokens_in,
         "tokens_cached": cached,
         "tokens_written": min(_tokens(details, "cache_write_tokens"), tokens_in - cached),
-        "tokens_out": tokens_out,
+        "tokens_out": _tokens(usage, "completion_tokens"),
     }
 
 
-def _tokens(counts: Mapping[str, Any], name: str) -> int:
+def _tokens(counts: Json, name: str) -> int:
     n = counts.get(name)
     return int(n) if isinstance(n, int | float) and 0 < n < _MOST_TOKENS else 0
 
 
-def as_dict(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> Json:
     """`value` if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
@@ -120,11 +118,10 @@ def as_dict(value: Any) -> dict[str, Any]:
 def _text(content: Any) -> str:
     """A message's text; some servers send it in parts, some of them thoughts."""
     if isinstance(content, list):
-        parts = list(map(as_dict, content))
         # parts of type thinking or reasoning are no part of the answer
         kinds = ("text", "output_text")
-        texts = [part.get("text") for part in parts if part.get("type", "text") in kinds]
-        content = "".join(map(clean, texts))
+        parts = (part for part in map(as_dict, content) if part.get("type", "text") in kinds)
+        content = "".join(clean(part.get("text")) for part in parts)
     return clean(content).strip()
 
 
@@ -136,9 +133,9 @@ def clean(value: Any) -> str:
     return unicodedata.normalize("NFC", whole)
 
 
-def failure(reason: str, value: Any, prefix: str = "") -> Answer:
+def failure(reason: str, value: Any) -> Answer:
     """A failed answer with what `value` (a text, an error) says as its detail."""
-    return Answer(status="failed", reason=reason, detail=prefix + short(value))
+    return Answer(status="failed", reason=reason, detail=short(value))
 
 
 def short(value: Any) -> str:

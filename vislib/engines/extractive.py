@@ -17,14 +17,14 @@ from itertools import islice, zip_longest
 from pathlib import PurePath
 from typing import Any
 
-from vislib.engines import Answer, Answered, Request
+from vislib.engines import Answer, Answered, Json, Request
 from vislib.media.picture import NEIGHBOURS, Colour, Picture, measure
 from vislib.media.pixels import ImageError, read_image
 from vislib.media.tokenization import sentences
 from vislib.media.words import UNSPACED
 from vislib.priors import clearest
 from vislib.qa_format import Round, render_rounds
-from vislib.runs.seeding import seeded, short_hash
+from vislib.runs import seeded, short_hash
 
 MODEL = "extractive-3"  # raised by whoever changes what it writes
 ROUNDS = 4  # of each question type
@@ -59,7 +59,7 @@ class Extractive:
     name = journal = "extractive"
     model = MODEL
 
-    def basis(self, request: Request) -> Mapping[str, Any]:
+    def basis(self, request: Request) -> Json:
         """All that an answer is made of; the image by its file's name, which names its content."""
         # the folder of a run must not change the key; the name of the file is its content's hash
         given = dict(request.evidence, image_path="", caption="")
@@ -185,9 +185,9 @@ def free_form(evidence: Evidence) -> str:
     of_picture = []
     if p := evidence.picture:
         size = f"It is {p.width} by {p.height} pixels: {shape(p)}."
-        of_picture += [("What size and format does the picture have?", size)]
+        of_picture.append(("What size and format does the picture have?", size))
         widest = f"The widest colours are {_shades(p)}."
-        of_picture += [("Which colours cover most of the picture?", widest)]
+        of_picture.append(("Which colours cover most of the picture?", widest))
         if far := _far_colours(p):
             absent = far[evidence.seed % len(far)]
             question = f"Does {absent} cover any noticeable part of the picture?"
@@ -211,7 +211,7 @@ def _gap(text: str, words: Mapping[str, int], evidence: Evidence) -> Iterator[Ro
     own = [m for m in _WORD.finditer(text) if words[m[0]] == 1 and m.start() > 0]
     if found := _NUMBER.search(text):
         number = int(found[0].replace(",", ""))
-        near = [number + (1 + number // 50) * k for k in (-3, -2, -1, 1, 2, 3)]
+        near = [number + (1 + number // 50) * k for k in range(-3, 4) if k]
         wrong = [f"{n:,}" if "," in found[0] else str(n) for n in near if n > 0]
     elif found := max(own, key=lambda m: len(m[0]), default=None):
         here = {word.casefold() for word in _WORD.findall(text)}

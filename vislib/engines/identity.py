@@ -8,25 +8,21 @@ before any is used.
 """
 
 import json
-import math
 import re
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from vislib.engines import Json
 from vislib.engines.completions import as_dict, short
 from vislib.engines.replies import refused_key, silent, told_error
 from vislib.engines.transport import HERE, api_key
-from vislib.runs.errors import InputError
+from vislib.runs import InputError, Run, short_hash
 from vislib.runs.redaction import redact
-from vislib.runs.seeding import short_hash
-
-if TYPE_CHECKING:
-    from vislib.runs.journal import Journal
 
 _PATIENCE_S = 10.0
 # What tells weights apart and outlives a restart. `created`, fingerprints and limits change with
@@ -49,32 +45,31 @@ _WAYS_ON = (
 _DATE = r"([-@:](\d{4}-?\d{2}-?\d{2}|latest))?"
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What one look at a server brought: what it says of its model's weights, and a word for the
     user.
     """
 
     url: str
-    told: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Any] = {}
     note: str = ""
     unreachable: str = ""  # why there is no connection
 
 
-def look(urls: Iterable[str], model: str, *, timeout_s: float = _PATIENCE_S) -> list[Seen]:
+def look(urls: Iterable[str], model: str) -> list[Seen]:
     """Ask each server for its models. Raises InputError for a key that is missing or refused, and
     if none of them can be reached.
 
     A server may lack that list, or list other names than it answers to: that is noted, not refused.
     """
-    seen = [_look(url, model, min(timeout_s, _PATIENCE_S)) for url in urls]
+    seen = [_look(url, model) for url in urls]
     # one of several may be down: the others take over
     if all(one.unreachable for one in seen):
         raise silent("unreachable", [one.url for one in seen], seen[0].unreachable)
     return seen
 
 
-def _look(url: str, model: str, timeout_s: float) -> Seen:
+def _look(url: str, model: str) -> Seen:
     import httpx2
 
     headers = {"Authorization": f"Bearer {api_key(url)}"}
@@ -82,8 +77,7 @@ def _look(url: str, model: str, timeout_s: float) -> Seen:
     trusting = urlsplit(url).hostname not in HERE
     models = f"{url.rstrip('/')}/models"
     try:
-        with httpx2.Client(trust_env=trusting, timeout=timeout_s) as client:
-            reply = client.get(models, headers=headers)
+        reply = httpx2.get(models, headers=headers, trust_env=trusting, timeout=_PATIENCE_S)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         why = str(error) or type(error).__name__
         return Seen(url, note=f"{url}: no connection ({why})", unreachable=why)
@@ -116,7 +110,7 @@ class Source:
     (`server_urls`).
     """
 
-    urls: tuple[str, ...]
+    urls: Sequence[str]
     told: Mapping[str, Any]
 
     @property
@@ -150,7 +144,7 @@ def same_model(one: str, other: str) -> bool:
     bears.
     """
     short, long = sorted((one, other), key=len)
-    return long.startswith(short) and re.fullmatch(_DATE, long[len(short) :]) is not None
+    return re.fullmatch(re.escape(short) + _DATE, long) is not None
 
 
 class Origins:
@@ -158,53 +152,55 @@ class Origins:
     model.
     """
 
-    def __init__(self, servers: "Journal", engine: Any) -> None:
-        self._servers = servers
+    def __init__(self, run: Run, engine: Any) -> None:
+        self._run = run
         self._engine = engine
-        self._may_differ = bool(getattr(engine.params, "same_model", False))
+        self.source = ""  # id of the one that is asked now, once it was met
         self.count = Counter[str]()  # by the id of their source, "" for one that is not on record
         self._models = set[str]()
-        self._times = [math.inf, 0.0]  # of the first and the last, seconds of the epoch
+        self._days = set[str]()
 
-    def add(self, body: Mapping[str, Any], answered_at: float) -> None:
+    def add(self, body: Json, answered_at: float) -> None:
         """Count one."""
         self.count[body.get("server", "")] += 1
         self._models.add(body["model"])
-        self._times = [min(self._times[0], answered_at), max(self._times[1], answered_at)]
+        self._days.add(date.fromtimestamp(answered_at).isoformat())
 
     def line(self, total: int) -> str:
         """How many of `total` answers come from the journal, and of which days."""
-        times = map(time.localtime, self._times)
-        days = " to ".join(dict.fromkeys(time.strftime("%Y-%m-%d", at) for at in times))
+        days = " to ".join(dict.fromkeys((min(self._days), max(self._days))))
         return f"{self.count.total():,} of {total:,} answers come from the journal, of {days}"
 
-    def meet(self) -> tuple[str, list[str]]:
-        """The id of the source that the engine asks now, and notes for the user; "" where a name
-        does not stand alone.
+    def meet(self) -> list[str]:
+        """See which source the engine asks now, where nothing but a name says it; notes for the
+        user.
 
         Raises InputError if it may be another model than before. A server that cannot be asked is
         the engine's to tell.
         """
         engine = self._engine
         # weights in a folder are known by their hash, wherever they are served
-        if not engine.places or not engine.is_known_by_name:
-            return "", []
+        if not getattr(engine, "places", ()) or not engine.is_known_by_name:
+            return []
         try:
-            seen = look(engine.places, engine.model, timeout_s=engine.params.timeout_s)
+            seen = look(engine.places, engine.model)
         except InputError:
-            return "", []
+            return []
         urls = sorted(one.url.rstrip("/") for one in seen)
-        now = Source(tuple(urls), next((one.told for one in seen if one.told), {}))
+        now = Source(urls, next((one.told for one in seen if one.told), {}))
+        # the journal of answers holds the id beside each; a row here says what it means
+        servers = self._run.journal("servers")
         for name, n in self.count.most_common():
-            before = self._source(name)
-            if before and before.differs(now) and not self._may_differ:
+            row = servers.get(name)
+            before = Source(**row) if row else None
+            if before and before.differs(now) and not engine.params.same_model:
                 raise InputError(
                     f"model {engine.model}: {n:,} answers in the journal are of {before}, but the"
                     f" server is now {now}. {_WAYS_ON}"
                 )
-        # the journal holds the id beside each answer; this row says what it means
-        self._servers.put(now.id, asdict(now))
-        return now.id, [one.note for one in seen if one.note]
+        servers.put(now.id, asdict(now))
+        self.source = now.id
+        return [one.note for one in seen if one.note]
 
     def renamed(self, model: str) -> str:
         """What is wrong if a reply names another model than the replies of earlier runs did; else
@@ -213,13 +209,9 @@ class Origins:
         known = self._models - {""}
         # a router may name several in turn: one of them, or one that all of them may be
         same = model in known or all(same_model(model, name) for name in known)
-        if self._may_differ or not model or same:
+        if not self.source or not model or same or self._engine.params.same_model:
             return ""
         return (
             f"model {self._engine.model}: replies are now of {model!r}, but those in the journal"
             f" are of {', '.join(sorted(known))}. {_WAYS_ON}"
         )
-
-    def _source(self, name: str) -> Source | None:
-        row = self._servers.get(name) if name else None
-        return Source(tuple(row["urls"]), row["told"]) if row else None

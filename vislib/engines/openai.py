@@ -11,23 +11,24 @@ import asyncio
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
-from vislib.engines import Answer, Answered, Request
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from vislib.engines import Answer, Answered, Json, Request
 from vislib.engines.budget import Budget, marks_cache, most_tokens
 from vislib.engines.completions import failure
 from vislib.engines.replies import RETRIED, SILENT, Reply, silent
 from vislib.engines.servers import Balancer, Server
 from vislib.engines.transport import PROVIDER, ChatClient, server_urls
+from vislib.runs import InputError
 from vislib.runs.digests import content_hash, folder_facts
-from vislib.runs.errors import InputError
 from vislib.runs.keys import expand
 
 # Refused for the rate, which passes for sure; failed otherwise, which may not.
@@ -46,42 +47,36 @@ class OpenAIChat:
     name = journal = "openai"
     # before the first retry; `_LONGER` times as long before each further one
     backoff_s = 0.15
+    places: list[str]  # servers that must be up before anything is asked
 
     def __init__(self, params: Any, folder: Path | None = None) -> None:
         if not params.model:
             raise InputError("model is empty; name the model as the server at base_url calls it")
         self.params = params
         self.model = params.model
-        self.urls = server_urls(params.base_url)
+        self.urls = self.places = server_urls(params.base_url)
         self.budget = Budget(params)
         self._identity = self.model
         # a base_url may serve a folder of this machine under its path
         folder = folder or Path(self.model).expanduser()
-        if folder.is_dir():
+        # whether nothing but a name says which model answers
+        self.is_known_by_name = not folder.is_dir()
+        if not self.is_known_by_name:
             self._identity = content_hash(folder_facts(folder, expand(folder)))[:16]
         self.stop = threading.Event()
         self._halt: InputError | None = None
         self._heard_at = 0.0
         self._jitter = random.Random()  # moves the time of a retry, never an answer
 
-    def basis(self, request: Request) -> Mapping[str, Any]:
+    def basis(self, request: Request) -> Json:
         """The reasoning effort, the revision if one is named, and the hash of the weights for a
         folder's name.
         """
-        revision = getattr(self.params, "model_revision", "")
+        basis = {"model": self._identity, "reasoning_effort": self.params.reasoning_effort}
         # without one, keys are as they were before there were revisions
-        named = {"model_revision": revision} if revision else {}
-        return {"model": self._identity, "reasoning_effort": self.params.reasoning_effort, **named}
-
-    @property
-    def places(self) -> list[str]:
-        """Servers that must be up before anything is asked."""
-        return self.urls
-
-    @property
-    def is_known_by_name(self) -> bool:
-        """Whether nothing but a name says which model answers."""
-        return bool(self._identity == self.model)
+        if self.params.model_revision:
+            basis["model_revision"] = self.params.model_revision
+        return basis
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answers as they come; see `Engine`."""
@@ -93,12 +88,11 @@ class OpenAIChat:
         with self._loop() as loop:
             while True:
                 for request, usd in self._admitted(waiting):
-                    asked = asyncio.run_coroutine_threadsafe(self._ask(request, usd), loop)
-                    self._open[asked] = request, usd
+                    self._open[loop.start_task_soon(self._ask, request, usd)] = request, usd
                 if not self._open:
                     break
-                if self._ending():
-                    loop.call_soon_threadsafe(self._servers.give_up)
+                if self.stop.is_set():
+                    loop.call(self._servers.give_up)
                 # the timeout is for an interrupt, which no request tells of
                 for done in wait(self._open, timeout=0.2, return_when=FIRST_COMPLETED).done:
                     request, usd = self._open.pop(done)
@@ -112,7 +106,7 @@ class OpenAIChat:
         """Requests that may go now, the cost of each reserved; halts at the ceiling."""
         # one alone until it has shown what a request costs
         most = self.params.max_in_flight if self.budget.proven else 1
-        while not self._ending() and len(self._open) < most:
+        while not self.stop.is_set() and len(self._open) < most:
             request = self._held or next(waiting, None)
             self._held = None
             if request is None:
@@ -120,22 +114,26 @@ class OpenAIChat:
             bound = self.budget.bound(request)
             if not self.budget.reserve(bound):
                 self._held = request  # until an answer under way has cost less than its bound
-                self._halt = None if self._open else self.budget.exhausted(bound)
+                if not self._open:
+                    self._end(self.budget.exhausted(bound))
                 return
             yield request, bound
 
-    def _ending(self) -> bool:
-        return self._halt is not None or self.stop.is_set()
+    def _end(self, error: InputError) -> None:
+        """Begin nothing more; the first error is raised when what is under way has ended."""
+        self._halt = self._halt or error
+        self.stop.set()
 
     # -- in the loop's thread
     async def _ask(self, request: Request, bound: float) -> Answer | None:
         """Ask until there is an answer or a failure that stays; None if it was given up unpaid."""
         try:
-            # an image takes milliseconds, in which the loop shall serve others
-            in_thread = asyncio.to_thread(self._body, request) if request.image_id else None
-            body = await in_thread if in_thread else self._body(request)
+            if request.image_id:  # which takes milliseconds, in which the loop shall serve others
+                body = await asyncio.to_thread(self._body, request)
+            else:
+                body = self._body(request)
         except (OSError, ValueError) as error:
-            return unreadable(error)
+            return failure("image_unreadable", error)
         tokens = most_tokens(request) + request.max_tokens
         tries = Counter[bool]()  # refused for the rate, failed otherwise
         total = Answer()  # the last one, with tokens and USD of all
@@ -159,7 +157,7 @@ class OpenAIChat:
                 raise silent(reply.answer.reason, self.urls, reply.answer.detail)
         except (InputError, asyncio.CancelledError) as error:
             if isinstance(error, InputError):
-                self._halt = self._halt or error
+                self._end(error)
             # what was billed stays in the books
             if not (total.tokens_in or total.usd):
                 return None
@@ -181,11 +179,11 @@ class OpenAIChat:
         pause = min(longer, _LONGEST_PAUSE_S) * self._jitter.uniform(0.5, 1.0)
         return max(pause, 0.0 if refused else reply.wait or 0.0)
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: Request) -> Json:
         """What is sent. Raises OSError or ValueError for an image that cannot be read."""
         # only the provider itself knows these words
         marked = self.urls == [PROVIDER] and marks_cache(self.model)
-        body: dict[str, Any] = {
+        body: Json = {
             "model": self.model,
             "messages": chat_messages(request, marked=marked),
             "max_completion_tokens": request.max_tokens,
@@ -205,32 +203,20 @@ class OpenAIChat:
         return body
 
     @contextmanager
-    def _loop(self) -> Iterator[asyncio.AbstractEventLoop]:
-        """An event loop in a thread, with clients; on leaving, whatever still runs is cancelled."""
+    def _loop(self) -> Iterator[BlockingPortal]:
+        """An event loop in a thread, with clients; left by an error, it cancels what still runs."""
         clients = [ChatClient(url, self.params) for url in self.urls]
-        servers = [Server(client, self.params) for client in clients]
-        self._servers = Balancer(servers)
-        begun = SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
-
-        async def serve() -> None:
-            over = asyncio.Event()
-            begun.put((asyncio.get_running_loop(), over))
-            await over.wait()
-            for client in clients:
-                await client.close()
-
+        self._servers = Balancer([Server(client, self.params) for client in clients])
         # the kernel of a notebook runs a loop in its main thread already
-        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-        thread.start()
-        loop, over = begun.get()
-        try:
-            yield loop
-        finally:
-            loop.call_soon_threadsafe(over.set)
-            thread.join()
+        with start_blocking_portal() as loop:
+            try:
+                yield loop
+            finally:
+                for client in clients:
+                    loop.call(client.close)
 
 
-def chat_messages(request: Request, *, marked: bool = False) -> list[dict[str, Any]]:
+def chat_messages(request: Request, *, marked: bool = False) -> list[Json]:
     """The request as chat messages: text, then the image as a data URI, so that servers reuse the
     shared beginning; `marked`: with a breakpoint behind that and nowhere else.
 
@@ -239,11 +225,11 @@ def chat_messages(request: Request, *, marked: bool = False) -> list[dict[str, A
     the last message, where each of our requests differs: all is written, and nothing is ever read.
     Raises OSError or ValueError for an image that cannot be read.
     """
-    parts: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
-    if marked and request.shared:
-        head, tail = request.prompt[: request.shared], request.prompt[request.shared :]
-        shared = {"type": "text", "text": head, "prompt_cache_breakpoint": _EXPLICIT}
-        parts = [shared, {"type": "text", "text": tail}] if tail else [shared]
+    shared = request.shared if marked else 0
+    texts = filter(None, (request.prompt[:shared], request.prompt[shared:]))
+    parts: list[Json] = [{"type": "text", "text": text} for text in texts]
+    if shared:
+        parts[0]["prompt_cache_breakpoint"] = _EXPLICIT
     if request.image_id and request.image_path is not None:
         from vislib.media.pixels import encode_data_uri
 
@@ -252,8 +238,3 @@ def chat_messages(request: Request, *, marked: bool = False) -> list[dict[str, A
     system = [{"role": "system", "content": request.system}] if request.system else []
     plain = len(parts) == 1 and not marked
     return [*system, {"role": "user", "content": request.prompt if plain else parts}]
-
-
-def unreadable(error: Exception) -> Answer:
-    """The failure of a request whose image cannot be read."""
-    return failure("image_unreadable", error)

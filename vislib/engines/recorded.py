@@ -6,17 +6,15 @@ caption that it was written for: after an edit of either it is refused, never gi
 answered.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from vislib.engines import Answer, Answered, Request
+from vislib.engines import Answer, Answered, Json, Request
 from vislib.qa_format import Round, render_rounds
-from vislib.runs.errors import InputError
-from vislib.runs.seeding import short_hash
+from vislib.runs import InputError, short_hash
 
 # Reasons of a request without an answer: nothing failed, and the next one may have one.
 REASONS = {
@@ -45,7 +43,7 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         self.folder, self._entries = folder, read_answers(folder)
 
-    def basis(self, request: Request) -> Mapping[str, Any]:
+    def basis(self, request: Request) -> Json:
         """The answer itself: whoever edits one is given the new one."""
         entry = self._entries.get(_place(request))
         return {"answer": short_hash(entry.text, entry.writer) if entry else ""}
@@ -56,19 +54,20 @@ class Recorded:
             yield request, self._answer(request)
 
     def _answer(self, request: Request) -> Answer:
-        page, position, kind, task = _place(request)
-        missing = Answer(model=self.model, status="failed")
-        entry = self._entries.get((page, position, kind, task))
+        place = _place(request)
+        entry = self._entries.get(place)
+        about = caption_hash(request.evidence["caption"])
         if entry is None:
-            where = f"image {position} of its page, {kind}, {task}"
-            return replace(missing, reason="not_recorded", detail=where)
-        if entry.prompt != request.prompt_sha:
+            reason, detail = "not_recorded", "image {1} of its page, {2}, {3}".format(*place)
+        elif entry.prompt != request.prompt_sha:
+            reason = "recorded_for_another_prompt"
             detail = f"written for {entry.prompt or 'none'}, asked with {request.prompt_sha}"
-            return replace(missing, reason="recorded_for_another_prompt", detail=detail)
-        if entry.caption != (about := caption_hash(request.evidence["caption"])):
+        elif entry.caption != about:
+            reason = "recorded_for_another_caption"
             detail = f"written about {entry.caption or 'none'}, asked about {about}"
-            return replace(missing, reason="recorded_for_another_caption", detail=detail)
-        return Answer(text=entry.text, model=entry.writer, finish_reason="stop")
+        else:
+            return Answer(text=entry.text, model=entry.writer, finish_reason="stop")
+        return Answer(model=self.model, status="failed", reason=reason, detail=detail)
 
 
 def caption_hash(caption: str) -> str:
@@ -103,7 +102,7 @@ def read_answers(folder: Path) -> dict[Place, Entry]:
     return entries
 
 
-def _entries(page: Mapping[str, Any]) -> Iterable[tuple[Place, Entry]]:
+def _entries(page: Json) -> Iterable[tuple[Place, Entry]]:
     writer, prompts = f"{page['writer']}, {page['date']}", page["prompts"]
     for image in page["images"]:
         for kind in [name for name in image if name not in ("image", "file")]:
@@ -116,7 +115,7 @@ def _entries(page: Mapping[str, Any]) -> Iterable[tuple[Place, Entry]]:
                     yield (*place, task), Entry(text, writer, prompts[task], given["about"])
 
 
-def _rounds_text(rounds: str | list[Mapping[str, Any]]) -> str:
+def _rounds_text(rounds: str | list[Json]) -> str:
     """Rounds in the canonical format; a text, as of a planted fault, is left as it is."""
     if isinstance(rounds, str):
         return rounds

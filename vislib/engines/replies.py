@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from vislib.engines import Answer
+from vislib.engines import Answer, Json
 from vislib.engines.completions import as_dict, choice, failure, read_completion, short, used
 from vislib.engines.limits import seconds
-from vislib.runs.errors import InputError
+from vislib.runs import InputError
 
 # These may be billed all the same.
 DOUBTFUL = frozenset({"disconnected", "timeout", "not_json", "no_choices"})
@@ -57,13 +57,24 @@ _KEPT = "Then run again; all answers so far are kept"
 
 
 class Reply(NamedTuple):
-    """What came of one attempt: the answer, the seconds that the server asks to wait, its
-    headers.
-    """
+    """What came of one attempt: the answer, and the headers that came with it."""
 
     answer: Answer
-    wait: float | None
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = {}
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds that the server asks to wait, in retry-after-ms or Retry-After (a number, a
+        duration, a date), at most ten minutes.
+        """
+        value = self.headers.get("retry-after", "")
+        wait = seconds(f"{self.headers.get('retry-after-ms', '')}ms") or seconds(value)
+        if wait is None and re.search(r"\d\d:\d\d", value):
+            try:
+                wait = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except ValueError:
+                return None
+        return min(wait, _LONGEST_WAIT_S) if wait is not None and wait >= 0 else None
 
 
 class ServerError(Exception):
@@ -133,7 +144,7 @@ def read_body(content: bytes, headers: Mapping[str, str] = {}) -> Answer:
     return read_completion(body)
 
 
-def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
+def read_result(result: Json, *, url: str, model: str) -> Answer:
     """The answer in a line of the provider's results, or of `vllm run-batch`; its failures are
     named as the live engine names them.
 
@@ -153,7 +164,7 @@ def read_result(result: dict[str, Any], *, url: str, model: str) -> Answer:
     if not error:  # it never came to the model
         code = as_dict(said).get("code")
         return failure(code if code in _NEVER_RUN else "server_error", ServerError(0, said))
-    return read_error(error, url=url, model=model)[0]
+    return read_error(error, url=url, model=model)
 
 
 def client_error(error: Exception) -> Exception:
@@ -165,10 +176,8 @@ def client_error(error: Exception) -> Exception:
     return ServerError(error.status_code, error.body, error.response.headers)
 
 
-def read_error(
-    error: Exception, *, url: str, model: str, heard: bool = False
-) -> tuple[Answer, float | None]:
-    """The failure that an exception stands for, and the seconds that the server asks to wait.
+def read_error(error: Exception, *, url: str, model: str, heard: bool = False) -> Answer:
+    """The failure that an exception stands for.
 
     Raises InputError for what no other request would survive: a wrong key, an unknown model, an
     empty account. A server that has answered before (`heard`) means one request alone with its 403
@@ -181,22 +190,21 @@ def read_error(
         reason = _reason(error)
         if reason != "content_filter" and (mend := _final(error, url, model, heard)):
             raise InputError(f"{url}: {error.status}, {short(error)}. {mend}. {_KEPT}")
-        failed = replace(failure(reason, error, f"{error.status} "), **error.tokens)
-        return failed, _retry_after(error.headers)
+        return replace(failure(reason, f"{error.status} {error}"), **error.tokens)
     # the client wraps what the HTTP library says, and only that tells sent from never sent
     cause = error.__cause__ or error
     if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
-        return failure("unreachable", cause), None
+        return failure("unreachable", cause)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return failure("timeout", "no whole reply within timeout_s"), None
+        return failure("timeout", "no whole reply within timeout_s")
     if isinstance(error, openai.APIConnectionError):
-        return failure("disconnected", cause), None
+        return failure("disconnected", cause)
     if isinstance(error, ValueError | openai.APIError):
-        return failure("not_json", error), None
+        return failure("not_json", error)
     raise error
 
 
-def other_words(error: Exception, body: Mapping[str, Any], *, heard: bool) -> dict[str, str]:
+def other_words(error: Exception, body: Json, *, heard: bool) -> dict[str, str]:
     """Settings of `body` that a server refuses, and what it may call them instead ("": it does
     without).
 
@@ -263,17 +271,3 @@ def _reason(error: ServerError) -> str:
     if error.status in (404, 408, 409, 425) or error.status >= 500:
         return "server_error"
     return "content_filter" if _fits(_FILTERED, error.said) else "refused"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds in a reply's retry-after-ms or Retry-After (a number, a duration, a date), at most
-    ten minutes.
-    """
-    value = headers.get("retry-after", "")
-    wait = seconds(f"{headers.get('retry-after-ms', '')}ms") or seconds(value)
-    if wait is None and re.search(r"\d\d:\d\d", value):
-        try:
-            wait = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return None
-    return min(wait, _LONGEST_WAIT_S) if wait is not None and wait >= 0 else None

@@ -3,17 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from vislib.engines import Engine, Request, answer_of, open_engine
 from vislib.engines.ask import Check, ask_all
+from vislib.runs import Drop, Run, To
 from vislib.runs.tables import open_part, parts, read_rows
-from vislib.runs.verbs import Drop, RowFunction, Said, To
-
-if TYPE_CHECKING:
-    from vislib.runs import Run
+from vislib.runs.verbs import RowFunction, Said
 
 Build = Callable[[Mapping[str, Any]], Request | Drop]
 
@@ -32,7 +30,7 @@ def requests_of(build: Build, table: Path) -> Iterator[Request]:
 
 
 def ask_rows(
-    run: "Run", build: Build, table: Path, into: Path, check: Check | None
+    run: Run, build: Build, table: Path, into: Path, check: Check | None
 ) -> tuple[RowFunction, pa.Schema]:
     """Ask what the journal lacks. A function that writes answers beside rows, and their columns."""
     engine = open_engine(run)

@@ -18,21 +18,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vislib.engines import Answered, Request
+from vislib.engines import Answered, Json, Request
 from vislib.engines.openai import OpenAIChat
+from vislib.runs import InputError, Run
 from vislib.runs.children import end_process, start_process
-from vislib.runs.errors import InputError
 from vislib.runs.keys import table_reference
 from vislib.runs.redaction import redact
 
-if TYPE_CHECKING:
-    from vislib.runs import Run
-
 LOG = "server.log"  # beside the stage's log
 _HOST = "127.0.0.1"
-_COMMANDS = (("vllm", "serve"), ("transformers", "serve"))  # the first that is installed
+_SERVERS = ("vllm", "transformers")  # the first that is installed
 _ENVIRONMENT = {
     # a folder needs no network
     "HF_HUB_OFFLINE": "1",
@@ -55,13 +52,14 @@ class OwnModel(OpenAIChat):
     of its log.
     """
 
-    def __init__(self, params: Any, folder: Path, run: "Run") -> None:
+    def __init__(self, params: Any, folder: Path, run: Run) -> None:
         if (folder / "adapter_config.json").exists():
             raise InputError(
                 f"model is {params.model!r}, adapters alone; name whole weights, such as"
                 " 11_captioner/model"
             )
         super().__init__(params, folder)
+        self.places = []  # it is started here
         self._folder = folder
         self._run, self._log = run, run.folder / LOG
         self._command = _command()
@@ -75,12 +73,7 @@ class OwnModel(OpenAIChat):
                 # the server's name for it is a path of this machine
                 yield request, replace(answer, model=self.model)
 
-    @property
-    def places(self) -> list[str]:
-        """None: it is started here."""
-        return []
-
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: Request) -> Json:
         return super()._body(request) | {"model": str(self._folder)}
 
     @contextmanager
@@ -130,11 +123,11 @@ class OwnModel(OpenAIChat):
 
 def _command() -> list[str]:
     """The server that is installed, with this Python or on the path."""
-    for name, verb in _COMMANDS:
+    for name in _SERVERS:
         # an environment need not be activated for its server to be found
         beside = Path(sys.executable).with_name(name)
         if found := str(beside) if beside.exists() else shutil.which(name):
-            return [found, verb]
+            return [found, "serve"]
     raise InputError(
         "model is a folder and base_url is empty, but neither vllm nor transformers is installed"
         " here"

@@ -10,10 +10,10 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from vislib.engines import Answer
+from vislib.engines import Answer, Json
 from vislib.engines.limits import AIMDWindow, RateLimiter
 from vislib.engines.replies import DOUBTFUL, Reply
-from vislib.runs.errors import InputError
+from vislib.runs import InputError
 
 _STRIKES = 5  # failures in a row that open the breaker
 _REST_S = 2.0  # and for how long
@@ -39,15 +39,16 @@ class Server:
         """Whether it failed but seldom; else it gets one request at a time, after a rest."""
         return self.strikes < _STRIKES or (not self.in_flight and self.rests_until <= now)
 
-    def learn(self, reply: Reply, begun: float) -> None:
-        """Take account of the end of one attempt."""
+    def learn(self, reply: Reply, begun: float, expected: float) -> None:
+        """Take account of the end of one attempt, which was thought to take `expected` tokens."""
         now = monotonic()
         answer = reply.answer
-        used_up = self.rate.follow(reply.headers, tokens=answer.tokens_in + answer.tokens_out)
+        tokens = answer.tokens_in + answer.tokens_out
+        self.rate.settle(expected, tokens)
+        used_up = self.rate.follow(reply.headers, tokens=tokens)
         if answer.reason == "rate_limited":
             if not used_up:  # else the rate was too high, not the number in flight
-                in_flight = self.in_flight + 1
-                self.window.refused(begun=begun, in_flight=in_flight, seconds=self.seconds)
+                self.window.refused(begun=begun, in_flight=self.in_flight, seconds=self.seconds)
             # about as long as it takes until something under way is done
             pause = max(self.seconds / 4, _LEAST_PAUSE_S) * 2 ** min(self.window.bursts, 6)
             self.rate.hold(pause if reply.wait is None else reply.wait)
@@ -60,6 +61,7 @@ class Server:
             self.window.answered()
             # a running mean that forgets half with each answer
             self.seconds += (now - begun - self.seconds) * (0.5 if self.seconds else 1.0)
+        self.in_flight -= 1
 
 
 class Balancer:
@@ -69,11 +71,11 @@ class Balancer:
         self.servers = servers
         self._line = asyncio.Lock()  # the first looks for a server, the others wait behind it
         self._freed = asyncio.Event()  # an answer came
-        self._waiting = set[asyncio.Task[Any] | None]()  # what is not in flight
+        self._waiting = set[Any]()  # tasks that are not in flight
         self._given_up = False
 
     async def send(
-        self, body: dict[str, Any], tokens: int, *, after: float = 0.0, avoid: Server | None = None
+        self, body: Json, tokens: int, *, after: float = 0.0, avoid: Server | None = None
     ) -> tuple[Reply, Server, float]:
         """Wait `after` seconds, then for a server that may be sent `tokens` more, rather not
         `avoid`, and ask it.
@@ -94,7 +96,7 @@ class Balancer:
                 server.in_flight += 1
         finally:
             self._waiting.discard(task)
-        reply = Reply(Answer(), None, {})
+        reply = Reply(Answer())
         try:
             reply = await server.client.ask(body)
             return reply, server, begun
@@ -102,17 +104,14 @@ class Balancer:
             self.give_up()  # no other request would survive it
             raise
         finally:
-            server.in_flight -= 1
-            server.rate.settle(expected, reply.answer.tokens_in + reply.answer.tokens_out)
-            server.learn(reply, begun)
+            server.learn(reply, begun, expected)
             self._freed.set()
 
     def give_up(self) -> None:
         """End all waiting; what is in flight goes on."""
         self._given_up = True
         for task in self._waiting:
-            if task:
-                task.cancel()
+            task.cancel()
 
     async def _free(self, avoid: Server | None) -> Server:
         """Wait until some server may be asked: the one with the fewest in flight."""

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from vislib.engines import Json
 from vislib.engines.replies import Reply, client_error, other_words, read_body, read_error
-from vislib.runs.errors import InputError
+from vislib.runs import InputError
 
 PROVIDER = "https://api.openai.com/v1"
 HERE = ("127.0.0.1", "::1", "localhost")  # no proxy leads here
@@ -25,10 +26,11 @@ def server_urls(base_url: str) -> list[str]:
         try:
             parts = urlsplit(url)
             secret = parts.username or parts.password or parts.query
-            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            served = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            sound = served and not secret
         except ValueError:  # a port that is none, half an IPv6 address
-            sound = secret = ""
-        if not sound or secret:  # which the message must not repeat
+            sound = False
+        if not sound:  # the message must not repeat what is secret
             raise InputError(
                 f"base_url: address {number} is no server's; write http://host:port/v1, without"
                 " user, password or query (the key stands in OPENAI_API_KEY)"
@@ -85,7 +87,7 @@ class ChatClient:
         self._heard = False  # has answered: then a 403 or 404 is about one request
         self.close = self._client.close
 
-    async def ask(self, body: dict[str, Any], *, other: Mapping[str, str] = {}) -> Reply:
+    async def ask(self, body: Json, *, other: Mapping[str, str] = {}) -> Reply:
         """One attempt, with `other` words than are known to be taken. Raises InputError for what no
         other request would survive.
         """
@@ -102,8 +104,8 @@ class ChatClient:
             error = client_error(raised)
             if found := other_words(error, sent, heard=self._heard):
                 return await self.ask(body, other={**other, **found})
-            failure, wait = read_error(error, url=self.url, model=self.model, heard=self._heard)
-            return Reply(failure, wait, getattr(error, "headers", {}))
+            failure = read_error(error, url=self.url, model=self.model, heard=self._heard)
+            return Reply(failure, getattr(error, "headers", {}))
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
             # servers that know only the older name ignore the newer one, and cut by their default
@@ -114,4 +116,4 @@ class ChatClient:
         if answer.status == "ok":  # else it was not for these words
             self._heard = True
             self._words |= other
-        return Reply(answer, None, reply.headers)
+        return Reply(answer, reply.headers)
