@@ -211,7 +211,8 @@ def test_what_a_comparison_can_detect():
         (1.959964 + 0.841621) * math.sqrt(0.2 / 100), rel=1e-5
     )
     rng, n = np.random.default_rng(0), 2000
-    least = detectable(np.sqrt(np.full(n, 0.1)), n, confidence=0.95)  # 10 % of the questions differ
+    # 10 % of the questions differ
+    least = detectable(np.sqrt(np.full(n, 0.1)) / n, confidence=0.95)
     b = rng.binomial(n, 0.05 + least / 2, 1000)
     c = rng.binomial(n - b, (0.05 - least / 2) / (1 - 0.05 - least / 2))
     found = np.minimum(1, 2 * binom.cdf(np.minimum(b, c), b + c, 0.5)) < 0.05

@@ -8,7 +8,7 @@ option's own text, and gives up where two options could be meant: no guess is ma
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from vislib.media.words import UNSPACED
@@ -64,11 +64,11 @@ _LEAST = 3
 class Meant(NamedTuple):
     """Letters that an answer names, and letters of the options whose text it gives."""
 
-    named: frozenset[str] = frozenset()
-    told: frozenset[str] = frozenset()
+    named: Set[str] = frozenset()
+    told: Set[str] = frozenset()
 
     @property
-    def letters(self) -> frozenset[str]:
+    def letters(self) -> Set[str]:
         """All of them: an answer is understood if there is one."""
         return self.named | self.told
 
@@ -86,7 +86,7 @@ def lenient_letter(answer: str, options: Sequence[str]) -> str:
     What `meant` finds decides; after it an option's text in a sentence that denies nothing.
     """
     letters = meant(answer, options).letters or _quoted_inside(_normal(answer), _texts(options))
-    return next(iter(letters)) if len(letters) == 1 else ""
+    return "".join(letters) if len(letters) == 1 else ""
 
 
 def meant(answer: str, options: Sequence[str]) -> Meant:
@@ -108,7 +108,7 @@ def meant(answer: str, options: Sequence[str]) -> Meant:
     found = _named(text, texts)
     if found.letters or _DENIAL.search(text):
         return found
-    return Meant(named=frozenset(match[1] for match in _BRACKETED.finditer(text)) & texts.keys())
+    return Meant(named=texts.keys() & _BRACKETED.findall(text))
 
 
 def plain(text: str) -> str:
@@ -130,29 +130,22 @@ def _normal(answer: str) -> str:
     return _MARKUP.sub("", text).strip()
 
 
-def _letters_alone(text: str, texts: dict[str, str]) -> frozenset[str]:
+def _letters_alone(text: str, texts: dict[str, str]) -> set[str]:
     """Letters of an answer that holds nothing else, as "b", "(B)", "Answer: B" and "B B B"."""
     # Words of all languages that only introduce a letter say nothing themselves.
-    words = [word for word in _WORDS.findall(text) if not _FILLING.fullmatch(word)]
-    return (
-        frozenset(map(str.upper, words))
-        if all(word.upper() in texts for word in words)
-        else frozenset()
-    )
+    words = {word.upper() for word in _WORDS.findall(text) if not _FILLING.fullmatch(word)}
+    return words if words <= texts.keys() else set()
 
 
-def _quoted_whole(text: str, texts: dict[str, str]) -> frozenset[str]:
+def _quoted_whole(text: str, texts: dict[str, str]) -> set[str]:
     # An option may be quoted with its letter, or alone.
     said = plain(text)
-    return frozenset(
+    return {
         letter
         for letter, option in texts.items()
         if option
-        and (
-            said == option
-            or re.fullmatch(rf"\(?{letter}{_JOINT}{re.escape(option)}", said, re.IGNORECASE)
-        )
-    )
+        and re.fullmatch(rf"(\(?{letter}{_JOINT})?{re.escape(option)}", said, re.IGNORECASE)
+    }
 
 
 def _named(text: str, texts: dict[str, str]) -> Meant:
@@ -165,20 +158,20 @@ def _named(text: str, texts: dict[str, str]) -> Meant:
             rest = text[match.end() :].partition("\n")[0].lstrip(" .:)]")
             named |= {letter} | _listed(rest, texts)
             told |= _quoted_whole(rest, texts)  # "A: red" where red is B is unsure
-    return Meant(frozenset(named), frozenset(told))
+    return Meant(named, told)
 
 
 def _listed(line: str, texts: dict[str, str]) -> set[str]:
     """Options that a line repeats letter and all, as "B. green C. grey"."""
     spoken = plain(line)
     return {
-        o
-        for o, option in texts.items()
-        if option and re.search(rf"\b{o}[.:)] {re.escape(option)}", spoken, re.I)
+        letter
+        for letter, option in texts.items()
+        if option and re.search(rf"\b{letter}[.:)] {re.escape(option)}", spoken, re.IGNORECASE)
     }
 
 
-def _quoted_inside(text: str, texts: dict[str, str]) -> frozenset[str]:
+def _quoted_inside(text: str, texts: dict[str, str]) -> set[str]:
     """Options whose text stands as whole words in a sentence; one inside a longer one that is found
     does not count.
     """
@@ -190,4 +183,4 @@ def _quoted_inside(text: str, texts: dict[str, str]) -> frozenset[str]:
             spoken, times = re.subn(whole, "\0", spoken)
             if times:
                 found.add(letter)
-    return frozenset() if _DENIAL.search(spoken) else frozenset(found)
+    return set() if _DENIAL.search(spoken) else found

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vislib.evaluation.benchmarks import CONTEXTUAL
-from vislib.evaluation.contextual import (
-    MULTIPLE_CHOICE,
-    PageQuestion,
-    load_questions,
-)
+from vislib.evaluation.contextual import FREE_FORM, MULTIPLE_CHOICE, PageQuestion, load_questions
 from vislib.evaluation.lmms import Harness
 from vislib.evaluation.parsing import Reader, result_row
 from vislib.evaluation.statistics import Statistics
@@ -19,7 +15,7 @@ from vislib.letters import lenient_letter
 from vislib.runs import InputError, choose, tables
 from vislib.runs.tables import Row
 from vislib.training import generation
-from vislib.training.generation import Question
+from vislib.training.generation import Question, Reply
 from vislib.training.models import read_facts, resolve_model
 
 if TYPE_CHECKING:
@@ -59,13 +55,14 @@ def open_arms(run: "Run") -> list[Arm]:
         place = resolve_model(value, run)
         # What was not trained here has no record beside it.
         facts = {"model": value, "arm": "untrained", "seed": 0} | read_facts(place)
-        arms.append(Arm(place, facts["model"], facts["arm"], facts["seed"]))
+        arm = Arm(place, facts["model"], facts["arm"], facts["seed"])
         # Two of one name would share their rows in every table.
-        if [arm.name for arm in arms].count(arms[-1].name) > 1:
+        if arm.name in [other.name for other in arms]:
             raise InputError(
-                f"models holds {arms[-1].name} twice ({value}); leave one out, or train with"
-                " another seed"
+                f"models holds {arm.name} twice ({value}); leave one out, or train with another"
+                " seed"
             )
+        arms.append(arm)
     names = sorted({arm.arm for arm in arms})
     if not names:
         raise InputError("models is empty; name one or more, such as 10_finetuning.leaky_mix/model")
@@ -117,11 +114,13 @@ def _asked(
     # First, before our own questions take hours: it may not be there.
     harness = Harness(run, public) if by_lmms else None
     if CONTEXTUAL in tasks:
-        for arm, question, reply, lost in replies(run, arms, questions):
-            if reply is None:
+        for arm, question, reply in replies(run, arms, questions):
+            if reply.text is None:
+                # A failure is asked again by the next run; until then it has a reason.
+                lost = {"reason": reply.reason, "detail": reply.detail}
                 yield arm.cell | {"sample_id": question.id} | lost
             else:
-                yield arm.cell | local_row(question, reply, read=read)
+                yield arm.cell | local_row(question, reply.text, read=read)
     if harness:
         with run.progress(len(arms) * len(public), "tasks of models") as progress:
             for arm in arms:
@@ -132,26 +131,27 @@ def _asked(
 
 def replies(
     run: "Run", arms: list[Arm], questions: list[PageQuestion]
-) -> Iterator[tuple[Arm, PageQuestion, str | None, Row]]:
-    """What each model says to each question, generated here and journalled; without a reply why
-    (`reason`, `detail`).
-    """
+) -> Iterator[tuple[Arm, PageQuestion, Reply]]:
+    """What each model says to each question, generated here and journalled."""
     params = run.params
     # A letter is short; an answer in words may need a sentence.
-    asked = []
-    for question in questions:
-        limit = params.max_answer_tokens_free
-        if question.type == MULTIPLE_CHOICE:
-            limit = params.max_answer_tokens_choice
-        asked.append(Question(question.id, question.text, str(question.image), limit))
-    how = {name: getattr(params, name) for name in ("batch_size", "device", "precision")}
-    # Answers go by weights and not by places, so a model that moved is not asked again.
-    places = [arm.place for arm in arms]
-    found = generation.answers_of_models(run, places, asked, progress="answers", **how)
+    most = {
+        MULTIPLE_CHOICE: params.max_answer_tokens_choice,
+        FREE_FORM: params.max_answer_tokens_free,
+    }
+    found = generation.answers_of_models(
+        run,
+        # Answers go by weights and not by places, so a model that moved is not asked again.
+        [arm.place for arm in arms],
+        [Question(one.id, one.text, str(one.image), most[one.type]) for one in questions],
+        batch_size=params.batch_size,
+        device=params.device,
+        precision=params.precision,
+        progress="answers",
+    )
     for arm, of_arm in zip(arms, found, strict=True):
         for question, reply in zip(questions, of_arm, strict=True):
-            # A failure is asked again by the next run; until then it has a reason.
-            yield arm, question, reply.text, {"reason": reply.reason, "detail": reply.detail}
+            yield arm, question, reply
 
 
 def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_letter) -> Row:

@@ -105,6 +105,7 @@ class Item:
     id: str
     samples: list[Sample] = field(default_factory=list)
     failed: bool = False
+    score: float = 0.0  # the harness's own
 
     @property
     def records(self) -> list[Any]:
@@ -131,7 +132,7 @@ class Item:
         if shared == "question_id" and n != 2:  # MME scores an image's pair
             return "unpaired", f"{n} questions of the image were asked, not 2"
         # A judge that gave no two numbers, or did not answer, is logged as -1.
-        if min(record["scores"] if self.benchmark.total == "ratio" else [0]) < 0:
+        if self.benchmark.total == "ratio" and min(record["scores"]) < 0:
             return "no_judgement", str(record["review"])[:200]
         if self.benchmark.judged and record["eval_model"] == "":
             return "no_judgement", "the judge gave no score"
@@ -150,13 +151,14 @@ def items(task: str, log: Sequence[Sample]) -> list[Item]:
             f"tasks: {task} has {len(log)} answers without any text; see what failed in log.txt"
         )
     counts = any(map(_counted, log))
+    rows = of_task(task)
     found: dict[str, Item] = {}
     for sample, failed in zip(log, silent, strict=True):
-        benchmark = next((b for b in of_task(task) if b.metric in sample), None)
+        benchmark = next((row for row in rows if row.metric in sample), None)
         if benchmark is None:
             raise InputError(
-                f"tasks: {task} logs {sorted(sample)}, but no {of_task(task)[0].metric}; leave it"
-                " out of tasks, or give it a row in vislib/evaluation/benchmarks.py"
+                f"tasks: {task} logs {sorted(sample)}, but no {rows[0].metric}; leave it out of"
+                " tasks, or give it a row in vislib/evaluation/benchmarks.py"
             )
         shared, name = benchmark.item, str(sample["doc_id"])
         if shared:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from vislib.runs import Run
 
 MULTIPLE_CHOICE = "multiple_choice"
-TYPES = (MULTIPLE_CHOICE, "free_form")
+FREE_FORM = "free_form"
+TYPES = (MULTIPLE_CHOICE, FREE_FORM)
 Refused = tuple[str, str, str]  # id, reason, detail
 
 

@@ -25,6 +25,7 @@ from vislib.runs import InputError, short_hash
 from vislib.runs.children import child_main, run_child
 from vislib.runs.tables import Row
 from vislib.training.generation import model_key
+from vislib.training.models import is_adapter
 
 if TYPE_CHECKING:
     from vislib.runs import Run
@@ -77,9 +78,10 @@ class Harness:
     def rows(self, place: str, task: str, read: Reader) -> Iterator[Row]:
         """Results of the model at `place`, by `parsing.read_log`."""
         for name, body in self._logged(place, task).items():
-            log, scores, pictures = body["log"], body["scores"], body["pictures"]
             # All of a task at once: its mean must be the harness's before a row is used.
-            found = list(read_log(name, log, scores, pictures=pictures, read=read))
+            found = list(
+                read_log(name, body["log"], body["scores"], pictures=body["pictures"], read=read)
+            )
             check(name, found, body["headline"])
             yield from found
 
@@ -103,14 +105,10 @@ class Harness:
             self._run(self.python, "-P", *self._command(place, task, folder))
             body = self._scored(folder, task)
             journal.put(key, body)
-        found: dict[str, Any] = body
-        return found
+        return body
 
     def _command(self, place: str, task: str, folder: Path) -> list[str]:
-        several = self.params.processes > 1
-        # lmms-eval loads no adapters.
-        whole = self._whole_model(place)
-        model, options = _model_options(whole, self.device, self.params.precision, several=several)
+        model, options = self._model(place)
         command = {
             "--model": model,
             "--model_args": options,
@@ -126,10 +124,41 @@ class Harness:
         if self.params.limit:
             command["--limit"] = str(self.params.limit)
         start = ["-m", "lmms_eval", "--log_samples"]
-        if several:
+        if self.params.processes > 1:
             launch = ["-m", "accelerate.commands.launch", "--num_processes"]
             start = [*launch, str(self.params.processes), *start]
         return [*start, *(part for option in command.items() for part in option)]
+
+    def _model(self, place: str) -> tuple[str, str]:
+        """The harness's class for the architecture, and how that is told of the model."""
+        from vislib.media.vision import load_config
+
+        # lmms-eval loads no adapters.
+        place = self._whole_model(place)
+        if (kind := load_config(place, parameter="models").model_type) not in _CLASSES:
+            raise InputError(
+                f"{place} is a {kind}; by lmms-eval {', '.join(_CLASSES)} are evaluated, others by"
+                " local"
+            )
+        # A folder may have an @ in its name; only of a hub id it is a revision.
+        name, _, revision = (place, "", "") if Path(place).is_dir() else place.partition("@")
+        options = {
+            "pretrained": name,
+            "revision": revision,
+            "dtype": self.params.precision,
+            # Without a map, each of several processes takes the GPU of its number.
+            "device_map": "" if self.params.processes > 1 else self.device,
+            # On a CPU its default attention may not run.
+            "attn_implementation": "eager" if self.device == "cpu" else "",
+        }
+        # It splits its options at these, and would load another model or none.
+        if any("," in value or "=" in value for value in options.values()):
+            raise InputError(
+                f"lmms-eval reads no path with a comma or an equals sign ({place}); move the run's"
+                " folder"
+            )
+        given = ",".join(f"{option}={value}" for option, value in options.items() if value)
+        return _CLASSES[kind], given
 
     def _scored(self, folder: Path, task: str) -> dict[str, Any]:
         """What lmms-eval left in `folder`, with its scores of single items and their pictures."""
@@ -154,12 +183,12 @@ class Harness:
         """Where the whole weights of a model lie; those of adapters are merged into scratch, in a
         process of its own.
         """
-        if not (Path(place) / "adapter_config.json").is_file():
+        if not is_adapter(place):
             return place
         folder = self.run.scratch / "merged" / short_hash(place)
         if not (folder / "training.json").is_file():  # written last
-            merge = ["-m", __name__, place, str(folder), self.params.precision]
-            self._run(sys.executable, *merge)
+            precision = self.params.precision
+            self._run(sys.executable, "-m", __name__, place, str(folder), precision)
         return str(folder)
 
     def _run(self, *command: str) -> None:
@@ -185,8 +214,7 @@ def _probe(named: str, python: str) -> dict[str, Any]:
             command, capture_output=True, text=True, errors="replace", check=False
         )
         if not done.returncode:
-            found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-            return found
+            return dict(json.loads(done.stdout.splitlines()[-1]))
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     raise InputError(
         f"evaluator is lmms_eval, but lmms_python is {named!r}, where lmms-eval cannot be had"
@@ -230,36 +258,6 @@ def _read(file: Path) -> list[dict[str, Any]]:
         {key: value for key, value in sample.items() if not _UNKEPT.fullmatch(key)}
         for sample in map(json.loads, lines)
     ]
-
-
-def _model_options(place: str, device: str, precision: str, *, several: bool) -> tuple[str, str]:
-    """The harness's class for the architecture, and how that is told of the model."""
-    from vislib.media.vision import load_config
-
-    if (kind := load_config(place, parameter="models").model_type) not in _CLASSES:
-        raise InputError(
-            f"{place} is a {kind}; by lmms-eval {', '.join(_CLASSES)} are evaluated, others by"
-            " local"
-        )
-    # A folder may have an @ in its name; only of a hub id it is a revision.
-    name, _, revision = (place, "", "") if Path(place).is_dir() else place.partition("@")
-    options = {
-        "pretrained": name,
-        "revision": revision,
-        "dtype": precision,
-        # Without a map, each of several processes takes the GPU of its number.
-        "device_map": "" if several else device,
-        # On a CPU its default attention may not run.
-        "attn_implementation": "eager" if device == "cpu" else "",
-    }
-    # It splits its options at these, and would load another model or none.
-    if any("," in value or "=" in value for value in options.values()):
-        raise InputError(
-            f"lmms-eval reads no path with a comma or an equals sign ({place}); move the run's"
-            " folder"
-        )
-    given = ",".join(f"{option}={value}" for option, value in options.items() if value)
-    return _CLASSES[kind], given
 
 
 def _merge(place: str, folder: str, precision: str) -> None:

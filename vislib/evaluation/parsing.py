@@ -38,12 +38,12 @@ def options_in(prompt: str) -> list[str]:
     """Texts of the options that a prompt lists one a line, `A. …` onwards; none if it lists
     none.
     """
-    lines = re.findall(r"^[ \t]*([A-Z])\.[ \t](.*)", prompt, re.MULTILINE)
-    # A sentence may begin as the list does: the list is what follows the last A.
-    start = max((place for place, (letter, _) in enumerate(lines) if letter == "A"), default=0)
-    found = []
-    for letter, (own, text) in zip(LETTERS, lines[start:], strict=False):
-        if own == letter:
+    found: list[str] = []
+    for letter, text in re.findall(r"^[ \t]*([A-Z])\.[ \t](.*)", prompt, re.MULTILINE):
+        # A sentence may begin as the list does: the list is what follows the last A.
+        if letter == "A":
+            found = []
+        if LETTERS.index(letter) == len(found):
             found.append(text.strip())
     return found if len(found) > 1 else []
 
@@ -97,21 +97,21 @@ def read_log(
     """
     found = items(task, log)
     judged = [item for item in found if not item.fault]
-    # By identity: an item has no name that is unique over the benchmarks of a task.
-    scored = dict(zip(map(id, judged), scores, strict=True))
+    for item, score in zip(judged, scores, strict=True):
+        item.score = score
     for item in found:
         row: Row = {"benchmark": item.benchmark.name, "sample_id": item.id}
         if item.fault:
             row["reason"], row["detail"] = item.fault
         else:
-            row = _item_row(item, scored[id(item)], judged, read) | row
+            row = _item_row(item, judged, read) | row
             row["cluster"] = pictures.get(str(item.samples[0]["doc_id"]), "")
         yield row
 
 
-def _item_row(item: Item, score: float, judged: Sequence[Item], read: Reader) -> Row:
+def _item_row(item: Item, judged: Sequence[Item], read: Reader) -> Row:
     """One item, all its samples side by side: it is read right if all of them are."""
-    benchmark = item.benchmark
+    benchmark, score = item.benchmark, item.score
     parts = [_sample_row(item, sample, read) for sample in item.samples]
     row = dict(parts[0])
     for name in ("prediction", "answer"):
@@ -142,14 +142,8 @@ def _sample_row(item: Item, sample: Sample, read: Reader) -> Row:
     if reads == "letter":
         kind = kind or ("multiple_choice" if options else "")
         # An open question of MMMU may have a letter for its answer, a key of music.
-        lettered = kind not in ("", "open") and answer in tuple(LETTERS)
-        reads = "letter" if lettered else "text"
-    row = result_row(
-        item.id,
-        logged_reply(sample),
-        answer,
-        reads,
-        options=options or [""] * _UNLISTED,
-        read=read,
-    )
+        if kind in ("", "open") or answer not in tuple(LETTERS):
+            reads = "text"
+    options = options or [""] * _UNLISTED
+    row = result_row(item.id, logged_reply(sample), answer, reads, options=options, read=read)
     return row | {"question_type": kind}

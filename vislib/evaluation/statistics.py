@@ -20,6 +20,7 @@ A mean over benchmarks is one more benchmark, of all their questions, in which e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import lcm, sqrt
 from typing import Any
 
@@ -36,7 +37,6 @@ MME = "mme"  # in points, not in shares
 POWER = 0.8  # of the difference that a comparison can detect
 Numbers = NDArray[np.float64]
 _EQUAL = 1e-9  # means of seeds differ by less through rounding alone
-_SHARES = ["strict_accuracy", "lenient_accuracy", "unparsed"]
 
 
 def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
@@ -46,40 +46,35 @@ def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
     Exact where the sums are multiples of `unit`. None: by the normal distribution with the same
     variance, for points, which have no unit.
     """
-    from scipy.stats import binom, norm
+    from scipy.stats import norm
 
     # Two-sided: which arm is the reference is a matter of the table.
-    total = abs(float(sums.sum()))
+    total = abs(sums.sum())
     if unit is None:
-        spread = float(np.sqrt((sums**2).sum()))
+        spread = np.sqrt((sums**2).sum())
         return float(2 * norm.sf(total / spread)) if spread else 1.0
     steps = np.rint(np.abs(sums) / unit).astype(int)
     chances = np.ones(1)  # that the clusters which favour one side sum up to 0, 1, 2, … steps
-    # Clusters of one size are a binomial: far fewer convolutions than clusters.
-    sizes, counts = np.unique(steps[steps > 0], return_counts=True)
-    for step, clusters in zip(sizes, counts, strict=True):
-        alike = np.zeros(step * clusters + 1)
-        alike[::step] = binom.pmf(np.arange(clusters + 1), clusters, 0.5)
-        chances = np.convolve(chances, alike)
-    fewer = (int(steps.sum()) - round(total / unit)) // 2
-    one_sided = float(chances[: fewer + 1].sum())
-    return min(1.0, 2 * one_sided)
+    for step in steps[steps > 0]:
+        coin = np.zeros(step + 1)
+        coin[[0, step]] = 0.5
+        chances = np.convolve(chances, coin)
+    fewer = (steps.sum() - round(total / unit)) // 2
+    return min(1.0, 2 * float(chances[: fewer + 1].sum()))
 
 
-def detectable(sums: Numbers, n: int, *, confidence: float) -> float | None:
-    """The smallest true mean difference of `n` questions that `POWER` of such comparisons find at 1
-    - `confidence`.
+def detectable(sums: Numbers, *, confidence: float) -> float | None:
+    """The smallest true mean difference that `POWER` of such comparisons find at 1 - `confidence`.
 
-    `sums`: the clusters' summed differences, whose spread is taken for chance's. Where each
-    question is its own cluster this is 2.8 · sqrt(discordance / n), at 95 %. None where arms differ
-    on no question.
+    `sums`: what each cluster adds to the mean difference, whose spread is taken for chance's. Where
+    each question is its own cluster this is 2.8 · sqrt(discordance / questions), at 95 %. None
+    where arms differ on no question.
     """
     from scipy.stats import norm
 
     # Those of the test's level and of its power, as in every formula for sample sizes.
     deviations = norm.ppf((1 + confidence) / 2) + norm.ppf(POWER)
-    spread = np.sqrt((sums**2).sum())
-    return float(deviations * spread / n) or None
+    return float(deviations * np.sqrt((sums**2).sum())) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +89,8 @@ class Statistics:
         over benchmarks.
         """
         rows = list[Row]()
-        table = prepared(self.results)
-        for (model, arm), own in table.groupby(["model", "arm"], sort=False):
+        by_arm = prepared(self.results).groupby(["model", "arm"], sort=False)
+        for (model, arm), own in by_arm:
             for name, cell in own.groupby("benchmark", sort=False):
                 names = {"model": model, "arm": arm, "benchmark": name}
                 rows.append(self._score(cell) | names)
@@ -112,17 +107,12 @@ class Statistics:
         rows = list[Row]()
         for model, own in prepared(self.results).groupby("model", sort=False):
             arms = list(own["arm"].unique())
-            cells = list(own.groupby("benchmark", sort=False))
-            others = [arm for arm in arms if arm != reference]
-            for arm in others if reference in arms else []:
-                for name, cell in cells:
-                    names = {
-                        "model": model,
-                        "arm": arm,
-                        "reference": reference,
-                        "benchmark": name,
-                    }
-                    rows.append(self._compare(cell, arm, reference) | names)
+            if reference not in arms:
+                continue
+            arms.remove(reference)
+            for arm, (name, cell) in product(arms, own.groupby("benchmark", sort=False)):
+                names = {"model": model, "arm": arm, "reference": reference, "benchmark": name}
+                rows.append(self._compare(cell, arm, reference) | names)
         return _table(rows, COMPARISONS)
 
     def _score(self, cell: Any) -> Row:
@@ -133,10 +123,9 @@ class Statistics:
         if strata.ngroups < cell["strata"].iloc[0]:  # an arm that lacks a benchmark has no mean
             return {"n": len(values)}
         by_seed = cell.groupby(["stratum", "seed"])["value"].mean().groupby("seed").mean()
-        row = self._interval(values, by_seed)
-        row["accuracy"] = _weighted(values).sum()
+        row = self._interval("accuracy", values, by_seed)
         # What one benchmark lacks, as a judge's points lack a strict reading, the mean lacks.
-        shares = strata[_SHARES].mean()
+        shares = strata[["strict_accuracy", "lenient_accuracy", "unparsed"]].mean()
         row |= dict(shares.mean(skipna=False))
         if cell["points"].notna().any():
             return row
@@ -164,17 +153,14 @@ class Statistics:
             values="value",
         )
         # No column for an arm that was not asked.
-        nothing = wide.iloc[:, :0]
-        ours = wide.get(arm, nothing)
-        theirs = wide.get(reference, nothing)
+        ours, theirs = (wide.get(name, wide.iloc[:, :0]) for name in (arm, reference))
         repeated = theirs if len(theirs.columns) > 1 else ours
         shared = ours.columns.intersection(theirs.columns)
         if len(shared):
             # Seeds pair: they share the order of rows and what dropout drops.
             ours = ours[shared]
             theirs = theirs[shared]
-        gains = ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)
-        gains = gains.dropna()
+        gains = (ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)).dropna()
         strata = cell["strata"].iloc[0]
         if gains.index.get_level_values("stratum").nunique() < strata:
             return {"n": len(gains), "claim": ""}
@@ -185,45 +171,45 @@ class Statistics:
         sums = _sums(gains)
         # Means of seeds are multiples of a unit; points have none, and neither has a mean.
         counted = strata == 1 and cell["points"].isna().all()
-        unit = 1 / lcm(n_ours, n_theirs) / len(gains) if counted else None
+        unit = 1 / lcm(n_ours, n_theirs) if counted else None
         by_seed = (ours - theirs)[shared].groupby("stratum").mean().mean()
-        row = self._interval(gains, by_seed) | {
+        row = self._interval("difference", gains, by_seed) | {
             "claim": claim,
-            "difference": _weighted(gains).sum(),
-            "p_clustered": flip_test(sums, unit=unit),
-            "detectable": detectable(sums, 1, confidence=self.confidence),
+            "p_clustered": flip_test(sums * len(gains), unit=unit),
+            "detectable": detectable(sums, confidence=self.confidence),
         }
         if len(repeated.columns) > 1:  # A/A: two seeds of one arm, compared as arms are
-            same = repeated.iloc[:, 0] - repeated.iloc[:, 1]
-            same = same.dropna()
-            unit = 1 / len(same) if counted else None
-            row["aa_difference"] = _weighted(same).sum()
-            row["aa_p"] = flip_test(_sums(same), unit=unit)
+            same = (repeated.iloc[:, 0] - repeated.iloc[:, 1]).dropna()
+            sums = _sums(same)
+            row["aa_difference"] = sums.sum()
+            row["aa_p"] = flip_test(sums * len(same), unit=unit)
         if counted:
             # With several seeds a question counts for the arm that more of them answer right.
-            b = int((gains > _EQUAL).sum())
-            c = int((gains < -_EQUAL).sum())
-            p = mcnemar([[0, b], [c, 0]], exact=True).pvalue
-            row |= {"b": b, "c": c, "p": p}
+            b = (gains > _EQUAL).sum()
+            c = (gains < -_EQUAL).sum()
+            row |= {"b": b, "c": c, "p": mcnemar([[0, b], [c, 0]], exact=True).pvalue}
         return row
 
-    def _interval(self, values: Any, by_seed: Any) -> Row:
-        """What scores and differences have in common; of one cluster no interval is known."""
+    def _interval(self, mean: str, values: Any, by_seed: Any) -> Row:
+        """What scores and differences have in common, their `mean` by its name; of one cluster no
+        interval is known.
+        """
         from scipy.stats import t
 
         off = _sums(values - values.groupby("stratum").transform("mean"))
         n = len(off)
         fewest = off.groupby("stratum").size().min()
-        deviation = off.std(ddof=1) if fewest > 1 else np.nan
+        deviation = off.std() if fewest > 1 else np.nan
         half = t.ppf((1 + self.confidence) / 2, n - 1) * deviation * sqrt(n)
-        mean = _weighted(values).sum()
+        middle = _weighted(values).sum()
         return {
             "n": len(values),
             "clusters": n,
-            "low": mean - half,
-            "high": mean + half,
+            mean: middle,
+            "low": middle - half,
+            "high": middle + half,
             "seeds": len(by_seed),
-            "seed_deviation": by_seed.std(ddof=1),
+            "seed_deviation": by_seed.std(),
         }
 
 
@@ -233,45 +219,47 @@ def prepared(results: Any) -> Any:
     """
     import pandas
 
-    points = results["points"].astype(float)
-    table = results.assign(
-        value=points.fillna(results["correct"].astype(float)),
+    numbers = ("points", "correct", "strictly_correct", "lenient", "parsed")
+    table = results.astype(dict.fromkeys(numbers, float))
+    table = table.assign(
+        value=table["points"].fillna(table["correct"]),
         # In a question for itself, no name of a page or picture: those have no blank.
-        cluster=results["cluster"].replace("", None).fillna("question " + results["sample_id"]),
-        strict_accuracy=results["strictly_correct"].astype(float),
-        lenient_accuracy=results["lenient"].astype(float),
-        unparsed=1 - results["parsed"].astype(float),
-    )
-    table = table.dropna(subset="value")
-    parts = table[table["benchmark"] == SEED_BENCHMARK]
-    parts = parts[parts["question_type"].isin(SEED_PARTS)]
+        cluster=table["cluster"].replace("", None).fillna("question " + table["sample_id"]),
+        strict_accuracy=table["strictly_correct"],
+        lenient_accuracy=table["lenient"],
+        unparsed=1 - table["parsed"],
+    ).dropna(subset="value")
+    parts = table[(table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)]
     parts = parts.assign(benchmark=SEED_BENCHMARK + "_" + parts["question_type"])
     table = pandas.concat([table, parts])
     table = table.assign(stratum=table["benchmark"], strata=1)
     tables = [table]
     for _, own in table.groupby("model", sort=False):
-        for mean, names in _means(own["benchmark"].unique()).items():
+        for mean, names in _means(set(own["benchmark"])).items():
             averaged = own[own["benchmark"].isin(names)]
             tables.append(averaged.assign(benchmark=mean, strata=len(names)))
     return pandas.concat(tables, ignore_index=True)
 
 
-def _means(known: Sequence[str]) -> dict[str, set[str]]:
+def _means(known: set[str]) -> dict[str, set[str]]:
     """The benchmarks of each mean: those of any arm of a model, but for points; a mean has two or
     more. SEED is in it whole, with its images alone, or not at all.
     """
     # The papers have none like our own.
     alone = {CONTEXTUAL, *(f"{SEED_BENCHMARK}_{part}" for part in SEED_PARTS)}
     # MME's points would outweigh every share.
-    names = {name for name in known if not name.startswith(MME)}
-    names -= alone
+    names = {name for name in known if not name.startswith(MME)} - alone
     others = names - {SEED_BENCHMARK}
-    image = f"{SEED_BENCHMARK}_image"
-    means = {"mean": names}
-    if image in known:
-        means["mean_seedbench_image"] = others | {image}
-    means["mean_without_seedbench"] = others
-    return {mean: averaged for mean, averaged in means.items() if len(averaged) > 1}
+    means = {
+        "mean": names,
+        "mean_seedbench_image": others | {f"{SEED_BENCHMARK}_image"},
+        "mean_without_seedbench": others,
+    }
+    return {
+        mean: averaged
+        for mean, averaged in means.items()
+        if len(averaged) > 1 and averaged <= known
+    }
 
 
 def _weighted(values: Any) -> Any:

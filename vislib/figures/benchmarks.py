@@ -7,7 +7,7 @@ that print without colour tells the same.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def caveat(scores: Any, arms: Any) -> str:
     return f" · {said}" if any(str(name).startswith("tiny-") for name in names) else ""
 
 
-def paper_table(*parts: str, models: Sequence[str] = ("paper",)) -> Any:
+def paper_table(*parts: str, models: Collection[str] = ("paper",)) -> Any:
     """What a paper reports, in columns of `scores`, and as it is `printed`, by `part` of the paper:
     VisCon-100K's `means` of `models`; DenseFusion-1M's `gains` and its ablation `fusion`.
     """
@@ -99,11 +99,9 @@ def paper_table(*parts: str, models: Sequence[str] = ("paper",)) -> Any:
     )
 
 
-def _plot(
-    axes: Axes, theirs: Any, ours: Any, remark: Mapping[str, str], looks: dict[str, Look]
-) -> None:
+def _plot(axes: Axes, theirs: Any, ours: Any, remark: Any, looks: dict[str, Look]) -> None:
     """Scores of a paper and of ours by `name`, in the order of `REFERENCE`'s titles; behind the
-    title of a benchmark stands its remark.
+    title of a benchmark stands its remark (a series by benchmark).
     """
     # what the titles do not name stands first, so that it is seen
     scores = pd.concat([theirs, ours]).sort_values(
@@ -127,13 +125,12 @@ def plot_models(panels: Sequence[Axes], scores: Any, *, paper: Sequence[str]) ->
     looks = marks(ours["name"])
     by_model = ours.groupby("model", sort=False)
     for axes, (model, rows) in zip(panels, by_model, strict=True):
-        theirs = paper_table("means", models=[model] if model in paper else [])
+        theirs = paper_table("means", models={model} & set(paper))
         names = theirs["arm"].map(title_of) + " (paper): " + theirs["printed"]
         # on a line of its own: which part of SEED is in it is not known
         theirs = theirs.assign(name=names, benchmark=PAPER_MEAN)
         counted = rows[~rows["benchmark"].isin(MEANS)].groupby("benchmark")["n"].max()
-        sizes = counted.map(" (n = {:,})".format).to_dict()
-        _plot(axes, theirs, rows, sizes, looks)
+        _plot(axes, theirs, rows, counted.map(" (n = {:,})".format), looks)
 
 
 def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[str]) -> None:
@@ -156,4 +153,4 @@ def plot_densefusion(panels: Sequence[Axes], scores: Any, *, fusion: Sequence[st
             near = {*theirs["benchmark"], "seedbench", "seedbench_image"}
             ours = ours[ours["benchmark"].isin(near) & ours["arm"].isin(fusion)]
         pairs = theirs.groupby("benchmark")["printed"].agg(" → ".join)
-        _plot(axes, theirs, ours, pairs.radd("  ").to_dict(), looks)
+        _plot(axes, theirs, ours, pairs.radd("  "), looks)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont
-from matplotlib.ticker import MaxNLocator
 from wordcloud import WordCloud
 
 from vislib.figures.style import CONTRAST, EDGE, FILLED, HATCHED, INK, Look, finish, say
@@ -25,7 +24,7 @@ GROUPS: Sequence[Look] = (  # how up to four groups of a histogram are told apar
 )
 _RUN_LINES: Sequence[Any] = ("-", (0, (4, 1.2)))
 _PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line has these patterns
-_NONE: Mapping[str, float] = {}
+
 _SHAPES = "osD^vPX<>hdp"  # of marks
 _STEPS = [1, 2, 5, 10]  # of ticks
 _LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 points in one column
@@ -40,8 +39,8 @@ def plot_histogram(
     looks: Sequence[Look] = GROUPS,
     share: bool = False,
     log: bool = False,
-    run: Mapping[str, float] = _NONE,
-    paper: Mapping[str, float] = _NONE,
+    run: Mapping[str, float] = {},
+    paper: Mapping[str, float] = {},
 ) -> None:
     """The groups of a `statistics.histogram` over one another, their totals in the legend.
 
@@ -58,10 +57,10 @@ def plot_histogram(
             edges = [*bins["from"], bins["to"].iloc[-1]]
             named = label and f"{label} ({total:,})"
             axes.stairs(heights.where(heights > 0), edges, label=named, **look)
-    for numbers, lines, color in ((run, _RUN_LINES, INK), (paper, _PAPER_LINES, CONTRAST)):
+    of_paper = {f"paper's {name}": value for name, value in paper.items()}
+    for numbers, lines, color in ((run, _RUN_LINES, INK), (of_paper, _PAPER_LINES, CONTRAST)):
         for (name, value), line in zip(numbers.items(), lines, strict=False):
-            said = f"{name} {round(value, 2):,.10g}"
-            label = f"paper's {said}" if numbers is paper else said
+            label = f"{name} {round(value, 2):,.10g}"
             axes.axvline(value, color=color, linestyle=line, label=label)
     # the bars at the ends must not touch the axis
     axes.margins(x=0.02)
@@ -69,11 +68,11 @@ def plot_histogram(
     if not log:
         # whole numbers are counted, but for shares
         whole = np.ptp(axes.get_xlim()) > 1.5
-        axes.xaxis.set_major_locator(MaxNLocator(7, steps=_STEPS, integer=whole))
+        axes.locator_params("x", nbins=7, steps=_STEPS, integer=whole)
     axes.xaxis.set_major_formatter("{x:,g}")
     # numbers at every decade are enough: those between would overlap in one column
     axes.xaxis.set_minor_formatter("")
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=not share))
+    axes.locator_params("y", nbins=5, steps=_STEPS, integer=not share)
     axes.yaxis.set_major_formatter("{x:.0%}" if share else "{x:,.0f}")
     finish(axes)
 
@@ -130,18 +129,18 @@ def plot_dots(axes: Axes, rows: Any, looks: Mapping[str, Look], *, x: str) -> No
     """
     if rows.empty:
         return say(axes, "nothing to count")
-    # in the order of the rows, which is the caller's
-    labels = list(dict.fromkeys(rows["label"]))
     # a panel's legend names only what it shows
     names = [name for name in looks if name in set(rows["name"])]
     # a number that was counted, or that a paper gives alone, has no interval
     rows = rows.fillna({"low": rows["value"], "high": rows["value"]})
+    # in the order of the rows, which is the caller's
+    rows["line"], labels = rows["label"].factorize()
     # marks of one line stand below one another, so that equal values are both seen
     step = min(0.25, 0.7 / len(names))
     for number, name in enumerate(names):
         own = rows[rows["name"] == name]
         # around the middle of the line, whatever the number of names
-        places = own["label"].map(labels.index) + step * (number - (len(names) - 1) / 2)
+        places = own["line"] + step * (number - (len(names) - 1) / 2)
         axes.plot(own["value"], places, linestyle="", label=name, **looks[name])
         color = looks[name]["color"]
         axes.hlines(places, own["low"], own["high"], color, linewidth=0.8, zorder=1)

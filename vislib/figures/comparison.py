@@ -62,8 +62,7 @@ FROM sides ORDER BY sample_id
 # the first few are a fair sample too. Exactly half are swapped: a coin for each could put one side
 # left too often. The page marks where the picture stands in its context; others are named.
 _PAIRS = """
-WITH chosen AS (FROM both_sides WHERE lost = ''
-    ORDER BY seeded({seed}, 'pair' || chr(0) || sample_id) LIMIT {count})
+WITH chosen AS (FROM usable ORDER BY seeded({seed}, 'pair' || chr(0) || sample_id) LIMIT {count})
 SELECT chosen.*, seeded({seed}, sample_id) AS pair_id, pair_id AS id,
     row_number() OVER (ORDER BY seeded({seed}, 'pair' || chr(0) || sample_id)) AS position,
     row_number() OVER (ORDER BY seeded({seed}, 'swap' || chr(0) || sample_id)) % 2 = 1 AS swapped,
@@ -81,16 +80,16 @@ def read_sides(run: Run) -> dict[str, Any]:
     """Both sides by what tells them apart (kind, models, run, stage): tables of sample_id, text,
     reason ("": usable), model, words, and set_aside (rounds that failed a check)."""
     # kinds are parameters of their own: two kinds of one table compare too
-    sources = [(run.table(name), str(getattr(run.params, f"{name}_kind"))) for name in SIDES]
-    texts = [_texts(*source) for source in sources]
-    if sources[0] == sources[1] or texts[0].attrs != texts[1].attrs:
+    left, right = ((run.table(name), getattr(run.params, f"{name}_kind")) for name in SIDES)
+    texts = [_texts(*left), _texts(*right)]
+    if left == right or texts[0].attrs != texts[1].attrs:
         raise InputError(
-            f"left is {sources[0][1]} of {sources[0][0]}, right {sources[1][1]} of {sources[1][0]};"
-            " name two tables of captions, or two of questions, or two kinds of one table"
+            f"left is {left[1]} of {left[0]}, right {right[1]} of {right[0]}; name two tables of"
+            " captions, or two of questions, or two kinds of one table"
         )
     facts = [
         (kind.replace("_", "-"), model_names(side["model"]), *table.parts[-4:-2])
-        for (table, kind), side in zip(sources, texts, strict=True)
+        for (table, kind), side in zip((left, right), texts, strict=True)
     ]
     apart = [pair for pair in zip(*facts, strict=True) if pair[0] != pair[1]]
     labels = list(map(" · ".join, zip(*apart, strict=True))) or SIDES
@@ -129,25 +128,24 @@ def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:
     """
     left, right = sides.values()
     both = query(_BOTH, left_side=left, right_side=right)
-    if not (both["lost"] == "").any():
+    usable = both[both["lost"] == ""]
+    if usable.empty:
         raise InputError(
             "no sample has a usable text on both sides; take both from the same samples"
         )
-    paths = {name: run.table(name) for name in ("samples", "images")}
+    samples, images = run.table("samples"), run.table("images")
     sql = _PAIRS.format(seed=run.seed, count=run.params.count)
-    pairs: list[Row] = query(sql, both_sides=both, **paths).to_dict("records")
+    pairs: list[Row] = query(sql, usable=usable, samples=samples, images=images).to_dict("records")
     if lacking := [pair["sample_id"] for pair in pairs if pair["url"] is None]:
-        raise InputError(f"{paths['samples']}: lacks samples {lacking}; take tables of one run")
+        raise InputError(f"{samples}: lacks samples {lacking}; take tables of one run")
     # votes belong to these texts in this order, and to no other page
     page = short_hash(*(text for pair in pairs for text in (pair["pair_id"], *pair["texts"])))
     votes = _read_votes(run.input("votes"), page, {pair["pair_id"]: pair for pair in pairs})
     with run.output() as output:
-        for row in both.itertuples():
-            output.take("sample")
-            if row.lost:
-                output.drop("sample", row.sample_id, row.lost, row.detail)
-            else:
-                output.keep("sample")
+        output.take("sample", len(both))
+        output.keep("sample", len(usable))
+        for row in both.drop(usable.index).itertuples():
+            output.drop("sample", row.sample_id, row.lost, row.detail)
         for table, rows in (("pairs", pairs), ("votes", votes)):
             for row in rows:
                 output.write(table, {name: row[name] for name in run.schemas[table].names})
@@ -185,9 +183,9 @@ def _write_page(run: Run, page: str, pairs: Iterable[Row]) -> None:
     shown = []
     for pair in pairs:
         facts = {name: pair[name] for name in ("id", "url", "alt", "context", "texts")}
-        side = run.params.image_side
-        picture = pair["picture"]
-        shown.append(facts | {"image": picture and encode_data_uri(picture, side=side)})
+        if picture := pair["picture"]:
+            picture = encode_data_uri(picture, side=run.params.image_side)
+        shown.append(facts | {"image": picture})
     source = json.dumps({"page": page, "pairs": shown}, ensure_ascii=False, default=list)
     html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     # no text can end the script that holds it
@@ -204,5 +202,5 @@ def tally(votes: Any) -> dict[str, float]:
     if not n:
         return counts
     low, high = proportion_confint(won, n, method="wilson")
-    p = binom_test(won, n)
-    return counts | {"left_share": won / n, "from": low, "to": high, "sign_test_p": float(p)}
+    p = float(binom_test(won, n))
+    return counts | {"left_share": won / n, "from": low, "to": high, "sign_test_p": p}

@@ -25,7 +25,8 @@ NOTE = (
 # An arm without sizes or without a reference stands in the table all the same. Sizes that differ by
 # less than 1 % of the larger one are equal: a step more or less.
 _JOINED = """
-SELECT scores.*, own.samples, own.rounds, own.supervised_tokens, own.steps, reference,
+SELECT scores.* EXCLUDE (place), own.samples, own.rounds, own.supervised_tokens, own.steps,
+    reference,
     tests.n AS pairs, b, c, difference, tests.low AS difference_low, tests.high AS difference_high,
     p, p_holm, tests.clusters AS compared_clusters, p_clustered, detectable, claim,
     tests.seed_deviation AS difference_seed_deviation, aa_difference, aa_p,
@@ -83,8 +84,7 @@ def join(scores: Any, comparisons: Any, arms: Any, benchmark: str) -> Any:
     own = own.assign(place=range(len(own)))
     unequal = [_UNEQUAL.format(size=size, name=size.replace("_", " ")) for size in ARM_SIZES]
     sql = _JOINED.format(unequal=", ".join(unequal))
-    table = query(sql, scores=own, tests=comparisons, sizes=mean_sizes(arms))
-    return table.drop(columns="place")
+    return query(sql, scores=own, tests=comparisons, sizes=mean_sizes(arms))
 
 
 def readable(table: Any) -> Any:
@@ -102,10 +102,11 @@ def remarks(table: Any, *, paper: Sequence[str]) -> list[str]:
     said = [NOTE]
     tests = REFERENCE["viscon"]["mcnemar"]
     for model, rows in table.groupby("model", sort=False):
-        said += [f"{model}: {remark}" for remark in _remarks(rows.dropna(subset=["reference"]))]
+        found = _remarks(rows.dropna(subset="reference"))
         of_paper = model in paper and model == tests["model"]
         if of_paper and rows["benchmark"].iloc[0] in tests["benchmarks"]:
-            said.append(f"{model}: {tests['said']}")
+            found.append(tests["said"])
+        said += [f"{model}: {remark}" for remark in found]
     return said
 
 
@@ -117,14 +118,15 @@ def _remarks(held: Any) -> list[str]:
         said.append(f"† Unequal to the reference, so data and size are compared: {sizes}.")
     if claims := "; ".join(filter(None, held["claim"].dropna().unique())):
         said.append(f"p is about {claims}, not about arms trained again.")
-    tested = held.dropna(subset=["aa_p"])
+    tested = held.dropna(subset="aa_p")
     if len(tested):
         row = tested.loc[tested["aa_difference"].abs().idxmax()]  # the worst that chance did
         chance = f"{scale_of(row['benchmark']) * row['aa_difference']:+.1f}, p = {row['aa_p']:.2g}"
         said.append(f"A/A, two seeds of one arm compared in the same way: {chance}.")
     elif len(held):
-        nothing = "there is no A/A comparison to hold a difference against"
-        said.append(f"No arm has two seeds here, so {nothing}.")
+        said.append(
+            "No arm has two seeds here, so there is no A/A comparison to hold a difference against."
+        )
     return said
 
 
@@ -135,10 +137,10 @@ def save_table(table: Any, folder: Path, name: str, notes: Sequence[str]) -> lis
     csv, markdown, latex = (folder / f"{name}{ending}" for ending in (".csv", ".md", ".tex"))
     write_csv(table, csv)
     shown = readable(table)
-    below = "\n".join(f"- {note}" for note in notes)
+    below = "".join(f"- {note}\n" for note in notes)
     # numbers stay as they are written: tabulate would drop the last nought of "70.0"
     rows = shown.to_markdown(index=False, disable_numparse=True)
-    markdown.write_text(f"{rows}\n\n{below}\n", encoding="utf-8")
+    markdown.write_text(f"{rows}\n\n{below}", encoding="utf-8")
     # signs that pdflatex does not know are written as its commands
     tex = shown.to_latex(index=False, escape=True).replace("†", r"\dag{}").replace("±", r"$\pm$")
     latex.write_text(tex, encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 from matplotlib.patches import Rectangle
 
 from vislib.figures.statistics import overlap, query, source_stems, text_stems
-from vislib.figures.style import GREY
+from vislib.figures.style import ASIDE, GREY
 from vislib.figures.text import NOTHING, Column, drawable
 from vislib.media.tokenization import sentences
 from vislib.runs import InputError
@@ -58,21 +58,19 @@ def choose(
     found = query(f"{with_file} FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
     # a box of a missing glyph would pass for the text
     as_text = partial(json.dumps, ensure_ascii=False, default=list)
-    rows = [row for row in found.to_dict("records") if drawable(as_text(row))]
-    by_id = {row["sample_id"]: row for row in rows}
-    if lacking := sorted(set(ids) - set(by_id)):
+    shown = found.loc[[drawable(as_text(row)) for row in found.to_dict("records")]]
+    if lacking := sorted(set(ids) - set(shown["sample_id"])):
         raise InputError(
             f"{lacking} lacks an image, a caption, or a script that the font can set; mend"
             " sample_ids, or leave this figure out of the set"
         )
     if ids:
-        return [by_id[name] for name in ids]
-    shown: list[Example] = []
-    for row in rows:
+        shown = shown.set_index("sample_id", drop=False).loc[list(ids)]
+    else:
         # pages with many pictures would fill the figure
-        if not any(row[name] == one[name] for one in shown for name in ("doc_id", "image_id")):
-            shown.append(row)
-    return shown[:n]
+        shown = shown.drop_duplicates("doc_id").drop_duplicates("image_id").head(n)
+    examples: list[Example] = shown.to_dict("records")
+    return examples
 
 
 def added_stems(example: Example) -> frozenset[str]:
@@ -95,12 +93,12 @@ def plot_page(sheet: Column, example: Example, *, words_around: int) -> None:
     _write_page(page, example, words_around)
     frame = Rectangle((1, 1), half, page.y + 5, fill=False, edgecolor="0.6", linewidth=0.6)
     sheet.axes.add_patch(frame)
+    said = "{matched} of {content_words} words, stop words apart, stand on the page too"
     for kind, source in zip(KINDS, (added_stems(example), NOTHING), strict=True):
-        counts = overlap(example[kind], source_stems(example))
-        share = f"{counts['matched']} of {counts['content_words']} words, stop words apart,"
         title = f"{kind.replace('_', '-').capitalize()} caption"
         beside.write(title, size=7.5, weight="bold")
-        beside.write(f"{share} stand on the page too", size=5.5, color=GREY)
+        counts = overlap(example[kind], source_stems(example))
+        beside.write(said.format_map(counts), **ASIDE)
         beside.y += 2
         beside.write(example[kind], source=source, max_lines=30)
         beside.y += 12
@@ -109,7 +107,7 @@ def plot_page(sheet: Column, example: Example, *, words_around: int) -> None:
 
 def _write_page(page: Column, example: Example, words_around: int) -> None:
     before, _, after = example["context"].replace("<another-image>", "[image]").partition("<image>")
-    page.write(example["page_url"], max_lines=1, size=5.5, color=GREY)
+    page.write(example["page_url"], max_lines=1, **ASIDE)
     page.y += 3
     page.axes.plot([1, page.width + 15], [page.y] * 2, color="0.6", linewidth=0.6)
     page.y += 6
@@ -134,9 +132,9 @@ def _around(text: str, words: int, *, end: bool) -> str:
         parts += [part] if len(part.split()) <= words else re.findall(r"\S+\s*", part)
     nearest_first = parts[::-1] if end else parts
     sizes = accumulate(len(part.split()) for part in nearest_first)
-    whole = sum(size <= words for size in sizes)
-    said = "".join(parts[len(parts) - whole :] if end else parts[:whole]).strip()
-    if whole == len(parts):
+    kept = nearest_first[: sum(size <= words for size in sizes)]
+    said = "".join(kept[::-1] if end else kept).strip()
+    if len(kept) == len(parts):
         return said
     return f"… {said}" if end else f"{said} …"
 
@@ -154,14 +152,15 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
         said = [turn["value"].removeprefix("<image>\n") for turn in example["conversations"]]
         spoken = list(zip(example["sources"], said[::2], said[1::2], strict=True))
         others = [one for one in spoken if one[0] != "caption"]
-        # in the order of the conversation, the caption wherever it stands
-        shown = [one for one in spoken if one not in others[rounds - 1 :]]
-        for _, question, answer in shown:
-            talk.write(question, heading="Human", indent=38, max_lines=12)
-            # answers alone are marked: questions hold fixed phrases
-            added = added_stems(example)
-            talk.write(answer, heading="Assistant", indent=38, source=added, max_lines=12)
-            talk.y += 3
-        if more := len(spoken) - len(shown):
-            talk.write(f"and {more} more rounds", size=5.5, color=GREY)
+        left_out = others[rounds - 1 :]
+        # answers alone are marked: questions hold fixed phrases
+        added = added_stems(example)
+        for one in spoken:
+            # in the order of the conversation, the caption wherever it stands
+            if one not in left_out:
+                talk.write(one[1], heading="Human", indent=38, max_lines=12)
+                talk.write(one[2], heading="Assistant", indent=38, source=added, max_lines=12)
+                talk.y += 3
+        if left_out:
+            talk.write(f"and {len(left_out)} more rounds", **ASIDE)
         sheet.y = max(image.y, talk.y) + 10

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.patches import FancyBboxPatch
 
 from vislib.figures.statistics import query
-from vislib.figures.style import EDGE, GREY, INK, Look
+from vislib.figures.style import ASIDE, EDGE, INK, Look
 from vislib.figures.text import Column
 from vislib.runs.tables import count_rows
 
@@ -62,8 +62,14 @@ TABLES = (
 )
 _PER_ROW, _GAP = 4, 20.0  # boxes in a row; points between boxes
 _TINT = "#eef4fa"
-_ARROW: Look = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "mutation_scale": 7}
-_ARROW |= {"shrinkA": 0, "shrinkB": 0}
+_ARROW: Look = {
+    "arrowstyle": "-|>",
+    "color": INK,
+    "linewidth": 0.8,
+    "mutation_scale": 7,
+    "shrinkA": 0,
+    "shrinkB": 0,
+}
 
 
 def pipeline_table(inputs: Mapping[str, Path], conversations: Sequence[Path]) -> Any:
@@ -117,13 +123,19 @@ def _plot_step(box: Column, title: str, rows: Any) -> FancyBboxPatch:
     inside.y += 2
     inside.write(_lines(rows[rows["role"] == "kept"], "{:,} {}"))
     # drawn last, when its height is known; patches lie below texts all the same
-    look: Look = {"boxstyle": "round,pad=0,rounding_size=3", "facecolor": _TINT, "edgecolor": EDGE}
-    height = inside.y + 2 - box.y
-    patch = FancyBboxPatch((box.x, box.y), box.width, height, linewidth=0.7, **look)
+    patch = FancyBboxPatch(
+        (box.x, box.y),
+        box.width,
+        inside.y + 2 - box.y,
+        boxstyle="round,pad=0,rounding_size=3",
+        facecolor=_TINT,
+        edgecolor=EDGE,
+        linewidth=0.7,
+    )
     box.axes.add_patch(patch)
     inside.y += 5
     # what was lost stands below its box, smaller: the way on is what is read first
-    inside.write(_lines(rows[rows["role"] == "dropped"], "−{:,} {}"), size=5.5, color=GREY)
+    inside.write(_lines(rows[rows["role"] == "dropped"], "−{:,} {}"), **ASIDE)
     box.y = inside.y + 4
     return patch
 

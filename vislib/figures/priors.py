@@ -16,9 +16,9 @@ from matplotlib.transforms import Bbox
 
 from vislib.figures.examples import Example, choose
 from vislib.figures.statistics import text_stems
-from vislib.figures.style import CONTRAST, EDGE, GREY, Look
+from vislib.figures.style import ASIDE, CONTRAST, EDGE, GREY, Look
 from vislib.figures.text import Column, shortened, text_width
-from vislib.priors import FIELDS, as_fields, clearest, objects
+from vislib.priors import as_fields, clearest, objects
 from vislib.runs import InputError
 
 SAMPLES = """
@@ -29,11 +29,17 @@ JOIN priors ON priors.image_id = images.image_id
 JOIN captions ON captions.sample_id = samples.sample_id
     AND captions.status = 'ok' AND kind = '{kind}'
 """
-_TITLES = ("World knowledge", "Tags", "Detections", "Visible text")
-HEADINGS = dict(zip(FIELDS, _TITLES, strict=True))
+HEADINGS = {  # of the fields of a prompt
+    "world_knowledge": "World knowledge",
+    "tags": "Tags",
+    "detections": "Detections",
+    "texts": "Visible text",
+}
 _COLUMN, _LISTS = 225.0, 300.0  # points: width of an image, and where the lists begin
-_OBJECT: Look = {"color": EDGE, "linestyle": "-"}
-_TEXT: Look = {"color": CONTRAST, "linestyle": (0, (3, 1.5))}
+# a thin line alone is lost on some picture or other
+_CASING = withStroke(linewidth=1.2, foreground="white", alpha=0.8)
+_OBJECT: Look = {"color": EDGE, "linewidth": 0.6, "zorder": 3, "path_effects": [_CASING]}
+_TEXT: Look = {**_OBJECT, "color": CONTRAST, "linestyle": (0, (3, 1.5))}
 _LABEL, _HIGH, _LONGEST = 5.0, 6.0, 70.0  # points: size, height and greatest width of a label
 
 
@@ -80,8 +86,13 @@ def plot_examples(sheet: Column, examples: Sequence[Example], *, lines: int) -> 
         caption = sheet.column(36, sheet.width - 44)
         # below both columns, over the whole width
         caption.y = max(image.y, beside.y) + 3
-        marked = {"source": example["source"], "max_lines": 30}
-        caption.write(example["caption"], heading="Caption", indent=36, **marked)
+        caption.write(
+            example["caption"],
+            source=example["source"],
+            heading="Caption",
+            indent=36,
+            max_lines=30,
+        )
         sheet.y = caption.y + 5
 
 
@@ -93,7 +104,7 @@ def _write_list(beside: Column, title: str, text: str, lines: int) -> None:
         numbered = str(number) if line and title == HEADINGS["texts"] else ""
         beside.write(line or "none", heading=numbered, indent=10, max_lines=4)
     if more := len(found[lines:]):
-        beside.write(f"and {more} more", size=5.5, color=GREY)
+        beside.write(f"and {more} more", **ASIDE)
     beside.y += 3
 
 
@@ -103,17 +114,14 @@ def _draw_findings(image: Column, example: Example, listed: int) -> None:
     """
     picture = image.draw(example["path"], height=140)
     # the same choice and order as in the prompt
-    texts = clearest(list(example["texts"]), example["fields"]["texts"].count("\n") + 1)
-    boxes = objects(list(example["boxes"]))
-    # a thin line alone is lost on some picture or other
-    casing = [withStroke(linewidth=1.2, foreground="white", alpha=0.8)]
+    texts = clearest(example["texts"], example["fields"]["texts"].count("\n") + 1)
+    boxes = objects(example["boxes"])
     frames = []
     labels = []
     for findings, look in ((texts, _TEXT), (boxes, _OBJECT)):
         for number, found in enumerate(findings, 1):
             corners = np.array([[found["x1"], found["y1"]], [found["x2"], found["y2"]]])
             at = Bbox(picture.p0 + corners * picture.size)
-            look = {**look, "linewidth": 0.6, "zorder": 3, "path_effects": casing}
             image.axes.add_patch(Rectangle(at.p0, *at.size, fill=False, **look))
             frames.append(at)
             if number <= listed:
@@ -134,11 +142,12 @@ def _draw_label(
     left, above = at.p0 - size - 0.5
     places = (at.x0, above), (left, at.y0), (at.x1 + 0.5, at.y0), (at.x0, at.y1 + 0.5)
     # labels outside the picture would run into the lists
-    inside = [np.clip(place, picture.p0, picture.p1 - size) for place in places]
+    inside = np.clip(places, picture.p0, picture.p1 - size)
     # ties go to the place named first: above, as print labels figures
     plate = min((Bbox([p, p + size]) for p in inside), key=lambda box: box.count_overlaps(taken))
-    white: Look = {"facecolor": "white", "alpha": 0.92, "linewidth": 0, "zorder": 4}
-    image.axes.add_patch(Rectangle(plate.p0, *plate.size, **white))
+    image.axes.add_patch(
+        Rectangle(plate.p0, *plate.size, facecolor="white", alpha=0.92, linewidth=0, zorder=4)
+    )
     place = plate.x0 + 1, plate.y1 - 1.4
     image.axes.text(*place, label, fontsize=_LABEL, color=color, zorder=5)
     return plate

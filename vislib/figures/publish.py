@@ -31,12 +31,11 @@ def publish(set_name: str, target: Path = ROOT / "figures") -> list[Path]:
         if not found or folder.suffix in (".partial", ".previous"):
             continue
         status = read_record(folder).get("status", "without a record")
-        if status not in ("ok", "finished"):
-            print(f"left out: {folder.name} is {status}")
-            continue
-        for file in found:
+        if status in ("ok", "finished"):
             # two variants of a notebook make figures of one name
-            files[f"{file.stem}{folder.suffix}{file.suffix}"] = file
+            files |= {f"{file.stem}{folder.suffix}{file.suffix}": file for file in found}
+        else:
+            print(f"left out: {folder.name} is {status}")
     if not files:
         raise InputError(
             f"{run}: no figure of a finished stage; run `python -m vislib.run params/{set_name}`"

@@ -7,7 +7,7 @@ below each. Memory grows with the images that are drawn.
 
 from typing import Any
 
-from vislib.figures.style import GREY
+from vislib.figures.style import ASIDE
 from vislib.figures.text import Column
 
 # Both give a row per item of `plot_groups`. The pictures of a cluster stand nearest to its middle
@@ -71,7 +71,7 @@ def plot_groups(sheet: Column, table: Any) -> None:
     """
     for (title, note), items in table.groupby(["title", "note"], sort=False):
         sheet.write(title, size=7.5, weight="bold")
-        sheet.write(note, size=5.5, color=GREY)
+        sheet.write(note, **ASIDE)
         sheet.y += 4
         place = 0
         lowest = sheet.y
@@ -80,11 +80,11 @@ def plot_groups(sheet: Column, table: Any) -> None:
                 place = 0
                 sheet.y = lowest + 6
             first = sheet.column(place * sheet.width / _PER_ROW, len(paths) * _SIDE)
-            ends = []
-            for number, path in enumerate(paths):
-                picture = first.column(number * (_SIDE + _GAP), _SIDE)
-                ends.append(picture.draw(path, height=_SIDE).y1)
-            first.y = max(ends)
+            pictures = [
+                first.column(number * (_SIDE + _GAP), _SIDE).draw(path, height=_SIDE)
+                for number, path in enumerate(paths)
+            ]
+            first.y = max(picture.y1 for picture in pictures)
             first.write(said, size=5.5)
             # a row is as high as its highest picture: wide ones leave no gap
             lowest = max(lowest, first.y)

@@ -100,7 +100,7 @@ def overlap(caption: str, source: frozenset[str]) -> dict[str, int]:
     """Words of a caption: `all_words`, `content_words` left after stop words, and `matched` ones of
     these, whose stem is in `source` (figure 5b).
     """
-    found = [stems(word) for word in words(caption)]
+    found = list(map(stems, words(caption)))
     # a run without blanks counts by its pairs, like words of other scripts
     content = [stem for word in found for stem in word]
     return {
@@ -127,9 +127,7 @@ def overlap_table(samples: Iterable[Row], captions: Iterable[Row]) -> Any:
         if captions_here := by_sample.get(sample["sample_id"]):
             # a page is stemmed once for all captions of its image: it is far longer than they are
             source = source_stems(sample)
-            for caption in captions_here:
-                ids = {name: caption[name] for name in ("sample_id", "kind")}
-                rows.append(ids | overlap(caption["caption"], source))
+            rows += [{**one, **overlap(one["caption"], source)} for one in captions_here]
     # columns are named for a table without a row too
     table = pd.DataFrame(rows, columns=["sample_id", "kind", *overlap("", frozenset())])
     table["over_content"] = table["matched"] / table["content_words"]
@@ -141,11 +139,11 @@ def histogram(groups: Mapping[str, Iterable[float]], edges: Any) -> Any:
     """Counts per bin of each group of values as a table of `group`, `from`, `to` and `count`; the
     last bin holds its upper edge.
     """
-    tables = []
-    for name, values in groups.items():
-        counts, _ = np.histogram(list(values), bins=edges)
-        bins = {"group": name, "from": edges[:-1], "to": edges[1:], "count": counts}
-        tables.append(pd.DataFrame(bins))
+    bins = {"from": edges[:-1], "to": edges[1:]}
+    tables = [
+        pd.DataFrame({"group": name, **bins, "count": np.histogram(list(values), edges)[0]})
+        for name, values in groups.items()
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -167,7 +165,7 @@ def log_edges(values: Iterable[float], *, through: float, bins: int) -> Any:
     high = logs.max() + 1e-6
     # edges are counted from `through`, so that it is one of them
     step = (high - low) / bins
-    return through * np.exp(step * np.arange(-np.ceil(-low / step), np.ceil(high / step) + 1))
+    return through * np.exp(step * np.arange(np.floor(low / step), np.ceil(high / step) + 1))
 
 
 def word_counts(texts: Iterable[str]) -> list[tuple[str, int]]:
@@ -197,8 +195,7 @@ def answers(conversations: Iterable[Row]) -> Any:
 def parameters_of(table: Path) -> dict[str, Any]:
     """The parameters of the stage that wrote a table; none of a table without a record."""
     # what embedded or judged stands in no table
-    found: dict[str, Any] = read_record(table.parent.parent).get("hashes", {}).get("parameters", {})
-    return found
+    return dict(read_record(table.parent.parent).get("hashes", {}).get("parameters", {}))
 
 
 def model_names(names: Iterable[str]) -> str:

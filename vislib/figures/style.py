@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
-COLUMN = 3.25  # inches, one of two columns of a page
-GUTTER = 0.25  # inches between them
+WIDTHS = {1: 3.25, 2: 6.75}  # inches over one and two columns, with 0.25 between them
 PAGE = 9.2  # inches, a text's height
 LETTERS = ascii_lowercase  # of panels
 INK = "#1b1b1b"
@@ -29,17 +28,13 @@ Look = dict[str, Any]  # properties of an artist, passed on to matplotlib
 FILLED: Look = {"fill": True, "facecolor": FILL, "edgecolor": EDGE, "linewidth": 0.6}
 HATCHED: Look = {**FILLED, "facecolor": "white", "hatch": "//////"}
 SMALL_PRINT: Look = {"ha": "right", "fontsize": 5.5, "color": "0.35"}
+ASIDE: Look = {"size": 5.5, "color": GREY}  # what is read second
 _LEGEND_LINE = 9.4  # points
 
 
 def start_style() -> None:
     """Set our style over matplotlib's own defaults: a user's matplotlibrc changes no byte."""
     matplotlib.style.use(["default", str(STYLE)])
-
-
-def width_of(columns: int) -> float:
-    """Inches over 1 or 2 columns of a page, with the space between them."""
-    return columns * COLUMN + (columns - 1) * GUTTER
 
 
 def wrapped(note: str, columns: int) -> str:
@@ -71,12 +66,11 @@ def new_figure(
     elif not layout:
         layout = letters
         aspect = aspect / len(titles)
-    width = width_of(columns)
+    width = WIDTHS[columns]
     figure = Figure(figsize=(width, min(width * aspect, PAGE)), layout="constrained")
     if note:
         figure.supxlabel(wrapped(note, columns), x=0.995, **SMALL_PRINT)
-    axes = figure.subplot_mosaic(layout, **ratios)
-    panels = [axes[letter] for letter in letters]
+    panels = list(figure.subplot_mosaic(layout, **ratios).values())
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(title)
     return figure, panels

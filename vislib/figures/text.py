@@ -17,16 +17,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox
 
 from vislib.figures.statistics import stems
-from vislib.figures.style import (
-    CONTRAST,
-    GREY,
-    INK,
-    SMALL_PRINT,
-    Look,
-    start_style,
-    width_of,
-    wrapped,
-)
+from vislib.figures.style import CONTRAST, GREY, INK, SMALL_PRINT, WIDTHS, start_style, wrapped
 from vislib.media import pixels
 from vislib.media.words import WORD, words
 
@@ -100,8 +91,8 @@ def new_sheet() -> tuple[Figure, "Column"]:
     """A two-column figure for text and images, bare, and the column that fills it."""
     start_style()
     # as high as wide at first; `trim_sheet` knows what was filled
-    figure = Figure(figsize=(width_of(2), width_of(2)))
-    width = width_of(2) * 72
+    figure = Figure(figsize=(WIDTHS[2], WIDTHS[2]))
+    width = WIDTHS[2] * 72
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(width, 0), autoscale_on=False)
     axes.axis("off")
     return figure, Column(axes, 1, width - 2, _TOP)
@@ -148,20 +139,19 @@ class Column:
         `indent` points to the left of the first line.
         """
         if heading:
-            small: Look = {"fontsize": 5.5, "weight": "bold", "color": GREY}
-            self.axes.text(self.x - indent, self.y + 5.5, heading, **small)
-        look = {"fontsize": size, "va": "baseline", "color": INK, **look}
+            place = self.x - indent, self.y + 5.5
+            self.axes.text(*place, heading, fontsize=5.5, weight="bold", color=GREY)
+        look = {"fontsize": size, "color": INK, **look}
         for line in wrap(text, width=self.width, size=size, max_lines=max_lines):
             left = self.x
             base = self.y + size
             for piece, is_marked in marked(line, source):
                 right = left + text_width(piece, size)
+                drawn = self.axes.text(left, base, piece, **look)
                 if is_marked:
-                    self.axes.text(left, base, piece, **look | {"color": CONTRAST})
+                    drawn.set_color(CONTRAST)
                     below = base + 1.1
                     self.axes.plot([left, right], [below, below], color=CONTRAST, linewidth=0.4)
-                else:
-                    self.axes.text(left, base, piece, **look)
                 left = right
             self.y += size * LEADING
 
