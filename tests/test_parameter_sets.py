@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_notebooks import ROOT, SETS
-from vislib.runs import sets
+from vislib.runs import InputError, sets
 
 OUTSIDE = {  # what the sets need that no stage makes
     "viscon-100k": {"llava_v1_5_mix665k.json", "the-cauldron", "sharegpt4v-7b-pretrained"},
@@ -24,6 +24,18 @@ def inputs_elsewhere(folder: Path, monkeypatch) -> set[Path]:
     entries = sets.read_set(folder)
     sets.check_inputs(entries, entries)
     return {path for path in found if "runs" in path.relative_to(ROOT).parts}
+
+
+def test_a_set_that_makes_captions_may_train_on_drawn_shapes_too(tmp_path, monkeypatch):
+    """The kinds that 06 writes are those of 08, and of nothing else."""
+    texts = {"00_shapes": "", "06_captioning": "", "07_qa_generation": "", "08_merging": ""}
+    texts["10_finetuning"] = "conversations: 00_shapes/questions\nimages: 00_shapes/images\n"
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    inputs_elsewhere(tmp_path, monkeypatch)
+    (tmp_path / "10_finetuning.yaml").write_text("conversations: 08_merging/shapes/questions\n")
+    with pytest.raises(InputError, match="08_merging makes dropped, contextual"):
+        inputs_elsewhere(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("folder", SETS, ids=lambda p: p.name)

@@ -276,8 +276,10 @@ def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
             table, tables = reference[2], list(SCHEMAS.get(made[reference[1]], {}))
             # 08 writes <kind>/<configuration>, of the kinds that 06 writes
             if "conversations" in tables:
+                table = table.split("/")[0]
                 # without a 06 in this set its kinds are another run's, and any may be right
-                table, tables = table.split("/")[0], ["dropped", *(kinds or [table.split("/")[0]])]
+                known = kinds if made[reference[1]] == "08_merging" else []
+                tables = ["dropped", *(known or [table])]
             if "arms" in tables:
                 tables.append("model")  # the folder of what was trained
             if table not in tables:
