@@ -74,7 +74,7 @@ def by_runner(clone, params, tmp_path_factory) -> Path:
     """That set as the runner makes it."""
     runs = tmp_path_factory.mktemp("runner")
     done = subprocess.run(
-        [sys.executable, "-m", "vislib.run", params],
+        [sys.executable, "-m", "vislib.run", params, "--jobs", "2"],
         cwd=clone,
         env=environment(runs),
         capture_output=True,
