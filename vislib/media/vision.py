@@ -72,23 +72,30 @@ def load_vision_model(
         # The configuration comes first: without a network it fails soonest.
         config = transformers.AutoConfig.from_pretrained(place, **options)
         prepare = getattr(transformers, processor).from_pretrained(place, backend="pil", **options)
-        model, loading = getattr(transformers, auto_class).from_pretrained(
+        model = load_weights(
+            getattr(transformers, auto_class),
             place,
             config=config,
             dtype="float32" if where.type == "cpu" else "float16",
-            output_loading_info=True,
             **options,
         )
-        # transformers fills missing weights by chance and says so in a log that nobody reads.
-        if missing := sorted(loading["missing_keys"]):
-            raise ValueError(
-                f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another"
-                " kind"
-            )
         # A branch moves: what is recorded is the commit that it stood at.
         if not Path(place).is_dir():
             revision = getattr(config, "_commit_hash", None) or revision
         return VisionModel(value, revision, model.eval().to(where), prepare, where)
+
+
+def load_weights(auto: Any, place: str, **options: Any) -> Any:
+    """The model of `place` as transformers' class `auto` opens it; raises ValueError if its file
+    lacks weights.
+    """
+    model, loading = auto.from_pretrained(place, output_loading_info=True, **options)
+    # transformers fills missing weights by chance and says so in a log that nobody reads.
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(
+            f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another kind"
+        )
+    return model
 
 
 def load_config(value: str, *, parameter: str) -> Any:

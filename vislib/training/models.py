@@ -7,16 +7,13 @@ byte-equal when the training is: an adapter names its base by the parameter's va
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vislib.media.vision import choose_device, quiet_transformers
+from vislib.media.vision import choose_device, load_weights, quiet_transformers
 from vislib.runs import InputError, Run
 from vislib.runs.digests import file_hashes
 from vislib.runs.keys import input_path, is_local_model, table_reference
@@ -35,20 +32,18 @@ def resolve_model(value: str, run: Run) -> str:
     An installed tiny name is built into the run's scratch folder, always from the same seed, as a
     checkpoint would be. Raises InputError if there is no model.
     """
-    if not is_local_model(value) and value not in tiny.NAMES:
+    if value in tiny.NAMES:
+        folder = run.scratch / value
+        tiny.build(value, folder)  # anew: a kill may have left half a model
+        return str(folder)
+    if not is_local_model(value):
         if "/" not in value:  # a name misspelt, rather than a hub id
             raise InputError(
                 f"model is {value!r}; name one of {', '.join(tiny.NAMES)}, a folder or a hub id"
                 " org/name"
             )
         return value
-    folder = run.scratch / value if value in tiny.NAMES else input_path(value, run.stage.run)
-    if value in tiny.NAMES and not folder.exists():
-        # whole or not at all: a kill leaves no half model to be opened next time
-        building = folder.with_name(f"{value}.building")
-        shutil.rmtree(building, ignore_errors=True)
-        tiny.build(value, building)
-        os.replace(building, folder)
+    folder = input_path(value, run.stage.run)
     if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise InputError(
             f"model is {value!r}, but {folder} holds neither config.json nor {ADAPTER[0]}"
@@ -121,6 +116,7 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
     model = _weights(
         str(place),
         precision="float32" if updated else settings.precision,
+        merge=True,
         attention=settings.attention,
         quantization=settings.quantization,
     )
@@ -176,6 +172,7 @@ def save_trained(
     processor.tokenizer.backend_tokenizer.no_padding()
     processor.tokenizer.backend_tokenizer.no_truncation()
     processor.save_pretrained(str(folder))
+    told = dict(facts)
     if hasattr(model, "peft_config"):
         # peft writes the path that the base was opened from, which is of this machine
         model.peft_config["default"].base_model_name_or_path = facts["base"]
@@ -183,22 +180,23 @@ def save_trained(
         model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
         (folder / "README.md").unlink()  # a card of blanks, with that path in it
         place = model.get_base_model().name_or_path
-        weights = weights_hash(place) if Path(place).is_dir() else ""
-        _write_facts(folder, {**facts, "base_weights": weights})
-        if not merge:
-            return
+        told["base_weights"] = weights_hash(place) if Path(place).is_dir() else ""
+    else:
+        kind = getattr(torch, precision)  # full training works on float32, servers want halves
+        values = {
+            name: value.to(kind) if value.is_floating_point() else value
+            for name, value in (state or model.state_dict()).items()
+        }
+        model.config.dtype = kind
+        model.save_pretrained(str(folder), state_dict=values)
+    text = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
+    if merge and is_adapter(folder):
         # opened anew: the base may be here in bfloat16, quantized, or in other processes' hands
-        model, state = open_trained(folder, precision=precision, merge=True)[0], None
+        merged = open_trained(folder, precision=precision, merge=True)
         for file in ADAPTER:  # else it would be opened as an adapter
             (folder / file).unlink()
-    kind = getattr(torch, precision)  # full training works on float32, servers want halves
-    values = {
-        name: value.to(kind) if value.is_floating_point() else value
-        for name, value in (state or model.state_dict()).items()
-    }
-    model.config.dtype = kind
-    model.save_pretrained(str(folder), state_dict=values)
-    _write_facts(folder, facts)
+        save_trained(*merged, folder, facts, precision=precision)
 
 
 def open_trained(
@@ -211,18 +209,9 @@ def open_trained(
     Raises InputError if an adapter's weights do not fit or its base is not the one that it was
     trained on.
     """
-    import torch
-
     # first the processor: what is no such model fails in seconds
     where, processor = choose_device(device), open_processor(folder)
-    if not is_adapter(folder):
-        model = _weights(str(folder), precision=precision)
-    else:
-        with _base_of(Path(folder)) as base:
-            model = _weights(base, precision="float32" if merge else precision)
-        model = _adapted(model, Path(folder))
-        if merge:
-            model = model.merge_and_unload().to(getattr(torch, precision))
+    model = _weights(str(folder), precision=precision, merge=merge)
     return model.eval().to(where), processor
 
 
@@ -262,11 +251,6 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    text = json.dumps(dict(facts), indent=1, sort_keys=True, ensure_ascii=False)
-    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
-
-
 def weights_hash(folder: str | Path) -> str:
     """16 hex digits over all in a model's folder that its answers depend on; of an adapter, its
     base too.
@@ -282,10 +266,15 @@ def weights_hash(folder: str | Path) -> str:
 
 
 def _weights(
-    place: str, *, precision: str, attention: str = "sdpa", quantization: str = "none"
+    place: str,
+    *,
+    precision: str,
+    merge: bool,
+    attention: str = "sdpa",
+    quantization: str = "none",
 ) -> Any:
-    """The model at `place`; one that is an adapter is merged into its base. Raises InputError for
-    another kind.
+    """The model at `place`; an adapter stands beside its base or, with `merge`, in it. Raises
+    InputError for another kind.
     """
     if is_adapter(place):
         if quantization != "none":
@@ -293,23 +282,23 @@ def _weights(
                 f"model is {place!r}, an adapter, and quantization {quantization!r}; train its"
                 " base with merge set to true first, or set quantization to none"
             )
-        return open_trained(place, precision=precision, merge=True)[0]
+        base = _base(Path(place), precision="float32" if merge else precision)
+        model = _adapted(base, Path(place))
+        if merge:
+            import torch
+
+            model = model.merge_and_unload().to(getattr(torch, precision))
+        return model
     auto = "AutoModelForImageTextToText"
     with quiet_transformers(place, "model", auto) as (transformers, path, revision):
-        model, loading = transformers.AutoModelForImageTextToText.from_pretrained(
+        return load_weights(
+            transformers.AutoModelForImageTextToText,
             path,
             revision=revision or None,
             dtype=precision,
             attn_implementation=attention,
-            output_loading_info=True,
             **_quantized(quantization, precision),
         )
-        if missing := sorted(loading["missing_keys"]):  # else chance would fill them
-            raise ValueError(
-                f"its file lacks {len(missing)} weights, such as {missing[0]}: it is of another"
-                " kind"
-            )
-    return model
 
 
 def _quantized(quantization: str, precision: str) -> dict[str, Any]:
@@ -332,10 +321,9 @@ def _quantized(quantization: str, precision: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": PartialState().device}}
 
 
-@contextmanager
-def _base_of(folder: Path) -> Iterator[str]:
-    """Where the base of the adapter in `folder` lies: tiny models are built anew, tables found
-    beside its own run.
+def _base(folder: Path, *, precision: str) -> Any:
+    """The base of the adapter in `folder`: tiny models are built anew, tables found beside its own
+    run.
     """
     facts = read_facts(folder)
     value = str(facts.get("base", ""))
@@ -344,8 +332,7 @@ def _base_of(folder: Path) -> Iterator[str]:
             f"{folder / FACTS}: names no base, but the folder holds an adapter; train it again"
         )
     if not is_local_model(value) and value not in tiny.NAMES:
-        yield value
-        return
+        return _weights(value, precision=precision, merge=True)
     # the model lies in RUN/STAGE/data/model, and a table is named from its run
     runs = [path.parent.parent for path in folder.resolve().parents if path.name == "data"]
     if table_reference(value) and not runs:
@@ -363,4 +350,4 @@ def _base_of(folder: Path) -> Iterator[str]:
             raise InputError(
                 f"{folder}: its base {value!r} has changed since it was trained; train it again"
             )
-        yield str(base)
+        return _weights(str(base), precision=precision, merge=True)

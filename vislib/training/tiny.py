@@ -7,13 +7,12 @@ tokenizer is trained on the embedded pages; weights come from a seed. They show 
 result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vislib.media.vision import quiet_transformers
-from vislib.runs.errors import InputError
 from vislib.training import vicuna
 
 _VOCABULARY = 1500  # entries: most words of the pages whole, the weights still few
@@ -47,8 +46,6 @@ def build(name: str, folder: Path) -> None:
     """Save the tiny model of that name, one of `NAMES`, with its processor into `folder`, as the
     hub's are.
     """
-    if name not in NAMES:
-        raise InputError(f"model is {name!r}; the models that are built here: {', '.join(NAMES)}")
     import torch
 
     # always the same weights, and the caller's chance as it was
@@ -66,30 +63,39 @@ def build(name: str, folder: Path) -> None:
 @cache
 def _trained_tokenizer() -> str:
     """A byte-level BPE tokenizer of the embedded pages, in the JSON of the `tokenizers` library."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import ByteLevelBPETokenizer
 
     from vislib.sample import paths
 
     # of bytes: no text of a test is unknown to it, in any script
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        (path.read_text(encoding="utf-8") for path in paths()),
         vocab_size=_VOCABULARY,
+        min_frequency=0,
         special_tokens=["<unk>", "<s>", "</s>", "<pad>", "<image>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (path.read_text(encoding="utf-8") for path in paths())
-    tokenizer.train_from_iterator(texts, trainer)
     return str(tokenizer.to_str())
 
 
-def _tokenizer() -> Any:
+def _made(
+    kind: str,
+    images: Any,
+    *,
+    language: str = "Llama",
+    text: Mapping[str, Any] = _TEXT,
+    vision: Mapping[str, Any] = _VISION,
+    processor: Mapping[str, Any],
+    **config: Any,
+) -> tuple[Any, Any]:
+    """Model and processor of transformers' `kind`, from its image processor, the family of its
+    language model, and what else its processor and its configuration are told.
+    """
+    import transformers as t
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = t.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(_trained_tokenizer()),
         bos_token="<s>",
         eos_token="</s>",
@@ -97,76 +103,69 @@ def _tokenizer() -> Any:
         pad_token="<pad>",
         model_max_length=_CONTEXT,
     )
-
-
-def _language(tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of a language model for a tokenizer that a processor has added to, and its
-    special tokens.
-    """
+    prepare = getattr(t, f"{kind}Processor")(images, tokenizer, **processor)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _ENDS}
-    return {**_TEXT, **ids, "vocab_size": len(tokenizer)}, ids
+    # the processor has added to the tokenizer
+    words = getattr(t, f"{language}Config")(**text, **ids, vocab_size=len(tokenizer))
+    whole = getattr(t, f"{kind}Config")(
+        text_config=words,
+        vision_config=dict(vision),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        **ids,
+        **config,
+    )
+    return getattr(t, f"{kind}ForConditionalGeneration")(whole), prepare
 
 
 def _llava() -> tuple[Any, Any]:
-    import transformers as t
+    from transformers import CLIPImageProcessorPil
 
-    tokenizer = _tokenizer()
-    images = t.CLIPImageProcessorPil(
+    images = CLIPImageProcessorPil(
         size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE}
     )
-    processor = t.LlavaProcessor(  # type: ignore[no-untyped-call]
+    processor = {
+        "patch_size": 14,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+        "chat_template": vicuna.TEMPLATE,
+    }
+    return _made(
+        "Llava",
         images,
-        tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=vicuna.TEMPLATE,
-    )
-    text, ids = _language(tokenizer)
-    config = t.LlavaConfig(
-        text_config=t.LlamaConfig(**text),
-        vision_config=t.CLIPVisionConfig(**_VISION),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        processor=processor,
+        vision={"model_type": "clip_vision_model", **_VISION},
         vision_feature_layer=-2,  # as LLaVA: the last layer is never used
-        **ids,
     )
-    return t.LlavaForConditionalGeneration(config), processor
 
 
 def _idefics2() -> tuple[Any, Any]:
-    import transformers as t
+    from transformers import Idefics2ImageProcessorPil
 
-    tokenizer = _tokenizer()
-    images = t.Idefics2ImageProcessorPil(
+    latents = 8  # tokens an image becomes; IDEFICS2 has 64
+    images = Idefics2ImageProcessorPil(
         size={"shortest_edge": _SIDE // 2, "longest_edge": _SIDE}, do_image_splitting=False
     )
-    latents = 8  # tokens an image becomes; IDEFICS2 has 64
-    processor = t.Idefics2Processor(
-        images, tokenizer, image_seq_len=latents, chat_template=_IDEFICS
+    resampler = {
+        "hidden_size": _TEXT["hidden_size"],
+        "resampler_n_latents": latents,
+        "resampler_depth": 1,
+        "resampler_n_heads": 2,
+        "resampler_head_dim": 16,
+        "num_key_value_heads": 1,
+    }
+    return _made(
+        "Idefics2",
+        images,
+        language="Mistral",
+        processor={"image_seq_len": latents, "chat_template": _IDEFICS},
+        perceiver_config=resampler,
     )
-    text, ids = _language(tokenizer)
-    config = t.Idefics2Config(
-        text_config=t.MistralConfig(**text),
-        vision_config=_VISION,
-        perceiver_config={
-            "hidden_size": _TEXT["hidden_size"],
-            "resampler_n_latents": latents,
-            "resampler_depth": 1,
-            "resampler_n_heads": 2,
-            "resampler_head_dim": 16,
-            "num_key_value_heads": 1,
-        },
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        **ids,
-    )
-    return t.Idefics2ForConditionalGeneration(config), processor
 
 
 def _idefics3() -> tuple[Any, Any]:
-    import transformers as t
+    from transformers import Idefics3ImageProcessorPil
 
-    tokenizer = _tokenizer()
-    images = t.Idefics3ImageProcessorPil(
+    images = Idefics3ImageProcessorPil(
         size={"longest_edge": 2 * _SIDE},
         max_image_size={"longest_edge": _SIDE},
         do_image_splitting=False,
@@ -174,21 +173,17 @@ def _idefics3() -> tuple[Any, Any]:
     # a token for each patch: with four among a hundred of text, answers begin to heed the picture
     # much later
     patches = (_SIDE // _VISION["patch_size"]) ** 2
-    processor = t.Idefics3Processor(
-        images, tokenizer, image_seq_len=patches, chat_template=_IDEFICS
-    )
-    text, ids = _language(tokenizer)
     # the usual 0.02 is meant for a thousand dimensions: from it, layers so narrow need hundreds of
     # steps more before anything of a picture reaches an answer
     wide: dict[str, Any] = {"initializer_range": 0.1}
-    config = t.Idefics3Config(
-        text_config=t.LlamaConfig(**text | wide),
-        vision_config=_VISION | wide,
+    return _made(
+        "Idefics3",
+        images,
+        text=_TEXT | wide,
+        vision=_VISION | wide,
+        processor={"image_seq_len": patches, "chat_template": _IDEFICS},
         scale_factor=1,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        **ids,
     )
-    return t.Idefics3ForConditionalGeneration(config), processor
 
 
 NAMES: dict[str, Callable[[], tuple[Any, Any]]] = {
