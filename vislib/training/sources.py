@@ -11,7 +11,7 @@ is counted with it.
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ VISUAL, OWN = "visual", "own"
 _CHUNK, _LONGEST = 1 << 20, 1 << 26
 _GAP = re.compile(r"[\s,]*")
 _ENDINGS = (".json", ".parquet")
+# The id of a row of the own data, its images and turns as they stand there, and characters mended.
+_Read = tuple[str, Any, Any, int]
 
 
 def entry(
@@ -50,18 +52,10 @@ def entry(
     as in LLaVA's rows. `mended`: characters that were replaced in the row.
     """
     row: Row = {"id": name, "source": source, "sample_id": sample, "images": [], "n_mended": mended}
-    row |= {"conversations": [], "n_left_out": 0, "reason": "malformed", "detail": ""}
-    if not isinstance(images, list) or not all(isinstance(one, Path | None) for one in images):
-        return row | {"detail": f"images are {str(images)[:80]!r}, not paths"}
-    if not isinstance(turns, list) or not turns:
-        return row | {"detail": "no list of turns"}
-    for number, turn in enumerate(turns):
-        told = turn if isinstance(turn, dict) else {}
-        if not all(isinstance(told.get(field), str) for field in ("from", "value")):
-            return row | {"detail": f"turn {number} is not {{from, value}}"}
-    if None in images:
-        detail = f"image {images.index(None)} was not fetched, or has no file"
-        return row | {"reason": "image_missing", "detail": detail}
+    reason, detail = _fault(images, turns)
+    row |= {"conversations": [], "n_left_out": 0, "reason": reason, "detail": detail}
+    if reason:
+        return row
     # what comes before the first question answers nothing; without any, the speakers will tell
     speakers = [turn["from"] for turn in turns]
     first = speakers.index("human") if "human" in speakers else 0
@@ -69,7 +63,22 @@ def entry(
     if images and not any(MARK in turn["value"] for turn in conversation[::2]):
         conversation[0]["value"] = f"{MARK}\n" * len(images) + conversation[0]["value"]
     row |= {"images": [str(image) for image in images], "conversations": conversation}
-    return row | {"n_left_out": first, "reason": ""}
+    return row | {"n_left_out": first}
+
+
+def _fault(images: Any, turns: Any) -> tuple[str, str]:
+    """Why a row cannot be learnt from, reason and detail; two empty texts if it can."""
+    if not isinstance(images, list) or not all(isinstance(one, Path | None) for one in images):
+        return "malformed", f"images are {str(images)[:80]!r}, not paths"
+    if not isinstance(turns, list) or not turns:
+        return "malformed", "no list of turns"
+    for number, turn in enumerate(turns):
+        told = turn if isinstance(turn, dict) else {}
+        if not all(isinstance(told.get(field), str) for field in ("from", "value")):
+            return "malformed", f"turn {number} is not {{from, value}}"
+    if None in images:
+        return "image_missing", f"image {images.index(None)} was not fetched, or has no file"
+    return "", ""
 
 
 # ---- conversations of stage 08
@@ -123,18 +132,20 @@ def own_rows(
     for a file in which no row has the form.
     """
 
-    def joins(name: str) -> bool:
-        return seeded(seed, "own", name) < int(fraction * 2**64)
-
     for file in _own_files(places):
         # one bad row costs itself; a file without a good one is of another form
-        malformed, formed = "", 0
+        malformed, formed = "", False
         read = _cauldron_rows if file.suffix == ".parquet" else _llava_rows
-        for row in read(file, images or file.parent, store, joins):
+        for name, shown, turns, mended in read(file):
+            if seeded(seed, "own", name) >= int(fraction * 2**64):
+                continue
+            if isinstance(shown, list):
+                shown = [_file(image, images or file.parent, store) for image in shown]
+            row = entry(name, OWN, shown, turns, mended=mended)
             if row["reason"] == "malformed":
                 malformed = malformed or f"row {row['id']}: {row['detail']}"
             else:
-                formed += 1
+                formed = True
             yield row
         if malformed and not formed:
             raise InputError(
@@ -157,17 +168,14 @@ def _own_files(places: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _llava_rows(file: Path, root: Path, store: Path, joins: Callable[[str], bool]) -> Iterator[Row]:
+def _llava_rows(file: Path) -> Iterator[_Read]:
     for number, item in enumerate(_json_items(file)):
         row, mended = tables.mend_text(item)  # half a character would fail when it is written
         fields = row if isinstance(row, dict) else {}
+        images = fields.get("image") or []
+        images = [images] if isinstance(images, str) else images
         name = str(fields.get("id") or f"{file.stem}/{number}")
-        if joins(name):
-            images = fields.get("image") or []
-            images = [images] if isinstance(images, str) else images
-            if isinstance(images, list):
-                images = [root / path if isinstance(path, str) else path for path in images]
-            yield entry(name, OWN, images, fields.get("conversations"), mended=mended)
+        yield name, images, fields.get("conversations"), mended
 
 
 def _json_items(file: Path) -> Iterator[Any]:
@@ -200,38 +208,33 @@ def _json_items(file: Path) -> Iterator[Any]:
             ) from error
 
 
-def _cauldron_rows(
-    file: Path, root: Path, store: Path, joins: Callable[[str], bool]
-) -> Iterator[Row]:
+def _cauldron_rows(file: Path) -> Iterator[_Read]:
     # what stands for a row whose text is no UTF-8 has a turn of no words
-    unreadable: Row = {"images": [], "texts": ["no UTF-8"]}
+    unreadable: Row = {"images": [], "texts": [{}]}
     rows = tables.read_rows(file, ["images", "texts"], unreadable=unreadable)
     for number, row in enumerate(rows):
-        name = f"{file.parent.name}/{file.stem}/{number}"  # The Cauldron has no ids
-        if joins(name):
-            images = [_stored(image, root, store) for image in row["images"] or []]
-            turns: list[Any] = []
-            for text in row["texts"] or []:
-                said = text if isinstance(text, dict) else {}
-                turns.append({"from": "human", "value": said.get("user")})
-                turns.append({"from": "gpt", "value": said.get("assistant")})
-            yield entry(name, OWN, images, turns)
+        turns: list[Any] = []
+        for text in row["texts"] or []:
+            said = text if isinstance(text, dict) else {}
+            turns.append({"from": "human", "value": said.get("user")})
+            turns.append({"from": "gpt", "value": said.get("assistant")})
+        # The Cauldron has no ids
+        yield f"{file.parent.name}/{file.stem}/{number}", row["images"] or [], turns, 0
 
 
-def _stored(image: Any, root: Path, store: Path) -> Any:
-    """The file of an image {bytes, path}, None if it names none: embedded bytes are written once,
-    under their hash. What is no image stays, to be refused.
+def _file(image: Any, root: Path, store: Path) -> Any:
+    """The file of an image, a path from `root` or {bytes, path}; None if it names none. Embedded
+    bytes are written once, under their hash. What is no image stays, to be refused.
     """
-    if not isinstance(image, dict):
-        return image
-    data = image.get("bytes")
-    if not data:
-        return root / image["path"] if image.get("path") else None
+    held = image if isinstance(image, dict) else {"path": image}
+    data, path = held.get("bytes"), held.get("path") or None
+    if not data or not isinstance(data, bytes):
+        return root / path if isinstance(path, str) else path
     # The Cauldron shows one image in many rows; folders of two digits keep listings short
     name = short_hash(data)
-    path = store / name[:2] / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".tmp").write_bytes(data)
-        os.replace(path.with_suffix(".tmp"), path)
-    return path
+    place = store / name[:2] / name
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.with_suffix(".tmp").write_bytes(data)
+        os.replace(place.with_suffix(".tmp"), place)
+    return place
