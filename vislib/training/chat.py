@@ -43,10 +43,9 @@ class Chat:
         added = [
             token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special
         ]
-        words = {MARK, self.image_token, *added}
-        return re.compile(
-            "|".join(re.escape(w) for w in sorted(words, key=lambda w: (-len(w), w)) if len(w) > 2)
-        )
+        words = {word for word in (MARK, self.image_token, *added) if len(word) > 2}
+        # of two that begin alike the longer one
+        return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
 
     def render(
         self, turns: Turns, *, generating: bool = False

@@ -8,11 +8,10 @@ test proves that a batch changes no answer, which other harnesses cannot say.
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -104,39 +103,38 @@ def answers_of_models(
     model cannot be opened or run; answers so far are kept.
     """
     journal = run.journal(JOURNAL)
-    keys, lacking, work = [], set[str](), []
+    keys, lacking = [], dict[str, tuple[str, dict[str, Any]]]()
     for model in models:
-        name, asked = model_key(model, precision=precision), []
+        name = model_key(model, precision=precision)
         keys.append([question_key(name, question) for question in questions])
         for key, question in zip(keys[-1], questions, strict=True):
             # two models of the same weights, or two questions of the same words, are asked once
             if key not in lacking and journal.get(key) is None:
-                lacking.add(key)
-                asked.append({"key": key, "question": asdict(question)})
-        if asked:
-            work.append({"model": model, "asked": asked})
+                lacking[key] = model, asdict(question)
     if lacking:
-        how = {"device": device, "precision": precision, "batch_size": batch_size}
+        how = {"device": device, "precision": precision}
+        given = {"asked": lacking, "opened": how, "batch_size": batch_size}
         file = run.scratch / "questions.json"
-        file.write_text(json.dumps({"how": how, "work": work}), encoding="utf-8")
+        file.write_text(json.dumps(given), encoding="utf-8")
         with run.progress(len(lacking), progress) as shown:
             run_child(
                 [sys.executable, "-m", __name__, str(file)],
                 log=run.folder / "log.txt",
                 lock=run.workers_lock,
-                on_event=partial(_hear, journal, shown, Counter[str]()),
+                on_event=partial(_hear, journal, shown),
             )
     return [[Reply.of(journal, key) for key in of_model] for of_model in keys]
 
 
-def _hear(journal: Journal, shown: Progress, heard: Counter[str], event: Event) -> None:
-    kind = event["event"]
-    heard[kind] += 1
-    if kind == "answer":
-        journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
-    elif kind == "failure":
+def _hear(journal: Journal, shown: Progress, event: Event) -> None:
+    failed = event["event"] == "failure"
+    if failed:
         journal.fail(event["key"], event["reason"], event["detail"])
-    shown.update(kind in {"answer", "failure"}, failed=heard["failure"])
+    elif event["event"] == "answer":
+        journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
+    else:
+        return
+    shown.update(failed=shown.fields.get("failed", 0) + failed)
 
 
 # ---- in the child
@@ -201,8 +199,6 @@ def answer_all(
     model: Any, processor: Any, asked: Sequence[tuple[str, Question]], *, batch_size: int
 ) -> None:
     """Emit an answer or a failure for each `(key, question)`, like ones together."""
-    from vislib.training.chat import RowError
-
     room = getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
     # questions of like length waste little on padding
     alike = sorted(asked, key=lambda a: (a[1].image_path is None, a[1].max_tokens, len(a[1].text)))
@@ -232,13 +228,10 @@ def answer_all(
 def main(file: Path) -> None:
     """Answer the questions in a file that `answers_of_models` wrote, model by model."""
     given = json.loads(file.read_text(encoding="utf-8"))
-    how = given["how"]
-    for part in given["work"]:
-        asked = [(one["key"], Question(**one["question"])) for one in part["asked"]]
-        opened = open_trained(
-            part["model"], device=how["device"], precision=how["precision"], merge=True
-        )
-        answer_all(*opened, asked, batch_size=how["batch_size"])
+    for model, part in groupby(given["asked"].items(), key=lambda item: str(item[1][0])):
+        asked = [(key, Question(**question)) for key, (_, question) in part]
+        opened = open_trained(model, **given["opened"], merge=True)
+        answer_all(*opened, asked, batch_size=given["batch_size"])
         del opened  # before the next one takes its place
 
 
