@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
 
 from tests.test_training_models import IMAGE, ROW
+from tests.training_ground import encode
 from tests.training_rows import SETTINGS
 from vislib.runs import InputError
 from vislib.training import models
@@ -150,7 +151,7 @@ def converted(ground):
 
 
 def encoded(processor):
-    row = Encoder(processor, max_length=512).encode(ROW, [IMAGE])
+    row = encode(Encoder(processor, max_length=512), ROW, [IMAGE])
     return row, {"input_ids": torch.tensor([row.input_ids]), **row.pixels}
 
 
@@ -253,7 +254,7 @@ def test_a_row_is_llavas_training_text_token_for_token(converted, turns):
     processor = models.open_processor(converted)
     images = [IMAGE] * sum(value.count("<image>") for value in turns)
     row = {"images": ["x"] * len(images), "conversations": said}
-    found = Encoder(processor, max_length=512).encode(row, images)
+    found = encode(Encoder(processor, max_length=512), row, images)
     of_text = [at for at, token in enumerate(found.input_ids) if token != processor.image_token_id]
     ids, labels = llavas_recipe(said, SentencePieceProcessor(model_file=str(PIECES)))
     assert [found.input_ids[at] for at in of_text] == ids

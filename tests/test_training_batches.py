@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from tests.training_ground import pictures, processor, row
+from tests.training_ground import encode, pictures, processor, row
 from vislib.training import tiny
 from vislib.training.batches import collate, dummy_row, plan_batches
 from vislib.training.labels import IGNORED, Encoder
@@ -63,7 +63,7 @@ def llava_next(like):
 
 def encoded(kind: str, some=SOME):
     encoder = Encoder(processor(kind), max_length=4000)
-    return [encoder.encode(given, [pictures(4)[n] for n in shown]) for given, shown in some]
+    return [encode(encoder, given, [pictures(4)[n] for n in shown]) for given, shown in some]
 
 
 def losses(kind: str, attention: str, rows, **options) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_rows_in_one_batch_have_the_losses_that_they_have_alone(kind, attention)
     with torch.no_grad():
         alone = torch.cat([losses(kind, attention, [one]) for one in rows])
         together = losses(kind, attention, rows)
-    assert len(alone) == sum(one.n_supervised for one in rows)
+    assert len(alone) == sum(one.counts["supervised_tokens"] for one in rows)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together.sum(), alone.sum())
 
@@ -95,7 +95,7 @@ def test_each_image_is_seen_in_its_own_place(kind):
     other = encoded(kind, [SOME[0], (SOME[2][0], [1, 3, 2])])  # the second of three is another
     with torch.no_grad():
         before, after = (losses(kind, "sdpa", some) for some in (rows, other))
-    first = rows[0].n_supervised
+    first = rows[0].counts["supervised_tokens"]
     # another image may have other tokens, and so the batch another width: equal but for rounding
     torch.testing.assert_close(before[:first], after[:first], rtol=1e-5, atol=1e-5)
     assert (before[first:] != after[first:]).all()

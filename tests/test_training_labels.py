@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.training_ground import KINDS, LLAVA_HUB, pictures, processor, row
+from tests.training_ground import KINDS, LLAVA_HUB, encode, pictures, processor, row
 from vislib.runs import InputError
 from vislib.training import tiny, vicuna
 from vislib.training.chat import Chat, RowError, model_inputs, prompt_text
@@ -93,7 +93,7 @@ ROWS = {
 def test_what_carries_loss_is_the_answers_and_their_ends(kind, name):
     given = ROWS[name]
     turns = given["conversations"]
-    encoded = encoder(kind).encode(given, pictures(len(given["images"])))
+    encoded = encode(encoder(kind), given, pictures(len(given["images"])))
     assert taught(kind, encoded) == as_taught(kind, *(turn["value"] for turn in turns[1::2]))
     assert all(
         label in (IGNORED, token)
@@ -127,7 +127,7 @@ def test_a_row_is_cut_from_the_right_but_never_in_an_image(kind):
         "K l m n o p q.",
         images=2,
     )
-    whole = encoder(kind).encode(given, pictures(2))
+    whole = encode(encoder(kind), given, pictures(2))
     full, kinds = as_taught(kind, "A b c d e f.", "G h i j.", "K l m n o p q."), set()
     second = len(whole.input_ids) - whole.input_ids[::-1].index(processor(kind).image_token_id)
     second += kind in FRAMED  # the mark that closes an image belongs to it
@@ -138,9 +138,9 @@ def test_a_row_is_cut_from_the_right_but_never_in_an_image(kind):
             length < second
         ):  # an image's pixels without its tokens, or the reverse, is an error in the model
             with pytest.raises(RowError, match="image_cut"):
-                short.encode(given, pictures(2))
+                encode(short, given, pictures(2))
             continue
-        cut = short.encode(given, pictures(2))
+        cut = encode(short, given, pictures(2))
         assert (cut.input_ids, cut.labels) == (whole.input_ids[:length], whole.labels[:length])
         assert cut.truncated is (length < len(whole.input_ids))
         assert cut.n_image_tokens == whole.n_image_tokens
@@ -185,10 +185,8 @@ def test_a_row_that_cannot_be_learnt_from_says_why(tmp_path):
         with pytest.raises(RowError) as caught:
             encoder("tiny-llava").encode({"images": []} | given)
         assert (caught.value.reason, str(tmp_path) in caught.value.detail) == (reason, False), given
-    assert (
-        encoder("tiny-llava").encode(row("<image>", "A") | {"images": [files["ok"]]}).n_pixels
-        == 56 * 56
-    )
+    seen = encoder("tiny-llava").encode(row("<image>", "A") | {"images": [files["ok"]]})
+    assert seen.counts["pixels"] == 56 * 56
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,11 +211,8 @@ def test_a_row_has_one_beginning_token_whoever_writes_it():
         both,
     ):  # by the template, the tokenizer, either
         for given in (ROWS["text only"], ROWS["one turn"]):
-            ids = (
-                Encoder(made, max_length=4000)
-                .encode(given, pictures(len(given["images"])))
-                .input_ids
-            )
+            shown = pictures(len(given["images"]))
+            ids = encode(Encoder(made, max_length=4000), given, shown).input_ids
             assert (ids[0], ids.count(made.tokenizer.bos_token_id)) == (
                 made.tokenizer.bos_token_id,
                 1,
@@ -250,11 +245,8 @@ def test_an_image_of_zeros_is_not_taken_for_padding(kind):
     images, usual = processor(kind).image_processor, processor(kind).image_processor.do_normalize
     images.do_normalize = False  # black is zero
     try:
-        values = (
-            encoder(kind)
-            .encode(row("<image>", "Night."), [Image.new("RGB", (200, 90))])
-            .pixels["pixel_values"]
-        )
+        night = row("<image>", "Night.", images=1)
+        values = encode(encoder(kind), night, [Image.new("RGB", (200, 90))]).pixels["pixel_values"]
     finally:
         images.do_normalize = usual
     frames = values.flatten(0, 1).flatten(1)
@@ -303,10 +295,11 @@ def test_a_processor_that_makes_something_unknown_is_refused(change):
 def test_a_row_whose_answer_melts_into_the_prompt_is_refused_rather_than_taught_in_part():
     tight = copy(processor("llama"))
     tight.chat_template = LLAVA_HUB.replace("': '", "':'")
-    encode = Encoder(tight, max_length=4000).encode
-    assert encode(row("Smile", "I do.")).n_supervised == 4
+    teacher = Encoder(tight, max_length=4000)
+    assert teacher.encode(row("Smile", "I do.")).counts["supervised_tokens"] == 4
     with pytest.raises(RowError, match="not_word_for_word"):
-        encode(row("Smile", ":::"))  # a token of its own begins with the colon behind the speaker
+        # a token of its own begins with the colon behind the speaker
+        teacher.encode(row("Smile", ":::"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -342,15 +335,14 @@ def test_any_text_is_taught_word_for_word(kind):
     for _ in range(60):
         words = ["".join(chance.choices(signs, k=chance.randint(1, 9))) + "." for _ in range(4)]
         marks = chance.randint(0, 2)
-        encoded = encoder(kind).encode(
-            row("<image>" * marks + words[0], *words[1:]), pictures(marks)
-        )
+        given = row("<image>" * marks + words[0], *words[1:], images=marks)
+        encoded = encode(encoder(kind), given, pictures(marks))
         assert taught(kind, encoded) == as_taught(
             kind, *(text.replace("</s>", "‹/s›") for text in words[1::2])
         )
 
 
 def test_an_answer_that_its_tokenizer_cannot_write_is_refused():
-    assert encoder("tiny-llava").encode(row("Chart?", "▁▂▃")).n_supervised
+    assert encoder("tiny-llava").encode(row("Chart?", "▁▂▃")).counts["supervised_tokens"]
     with pytest.raises(RowError, match="not_word_for_word"):
         encoder("llama").encode(row("Chart?", "▁▂▃"))  # SentencePiece writes a space as ▁

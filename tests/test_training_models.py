@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.training_ground import encode
 from tests.training_rows import SETTINGS
 from vislib.runs import InputError, start_run
 from vislib.training import models, tiny
@@ -40,7 +41,7 @@ def ground(tmp_path_factory):
 
 
 def batch(processor):
-    encoded = Encoder(processor, max_length=2048).encode(ROW, [IMAGE])
+    encoded = encode(Encoder(processor, max_length=2048), ROW, [IMAGE])
     return {
         "input_ids": torch.tensor([encoded.input_ids]),
         "labels": torch.tensor([encoded.labels]),

@@ -106,16 +106,16 @@ def test_every_row_is_counted_as_the_training_will_see_it(tmp_path, run, model):
         encoded = encoder.encode(given)
         kept = [name for name in given if name in planned]
         assert {name: planned[name] for name in kept} == {name: given[name] for name in kept}
-        assert planned["n_tokens"] == len(encoded.input_ids)
-        assert planned["n_supervised"] == sum(label != -100 for label in encoded.labels)
-        assert planned["n_pixels"] == 56 * 56 * len(given["images"])
-        assert planned["n_image_tokens"] == 16 * len(given["images"])
-    assert found[3]["n_tokens"] == 200
+        assert planned["tokens"] == len(encoded.input_ids)
+        assert planned["supervised_tokens"] == sum(label != -100 for label in encoded.labels)
+        assert planned["pixels"] == 56 * 56 * len(given["images"])
+        assert planned["image_tokens"] == 16 * len(given["images"])
+    assert found[3]["tokens"] == 200
     assert run.metrics["truncated_rows"] == 1
     counts = planning.counts(file)
     assert (counts["rows"], counts["own_rows"], counts["samples"]) == (4, 2, 2)
     assert (counts["text_only_rows"], counts["image_tokens"]) == (1, 64)
-    assert counts["tokens"] == sum(planned["n_tokens"] for planned in found)
+    assert counts["tokens"] == sum(planned["tokens"] for planned in found)
     assert run.counts() == {unit: {"taken": 2, "kept": 2, "dropped": {}} for unit in ("own", "row")}
 
 
@@ -202,11 +202,11 @@ def test_a_plan_that_was_stopped_goes_on_and_workers_change_no_byte(
     chosen, rows, asked = settings(run, model), many(tmp_path, 8), []
 
     def stop_at(name: str):
-        def encode(self: Encoder, given: dict, images=None):
+        def encode(self: Encoder, given: dict):
             asked.append(given["id"])
             if given["id"] == name:
                 raise KeyboardInterrupt
-            return real(self, given, images)
+            return real(self, given)
 
         return encode
 
@@ -240,4 +240,4 @@ def test_what_carries_loss_is_shown_as_the_model_reads_it(tmp_path, run, model):
     assert (two["picture"], text["picture"]) == (rows[0]["images"][0], None)
     assert text["text"] == f"<s>{SYSTEM} USER: Question 0? ASSISTANT:⟦ Lisbon</s>⟧"
     assert [found["id"] for found in planning.examples(chosen, 1, seed=0)] == ["two"]
-    assert json.dumps(two["n_supervised"])  # plain numbers
+    assert json.dumps(two["supervised_tokens"])  # plain numbers

@@ -44,10 +44,11 @@ def test_the_loss_and_its_gradients_are_those_of_the_plain_cross_entropy(ground,
         )
     batch = collate(rows, processor=processor, dummy=None)
     gradients = []
-    trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), model=model)
+    alone = SimpleNamespace(num_processes=1)
+    trainer = SimpleNamespace(accelerator=alone, model=model, held_out=None)
     for ours in (True, False):
         if ours:
-            supervised = sum(row.n_supervised for row in rows)
+            supervised = sum(row.counts["supervised_tokens"] for row in rows)
             loss = AnswerTrainer.compute_loss(
                 trainer, model, dict(batch), num_items_in_batch=supervised
             )
@@ -70,7 +71,8 @@ def test_a_batch_without_any_answer_costs_nothing_and_gives_every_weight_a_gradi
     model, processor = open_model(ground / "tiny-llava", settings=SETTINGS)
     dummy = dummy_row(Encoder(processor, max_length=512))
     batch = collate([], processor=processor, dummy=dummy)
-    trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=2), model=model)
+    two = SimpleNamespace(num_processes=2)
+    trainer = SimpleNamespace(accelerator=two, model=model, held_out=None)
     loss = AnswerTrainer.compute_loss(trainer, model, batch, num_items_in_batch=torch.tensor(9))
     loss.backward()
     assert loss.item() == 0
@@ -117,7 +119,7 @@ def test_the_last_whole_checkpoint_counts(tmp_path):
     ("change", "message"),
     [
         ({"images": ["gone.png"]}, "row row0 cannot be read any more .image_missing"),
-        ({"n_supervised": 1}, "row row0 is no longer what it was"),
+        ({"supervised_tokens": 1}, "row row0 is no longer what it was"),
     ],
 )
 def test_a_row_that_is_no_longer_as_it_was_planned_ends_the_training(rows, change, message):

@@ -4,6 +4,7 @@ training.
 
 import random
 from functools import cache
+from unittest.mock import patch
 
 import transformers
 from PIL import Image
@@ -11,6 +12,7 @@ from tokenizers import decoders, processors
 
 from vislib.media.tokenization import load_tokenizer
 from vislib.training import tiny
+from vislib.training.labels import Encoded, Encoder
 
 # As LLaVA-1.5 on the hub has it: no special token anywhere, white space behind answers, images
 # before texts.
@@ -105,6 +107,12 @@ def llama():
 def row(*values: str, images: int = 0) -> dict:
     turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
     return {"id": "r", "images": [f"{n}.png" for n in range(images)], "conversations": turns}
+
+
+def encode(encoder: Encoder, given: dict, images: list[Image.Image]) -> Encoded:
+    """What `encoder` makes of a row, of pictures in place of their files."""
+    with patch("vislib.training.labels.open_image", side_effect=images):
+        return encoder.encode(given)
 
 
 def pictures(count: int) -> list[Image.Image]:

@@ -83,8 +83,7 @@ def plan(folder: Path, model: Path, *, pictured: int, texts: int = 0, turns: int
             "conversations": turned,
         }
         found = encoder.encode(row)
-        row |= {"n_tokens": len(found.input_ids), "n_image_tokens": found.n_image_tokens}
-        rows.append(row | {"n_supervised": found.n_supervised, "n_pixels": found.n_pixels})
+        rows.append(row | found.counts | {"rounds": len(row["conversations"]) // 2})
     with pa.ipc.new_file(folder / "rows.arrow", ROWS) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=ROWS))
     return folder / "rows.arrow"

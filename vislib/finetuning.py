@@ -175,9 +175,7 @@ def answers(run: Run, plan: Plan, rows: list[Row], *, max_tokens: int = 32) -> l
         precision=settings.precision,
     )
     told = []
-    for row, question, *replies in zip(rows, asked, before, after, strict=True):
+    for row, question, first, second in zip(rows, asked, before, after, strict=True):
         said = {"question": question.text, "expected": row["conversations"][1]["value"]}
-        for name, reply in zip(("before", "after"), replies, strict=True):
-            said[name] = reply.text or ""
-        told.append(row | said)
+        told.append(row | said | {"before": first.text or "", "after": second.text or ""})
     return told

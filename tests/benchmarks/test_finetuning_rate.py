@@ -109,8 +109,7 @@ def planned(folder: Path, encoder: Encoder, count: int, side: int) -> Rows:
         row = {"id": str(number), "source": "own", "sample_id": "", "images": images}
         row["conversations"] = turns
         made = encoder.encode(row)
-        row |= {"n_tokens": len(made.input_ids), "n_image_tokens": made.n_image_tokens}
-        found.append(row | {"n_supervised": made.n_supervised, "n_pixels": made.n_pixels})
+        found.append(row | made.counts | {"rounds": len(row["conversations"]) // 2})
     with pa.ipc.new_file(folder / "rows.arrow", ROWS) as writer:
         writer.write_table(pa.Table.from_pylist(found, schema=ROWS))
     return Rows(folder / "rows.arrow", encoder)
@@ -124,7 +123,7 @@ class Llava(transformers.Trainer):
     def _get_train_sampler(self, *given: Any) -> Any:
         """Rows of like length in each step, as LLaVA's trainer groups them."""
         step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(step, lengths=self.train_dataset.counts["n_tokens"].tolist())
+        return LengthGroupedSampler(step, lengths=self.train_dataset.counts["tokens"].tolist())
 
     def compute_loss(self, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
         self.tokens += int(inputs["attention_mask"].sum())
@@ -183,7 +182,7 @@ def compared(
     device = torch.cuda.get_device_name() if ours.device == "cuda" else ""
     peak = peak_flops(device, ours.precision)
     used = f", MFU {own * flops / peak:.1%}" if peak else ""
-    mean = float(np.mean(rows.counts["n_tokens"]))
+    mean = float(np.mean(rows.counts["tokens"]))
     return (
         own / theirs,
         (

@@ -11,6 +11,7 @@ anything is trained, a row with its reason.
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,17 @@ class Encoded:
     truncated: bool = False
 
     @property
-    def n_supervised(self) -> int:
-        """Tokens that carry loss."""
-        return sum(label != IGNORED for label in self.labels)
-
-    @property
-    def n_pixels(self) -> int:
-        """Pixels that the vision tower looks at, padding to the row's largest image included."""
+    def counts(self) -> dict[str, int]:
+        """Its tokens, those of images and those that carry loss; and the pixels that the vision
+        tower looks at, padding to the row's largest image included.
+        """
         values = self.pixels.get("pixel_values")
-        return 0 if values is None else values.numel() // 3
+        return {
+            "tokens": len(self.input_ids),
+            "image_tokens": self.n_image_tokens,
+            "supervised_tokens": sum(label != IGNORED for label in self.labels),
+            "pixels": 0 if values is None else values.numel() // 3,
+        }
 
 
 class _Overheard:
@@ -105,20 +108,13 @@ class Encoder:
                 " whose processor has a fast tokenizer"
             ) from error
 
-    def encode(
-        self, row: Mapping[str, Any], images: Sequence[Image.Image] | None = None
-    ) -> Encoded:
-        """The row of `images` (paths) and `conversations`; `images` are its pictures if they are
-        read already.
-
-        Cut from the right at `max_length` tokens, never within an image's. Raises RowError.
+    def encode(self, row: Mapping[str, Any]) -> Encoded:
+        """The row of `images` (paths) and `conversations`, cut from the right at `max_length`
+        tokens, never within an image's. Raises RowError.
         """
-        turns = row["conversations"]
-        # before images are decoded, which takes longest
-        _check(turns, len(row["images"]) if images is None else len(images))
-        if images is None:
-            images = [open_image(path) for path in row["images"]]
-        whole, before = self._labelled(turns, images)
+        turns, paths = row["conversations"], row["images"]
+        _check(turns, len(paths))  # before images are decoded, which takes longest
+        whole, before = self._labelled(turns, [open_image(path) for path in paths])
         most, size = self.max_length, len(whole.input_ids)
         if before > most:
             raise RowError(
@@ -169,16 +165,12 @@ class Encoder:
         """Raise RowError unless the tokens of `learnt` are read as the answer."""
         # read behind the token before it: a token's text may hang on its neighbour
         lead = max(learnt.start - 1, 0)
-        before, read = (
-            self._decoded(ids[lead : learnt.start]),
-            self._decoded(ids[lead : learnt.stop]),
-        )
+        pieces = ids[lead : learnt.start], ids[lead : learnt.stop]
+        decode = partial(self.processor.tokenizer.decode, clean_up_tokenization_spaces=False)
+        before, read = map(decode, pieces)
         # some tokenizers begin every text with a space
         if read not in {before + answer, f"{before} {answer}"}:
             raise RowError("not_word_for_word", f"{answer[:80]!r} is read back as {read[:120]!r}")
-
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self.processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def unlabelled(processor: Any, batch: Mapping[str, Any]) -> Encoded:
@@ -205,7 +197,7 @@ def _moved(text: str, expanded: str, image_token: str) -> list[int]:
 
 def _check(turns: Turns, n_images: int) -> None:
     speakers = [turn["from"] for turn in turns]
-    if not turns or speakers != [("human", "gpt")[number % 2] for number in range(len(turns))]:
+    if set(speakers[::2]) != {"human"} or set(speakers[1::2]) - {"gpt"}:
         raise RowError("bad_turns", f"the turns are of {', '.join(speakers) or 'nobody'}"[:200])
     answers = [turn["value"].strip() for turn in turns[1::2]]
     if not answers:
@@ -220,13 +212,13 @@ def _check(turns: Turns, n_images: int) -> None:
 
 def open_image(path: str) -> Image.Image:
     """The picture in a file, in RGB; raises RowError, whose detail names no folder."""
+    name = Path(path).name
     try:
         return read_image(path)
     except ImageError as error:
-        raise RowError(f"image_{error.reason}", f"{Path(path).name}: {error.detail}") from error
+        raise RowError(f"image_{error.reason}", f"{name}: {error.detail}") from error
     except FileNotFoundError as error:
-        raise RowError("image_missing", Path(path).name) from error
-    except OSError as error:
-        raise RowError("image_unreadable", f"{Path(path).name[:80]}: {error.strerror}") from error
-    except ValueError as error:  # a name that no file can have
-        raise RowError("image_unreadable", f"{Path(path).name[:80]!r}: {error}") from error
+        raise RowError("image_missing", name) from error
+    except (OSError, ValueError) as error:  # also a name that no file can have
+        said = getattr(error, "strerror", error)  # without the path
+        raise RowError("image_unreadable", f"{name[:80]!r}: {said}") from error

@@ -28,7 +28,8 @@ from vislib.runs.record import Run
 from vislib.training.settings import DONE, SETTINGS, Settings
 
 Watch = Callable[[Event], None]  # gets every event of the training, as the worker tells it
-LEARNT = ("rounds", "tokens", "image_tokens", "supervised_tokens", "steps")  # in all steps
+COUNTED = ("rounds", "tokens", "image_tokens", "supervised_tokens")  # of rows
+LEARNT = (*COUNTED, "steps")  # in all steps
 
 
 def train(run: Run, settings: Settings, *, watch: Watch = lambda event: None) -> dict[str, Any]:
@@ -62,17 +63,16 @@ def train(run: Run, settings: Settings, *, watch: Watch = lambda event: None) ->
 
 def _listener(run: Run, watch: Watch, shown: ExitStack) -> Watch:
     """What shows the steps in a notebook while processes train."""
-    progress: list[Progress] = []
+    bars: list[Progress] = []
 
     def hear(event: Event) -> None:
         watch(event)
         if event["event"] == "begin":
             unit = "steps left" if event["done"] else "steps"
-            bar = run.progress(event["steps"] - event["done"], unit)
-            progress.append(shown.enter_context(bar))
+            bars.append(shown.enter_context(run.progress(event["steps"] - event["done"], unit)))
         elif event["event"] == "step":
             told = {"loss": f"{event['loss']:.3f}", "memory": f"{event['memory_gib']:.1f} GiB"}
-            progress[0].update(1, **told, **{"tokens/s": round(event["tokens_per_second"])})
+            bars[0].update(1, **told, **{"tokens/s": round(event["tokens_per_second"])})
 
     return hear
 

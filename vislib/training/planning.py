@@ -27,7 +27,7 @@ from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 from vislib.training.chat import RowError
 from vislib.training.labels import Encoded, Encoder
-from vislib.training.launch import LEARNT, placed
+from vislib.training.launch import COUNTED, LEARNT, placed
 from vislib.training.models import open_processor, portable, resolve_model
 from vislib.training.settings import Settings
 
@@ -36,30 +36,25 @@ MOST_REFUSED = 0.05
 # Share that any reason may cost: rows of a wrong form are the data's own.
 MOST_UNREADABLE = 0.5
 _ROWS_PER_PART = 2000
-COUNTS = ("n_tokens", "n_image_tokens", "n_supervised", "n_pixels")
-_KEPT = [
-    *((name, pa.string()) for name in ("id", "source", "sample_id")),
-    ("images", pa.list_(pa.string())),
-    CONVERSATIONS.field("conversations"),
-]
-_MENDS = ("n_left_out", "n_mended")  # turns and characters
-_CANDIDATES = pa.schema(
+COUNTS = (*COUNTED, "pixels")
+ROWS = pa.schema(
     [
-        *_KEPT,
-        *((name, pa.int64()) for name in _MENDS),
-        *((name, pa.string()) for name in ("reason", "detail")),
+        *((name, pa.string()) for name in ("id", "source", "sample_id", "reason", "detail")),
+        ("images", pa.list_(pa.string())),
+        CONVERSATIONS.field("conversations"),
+        *((name, pa.int64()) for name in ("n_left_out", "n_mended", *COUNTS)),
     ]
 )
-ROWS = pa.schema([*_KEPT, *((name, pa.int64()) for name in COUNTS)])
+_CANDIDATES = pa.schema(list(ROWS)[: -len(COUNTS)])  # rows that are not counted yet
 _SUMS = """
     SELECT count(*) AS rows,
         count(*) FILTER (source = 'own') AS own_rows,
         count(*) FILTER (len(images) = 0) AS text_only_rows,
         count(DISTINCT sample_id) FILTER (sample_id <> '') AS samples,
-        coalesce(sum(len(conversations) // 2), 0) AS rounds,  -- of a question and an answer
-        coalesce(sum(n_tokens), 0) AS tokens,
-        coalesce(sum(n_image_tokens), 0) AS image_tokens,
-        coalesce(sum(n_supervised), 0) AS supervised_tokens
+        coalesce(sum(rounds), 0) AS rounds,
+        coalesce(sum(tokens), 0) AS tokens,
+        coalesce(sum(image_tokens), 0) AS image_tokens,
+        coalesce(sum(supervised_tokens), 0) AS supervised_tokens
     FROM planned
 """
 
@@ -170,10 +165,8 @@ def _encode(rows: Sequence[Row], *, into: str, model: tuple[str, bool, int]) -> 
         except RowError as error:
             yield Drop(error.reason, error.detail)
             continue
-        kept = {name: row[name] for name in ROWS.names if name not in COUNTS}
-        sizes = {"n_tokens": len(encoded.input_ids), "n_pixels": encoded.n_pixels}
-        sizes |= {"n_image_tokens": encoded.n_image_tokens, "n_supervised": encoded.n_supervised}
-        yield To(into, kept | sizes)
+        rounds = len(row["conversations"]) // 2  # of a question and an answer
+        yield To(into, row | encoded.counts | {"rounds": rounds})
         yield Note("truncated_rows", encoded.truncated)
         yield Note("turns_left_out", row["n_left_out"])
         yield Note("characters_mended", row["n_mended"])
@@ -222,12 +215,12 @@ def examples(settings: Settings, count: int, seed: int) -> list[Row]:
     `picture` is the first image; `text` is what the model reads, with what it learns to write
     between ⟦ and ⟧.
     """
-    table, numbers = open_rows(settings.rows), dict[str, list[int]]()
-    ids = table.column("id").to_pylist()
-    for number, source in enumerate(table.column("source").to_pylist()):
-        numbers.setdefault(source, []).append(number)
+    table, drawn = open_rows(settings.rows), []
+    ids, sources = (table.column(name).to_pylist() for name in ("id", "source"))
+    for source in dict.fromkeys(sources):
+        numbers = [number for number, one in enumerate(sources) if one == source]
+        drawn.append(choose(numbers, count, seed, key=ids.__getitem__))
     # one of each source first, so that a look never misses the own data
-    drawn = [choose(some, count, seed, key=ids.__getitem__) for some in numbers.values()]
     in_turn = [number for group in zip_longest(*drawn) for number in group if number is not None]
     encoder = _encoder(settings.model, settings.image_splitting, settings.max_length)
     shown = []

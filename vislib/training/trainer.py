@@ -19,7 +19,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.checkpoint import checkpoint
@@ -29,36 +28,29 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from vislib.runs.children import emit
 from vislib.runs.errors import InputError
+from vislib.runs.keys import in_order
 from vislib.runs.provenance import peak_memory_mib
 from vislib.training.batches import collate, dummy_row, plan_batches
 from vislib.training.chat import RowError
 from vislib.training.labels import IGNORED, Encoded, Encoder
+from vislib.training.launch import COUNTED
 from vislib.training.planning import COUNTS, open_rows
 from vislib.training.settings import Settings
 from vislib.training.throughput import FlopMeter
 
-# What `arms` and `steps` call the counts of rows.
-_SUMMED = {
-    "rounds": "n_rounds",
-    "tokens": "n_tokens",
-    "image_tokens": "n_image_tokens",
-    "supervised_tokens": "n_supervised",
-}
 _CHUNK = 1024  # supervised tokens whose float32 logits are there at a time
 
 
 class Rows(Dataset[Encoded]):
     """The planned rows of `file`, encoded one at a time in loader workers.
 
-    `counts`: their numbers of `COUNTS` and rounds, an array each. Rows that are no longer as they
-    were planned raise InputError.
+    `counts`: their numbers of `COUNTS`, an array each. Rows that are no longer as they were planned
+    raise InputError.
     """
 
     def __init__(self, file: str | Path, encoder: Encoder) -> None:
         self.table, self.encoder = open_rows(file), encoder
         self.counts = {name: self.table.column(name).to_numpy() for name in COUNTS}
-        turns = pc.list_value_length(self.table.column("conversations")).to_numpy()
-        self.counts["n_rounds"] = turns // 2  # of a question and its answer
 
     def __getitem__(self, number: int) -> Encoded:
         row = self.table.slice(number, 1).to_pylist()[0]
@@ -69,7 +61,7 @@ class Rows(Dataset[Encoded]):
                 f"row {row['id']} cannot be read any more ({error}); its files have changed"
             ) from error
         # steps were dealt out, and tokens promised to `arms`, by what the plan had counted
-        if (len(encoded.input_ids), encoded.n_supervised) != (row["n_tokens"], row["n_supervised"]):
+        if not encoded.counts.items() <= row.items():
             raise InputError(
                 f"row {row['id']} is no longer what it was when it was planned; begin this stage"
                 " anew"
@@ -96,7 +88,7 @@ class Share(Sampler[list[int]]):
     ) -> None:
         self.rows, self.settings, self.process, self.processes = rows, settings, process, processes
         self.steps = math.ceil(len(rows) / settings.batch_size)  # of an epoch
-        counts = (rows.counts["n_tokens"], rows.counts["n_pixels"])
+        counts = rows.counts["tokens"], rows.counts["pixels"]
         plan = partial(plan_batches, *counts, batch=settings.batch_size, seed=settings.seed)
         # the rows of each step of an epoch; steps are asked for one by one, epochs come in order
         self.plan = lru_cache(maxsize=1)(plan)
@@ -114,7 +106,7 @@ class Share(Sampler[list[int]]):
         supervised_tokens.
         """
         rows = [row for step in steps for row in self.of_step(step)]
-        found = {named: int(self.rows.counts[name][rows].sum()) for named, name in _SUMMED.items()}
+        found = {name: int(self.rows.counts[name][rows].sum()) for name in COUNTED}
         return {"rows": len(rows), **found}
 
     def steps_to_learn(self) -> int:
@@ -123,18 +115,18 @@ class Share(Sampler[list[int]]):
 
         Raises InputError if none does: arms that are compared at equal tokens would not be.
         """
-        settings, tokens = self.settings, 0
-        steps = settings.max_steps or math.ceil(settings.epochs * self.steps)
+        most, tokens = self.settings.max_supervised_tokens, 0
+        steps = self.settings.max_steps or math.ceil(self.settings.epochs * self.steps)
         # as the schedule must know its end before it begins, steps are counted ahead
-        if not settings.max_supervised_tokens:
+        if not most:
             return steps
         for step in range(steps):
             tokens += self.sums(range(step, step + 1))["supervised_tokens"]
-            if tokens >= settings.max_supervised_tokens:
+            if tokens >= most:
                 return step + 1
         raise InputError(
-            f"max_supervised_tokens is {settings.max_supervised_tokens}, but all {steps} steps have"
-            f" {tokens}; lower it in every arm, or raise epochs or max_steps"
+            f"max_supervised_tokens is {most}, but all {steps} steps have {tokens}; lower it in"
+            " every arm, or raise epochs or max_steps"
         )
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -167,8 +159,7 @@ def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The last complete checkpoint in `folder`."""
-    found = folder.glob("checkpoint-*")
-    for path in sorted(found, key=lambda path: -int(path.name.rpartition("-")[2])):
+    for path in sorted(folder.glob("checkpoint-*"), key=in_order, reverse=True):
         # the Trainer writes its state last, and removes older checkpoints only then
         with suppress(OSError, ValueError):
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
@@ -180,8 +171,8 @@ class AnswerTrainer(Trainer):
     """Trains on answers; `tell` hears of each step and evaluation. `stop` ends it after the step
     under way, and `stopped` tells whether it did.
 
-    `counter` counts the FLOPs of this process in the first step of this start. `held_out`: rows
-    that are evaluated as `args` say. `ended`: the times (s) at which steps of this start did.
+    `counter` counts the FLOPs of this process in the first step of this start. `ended`: the times
+    (s) at which steps of this start did.
     """
 
     def __init__(
@@ -192,11 +183,11 @@ class AnswerTrainer(Trainer):
         settings: Settings,
         *,
         stop: Event,
-        held_out: Rows | None = None,
         counter: FlopMeter | None = None,
     ) -> None:
         self.join = partial(collate, processor=rows.encoder.processor)
         # held-out rows all have an image: they are conversations of stage 08
+        held_out = Rows(settings.held_out, rows.encoder) if settings.held_out else None
         super().__init__(model=model, args=args, eval_dataset=held_out, data_collator=self.join)
         # so that tokens of a step are counted, whatever the model says
         self.model_accepts_loss_kwargs = True
@@ -230,6 +221,10 @@ class AnswerTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The summed loss of one pass, as a share of the whole step's supervised tokens."""
+        if self.held_out and not model.training:
+            # what so many of its rows have: the Trainer's mean over rows is one over tokens then
+            usual = self.held_out.counts["supervised_tokens"].mean()
+            num_items_in_batch = len(inputs["labels"]) * usual * self.accelerator.num_processes
         # each token is told by the one before it
         targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[:, 1:]
         supervised = targets != IGNORED
@@ -243,7 +238,7 @@ class AnswerTrainer(Trainer):
             )
         loss = summed_loss(logits, targets) / num_items_in_batch
         loss *= self.accelerator.num_processes  # gradients are means over processes
-        return (loss, None) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
 
     def training_step(self, *given: Any, **named: Any) -> Any:
         """One pass, forward and backward."""
@@ -251,16 +246,6 @@ class AnswerTrainer(Trainer):
         counter = None if self.ended else self.counter
         with counter.counting() if counter else nullcontext():
             return super().training_step(*given, **named)
-
-    def prediction_step(self, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
-        """The loss of held-out rows, as a share of what so many rows have in supervised tokens: the
-        Trainer's mean over rows is then the mean over tokens.
-        """
-        assert self.held_out is not None
-        usual = len(inputs["labels"]) * self.held_out.counts["n_supervised"].mean()
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=usual)
-        return loss / self.accelerator.num_processes, None, None
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Counted elsewhere (`throughput`), as they run."""

@@ -57,19 +57,11 @@ def main(file: Path) -> None:
         signal.signal(number, lambda *_: stop.set())
     args, resumed = _arguments(settings), last_checkpoint(Path(settings.checkpoints))
     model, processor = open_model(settings.model, settings=settings)
-    encoder = Encoder(processor, max_length=settings.max_length)
-    held_out = Rows(settings.held_out, encoder) if settings.held_out else None
+    rows = Rows(settings.rows, Encoder(processor, max_length=settings.max_length))
     device = torch.cuda.get_device_name() if settings.device == "cuda" else ""
     peak = peak_flops(device, settings.precision)
-    trainer = AnswerTrainer(
-        model,
-        args,
-        Rows(settings.rows, encoder),
-        settings,
-        stop=stop,
-        held_out=held_out,
-        counter=FlopMeter() if peak else None,
-    )
+    counter = FlopMeter() if peak else None
+    trainer = AnswerTrainer(model, args, rows, settings, stop=stop, counter=counter)
     # known only now: it hangs on what the rows hold where tokens are capped
     args.max_steps = trainer.share.steps_to_learn()
     done = int(resumed.name.rpartition("-")[2]) if resumed else 0
@@ -161,14 +153,13 @@ def _leave(settings: Settings, found: dict[str, Any]) -> None:
 
 def _log(trainer: AnswerTrainer) -> list[dict[str, Any]]:
     """A row of the table `steps` for each step, of earlier starts too."""
-    rows = []
-    for entry in trainer.state.log_history:
-        if "loss" in entry:
-            row: dict[str, Any] = {name: entry[name] for name in _LOGGED}
-            # the Trainer's own epoch depends on the number of processes
-            row["epoch"] = entry["step"] / trainer.share.steps
-            rows.append(row | {"gradient_norm": entry.get("grad_norm")})
-    return rows
+    rows = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [
+        {name: row[name] for name in _LOGGED}
+        # the Trainer's own epoch depends on the number of processes
+        | {"epoch": row["step"] / trainer.share.steps, "gradient_norm": row.get("grad_norm")}
+        for row in rows
+    ]
 
 
 def _metrics(trainer: AnswerTrainer, peak: float | None) -> dict[str, float]:
