@@ -75,3 +75,24 @@ def test_killed_at_any_moment_all_is_answered_or_explained_and_little_paid_twice
     assert bills[0]["most"] <= 8
     met = {**bills[0]["failed"], **bills[1]["failed"]}
     assert len(met) > (20 if n > 100 else 8), met
+
+
+@pytest.mark.campaign
+def test_a_kill_makes_no_more_be_paid_twice_than_was_in_flight(tmp_path):
+    n, in_flight = 2000, 64
+    with load_server(latency_s=0.3, seed=1) as url:
+        settings = {"base_url": url, "model": "m", "max_in_flight": in_flight, "timeout_s": 30.0}
+        process = start(tmp_path, n, **settings)
+        while answers_in(tmp_path) < n // 2:
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        last = start(tmp_path, n, **settings)
+        wait_for(last, "done")
+        assert last.wait(60) == 0
+        paid = Counter(bill(url)["billed"])
+    twice = sum(times - 1 for times in paid.values())
+    print(f"{n} requests, {in_flight} in flight, a kill: {twice} paid twice")
+    assert len(paid) == n
+    assert twice <= in_flight
