@@ -175,7 +175,7 @@ def answer_of(journal: Journal, engine: Engine, request: Request) -> Answer:
         answer = read_again(body) if hasattr(engine, "budget") else Answer(**body)
     else:
         failed = journal.failure(key) or {"reason": "not_asked", "detail": ""}
-        told = {name: failed[name] for name in ("reason", "detail")}
-        answer = Answer(model=engine.model, status="failed", **told)
+        reason, detail = failed["reason"], failed["detail"]
+        answer = Answer(model=engine.model, status="failed", reason=reason, detail=detail)
     # tables are published
     return replace(answer, detail=without_places(answer.detail), request_sha=key)

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from vislib.checks import Checks
 from vislib.engines import Answer, Engine, Json, Request, open_engine, request_key, say
@@ -52,12 +52,12 @@ def check_parameters(params: Any) -> Engine:
     """
     Checks(params.checks, params.language)
     # before the first kernel there is no run yet, and no folder may be made for one
-    run = SimpleNamespace(
+    run: Any = SimpleNamespace(
         params=params,
         folder=Path(),
         inputs=lambda name: [input_path(getattr(params, name), Path(params.run_dir))],
     )
-    return open_engine(cast("Run", run))
+    return open_engine(run)
 
 
 def preview(run: Run, requests: Callable[[], Iterable[Request]]) -> str:

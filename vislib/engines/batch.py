@@ -59,7 +59,7 @@ class OpenAIBatch(OpenAIChat):
     def __init__(self, run: Run, folder: Path | None = None) -> None:
         params = run.params
         super().__init__(params, folder)
-        if folder is not None and self.urls == [PROVIDER] and not params.batch_folder:
+        if folder and self.urls == [PROVIDER] and not params.batch_folder:
             raise InputError(
                 "model is a folder, which the provider lacks; set batch_folder, or engine to openai"
             )
@@ -71,8 +71,7 @@ class OpenAIBatch(OpenAIChat):
         self.budget = Budget(params, share=params.batch_price)
         self._run = run
         # results name the model as the file asked for it: the same name, whatever the folder
-        served = f"{folder} --served-model-name {self.model}"
-        self._weights = served if folder is not None else self.model
+        self._weights = f"{folder} --served-model-name {self.model}" if folder else self.model
         if params.batch_folder:
             self.places = []  # the files are answered elsewhere
             self.urls = [str((ROOT / Path(params.batch_folder).expanduser()).resolve())]
@@ -97,7 +96,11 @@ class OpenAIBatch(OpenAIChat):
         self._take_up()
         yield from self._send(waiting)  # first: what is under way already is left out of it
         if not self._server:
-            yield from self._import()
+            for file in [*self._files]:
+                if file.output.exists():
+                    # what the results lack is written anew
+                    yield from self._take(file, _results(file.output.read_bytes()), None)
+                    self._clear(file)
             yield from self._send(waiting)
         while self._server and self._files and not self.stop.is_set():
             yield from self._poll(self._server)
@@ -236,7 +239,7 @@ class OpenAIBatch(OpenAIChat):
         left = file.requests()
         others = len(self._files) - 1
         for request in left:
-            self.budget.release(self._bounds.pop(request_key(self, request)))
+            self.budget.reserved -= self._bounds.pop(request_key(self, request))
         self._held_back += left
         # only that refusal passes; a single line that is too large never will
         if not error or error.code != "token_limit_exceeded" or not (others or len(left) > 1):
@@ -261,7 +264,7 @@ class OpenAIBatch(OpenAIChat):
                     answer = read_result(result, url=self._place, model=self.model)
                 except InputError as error:  # no other request would survive it
                     self._end(error)
-            self.budget.release(usd)
+            self.budget.reserved -= usd
             once_more = self._server and key not in self._retried
             if answer is None or (once_more and answer.reason in _NOT_RUN):
                 self._retried.add(key)
@@ -269,13 +272,6 @@ class OpenAIBatch(OpenAIChat):
                 continue
             cost = self.budget.pay(answer, usd)
             yield request, replace(answer, model=answer.model or self.model, usd=cost)
-
-    def _import(self) -> Answered:
-        """Take the results that lie beside the files; what they lack is written anew."""
-        for file in [*self._files]:
-            if file.output.exists():
-                yield from self._take(file, _results(file.output.read_bytes()), None)
-                self._clear(file)
 
     def _conclude(self) -> None:
         """Say what is left to do."""

@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
-from threading import Lock
 from typing import Any
 
 from vislib.engines import Answer, Json, Request
@@ -42,7 +41,7 @@ class Budget:
     """
 
     def __init__(self, params: Any, *, share: float = 1.0) -> None:
-        self.ceiling = float(params.max_spend_usd)
+        self.ceiling = params.max_spend_usd
         usd_in = params.usd_per_million_input_tokens
         usd_out = params.usd_per_million_output_tokens
         if self.ceiling and not (usd_in and usd_out):
@@ -58,8 +57,9 @@ class Budget:
         # below 0: no price of its own; what is read from a cache then costs as other input
         prices = (usd_in, usd_in if usd_cached < 0 else usd_cached, usd_written, usd_out)
         self._prices = [share * float(price) / 1e6 for price in prices]
+        # Each is written in one thread alone: `reserved` where requests are admitted, `spent` where
+        # they are paid, which is before their reservation ends. So their sum is never too small.
         self.spent = self.reserved = 0.0
-        self._lock = Lock()  # requests are reserved for in one thread and paid in another
         self.proven = not self.ceiling  # whether an answer has shown what a request costs
         self._dearest = 0.0
 
@@ -82,16 +82,10 @@ class Budget:
         return max(self._dearest, plain, self.cost(tokens, request.max_tokens, 0, tokens))
 
     def reserve(self, usd: float) -> bool:
-        """Set `usd` aside, unless that could pass the ceiling."""
-        with self._lock:
-            room = self.has_room(usd)
-            self.reserved += usd if room else 0.0
+        """Set `usd` aside, unless that could pass the ceiling; `reserved -= usd` ends it."""
+        room = self.has_room(usd)
+        self.reserved += usd if room else 0.0
         return room
-
-    def release(self, usd: float) -> None:
-        """End a reservation."""
-        with self._lock:
-            self.reserved -= usd
 
     def pay(self, answer: Answer, bound: float) -> float:
         """Count one attempt at a request whose cost was thought to be at most `bound`; its USD.
@@ -102,8 +96,7 @@ class Budget:
         # who tells nothing must not pass the ceiling unseen; what was cut off may be billed
         if not answer.tokens_in and (answer.status == "ok" or answer.reason in DOUBTFUL):
             usd = bound
-        with self._lock:
-            self.spent += usd
+        self.spent += usd
         self._dearest = max(self._dearest, usd if usd > bound else 0.0)
         self.proven = self.proven or answer.status == "ok" or answer.tokens_in > 0
         return usd

@@ -14,7 +14,8 @@ from time import monotonic
 
 _MINUTE = 60.0
 _PLANNED = 0.98  # of a limit on requests: replies and clocks jitter
-_LATE_S = 0.1  # that much of the pace may be made up for when a timer was late
+# that much of the pace may be made up for when a timer was late: less than `_PLANNED` leaves
+_LATE_S = 0.1
 _CUT = 0.8  # of the window that was refused: what is left of it
 _WIDER = 2.0  # requests by which a window full of answers widens it
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -41,10 +42,9 @@ class RateLimiter:
         `settle`.
         """
         expected = min(tokens, self._largest)
-        late = min(_LATE_S, (1 - _PLANNED) * _MINUTE)
         # evenly spaced: a burst at the minute's beginning is refused by most servers
         for kind, need in (("requests", 1 / _PLANNED), ("tokens", expected)):
-            begin = max(self._free_at[kind], now - late)
+            begin = max(self._free_at[kind], now - _LATE_S)
             self._free_at[kind] = begin + _MINUTE * need / self._limits[kind]
         return expected
 

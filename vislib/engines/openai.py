@@ -96,7 +96,7 @@ class OpenAIChat:
                 # the timeout is for an interrupt, which no request tells of
                 for done in wait(self._open, timeout=0.2, return_when=FIRST_COMPLETED).done:
                     request, usd = self._open.pop(done)
-                    self.budget.release(usd)
+                    self.budget.reserved -= usd
                     if answer := done.result():
                         yield request, answer
         if self._halt:

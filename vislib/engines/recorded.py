@@ -83,8 +83,7 @@ def read_answers(folder: Path) -> dict[Place, Entry]:
     hash of that caption), `free_form` and `multiple_choice`. Rounds are lists of `ask`, `options`
     and `answer`; a text stands for itself. Raises InputError that names the file and the fault.
     """
-    files = sorted(folder.glob("*.yaml")) if folder.is_dir() else []
-    if not files:
+    if not (files := sorted(folder.glob("*.yaml"))):
         raise InputError(f"{folder}: holds no recorded answers (*.yaml); mend `answers`")
     entries: dict[Place, Entry] = {}
     for file in files:

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -41,7 +40,6 @@ _ENVIRONMENT = {
 }
 _TAIL = 1500  # characters of the log that an error shows
 _GRACE_S = 5.0  # for a server that is told to end, or that no longer answers
-Process = subprocess.Popen[str]
 
 
 class OwnModel(OpenAIChat):
@@ -68,8 +66,8 @@ class OwnModel(OpenAIChat):
 
     def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
         """Answers as they come; see `Engine`."""
-        with self._served() as up:
-            for request, answer in super().answer(requests, spent=spent) if up else ():
+        with self._served():
+            for request, answer in super().answer(requests, spent=spent):
                 # the server's name for it is a path of this machine
                 yield request, replace(answer, model=self.model)
 
@@ -77,41 +75,43 @@ class OwnModel(OpenAIChat):
         return super()._body(request) | {"model": str(self._folder)}
 
     @contextmanager
-    def _served(self) -> Iterator[bool]:
-        """The server, up unless this was interrupted before; it ends with the block, and with this
-        process.
+    def _served(self) -> Iterator[None]:
+        """The server is up, unless this was interrupted before; it ends with the block, and with
+        this process.
         """
         with socket.socket() as probe:
             # the system picks a free port; the server takes it a moment later
             probe.bind((_HOST, 0))
             port = probe.getsockname()[1]
         self.urls = [f"http://{_HOST}:{port}/v1"]
-        where = ["--host", _HOST, "--port", str(port)]
-        command = [*self._command, str(self._folder), *where]
+        command = [*self._command, str(self._folder), "--host", _HOST, "--port", str(port)]
         with self._log.open("w", encoding="utf-8") as log:
             # who starts the stage anew waits until this server is gone, however the run ended
             process = start_process(command, self._run.workers_lock, _ENVIRONMENT, log)
         try:
-            up = self._wait_until_up(process, port)
+            self._wait_until_up(process, port)
             try:
-                yield up
+                yield
             except InputError as error:
                 with suppress(subprocess.TimeoutExpired):  # perhaps it is about to
                     raise self._ended(f"ended with {process.wait(_GRACE_S)}") from error
                 raise
         finally:
-            _end(process)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+            # kills the guard, and with it all that still runs
+            end_process(process)
 
-    def _wait_until_up(self, process: Process, port: int) -> bool:
+    def _wait_until_up(self, process: subprocess.Popen[str], port: int) -> None:
         verb = " ".join(self._command[-2:])
         print(f"serving {self.model}: {verb} on {_HOST}:{port}, log in {LOG}", flush=True)
-        while not self.stop.is_set():
+        while not self.stop.wait(0.25):
             if process.poll() is not None:
                 raise self._ended(f"did not come up (it ended with {process.returncode})")
             if _is_up(port):
-                return True
-            time.sleep(0.25)
-        return False
+                return
 
     def _ended(self, how: str) -> InputError:
         said = redact(self._log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]).strip()
@@ -142,13 +142,3 @@ def _is_up(port: int) -> bool:
         reply = httpx2.get(f"http://{_HOST}:{port}/health", timeout=5, trust_env=False)
         return reply.status_code == 200
     return False
-
-
-def _end(process: Process) -> None:
-    """Tell the server and all that it started to end, and kill what has not after a while."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE_S)
-    # kills the guard, and with it all that still runs
-    end_process(process)

@@ -77,9 +77,8 @@ class ChatClient:
             max_retries=0,
             http_client=http,
         )
-        self.url = url
-        self.model = params.model
-        self.timeout_s = params.timeout_s
+        self._url = url
+        self._params = params
         # what it calls a setting, "" for one that it does not take
         self._words = dict[str, str]()
         # whether an answer cut before its bound may mean that the bound was not understood
@@ -97,14 +96,16 @@ class ChatClient:
         sent = {name: value for n, value in body.items() if (name := words.get(n, n))}
         post = self._client.post
         try:
-            async with asyncio.timeout(self.timeout_s):  # the client's own counts from byte to byte
+            # the client's own counts from byte to byte
+            async with asyncio.timeout(self._params.timeout_s):
                 reply = await post("/chat/completions", body=sent, cast_to=httpx2.Response)
             answer = read_body(reply.content, reply.headers)
         except Exception as raised:  # read_error raises again what is no reply
             error = client_error(raised)
             if found := other_words(error, sent, heard=self._heard):
                 return await self.ask(body, other={**other, **found})
-            failure = read_error(error, url=self.url, model=self.model, heard=self._heard)
+            model, heard = self._params.model, self._heard
+            failure = read_error(error, url=self._url, model=model, heard=heard)
             return Reply(failure, getattr(error, "headers", {}))
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
