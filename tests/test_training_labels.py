@@ -273,8 +273,9 @@ def test_a_model_whose_answers_cannot_be_told_from_the_rest_is_refused_at_once(n
     made.chat_template = BROKEN[name]
     with pytest.raises(InputError, match="answers cannot be told from the rest"):
         Encoder(made, max_length=100)
+    del made.image_token
     with pytest.raises(InputError, match="no image token"):
-        Encoder(made.tokenizer, max_length=100)
+        Encoder(made, max_length=100)
 
 
 @pytest.mark.parametrize("change", [{"input_ids": [[1]]}, {"mm_token_type_ids": [[0]]}])

@@ -193,11 +193,8 @@ class Captions:
         """At most `most` held-out captions (0: all of their pages), a seeded choice, and those that
         are neither learnt from nor held out. Raises InputError if there are too few.
         """
-        refused = []
-        for row in tables.read_rows(self.joined, ["caption", "fault"]):
-            if row["fault"]:
-                reason, detail = row["fault"]
-                refused.append(Drop(reason, detail, row["caption"]["sample_id"]))
+        rows = tables.read_rows(self.joined, ["caption", "fault"])
+        refused = [Drop(*r["fault"], id=r["caption"]["sample_id"]) for r in rows if r["fault"]]
         held = list(self.examples("test"))
         chosen = choose(held, most, self.seed, key=lambda example: example.name)
         n_learnt = sum(1 for _ in self.examples("train"))
@@ -259,8 +256,8 @@ class Plan:
         settings, arm = planning.plan_arm(
             run,
             settings,
-            planning.plan_rows(run, {"caption": captions.entries()}, settings, name="planning"),
-            model=Path(params.model.partition("@")[0]).name,
+            {"caption": captions.entries()},
+            model="",
             arm="captioner",
             conversations=f"{portable(params.captions)} {params.kind}",
         )

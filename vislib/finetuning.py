@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vislib.runs import InputError, Run, tables
-from vislib.runs.keys import input_path
 from vislib.runs.tables import Row
 from vislib.training import planning, tiny
 from vislib.training.generation import Question, answers_of_models
@@ -49,13 +48,12 @@ class Plan:
             run_name=f"{run.stage.run.name}/{run.stage.name}",
         )
         held_out = _held_out(run, settings)  # fewer rows: a fault is found sooner
-        trained_as = read_facts(settings.model).get("model")  # if an earlier stage made it
         settings, arm = planning.plan_arm(
             run,
             settings,
-            _rows(run, settings),
+            _rows(run),
             # one name for all arms of a model, whatever folder or stage it was trained in
-            model=p.model_name or trained_as or Path(p.model.partition("@")[0]).name,
+            model=p.model_name or read_facts(settings.model).get("model"),
             arm=p.arm or Path(p.conversations).name or BASE,
             conversations=portable(p.conversations),
         )
@@ -68,10 +66,9 @@ class Plan:
         return "a tiny random model: the path, not a result" if is_tiny else ""
 
 
-def _rows(run: Run, settings: Settings) -> str:
-    """The file of the conversations, then of the own data."""
-    p = run.params
-    folder = input_path(p.own_images, run.stage.run) if p.own_images else None
+def _rows(run: Run) -> dict[str, Iterator[Row]]:
+    """The conversations, then the own data."""
+    p, folder = run.params, run.input("own_images")
     if folder is not None and not folder.is_dir():
         raise InputError(
             f"own_images is {p.own_images!r}, but {folder} is no folder; name the one that holds"
@@ -84,11 +81,10 @@ def _rows(run: Run, settings: Settings) -> str:
         seed=run.seed,
         store=run.scratch / "images",
     )
-    rows = {"own row": own}
-    if p.conversations:
-        # first, as the order of rows is that of their sources
-        rows = {"conversation": _conversations(run, p.max_samples, "train"), **rows}
-    return plan_rows(run, rows, settings, name="planning")
+    if not p.conversations:
+        return {"own row": own}
+    # in this order: that of rows is that of their sources
+    return {"conversation": _conversations(run, p.max_samples, "train"), "own row": own}
 
 
 def _conversations(run: Run, most: int, split: str) -> Iterator[Row]:
@@ -135,10 +131,9 @@ def loss_curve() -> Watch:
 
     import matplotlib.pyplot as plt
     import pandas as pd
-    from IPython.display import DisplayHandle
+    from IPython.display import display
 
     losses, drawn = list[Row](), list[float]()
-    shown = DisplayHandle()  # type: ignore[no-untyped-call]
 
     def watch(event: Row) -> None:
         if event["event"] in ("step", "evaluation"):
@@ -150,8 +145,8 @@ def loss_curve() -> Watch:
             axes = table.interpolate().plot(marker=".", figsize=(6, 2.5), ylabel="loss")
             # an open figure would be shown once more when the cell ends
             plt.close(axes.figure)
-            show = shown.update if drawn else shown.display
-            show(axes.figure)  # type: ignore[no-untyped-call]
+            place = str(id(losses))
+            display(axes.figure, display_id=place, update=bool(drawn))  # type: ignore[no-untyped-call]
             drawn.append(time.monotonic())
 
     return watch

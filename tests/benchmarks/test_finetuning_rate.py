@@ -153,6 +153,7 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
     model, args = model_of(shape, settings, settings.device), _arguments(settings)
     clock = Clock()
     args.save_strategy, encoder, counter = "no", rows.encoder, FlopMeter()
+    args.num_train_epochs = settings.epochs
     if ours:
         trainer: Any = AnswerTrainer(model, args, rows, settings, stop=Event(), counter=counter)
     else:

@@ -15,6 +15,8 @@ from PIL import Image
 MARK = "<image>"  # in a human turn: the place of an image
 Turns = Sequence[Mapping[str, str]]
 _ROLES = {"human": "user", "gpt": "assistant"}
+# Line breaks behind the images that a turn begins with, and before those that it ends with.
+_SET_OFF = re.compile(rf"(\A\s*(?:{MARK}\s*)*{MARK})\n+|\n+((?:{MARK}\s*)+\Z)")
 _UNSEEN = 2**-8  # less than half a grey level, and the same number in every precision
 
 
@@ -82,16 +84,13 @@ class Chat:
         """A turn's images and texts; line breaks that only set images off from the text are the
         template's to write.
         """
-        pieces = turn["value"].split(MARK) if turn["from"] == "human" else [turn["value"]]
-        told = [number for number, piece in enumerate(pieces) if piece.strip() or len(pieces) == 1]
+        pieces = [turn["value"]]
+        if turn["from"] == "human":
+            pieces = _SET_OFF.sub(r"\1\2", turn["value"]).split(MARK)
         for number, piece in enumerate(pieces):
             if number:  # before every piece but the first stood a mark
                 yield {"type": "image"}
-            if number in told:
-                if number == told[0] and number:
-                    piece = piece.lstrip("\n")
-                if number == told[-1] and number < len(pieces) - 1:
-                    piece = piece.rstrip("\n")
+            if piece.strip() or len(pieces) == 1:
                 # a page that says <image> or </s> must not show one, nor end an answer
                 text = self._specials.sub(lambda word: f"‹{word[0][1:-1]}›", piece)
                 yield {"type": "text", "text": text}

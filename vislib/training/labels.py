@@ -92,8 +92,7 @@ class Encoder:
 
     def __init__(self, processor: Any, *, max_length: int) -> None:
         self.processor, self.max_length = processor, max_length
-        place = getattr(getattr(processor, "tokenizer", processor), "name_or_path", "")
-        name = f"model {place} ({type(processor).__name__})"
+        name = f"model {processor.tokenizer.name_or_path} ({type(processor).__name__})"
         if not getattr(processor, "image_token", None):
             raise InputError(
                 f"{name} has no image token; take one whose processor writes images into the text"

@@ -43,7 +43,7 @@ def resolve_model(value: str, run: Run) -> str:
                 " org/name"
             )
         return value
-    folder = input_path(value, run.stage.run)
+    folder = run.place(value)
     if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise InputError(
             f"model is {value!r}, but {folder} holds neither config.json nor {ADAPTER[0]}"

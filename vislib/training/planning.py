@@ -74,14 +74,19 @@ def settings_of(run: Run, **given: Any) -> Settings:
     return settings
 
 
-def plan_arm(run: Run, settings: Settings, rows: str, **named: Any) -> tuple[Settings, Row]:
-    """The settings to learn from the file `rows`, and the row of `arms` as one pass over them would
-    have it. The model's record says the same, but for what is known at the end.
+def plan_arm(
+    run: Run, settings: Settings, rows: Mapping[str, Iterable[Row]], **named: Any
+) -> tuple[Settings, Row]:
+    """The settings to learn from `rows` (`plan_rows`), and the row of `arms` as one pass over them
+    would have it; `named` are its model, arm and conversations. The model's record says the same,
+    but for what is known at the end.
     """
-    model, method = run.params.model, run.params.method
-    arm = {**named, "seed": run.seed, "base": portable(model), "method": method, **counts(rows)}
-    facts = {name: value for name, value in arm.items() if name not in LEARNT} | {"base": model}
-    return replace(settings, rows=rows, facts=facts), arm
+    file = plan_rows(run, rows, settings, name="planning")
+    base, method = run.params.model, run.params.method
+    named["model"] = named["model"] or Path(base.partition("@")[0]).name
+    arm = {**named, "seed": run.seed, "base": portable(base), "method": method, **counts(file)}
+    facts = {name: value for name, value in arm.items() if name not in LEARNT} | {"base": base}
+    return replace(settings, rows=file, facts=facts), arm
 
 
 def plan_rows(run: Run, rows: Mapping[str, Iterable[Row]], settings: Settings, *, name: str) -> str:

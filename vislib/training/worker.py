@@ -85,16 +85,14 @@ def _arguments(settings: Settings) -> TrainingArguments:
     return TrainingArguments(
         output_dir=settings.checkpoints,
         seed=settings.seed,
-        num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.device_batch_size,
         per_device_eval_batch_size=settings.device_batch_size,
         # rounded up: the last pass of a step may be narrower
         gradient_accumulation_steps=math.ceil(settings.batch_size / rows_at_once),
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="cosine",  # as in LLaVA's recipe, like clipping at the usual norm of 1
         warmup_steps=min(settings.warmup, 1 - 1e-9),  # 1 would be one step
         weight_decay=settings.weight_decay,
-        max_grad_norm=1.0,  # as in LLaVA's recipe, like the cosine
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=settings.precision == "bfloat16",
         use_cpu=not cuda,
@@ -103,15 +101,12 @@ def _arguments(settings: Settings) -> TrainingArguments:
         dataloader_pin_memory=cuda,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would hide a training that diverged
-        save_strategy="steps",
         # the best of the evaluated weights must have been saved when they were evaluated
         save_steps=settings.eval_steps if settings.load_best else settings.checkpoint_steps,
-        save_total_limit=1,  # the last one; the best one stays too
+        save_total_limit=1,  # the last one; the best one stays too where it will be loaded
         eval_strategy="steps" if settings.eval_steps else "no",
         eval_steps=settings.eval_steps or None,
         load_best_model_at_end=settings.load_best,
-        metric_for_best_model="loss",
-        greater_is_better=False,
         disable_tqdm=True,  # the stage shows progress
         report_to=settings.report_to,
         run_name=settings.run_name or None,
