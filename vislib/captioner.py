@@ -193,8 +193,11 @@ class Captions:
         """At most `most` held-out captions (0: all of their pages), a seeded choice, and those that
         are neither learnt from nor held out. Raises InputError if there are too few.
         """
-        rows = tables.read_rows(self.joined, ["caption", "fault"])
-        refused = [Drop(*r["fault"], id=r["caption"]["sample_id"]) for r in rows if r["fault"]]
+        refused = []
+        for row in tables.read_rows(self.joined, ["caption", "fault"]):
+            if row["fault"]:
+                reason, detail = row["fault"]
+                refused.append(Drop(reason, detail, row["caption"]["sample_id"]))
         held = list(self.examples("test"))
         chosen = choose(held, most, self.seed, key=lambda example: example.name)
         n_learnt = sum(1 for _ in self.examples("train"))
