@@ -154,7 +154,7 @@ def test_having_nothing_to_say_stops_no_stage(ground):  # noqa: F811
         journal = "silent"
         study, basis = (lambda self, requests: None), (lambda self, request: {})
 
-        def answer(self, requests, *, spent=0.0):
+        def answer(self, requests):
             yield from (
                 (request, Answer(status="failed", reason="no_evidence")) for request in requests
             )

@@ -90,10 +90,10 @@ class Engine(Protocol):
     """Answers requests, in any order; failures are answers too.
 
     `basis` is what an answer depends on beyond model, sampling, messages and image (JSON values; it
-    may replace `model`). `answer` reads `requests` no faster than it answers them; `spent` is what
-    the stage's journalled answers cost in USD. It raises InputError when going on is no use, after
-    it has yielded what was under way. An engine that waits has an event `stop` too: once it is set,
-    nothing more is begun.
+    may replace `model`). `answer` reads `requests` no faster than it answers them. It raises
+    InputError when going on is no use, after it has yielded what was under way. An engine that
+    waits has an event `stop` too: once it is set, nothing more is begun; one that is paid has a
+    `budget`, whose `spent` begins with what the stage's journalled answers cost.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Engine(Protocol):
     model: str
 
     def basis(self, request: Request) -> Json: ...
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered: ...
+    def answer(self, requests: Iterable[Request]) -> Answered: ...
 
 
 def say(line: str) -> None:
@@ -133,7 +133,7 @@ def open_engine(run: Run) -> Engine:
     if params.engine == "openai" and folder is not None and not params.base_url:
         from vislib.engines.serve import OwnModel
 
-        return OwnModel(params, folder, run)
+        return OwnModel(run, folder)
     if params.engine == "openai":
         from vislib.engines.openai import OpenAIChat
 

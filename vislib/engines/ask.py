@@ -162,7 +162,14 @@ class _Asking:
             self._spent += failure["usd"] if failure else 0.0  # it may have been billed
             body, answered_at = self._journal.entry(key) or ({}, 0.0)
             if body:
-                self._learn(request, body, answered_at)
+                self.known += 1
+                self._spent += body["usd"]
+                _add(self.answers, body)
+                self._origins.add(body, answered_at)
+                if self.estimate:
+                    self.estimate.learn(request, body)
+                # as it is read today: an earlier version may have journalled thoughts with it
+                self._judge(request, without_thoughts(body["text"]))
             # a failure about its request would come again, and be paid again
             elif self._is_settled(failure) or (failure and self._replay):
                 self.known += 1
@@ -172,17 +179,6 @@ class _Asking:
                 if self.estimate:
                     self.estimate.add(request)
         return missing
-
-    def _learn(self, request: Request, body: Json, answered_at: float) -> None:
-        """Take account of a journalled answer."""
-        self.known += 1
-        self._spent += body["usd"]
-        _add(self.answers, body)
-        self._origins.add(body, answered_at)
-        if self.estimate:
-            self.estimate.learn(request, body)
-        # as it is read today: an earlier version may have journalled thoughts with it
-        self._judge(request, without_thoughts(body["text"]))
 
     def lacks(self, missing: int) -> str:
         """What is wrong when answers are missing that may not be asked for."""
@@ -205,11 +201,12 @@ class _Asking:
         """Ask the `missing` ones, and journal what comes."""
         if self.estimate:
             say(f"to ask: {self.estimate.line()}")
+            self.estimate.budget.spent = self._spent
         with self._run.progress(missing, "request") as progress, interrupts(self._stop):
             lacking = self._lacking(requests)
             try:
                 # however this ends, what the engine has begun is ended by closing
-                with closing(self._engine.answer(lacking, spent=self._spent)) as answers:
+                with closing(self._engine.answer(lacking)) as answers:
                     for request, answer in answers:
                         self._record(request, answer)
                         usd = round(self.answers["usd"], 4)

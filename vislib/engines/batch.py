@@ -27,7 +27,7 @@ from vislib.engines.batch_files import (
 from vislib.engines.budget import Budget
 from vislib.engines.completions import failure
 from vislib.engines.openai import OpenAIChat
-from vislib.engines.replies import read_result
+from vislib.engines.replies import NEVER_RUN, read_result
 from vislib.engines.transport import PROVIDER
 from vislib.runs import InputError, Run
 from vislib.runs.keys import ROOT
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _ENDED = ("completed", "failed", "expired", "cancelled")
 # Ends of a line that was not run, nor billed: it is asked once more.
-_NOT_RUN = ("batch_expired", "batch_cancelled", "request_timeout", "rate_limited", "server_error")
+_NOT_RUN = (*NEVER_RUN, "rate_limited", "server_error")
 _MISSED = 30  # looks that may bring nothing: two hours, when polls are far apart
 _SAY_S = 30.0  # polls that are so far apart are told
 
@@ -77,11 +77,10 @@ class OpenAIBatch(OpenAIChat):
             self.urls = [str((ROOT / Path(params.batch_folder).expanduser()).resolve())]
         self._place = self.urls[0]
 
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
+    def answer(self, requests: Iterable[Request]) -> Answered:
         """Answers as batches end; see `Engine`. Those of batches that an earlier run of the stage
         began come too. Requests are read as far as the ceiling allows.
         """
-        self.budget.spent = spent
         self._halt = None
         waiting = iter(requests)
         self._held_back: list[Request] = []  # to be asked once more, or held back by the ceiling

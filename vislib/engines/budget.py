@@ -120,7 +120,7 @@ class Estimate:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
-        self._budget: Budget = engine.budget
+        self.budget: Budget = engine.budget
         # sums by prompt_sha: of requests without an answer, and of those with one
         self._lacking: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._known: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -164,8 +164,8 @@ class Estimate:
                     "tokens_out": min(n * _GUESS, group["most_out"]),
                 }
             # the ceiling to plan with: nothing cached, and every answer as long as it may be
-            most = self._budget.cost(used["tokens_in"], group["most_out"])
-            total.update(used | {"requests": n, "usd": self._budget.cost(**used), "most_usd": most})
+            most = self.budget.cost(used["tokens_in"], group["most_out"])
+            total.update(used | {"requests": n, "usd": self.budget.cost(**used), "most_usd": most})
         total["hours"] = self._hours(total)
         return total
 
@@ -196,12 +196,12 @@ class Estimate:
         return f"{is_['requests']:,} requests · {tokens} · {self._money(is_)} · {self._time(is_)}"
 
     def _money(self, is_: Mapping[str, float]) -> str:
-        if not self._budget.priced:
+        if not self.budget.priced:
             return (
                 "no prices: set usd_per_million_input_tokens and usd_per_million_output_tokens"
                 " unless it is free"
             )
-        day = self._budget.prices_of
+        day = self.budget.prices_of
         date = f"prices of {day}" if day else "prices without a date: set prices_of"
         most = f"{is_['most_usd']:,.2f} at most, if every answer fills max_answer_tokens"
         return f"{is_['usd']:,.2f} USD expected, {most} ({date})"

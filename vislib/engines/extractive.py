@@ -64,10 +64,10 @@ class Extractive:
         # the folder of a run must not change the key; the name of the file is its content's hash
         given = dict(request.evidence, image_path="", caption="")
         image = PurePath(str(request.evidence["image_path"])).name
-        parts = (request.id, str(request.seed), image, repr(sorted(given.items())))
-        return {"evidence": short_hash(*parts)}
+        evidence = repr(sorted(given.items()))
+        return {"evidence": short_hash(request.id, str(request.seed), image, evidence)}
 
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
+    def answer(self, requests: Iterable[Request]) -> Answered:
         """Answer each request; one without any evidence fails with reason `no_evidence`."""
         writers = {"caption": caption, "free_form": free_form, "multiple_choice": multiple_choice}
         for request in requests:

@@ -78,9 +78,8 @@ class OpenAIChat:
             basis["model_revision"] = self.params.model_revision
         return basis
 
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
+    def answer(self, requests: Iterable[Request]) -> Answered:
         """Answers as they come; see `Engine`."""
-        self.budget.spent = spent
         self._halt = None
         self._held: Request | None = None  # by the ceiling
         self._open: dict[Future[Answer | None], tuple[Request, float]] = {}

@@ -41,14 +41,14 @@ class Recorded:
     name = journal = model = "recorded"
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._entries = folder, read_answers(folder)
+        self._entries = read_answers(folder)
 
     def basis(self, request: Request) -> Json:
         """The answer itself: whoever edits one is given the new one."""
         entry = self._entries.get(_place(request))
         return {"answer": short_hash(entry.text, entry.writer) if entry else ""}
 
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
+    def answer(self, requests: Iterable[Request]) -> Answered:
         """Answer each request; one without an answer fails with one of `REASONS`."""
         for request in requests:
             yield request, self._answer(request)

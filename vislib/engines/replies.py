@@ -48,7 +48,7 @@ _STATUS_OF = {  # what errors without a number are called
     r"invalid_request|bad.?request|context_length|content_filter|unsupported": 400,
 }
 # What the provider calls lines of a batch that never came to the model; it bills none of them.
-_NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
+NEVER_RUN = ("batch_expired", "batch_cancelled", "request_timeout")
 SILENT = {
     "unreachable": "no connection ({}). Start the server, or mend base_url or OPENAI_BASE_URL",
     "rate_limited": "nothing but refusals ({}). Wait until the limit is over",
@@ -163,7 +163,7 @@ def read_result(result: Json, *, url: str, model: str) -> Answer:
         error = ServerError(status, said)
     if not error:  # it never came to the model
         code = as_dict(said).get("code")
-        return failure(code if code in _NEVER_RUN else "server_error", ServerError(0, said))
+        return failure(code if code in NEVER_RUN else "server_error", ServerError(0, said))
     return read_error(error, url=url, model=model)
 
 

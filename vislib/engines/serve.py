@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vislib.engines import Answered, Json, Request
 from vislib.engines.openai import OpenAIChat
@@ -50,24 +49,25 @@ class OwnModel(OpenAIChat):
     of its log.
     """
 
-    def __init__(self, params: Any, folder: Path, run: Run) -> None:
+    def __init__(self, run: Run, folder: Path) -> None:
+        model = run.params.model
         if (folder / "adapter_config.json").exists():
             raise InputError(
-                f"model is {params.model!r}, adapters alone; name whole weights, such as"
+                f"model is {model!r}, adapters alone; name whole weights, such as"
                 " 11_captioner/model"
             )
-        super().__init__(params, folder)
+        super().__init__(run.params, folder)
         self.places = []  # it is started here
         self._folder = folder
         self._run, self._log = run, run.folder / LOG
         self._command = _command()
-        reference = table_reference(params.model)
+        reference = table_reference(model)
         self.model = f"{'/'.join(reference[1:]) if reference else folder.name}@{self._identity[:8]}"
 
-    def answer(self, requests: Iterable[Request], *, spent: float = 0.0) -> Answered:
+    def answer(self, requests: Iterable[Request]) -> Answered:
         """Answers as they come; see `Engine`."""
         with self._served():
-            for request, answer in super().answer(requests, spent=spent):
+            for request, answer in super().answer(requests):
                 # the server's name for it is a path of this machine
                 yield request, replace(answer, model=self.model)
 
