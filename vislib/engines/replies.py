@@ -80,18 +80,11 @@ class Reply(NamedTuple):
 class ServerError(Exception):
     """An error that a server told: the status it stands for, and all that was said with it."""
 
-    def __init__(
-        self,
-        status: int,
-        said: Any,
-        headers: Mapping[str, str] = {},
-        tokens: Mapping[str, Any] = {},
-    ) -> None:
+    def __init__(self, status: int, said: Any, tokens: Mapping[str, Any] = {}) -> None:
         super().__init__(str(as_dict(said).get("message") or said))
         self.status = status
         self.code = as_dict(said).get("code")
         self.said = json.dumps(said, default=str)[:10_000]
-        self.headers = headers
         self.tokens = tokens  # half an answer is billed
 
 
@@ -99,7 +92,7 @@ def _fits(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
-def told_error(body: Any, headers: Mapping[str, str] = {}) -> ServerError | None:
+def told_error(body: Any) -> ServerError | None:
     """The error that a reply holds, whatever its HTTP status said; None if it holds none.
 
     The code in the body is the status. It stands in place of choices, or beside one that was cut.
@@ -107,7 +100,7 @@ def told_error(body: Any, headers: Mapping[str, str] = {}) -> ServerError | None
     body = as_dict(body)
     if not (error := body.get("error") or as_dict(choice(body)).get("error")):
         return None
-    return ServerError(_status(error), error, headers, used(body.get("usage")))
+    return ServerError(_status(error), error, used(body.get("usage")))
 
 
 def _status(error: Any) -> int:
@@ -131,7 +124,7 @@ def settles(reason: str, detail: str) -> bool:
     return reason in SETTLED or (reason == "refused" and _fits(_TOO_LONG, detail))
 
 
-def read_body(content: bytes, headers: Mapping[str, str] = {}) -> Answer:
+def read_body(content: bytes) -> Answer:
     """The answer in the bytes of a reply with status 200. Raises ServerError for one that is told
     in it.
     """
@@ -139,7 +132,7 @@ def read_body(content: bytes, headers: Mapping[str, str] = {}) -> Answer:
         body = json.loads(content)
     except (ValueError, RecursionError):  # half a body, HTML, a million brackets
         return failure("not_json", content[:1000].decode("utf-8", "replace"))
-    if error := told_error(body, headers):
+    if error := told_error(body):
         raise error
     return read_completion(body)
 
@@ -173,7 +166,7 @@ def client_error(error: Exception) -> Exception:
 
     if not isinstance(error, openai.APIStatusError):
         return error
-    return ServerError(error.status_code, error.body, error.response.headers)
+    return ServerError(error.status_code, error.body)
 
 
 def read_error(error: Exception, *, url: str, model: str, heard: bool = False) -> Answer:

@@ -91,22 +91,27 @@ class ChatClient:
         other request would survive.
         """
         import httpx2
+        import openai
 
         words = {**self._words, **other}
         sent = {name: value for n, value in body.items() if (name := words.get(n, n))}
         post = self._client.post
+        headers: Mapping[str, str] = {}
         try:
             # the client's own counts from byte to byte
             async with asyncio.timeout(self._params.timeout_s):
                 reply = await post("/chat/completions", body=sent, cast_to=httpx2.Response)
-            answer = read_body(reply.content, reply.headers)
+            headers = reply.headers
+            answer = read_body(reply.content)
         except Exception as raised:  # read_error raises again what is no reply
+            if isinstance(raised, openai.APIStatusError):
+                headers = raised.response.headers
             error = client_error(raised)
             if found := other_words(error, sent, heard=self._heard):
                 return await self.ask(body, other={**other, **found})
             model, heard = self._params.model, self._heard
             failure = read_error(error, url=self._url, model=model, heard=heard)
-            return Reply(failure, getattr(error, "headers", {}))
+            return Reply(failure, headers)
         bound = sent.get("max_completion_tokens", 0)
         if answer.reason == "length" and answer.tokens_out < bound and self._cut_short:
             # servers that know only the older name ignore the newer one, and cut by their default
@@ -117,4 +122,4 @@ class ChatClient:
         if answer.status == "ok":  # else it was not for these words
             self._heard = True
             self._words |= other
-        return Reply(answer, reply.headers)
+        return Reply(answer, headers)
