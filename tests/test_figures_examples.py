@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.figure_layout import assert_readable
@@ -46,7 +47,7 @@ def test_a_figure_without_a_sample_that_can_be_shown_says_so(tmp_path: Path) -> 
     for section, name in (("## 2", "page"), ("## 3", "talks")):
         held = run_section("25_examples", section, tables, paths=tables, **names)
         assert any("No sample can be shown" in text for text in texts_of(held["sheet"]))
-        assert len(figures.save_figure(held[name], tmp_path, name)) == 2
+        assert len(figures.save_figure(held[name], tmp_path, name, pd.DataFrame())) == 3
 
 
 def test_the_table_of_the_notebook_has_both_captions_with_their_counts(
@@ -79,7 +80,8 @@ def test_page_marks_what_the_page_adds(inputs: dict[str, Path], tmp_path: Path) 
     assert "1 of 3 words, stop words apart, stand on the page too" in shown
     # the control has a harbour
     assert {t.get_text() for t in sheet.axes.texts if t.get_color() == CONTRAST} == {"old"}
-    figures.save_figure(figure, tmp_path, "page")  # two dollar signs in the caption are no formula
+    # two dollar signs in the caption are no formula
+    figures.save_figure(figure, tmp_path, "page", pd.DataFrame([example]))
     assert (tmp_path / "page.png").stat().st_size > 1000
 
 

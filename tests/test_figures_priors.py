@@ -5,6 +5,7 @@ marked.
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -131,7 +132,8 @@ def draw(
     # labels lie on the picture, and beside one another
     on_picture = {t.get_text() for t in sheet.axes.texts if t.get_fontsize() == priors._LABEL}
     assert_readable(figure, may_overlap=on_picture)
-    return sheet.axes, figures.save_figure(figure, folder, "all") if folder else []
+    table = pd.DataFrame(examples)
+    return sheet.axes, figures.save_figure(figure, folder, "all", table) if folder else []
 
 
 def shown(axes: Axes) -> list[str]:
@@ -246,5 +248,5 @@ def test_the_figure_is_equal_bytes_again(tmp_path: Path) -> None:
     for folder, kept in ((tmp_path / "one", files), (tmp_path / "two", again)):
         folder.mkdir()
         kept += draw(examples, folder=folder)[1]
-    assert [f.suffix for f in files] == [".pdf", ".png"]
+    assert [f.suffix for f in files] == [".pdf", ".png", ".csv"]
     assert [f.read_bytes() for f in files] == [f.read_bytes() for f in again]

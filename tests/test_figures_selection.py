@@ -194,8 +194,9 @@ def test_the_figures_are_equal_bytes_and_pictures_are_small(inputs: Inputs, tmp_
         table = clusters_of(inputs, count=9, seed=0)
         figure, axes = draw(table)
         twins, pairs = draw(pairs_of(inputs, count=4, seed=0))
-        files = [*figures.save_figure(figure, folder, "clusters", table.drop(columns="paths"))]
-        files += figures.save_figure(twins, folder, "pairs")
+        narrow = table.drop(columns="paths")
+        files = figures.save_figure(figure, folder, "clusters", narrow)
+        files += figures.save_figure(twins, folder, "pairs", narrow)
         assert max(image.get_size()[0] for image in (*axes.images, *pairs.images)) <= 250  # px
         written.append([file.read_bytes() for file in files])
     assert written[0] == written[1]
@@ -206,7 +207,8 @@ def test_a_photograph_as_large_as_any_stays_small_in_the_file(tmp_path: Path) ->
     noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
     for file in (tmp_path / "03/files").iterdir():
         Image.fromarray(noise).save(file, compress_level=1)
-    figure, axes = draw(clusters_of(inputs, count=3, seed=0))
-    pdf = figures.save_figure(figure, tmp_path, "clusters")[0]
+    table = clusters_of(inputs, count=3, seed=0)
+    figure, axes = draw(table)
+    pdf = figures.save_figure(figure, tmp_path, "clusters", table)[0]
     # whole, each would take 480 kB
     assert pdf.stat().st_size < 150_000 * len(axes.images)

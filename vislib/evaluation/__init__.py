@@ -4,7 +4,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from vislib.evaluation.benchmarks import CONTEXTUAL
 from vislib.evaluation.contextual import FREE_FORM, MULTIPLE_CHOICE, PageQuestion, load_questions
@@ -12,39 +13,29 @@ from vislib.evaluation.lmms import Harness
 from vislib.evaluation.parsing import Reader, result_row
 from vislib.evaluation.statistics import Statistics
 from vislib.letters import lenient_letter
-from vislib.runs import InputError, choose, tables
+from vislib.runs import InputError, Run, choose, tables
 from vislib.runs.tables import Row
 from vislib.training import generation
 from vislib.training.generation import Question, Reply
 from vislib.training.models import read_facts, resolve_model
 
-if TYPE_CHECKING:
-    from vislib.runs import Run
-
 
 @dataclass(frozen=True)
 class Arm:
-    """A model to evaluate: where it lies, and the model, arm and seed that tables and figures call
-    it by.
+    """A model to evaluate: where it lies, and its columns `model`, `arm` and `seed` of the
+    contract's tables.
     """
 
     place: str
-    model: str
-    arm: str
-    seed: int
+    cell: Row
 
     @property
     def name(self) -> str:
         """For messages and logs."""
-        return f"{self.model}/{self.arm}/{self.seed}"
-
-    @property
-    def cell(self) -> Row:
-        """Its columns of the contract's tables."""
-        return {"model": self.model, "arm": self.arm, "seed": self.seed}
+        return "{model}/{arm}/{seed}".format_map(self.cell)
 
 
-def open_arms(run: "Run") -> list[Arm]:
+def open_arms(run: Run) -> list[Arm]:
     """The models of a run's parameters; one that was not trained here is the arm `untrained` of its
     own name.
 
@@ -55,7 +46,7 @@ def open_arms(run: "Run") -> list[Arm]:
         place = resolve_model(value, run)
         # What was not trained here has no record beside it.
         facts = {"model": value, "arm": "untrained", "seed": 0} | read_facts(place)
-        arm = Arm(place, facts["model"], facts["arm"], facts["seed"])
+        arm = Arm(place, {name: facts[name] for name in ("model", "arm", "seed")})
         # Two of one name would share their rows in every table.
         if arm.name in [other.name for other in arms]:
             raise InputError(
@@ -63,7 +54,7 @@ def open_arms(run: "Run") -> list[Arm]:
                 " seed"
             )
         arms.append(arm)
-    names = sorted({arm.arm for arm in arms})
+    names = sorted({arm.cell["arm"] for arm in arms})
     if not names:
         raise InputError("models is empty; name one or more, such as 10_finetuning.leaky_mix/model")
     if run.params.reference and run.params.reference not in names:
@@ -74,7 +65,7 @@ def open_arms(run: "Run") -> list[Arm]:
     return arms
 
 
-def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
+def answer(run: Run, *, read: Reader = lenient_letter) -> None:
     """Ask every model what the journals lack, and write `results`.
 
     `read` says which letter a reply to a multiple-choice question means. Raises InputError where a
@@ -85,8 +76,8 @@ def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
     with run.output() as output:
         output.take("question", len(questions) + len(refused))
         output.keep("question", len(questions))
-        for name, reason, detail in refused:
-            output.drop("question", name, reason, detail)
+        for found in refused:
+            output.drop("question", *found)
         # Both ways give the same columns, so that all that follows is one.
         for row in _asked(run, arms, questions, read):
             output.take("answer")
@@ -96,15 +87,10 @@ def answer(run: "Run", *, read: Reader = lenient_letter) -> None:
                 output.drop("answer", name, row["reason"], row["detail"])
             else:
                 output.keep("answer")
-                # Other questions of the local benchmark's form have a name of their own.
-                if row["benchmark"] == CONTEXTUAL:
-                    row["benchmark"] = run.params.benchmark
                 output.write("results", row)
 
 
-def _asked(
-    run: "Run", arms: list[Arm], questions: list[PageQuestion], read: Reader
-) -> Iterator[Row]:
+def _asked(run: Run, arms: list[Arm], questions: list[PageQuestion], read: Reader) -> Iterator[Row]:
     """Results of all arms on our own benchmark, and on the tasks that lmms-eval runs; what has no
     verdict has a reason.
     """
@@ -120,7 +106,9 @@ def _asked(
                 lost = {"reason": reply.reason, "detail": reply.detail}
                 yield arm.cell | {"sample_id": question.id} | lost
             else:
-                yield arm.cell | local_row(question, reply.text, read=read)
+                # Other questions of the local benchmark's form have a name of their own.
+                named = arm.cell | {"benchmark": run.params.benchmark}
+                yield named | local_row(question, reply.text, read=read)
     if harness:
         with run.progress(len(arms) * len(public), "tasks of models") as progress:
             for arm in arms:
@@ -130,7 +118,7 @@ def _asked(
 
 
 def replies(
-    run: "Run", arms: list[Arm], questions: list[PageQuestion]
+    run: Run, arms: list[Arm], questions: list[PageQuestion]
 ) -> Iterator[tuple[Arm, PageQuestion, Reply]]:
     """What each model says to each question, generated here and journalled."""
     params = run.params
@@ -154,7 +142,7 @@ def replies(
             yield arm, question, reply
 
 
-def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_letter) -> Row:
+def local_row(question: PageQuestion, reply: str, *, read: Reader) -> Row:
     """A question of the local benchmark with a reply: right as it is leniently read."""
     row = result_row(
         question.id,
@@ -164,18 +152,16 @@ def local_row(question: PageQuestion, reply: str, *, read: Reader = lenient_lett
         options=question.options,
         read=read,
     )
-    row |= {"benchmark": CONTEXTUAL, "question_type": question.type, "cluster": question.page}
+    row |= {"question_type": question.type, "cluster": question.page}
     if row["parsed"] is not None:  # no harness judges here: the lenient reading is the verdict
         row["correct"] = bool(row["lenient"])
     return row
 
 
-def compare(run: "Run") -> None:
+def compare(run: Run) -> None:
     """Write `scores` and `comparisons` of the `results` that were written."""
-    import pandas
-
     # Read back, so that a changed cell here compares without asking anybody.
-    results = pandas.read_parquet(run.data / "results")
+    results = pd.read_parquet(run.data / "results")
     statistics = Statistics(results=results, confidence=run.params.confidence)
     found = {
         "scores": statistics.scores(),
@@ -185,7 +171,7 @@ def compare(run: "Run") -> None:
         tables.write_table(run.data / name, run.schemas[name], rows)
 
 
-def wrong_answers(run: "Run", count: int) -> list[Row]:
+def wrong_answers(run: Run, count: int) -> list[Row]:
     """A seeded handful of wrong answers to local questions, with `picture` and `question`, to look
     at.
     """

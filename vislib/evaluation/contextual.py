@@ -9,14 +9,10 @@ answers are scored; free-form ones tell how long answers to short questions are.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vislib.evaluation.parsing import options_in
 from vislib.letters import LETTERS
-from vislib.runs import InputError, choose, tables
-
-if TYPE_CHECKING:
-    from vislib.runs import Run
+from vislib.runs import InputError, Run, choose, tables
 
 MULTIPLE_CHOICE = "multiple_choice"
 FREE_FORM = "free_form"
@@ -53,7 +49,7 @@ class PageQuestion:
         return None
 
 
-def load_questions(run: "Run") -> tuple[list[PageQuestion], list[Refused]]:
+def load_questions(run: Run) -> tuple[list[PageQuestion], list[Refused]]:
     """The questions that a run's parameters choose, and those that cannot be asked.
 
     `max_questions` of each type are chosen by hash of seed and id: the same for every model. Raises

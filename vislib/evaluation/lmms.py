@@ -16,19 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vislib.evaluation import item_scores
 from vislib.evaluation.benchmarks import JUDGED, UNLOGGED, items, of_task
 from vislib.evaluation.parsing import Reader, read_log
-from vislib.runs import InputError, short_hash
+from vislib.media.vision import load_config
+from vislib.runs import InputError, Run, short_hash
 from vislib.runs.children import child_main, run_child
 from vislib.runs.tables import Row
 from vislib.training.generation import model_key
-from vislib.training.models import is_adapter
-
-if TYPE_CHECKING:
-    from vislib.runs import Run
+from vislib.training.models import is_adapter, open_trained, save_trained
 
 JOURNAL, KEY = "lmms_eval", "OPENAI_API_KEY"
 RECIPE = "params/recipes/lmms-eval.txt"
@@ -53,7 +51,7 @@ class Harness:
     Raises InputError where it cannot be had, or one of `tasks` has no judge.
     """
 
-    def __init__(self, run: "Run", tasks: Sequence[str]) -> None:
+    def __init__(self, run: Run, tasks: Sequence[str]) -> None:
         self.run, self.params = run, run.params
         for task in tasks:
             if task in JUDGED and not (self.params.judge and os.environ.get(KEY)):
@@ -69,11 +67,28 @@ class Harness:
                 )
         # Asked first: a set should not train for days to learn that it is not installed.
         self.python = shutil.which(self.params.lmms_python) or ""
-        facts = _probe(self.params.lmms_python, self.python)
+        facts = self._probe()
         self.version = run.metrics["lmms_eval"] = facts["version"]
         self.device = self.params.device
         if self.device == "auto":
             self.device = "cuda" if facts["cuda"] else "cpu"
+
+    def _probe(self) -> dict[str, Any]:
+        """Version of lmms-eval in the environment of `lmms_python`, and whether that sees a GPU."""
+        said = "no program"
+        if self.python:
+            command = [self.python, "-P", "-c", _PROBE]
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", check=False
+            )
+            if not done.returncode:
+                return dict(json.loads(done.stdout.splitlines()[-1]))
+            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(
+            f"evaluator is lmms_eval, but lmms_python is {self.params.lmms_python!r}, where"
+            f" lmms-eval cannot be had ({said}); make its environment as {RECIPE} says, and name"
+            " its bin/python in lmms_python"
+        )
 
     def rows(self, place: str, task: str, read: Reader) -> Iterator[Row]:
         """Results of the model at `place`, by `parsing.read_log`."""
@@ -131,8 +146,6 @@ class Harness:
 
     def _model(self, place: str) -> tuple[str, str]:
         """The harness's class for the architecture, and how that is told of the model."""
-        from vislib.media.vision import load_config
-
         # lmms-eval loads no adapters.
         place = self._whole_model(place)
         if (kind := load_config(place, parameter="models").model_type) not in _CLASSES:
@@ -205,23 +218,6 @@ class Harness:
         )
 
 
-def _probe(named: str, python: str) -> dict[str, Any]:
-    """Version of lmms-eval in the environment of `python`, and whether that sees a GPU."""
-    said = "no program"
-    if python:
-        command = [python, "-P", "-c", _PROBE]
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False
-        )
-        if not done.returncode:
-            return dict(json.loads(done.stdout.splitlines()[-1]))
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    raise InputError(
-        f"evaluator is lmms_eval, but lmms_python is {named!r}, where lmms-eval cannot be had"
-        f" ({said}); make its environment as {RECIPE} says, and name its bin/python in lmms_python"
-    )
-
-
 def write_items(file: Path, logs: Mapping[str, Sequence[Any]], *, limit: int) -> None:
     """Write what `item_scores` is asked about the logs of tasks: items that have a verdict."""
     asked = {}
@@ -261,8 +257,6 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def _merge(place: str, folder: str, precision: str) -> None:
-    from vislib.training.models import open_trained, save_trained
-
     save_trained(
         *open_trained(place, precision=precision, merge=True), folder, {}, precision=precision
     )

@@ -25,8 +25,13 @@ from math import lcm, sqrt
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.stats import norm, t
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from vislib.evaluation.benchmarks import CONTEXTUAL, SEED_PARTS
 from vislib.runs.contract import BENCHMARK_SCORES, COMPARISONS
@@ -46,8 +51,6 @@ def flip_test(sums: Numbers, *, unit: float | None = 1.0) -> float:
     Exact where the sums are multiples of `unit`. None: by the normal distribution with the same
     variance, for points, which have no unit.
     """
-    from scipy.stats import norm
-
     # Two-sided: which arm is the reference is a matter of the table.
     total = abs(sums.sum())
     if unit is None:
@@ -70,8 +73,6 @@ def detectable(sums: Numbers, *, confidence: float) -> float | None:
     each question is its own cluster this is 2.8 · sqrt(discordance / questions), at 95 %. None
     where arms differ on no question.
     """
-    from scipy.stats import norm
-
     # Those of the test's level and of its power, as in every formula for sample sizes.
     deviations = norm.ppf((1 + confidence) / 2) + norm.ppf(POWER)
     return float(deviations * np.sqrt((sums**2).sum())) or None
@@ -116,8 +117,6 @@ class Statistics:
         return _table(rows, COMPARISONS)
 
     def _score(self, cell: Any) -> Row:
-        from statsmodels.stats.proportion import proportion_confint
-
         values = cell.groupby(["stratum", "cluster", "sample_id"])["value"].mean()
         strata = cell.groupby("stratum")
         if strata.ngroups < cell["strata"].iloc[0]:  # an arm that lacks a benchmark has no mean
@@ -145,8 +144,6 @@ class Statistics:
         return row
 
     def _compare(self, cell: Any, arm: str, reference: str) -> Row:
-        from statsmodels.stats.contingency_tables import mcnemar
-
         wide = cell.pivot(
             index=["stratum", "cluster", "sample_id"],
             columns=["arm", "seed"],
@@ -194,8 +191,6 @@ class Statistics:
         """What scores and differences have in common, their `mean` by its name; of one cluster no
         interval is known.
         """
-        from scipy.stats import t
-
         off = _sums(values - values.groupby("stratum").transform("mean"))
         n = len(off)
         fewest = off.groupby("stratum").size().min()
@@ -217,8 +212,6 @@ def prepared(results: Any) -> Any:
     """The results that count, with the `value` and `cluster` of each; a question without a cluster
     stands for itself. SEED's parts and the means over `strata` benchmarks are further benchmarks.
     """
-    import pandas
-
     numbers = ("points", "correct", "strictly_correct", "lenient", "parsed")
     table = results.astype(dict.fromkeys(numbers, float))
     table = table.assign(
@@ -231,14 +224,14 @@ def prepared(results: Any) -> Any:
     ).dropna(subset="value")
     parts = table[(table["benchmark"] == SEED_BENCHMARK) & table["question_type"].isin(SEED_PARTS)]
     parts = parts.assign(benchmark=SEED_BENCHMARK + "_" + parts["question_type"])
-    table = pandas.concat([table, parts])
+    table = pd.concat([table, parts])
     table = table.assign(stratum=table["benchmark"], strata=1)
     tables = [table]
     for _, own in table.groupby("model", sort=False):
         for mean, names in _means(set(own["benchmark"])).items():
             averaged = own[own["benchmark"].isin(names)]
             tables.append(averaged.assign(benchmark=mean, strata=len(names)))
-    return pandas.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _means(known: set[str]) -> dict[str, set[str]]:
@@ -277,10 +270,7 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> list[Row]:
     """Rows with the columns of a table of the contract, None for what is not known or is NaN; with
     Holm's adjustment over the arms that one benchmark tests, where it has one.
     """
-    import pandas
-    from statsmodels.stats.multitest import multipletests
-
-    frame = pandas.DataFrame(rows, columns=schema.names)
+    frame = pd.DataFrame(rows, columns=schema.names)
     if "p_holm" in frame and rows:
         # Benchmarks are questions of their own; arms are tries at one of them.
         tested = frame.dropna(subset="p_clustered")

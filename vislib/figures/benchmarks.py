@@ -110,8 +110,12 @@ def _plot(axes: Axes, theirs: Any, ours: Any, remark: Any, looks: dict[str, Look
     labels = scores["benchmark"].map(lambda name: title_of(name) + remark.get(name, ""))
     # points as a share of all points, so that one axis holds all benchmarks
     scale = 100 / scores["benchmark"].map(_POINTS).fillna(1)
-    rows = scores[["accuracy", "low", "high"]].mul(scale, axis=0)
-    rows = rows.rename(columns={"accuracy": "value"}).assign(label=labels, name=scores["name"])
+    rows = scores.assign(
+        label=labels,
+        value=scale * scores["accuracy"],
+        low=scale * scores["low"],
+        high=scale * scores["high"],
+    )
     used = marks(theirs["name"], paper=True) | looks
     points = "; MME: % of its points" if scores["benchmark"].isin(_POINTS).any() else ""
     plot_dots(axes, rows, used, x=f"Accuracy, %{points}")

@@ -27,7 +27,8 @@ _PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line 
 
 _SHAPES = "osD^vPX<>hdp"  # of marks
 _STEPS = [1, 2, 5, 10]  # of ticks
-_LEAST_PX = 16  # size of the smallest word in a cloud of 900 px, which is 4.2 points in one column
+_WIDTH_PX = 900  # of a cloud
+_LEAST_PX = 16  # size of its smallest word, which is 4.2 points in one column
 
 
 def plot_histogram(
@@ -164,29 +165,31 @@ def plot_word_cloud(
     Without a word the panel says so.
     """
     if not counts:
-        why = "none is left after stop words,\nor their script sets no blanks, or the font lacks it"
-        say(axes, f"no word to draw: {why}")
+        say(
+            axes,
+            "no word to draw: none is left after stop words,\n"
+            "or their script sets no blanks, or the font lacks it",
+        )
         return []
     axes.axis("off")
     figure: Any = axes.get_figure(root=True)
     # lays the figure out, so that the cloud takes the shape of the axes
     figure.draw_without_rendering()
     box = axes.get_window_extent()
-    width = 900
-    height = round(900 * box.height / box.width)
-    cloud = _cloud(dict(counts[:max_words]), width, height, seed=seed)
+    height = round(_WIDTH_PX * box.height / box.width)
+    cloud = _cloud(dict(counts[:max_words]), height, seed=seed)
     axes.imshow(cloud.to_array(), aspect="auto", interpolation="none")
     drawn = {word for (word, _), *_ in cloud.layout_}
     return [item for item in counts if item[0] in drawn]
 
 
-def _cloud(counts: Mapping[str, int], width: int, height: int, *, seed: int) -> Any:
+def _cloud(counts: Mapping[str, int], height: int, *, seed: int) -> Any:
     """The layout with the largest words of those that place nine in ten, or that of the
     smallest.
     """
     for part in (5, 6, 8, 10, 12, 15):
         cloud = WordCloud(
-            width=width,
+            width=_WIDTH_PX,
             height=height,
             scale=2,  # as fine as print
             background_color="white",

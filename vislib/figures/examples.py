@@ -22,8 +22,8 @@ from vislib.media.tokenization import sentences
 from vislib.runs import InputError
 
 SAMPLES = """
-SELECT samples.sample_id, doc_id, image_id, page_url, alt_text, context, path, contextual,
-    non_contextual, conversations, sources, true AS rich
+SELECT samples.sample_id, doc_id, image_id, page_url, alt_text, context, contextual, non_contextual,
+    beside_images() || path AS path, conversations, sources, true AS rich
 FROM samples JOIN images USING (image_url)
 JOIN (SELECT sample_id, max(caption) FILTER (kind = 'contextual') AS contextual,
     max(caption) FILTER (kind = 'non_contextual') AS non_contextual
@@ -54,8 +54,7 @@ def choose(
     among = ", ".join(f"'{name}'" for name in ids) or "sample_id"
     # more than are wanted, as some cannot be set; the whole table would be too many
     pool = f"ORDER BY rich DESC, seeded({seed}, sample_id) LIMIT {len(ids) or n * _POOL}"
-    with_file = "SELECT * REPLACE (beside_images() || path AS path)"
-    found = query(f"{with_file} FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
+    found = query(f"FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
     # a box of a missing glyph would pass for the text
     as_text = partial(json.dumps, ensure_ascii=False, default=list)
     shown = found.loc[[drawable(as_text(row)) for row in found.to_dict("records")]]

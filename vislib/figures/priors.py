@@ -22,8 +22,9 @@ from vislib.priors import as_fields, clearest, objects
 from vislib.runs import InputError
 
 SAMPLES = """
-SELECT samples.sample_id, doc_id, image_index, page_url, alt_text, context, priors.image_id, path,
-    tags, boxes, texts, caption, len(boxes) + len(texts) > 0 AS rich
+SELECT samples.sample_id, doc_id, image_index, page_url, alt_text, context, priors.image_id,
+    beside_images() || path AS path, tags, boxes, texts, caption,
+    len(boxes) + len(texts) > 0 AS rich
 FROM samples JOIN images ON images.image_url = samples.image_url AND images.status = 'ok'
 JOIN priors ON priors.image_id = images.image_id
 JOIN captions ON captions.sample_id = samples.sample_id

@@ -100,7 +100,7 @@ def say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)
 
 
-def save_figure(figure: Figure, folder: Path, name: str, table: Any = None) -> list[Path]:
+def save_figure(figure: Figure, folder: Path, name: str, table: Any) -> list[Path]:
     """Write `<name>.pdf`, `<name>.png` (300 dpi) and the table (pandas) behind them as `<name>.csv`
     into `folder`; equal figures and tables give equal bytes.
     """
@@ -108,8 +108,6 @@ def save_figure(figure: Figure, folder: Path, name: str, table: Any = None) -> l
     # dates and versions would change the bytes of an equal figure
     figure.savefig(pdf, metadata={"CreationDate": None, "Title": name})
     figure.savefig(png, metadata={"Software": None})
-    if table is None:
-        return [pdf, png]
     write_csv(table, csv)
     return [pdf, png, csv]
 
