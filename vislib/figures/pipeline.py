@@ -121,7 +121,7 @@ def _plot_step(box: Column, title: str, rows: Any) -> FancyBboxPatch:
     inside.y += 4
     inside.write(title, weight="bold")
     inside.y += 2
-    inside.write(_lines(rows[rows["role"] == "kept"], "{:,} "))
+    inside.write(_lines(rows[rows["role"] == "kept"], "{:,} {}"))
     # drawn last, when its height is known; patches lie below texts all the same
     patch = FancyBboxPatch(
         (box.x, box.y),
@@ -135,7 +135,7 @@ def _plot_step(box: Column, title: str, rows: Any) -> FancyBboxPatch:
     box.axes.add_patch(patch)
     inside.y += 5
     # what was lost stands below its box, smaller: the way on is what is read first
-    inside.write(_lines(rows[rows["role"] == "dropped"], "−{:,} "), **ASIDE)
+    inside.write(_lines(rows[rows["role"] == "dropped"], "−{:,} {}"), **ASIDE)
     box.y = inside.y + 4
     return patch
 
@@ -143,4 +143,4 @@ def _plot_step(box: Column, title: str, rows: Any) -> FancyBboxPatch:
 def _lines(counts: Any, form: str) -> str:
     # kinds and types are hyphenated words, all other names are several
     names = counts["item"].str.replace("(free|multiple|non|fused)_", r"\1-", regex=True)
-    return "\n".join(counts["count"].map(form.format) + names.str.replace("_", " "))
+    return "\n".join(map(form.format, counts["count"], names.str.replace("_", " ")))
