@@ -125,7 +125,7 @@ def test_word_cloud_draws_words_whole_and_the_same_again() -> None:
 
 
 def test_frequent_words_are_larger_and_darker() -> None:
-    (frequent, *_, rare) = charts._cloud(dict(WORDS), 900, 600, seed=3).layout_
+    (frequent, *_, rare) = charts._cloud(dict(WORDS), 600, seed=3).layout_
     assert frequent[1] > rare[1]
     light = [int(charts._shade("", size).split(",")[2].strip(" %)")) for size in (120, 16)]
     assert light[0] < light[1] < 60

@@ -96,12 +96,12 @@ def meant(answer: str, options: Sequence[str]) -> Meant:
     option's text, its letter perhaps before it; or several letters; a letter opens a line or is
     named by a clause that denies nothing; one stands in brackets where the answer denies nothing.
     """
-    text, texts = _normal(answer), _texts(options)
-    alone, told = _letters_alone(text, texts), _quoted_whole(text, texts)
+    text = _normal(answer)
+    texts = _texts(options)
+    alone = _letters_alone(text, texts)
+    told = _quoted_whole(text, texts)
     # The surest reading first; the first that finds anything decides.
-    if len(alone) == 1:
-        return Meant(named=alone)
-    if told:
+    if told and len(alone) != 1:
         return Meant(told=told)
     if alone:
         return Meant(named=alone)
@@ -149,7 +149,8 @@ def _quoted_whole(text: str, texts: dict[str, str]) -> set[str]:
 
 
 def _named(text: str, texts: dict[str, str]) -> Meant:
-    named, told = set[str](), set[str]()
+    named = set[str]()
+    told = set[str]()
     for match in (*_OPENS.finditer(text), *_NAMED.finditer(text)):
         # "It is not A, it is B": a denial reaches to the end of its clause.
         clause = _CLAUSE_ENDS.split(text[max(0, match.start(1) - _CLAUSE) : match.start(1)])[-1]
@@ -175,7 +176,8 @@ def _quoted_inside(text: str, texts: dict[str, str]) -> set[str]:
     """Options whose text stands as whole words in a sentence; one inside a longer one that is found
     does not count.
     """
-    spoken, found = plain(text), set[str]()
+    spoken = plain(text)
+    found = set[str]()
     # The longest first: "green" within "dark green" is not said.
     for letter, option in sorted(texts.items(), key=lambda item: -len(item[1])):
         if len(option) >= _LEAST or option.isdigit() or not option.isascii():

@@ -14,6 +14,7 @@ from vislib.evaluation.parsing import Reader, result_row
 from vislib.evaluation.statistics import Statistics
 from vislib.letters import lenient_letter
 from vislib.runs import InputError, Run, choose, tables
+from vislib.runs.contract import BENCHMARK_SCORES, COMPARISONS
 from vislib.runs.tables import Row
 from vislib.training import generation
 from vislib.training.generation import Question, Reply
@@ -163,12 +164,10 @@ def compare(run: Run) -> None:
     # Read back, so that a changed cell here compares without asking anybody.
     results = pd.read_parquet(run.data / "results")
     statistics = Statistics(results=results, confidence=run.params.confidence)
-    found = {
-        "scores": statistics.scores(),
-        "comparisons": statistics.comparisons(run.params.reference),
-    }
-    for name, rows in found.items():
-        tables.write_table(run.data / name, run.schemas[name], rows)
+    scores = statistics.scores()
+    comparisons = statistics.comparisons(run.params.reference)
+    tables.write_table(run.data / "scores", BENCHMARK_SCORES, scores)
+    tables.write_table(run.data / "comparisons", COMPARISONS, comparisons)
 
 
 def wrong_answers(run: Run, count: int) -> list[Row]:

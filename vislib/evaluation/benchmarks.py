@@ -115,7 +115,8 @@ class Item:
     @property
     def kind(self) -> str:
         """The type of question that the record names, "" where it names none."""
-        sample, named = self.samples[0], self.benchmark.kind
+        sample = self.samples[0]
+        named = self.benchmark.kind
         if self.benchmark.name == "seedbench":  # by a further metric of its own
             return next((part for part in SEED_PARTS if f"seed_{part}" in sample), "other")
         kind = str(self.records[0].get(named) or "") if named else ""
@@ -124,7 +125,9 @@ class Item:
     @property
     def fault(self) -> tuple[str, str] | None:
         """Reason and detail, where there is no verdict on it."""
-        n, shared, record = len(self.samples), self.benchmark.item, self.records[0]
+        n = len(self.samples)
+        shared = self.benchmark.item
+        record = self.records[0]
         if self.failed:
             return "generation_failed", "an empty answer of no tokens; see log.txt"
         if shared == "index" and self.id not in [str(one["index"]) for one in self.records]:
@@ -160,7 +163,8 @@ def items(task: str, log: Sequence[Sample]) -> list[Item]:
                 f"tasks: {task} logs {sorted(sample)}, but no {rows[0].metric}; leave it out of"
                 " tasks, or give it a row in vislib/evaluation/benchmarks.py"
             )
-        shared, name = benchmark.item, str(sample["doc_id"])
+        shared = benchmark.item
+        name = str(sample["doc_id"])
         if shared:
             name = str(sample[benchmark.metric][shared])
         if shared == "index":

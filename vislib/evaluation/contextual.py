@@ -55,7 +55,8 @@ def load_questions(run: Run) -> tuple[list[PageQuestion], list[Refused]]:
     `max_questions` of each type are chosen by hash of seed and id: the same for every model. Raises
     InputError where nothing is held out.
     """
-    table, ledger = run.table("questions"), run.table("images")
+    table = run.table("questions")
+    ledger = run.table("images")
     # What a model was trained on tests nothing.
     held_out = [part for part in tables.parts(table) if part.name.startswith("test")]
     rows = [row for part in held_out for row in tables.read_rows(part)]

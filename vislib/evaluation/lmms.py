@@ -52,7 +52,8 @@ class Harness:
     """
 
     def __init__(self, run: Run, tasks: Sequence[str]) -> None:
-        self.run, self.params = run, run.params
+        self.run = run
+        self.params = run.params
         for task in tasks:
             if task in JUDGED and not (self.params.judge and os.environ.get(KEY)):
                 raise InputError(

@@ -55,15 +55,13 @@ def result_row(
     verdict.
     """
     reply = without_thoughts(reply)
-    # Every column, so that rows of all benchmarks make one table.
     row: Row = {
         "sample_id": name,
-        "question_type": "",
         "prediction": reply,
         "answer": answer,
-        "cluster": "",
         "words": count_words(reply),
     }
+    # What is not known has its column too, so that rows of all benchmarks make one table.
     row |= dict.fromkeys(("correct", "parsed", "strictly_correct", "lenient", "points"))
     if reads == "letter":
         strict = strict_letter(reply, LETTERS[: len(options)])
@@ -111,7 +109,8 @@ def read_log(
 
 def _item_row(item: Item, judged: Sequence[Item], read: Reader) -> Row:
     """One item, all its samples side by side: it is read right if all of them are."""
-    benchmark, score = item.benchmark, item.score
+    benchmark = item.benchmark
+    score = item.score
     parts = [_sample_row(item, sample, read) for sample in item.samples]
     row = dict(parts[0])
     for name in ("prediction", "answer"):

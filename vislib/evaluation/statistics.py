@@ -93,8 +93,8 @@ class Statistics:
         by_arm = prepared(self.results).groupby(["model", "arm"], sort=False)
         for (model, arm), own in by_arm:
             for name, cell in own.groupby("benchmark", sort=False):
-                names = {"model": model, "arm": arm, "benchmark": name}
-                rows.append(self._score(cell) | names)
+                row = {"model": model, "arm": arm, "benchmark": name}
+                rows.append(row | self._score(cell))
         return _table(rows, BENCHMARK_SCORES)
 
     def comparisons(self, reference: str) -> list[Row]:
@@ -112,8 +112,8 @@ class Statistics:
                 continue
             arms.remove(reference)
             for arm, (name, cell) in product(arms, own.groupby("benchmark", sort=False)):
-                names = {"model": model, "arm": arm, "reference": reference, "benchmark": name}
-                rows.append(self._compare(cell, arm, reference) | names)
+                row = {"model": model, "arm": arm, "reference": reference, "benchmark": name}
+                rows.append(row | self._compare(cell, arm, reference))
         return _table(rows, COMPARISONS)
 
     def _score(self, cell: Any) -> Row:
@@ -161,7 +161,8 @@ class Statistics:
         strata = cell["strata"].iloc[0]
         if gains.index.get_level_values("stratum").nunique() < strata:
             return {"n": len(gains), "claim": ""}
-        n_ours, n_theirs = len(ours.columns), len(theirs.columns)
+        n_ours = len(ours.columns)
+        n_theirs = len(theirs.columns)
         claim = f"these {n_ours} and {n_theirs} checkpoints"
         if n_ours == n_theirs == 1:
             claim = "these two checkpoints"
@@ -276,6 +277,4 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> list[Row]:
         tested = frame.dropna(subset="p_clustered")
         tested = tested.groupby(["model", "benchmark"])["p_clustered"]
         frame["p_holm"] = tested.transform(lambda p: multipletests(p, method="holm")[1])
-    table = pa.Table.from_pandas(frame, schema, preserve_index=False)
-    found: list[Row] = table.to_pylist()
-    return found
+    return list(pa.Table.from_pandas(frame, schema, preserve_index=False).to_pylist())

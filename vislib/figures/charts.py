@@ -22,8 +22,8 @@ GROUPS: Sequence[Look] = (  # how up to four groups of a histogram are told apar
     {"edgecolor": EDGE, "linewidth": 1.4},
     {"edgecolor": INK, "linewidth": 1.0, "linestyle": (0, (0.8, 0.8))},
 )
-_RUN_LINES: Sequence[Any] = ("-", (0, (4, 1.2)))
-_PAPER_LINES: Sequence[Any] = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line has these patterns
+_RUN_LINES = ("-", (0, (4, 1.2)))
+_PAPER_LINES = ((0, (5, 1, 1, 1)), (0, (1, 1)))  # no run's line has these patterns
 
 _SHAPES = "osD^vPX<>hdp"  # of marks
 _STEPS = [1, 2, 5, 10]  # of ticks

@@ -63,13 +63,14 @@ FROM sides ORDER BY sample_id
 # left too often. The page marks where the picture stands in its context; others are named.
 _PAIRS = """
 WITH chosen AS (FROM usable ORDER BY seeded({seed}, 'pair' || chr(0) || sample_id) LIMIT {count})
-SELECT chosen.*, seeded({seed}, sample_id) AS pair_id, pair_id AS id,
+SELECT chosen.*, seeded({seed}, sample_id) AS pair_id,
     row_number() OVER (ORDER BY seeded({seed}, 'pair' || chr(0) || sample_id)) AS position,
     row_number() OVER (ORDER BY seeded({seed}, 'swap' || chr(0) || sample_id)) % 2 = 1 AS swapped,
     if(swapped, 'right', 'left') AS shown_left,
     if(swapped, ["right", "left"], ["left", "right"]) AS texts,
     page_url AS url, coalesce(alt_text, '') AS alt, string_split(replace(
-        coalesce(context, ''), '<another-image>', '[another picture]'), '<image>') AS context,
+        coalesce(context, ''), '<another-image>', '[another picture]'), '<image>') AS around,
+    {{'id': pair_id, 'url': url, 'alt': alt, 'context': around, 'texts': texts}} AS shown,
     coalesce(beside_images() || path, '') AS picture
 FROM chosen LEFT JOIN samples USING (sample_id) LEFT JOIN images USING (image_url)
 ORDER BY position
@@ -133,7 +134,8 @@ def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:
         raise InputError(
             "no sample has a usable text on both sides; take both from the same samples"
         )
-    samples, images = run.table("samples"), run.table("images")
+    samples = run.table("samples")
+    images = run.table("images")
     sql = _PAIRS.format(seed=run.seed, count=run.params.count)
     pairs: list[Row] = query(sql, usable=usable, samples=samples, images=images).to_dict("records")
     if lacking := [pair["sample_id"] for pair in pairs if pair["url"] is None]:
@@ -182,10 +184,9 @@ def _write_page(run: Run, page: str, pairs: Iterable[Row]) -> None:
     """One file that needs nothing else, and that says nothing of who wrote what."""
     shown = []
     for pair in pairs:
-        facts = {name: pair[name] for name in ("id", "url", "alt", "context", "texts")}
         if picture := pair["picture"]:
             picture = encode_data_uri(picture, side=run.params.image_side)
-        shown.append(facts | {"image": picture})
+        shown.append(pair["shown"] | {"image": picture})
     source = json.dumps({"page": page, "pairs": shown}, ensure_ascii=False, default=list)
     html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     # no text can end the script that holds it

@@ -68,8 +68,7 @@ def choose(
     else:
         # pages with many pictures would fill the figure
         shown = shown.drop_duplicates("doc_id").drop_duplicates("image_id").head(n)
-    examples: list[Example] = shown.to_dict("records")
-    return examples
+    return list(shown.to_dict("records"))
 
 
 def added_stems(example: Example) -> frozenset[str]:

@@ -81,7 +81,7 @@ def wrap(text: str, *, width: float, size: float = SIZE, max_lines: int = 99) ->
                 # an address may be longer than a line
                 line = shortened(word, width, size)
         lines.append(line)
-    lines = [line for line in lines if line]
+    lines = list(filter(None, lines))
     if len(lines) > max_lines:
         lines[max_lines - 1 :] = [f"{lines[max_lines - 1]} …"]
     return lines
