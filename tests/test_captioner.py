@@ -134,9 +134,7 @@ def trained(ground) -> Run:
     run = begin()
     captions, key = Captions.of(run), model_key(resolve_model("tiny-llava", run))
     for found in captions.split(0)[0]:
-        question = Question(
-            found.name, captions.question(found), str(found.path), run.params.max_answer_tokens
-        )
+        question = Question(captions.question(found), str(found.path), run.params.max_answer_tokens)
         run.journal("generation").put(
             question_key(key, question), {"text": f"<image> {found.name}", "tokens": 3}
         )

@@ -26,5 +26,5 @@ def test_a_server_reads_of_stage_06_what_was_taught(tmp_path, name):
     served = processor.apply_chat_template(
         sent, add_generation_prompt=True, tokenize=True, return_dict=True
     )
-    taught = encode(processor, Question("s", f"{asked.prompt}<image>", str(image), 1))
+    taught = encode(processor, Question(f"{asked.prompt}<image>", str(image), 1))
     assert served["input_ids"][0] == taught.input_ids

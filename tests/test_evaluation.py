@@ -110,7 +110,7 @@ def told(run: Run, model: str, answers: dict[str, str]) -> None:
             if item.type == "multiple_choice"
             else run.params.max_answer_tokens_free
         )
-        key = question_key(model_key(place), Question(item.id, item.text, str(item.image), limit))
+        key = question_key(model_key(place), Question(item.text, str(item.image), limit))
         text = answers.get(item.id, answers.get(item.type, ""))
         run.journal("generation").put(key, {"text": text, "tokens": 1})
 

@@ -292,7 +292,7 @@ def write(run: Run, plan: Plan) -> Texts:
 def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when: str) -> list[str]:
     """A model's captions; one that could not be had counts as an empty one, and in the metrics."""
     settings, most = plan.settings, run.params.max_answer_tokens
-    asked = [Question(e.name, plan.captions.question(e), str(e.path), most) for e in examples]
+    asked = [Question(plan.captions.question(e), str(e.path), most) for e in examples]
     # In a process of its own, greedy, and journalled one by one.
     (replies,) = answers_of_models(
         run,

@@ -158,10 +158,7 @@ def answers(run: Run, plan: Plan, rows: list[Row], *, max_tokens: int = 32) -> l
     """
     settings = plan.settings
     # of several images the first: the answer may then lack one, and is left empty
-    asked = [
-        Question(row["id"], row["conversations"][0]["value"], row["picture"], max_tokens)
-        for row in rows
-    ]
+    asked = [Question(row["conversations"][0]["value"], row["picture"], max_tokens) for row in rows]
     before, after = answers_of_models(
         run,
         [settings.model, settings.output],

@@ -132,7 +132,7 @@ def replies(
         run,
         # Answers go by weights and not by places, so a model that moved is not asked again.
         [arm.place for arm in arms],
-        [Question(one.id, one.text, str(one.image), most[one.type]) for one in questions],
+        [Question(one.text, str(one.image), most[one.type]) for one in questions],
         batch_size=params.batch_size,
         device=params.device,
         precision=params.precision,

@@ -34,7 +34,6 @@ class Question:
     `text` may hold `<image>` where the image goes; else it comes first.
     """
 
-    id: str
     text: str
     image_path: str | None
     max_tokens: int

@@ -102,7 +102,7 @@ def _gpus(device: str) -> list[str]:
     if device == "cpu":
         return []
     # nvidia-smi counts them in place of torch, which would wake CUDA in this process
-    every = ",".join(str(number) for number in range(len(hardware()["gpus"])))
+    every = ",".join(map(str, range(len(hardware()["gpus"]))))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", every)
     return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
 

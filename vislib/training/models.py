@@ -245,10 +245,9 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InputError(f"{file}: not readable ({error}); train the model again") from error
-    return facts
 
 
 def weights_hash(folder: str | Path) -> str:

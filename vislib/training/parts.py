@@ -36,14 +36,13 @@ def part_of(name: str) -> str:
 
 def parts_of(model: Any) -> dict[str, list[str]]:
     """Names of the parameters of each part; raises InputError if a part cannot be told."""
-    found: dict[str, list[str]] = {part: [] for part in ("", *_MODULES)}
-    for name, _ in model.named_parameters():
-        found[part_of(name)].append(name)
+    names = [name for name, _ in model.named_parameters()]
+    found = {part: [name for name in names if part_of(name) == part] for part in ("", *_MODULES)}
     unknown = found.pop("")
     if unknown or not all(found.values()):
-        lacking = " and ".join(part for part, names in found.items() if not names)
+        lacking = " and ".join(part for part, own in found.items() if not own)
         what = f"the {lacking} part" if lacking else f"the part of {unknown[0]}"
-        tops = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
+        tops = sorted({".".join(name.split(".")[:2]) for name in names})
         raise InputError(
             f"model: of {type(model).__name__}, {what} cannot be told among its modules"
             f" {', '.join(tops)}; add the module's name to _MODULES in vislib/training/parts.py,"
