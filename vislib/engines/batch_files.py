@@ -25,7 +25,6 @@ from vislib.runs.redaction import write_redacted
 if TYPE_CHECKING:
     from openai.types import Batch
 
-
 ENDPOINT = "/v1/chat/completions"
 
 
@@ -106,12 +105,14 @@ def under_way(state: Path) -> list[BatchFile]:
     """The files of a stage. One without its lines is forgotten: a kill came before they were
     whole, or somebody deleted them to give it up.
     """
-    notes = sorted(state.glob("*.json"))
-    files = [BatchFile(state, note.stem, **json.loads(note.read_text())) for note in notes]
-    for file in files:
-        if not file.lines.exists():
+    files = []
+    for note in sorted(state.glob("*.json")):
+        file = BatchFile(state, note.stem, **json.loads(note.read_text()))
+        if file.lines.exists():
+            files.append(file)
+        else:
             file.remove()
-    return [file for file in files if file.lines.exists()]
+    return files
 
 
 class Refused(InputError):

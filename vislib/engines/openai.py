@@ -229,7 +229,7 @@ def chat_messages(request: Request, *, marked: bool = False) -> list[Json]:
     parts: list[Json] = [{"type": "text", "text": text} for text in texts]
     if shared:
         parts[0]["prompt_cache_breakpoint"] = _EXPLICIT
-    if request.image_id and request.image_path is not None:
+    if request.image_id and request.image_path:
         from vislib.media.pixels import encode_data_uri
 
         image = {"url": encode_data_uri(request.image_path, side=request.image_side)}

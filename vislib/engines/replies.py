@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -70,10 +71,8 @@ class Reply(NamedTuple):
         value = self.headers.get("retry-after", "")
         wait = seconds(f"{self.headers.get('retry-after-ms', '')}ms") or seconds(value)
         if wait is None and re.search(r"\d\d:\d\d", value):
-            try:
+            with suppress(ValueError):
                 wait = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except ValueError:
-                return None
         return min(wait, _LONGEST_WAIT_S) if wait is not None and wait >= 0 else None
 
 
