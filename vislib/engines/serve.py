@@ -88,8 +88,14 @@ class OwnModel(OpenAIChat):
         with self._log.open("w", encoding="utf-8") as log:
             # who starts the stage anew waits until this server is gone, however the run ended
             process = start_process(command, self._run.workers_lock, _ENVIRONMENT, log)
+        verb = " ".join(self._command[-2:])
         try:
-            self._wait_until_up(process, port)
+            print(f"serving {self.model}: {verb} on {_HOST}:{port}, log in {LOG}", flush=True)
+            while not self.stop.wait(0.25):
+                if process.poll() is not None:
+                    raise self._ended(f"did not come up (it ended with {process.returncode})")
+                if _is_up(port):
+                    break
             try:
                 yield
             except InputError as error:
@@ -104,15 +110,6 @@ class OwnModel(OpenAIChat):
             # kills the guard, and with it all that still runs
             end_process(process)
 
-    def _wait_until_up(self, process: subprocess.Popen[str], port: int) -> None:
-        verb = " ".join(self._command[-2:])
-        print(f"serving {self.model}: {verb} on {_HOST}:{port}, log in {LOG}", flush=True)
-        while not self.stop.wait(0.25):
-            if process.poll() is not None:
-                raise self._ended(f"did not come up (it ended with {process.returncode})")
-            if _is_up(port):
-                return
-
     def _ended(self, how: str) -> InputError:
         said = redact(self._log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]).strip()
         return InputError(
@@ -123,10 +120,10 @@ class OwnModel(OpenAIChat):
 
 def _command() -> list[str]:
     """The server that is installed, with this Python or on the path."""
+    # an environment need not be activated for its server to be found
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     for name in _SERVERS:
-        # an environment need not be activated for its server to be found
-        beside = Path(sys.executable).with_name(name)
-        if found := str(beside) if beside.exists() else shutil.which(name):
+        if found := shutil.which(name, path=path):
             return [found, "serve"]
     raise InputError(
         "model is a folder and base_url is empty, but neither vllm nor transformers is installed"
