@@ -33,8 +33,10 @@ FLAGS = [
 ]
 
 
-def environment(runs: Path) -> dict[str, str]:
-    return {**os.environ, "VISLIB_RUNS": str(runs), "PATH": f"{BIN}:{os.environ['PATH']}"}
+def environment(clone: Path, runs: Path) -> dict[str, str]:
+    """The clone's library and not the installed one, which somebody may be editing."""
+    places = {"VISLIB_RUNS": str(runs), "PYTHONPATH": str(clone)}
+    return {**os.environ, **places, "PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def by_runner(clone, params, tmp_path_factory) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "vislib.run", params, "--jobs", "2"],
         cwd=clone,
-        env=environment(runs),
+        env=environment(clone, runs),
         capture_output=True,
         text=True,
         check=False,
@@ -91,7 +93,7 @@ def papermill(clone: Path, stage: Path, tmp_path: Path, folder: str = ".") -> No
     done = subprocess.run(
         [BIN / "papermill", notebook, tmp_path / "out.ipynb", "-f", stage / "params.yaml"],
         cwd=clone / folder,
-        env=environment(tmp_path / "runs"),
+        env=environment(clone, tmp_path / "runs"),
         capture_output=True,
         text=True,
         check=False,
@@ -125,7 +127,7 @@ def lab(clone, tmp_path) -> Iterator[str]:
             "--IdentityProvider.token=loopback",
         ],
         cwd=clone,
-        env=environment(tmp_path / "runs"),
+        env=environment(clone, tmp_path / "runs"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
