@@ -114,7 +114,7 @@ class Encoder:
         turns, paths = row["conversations"], row["images"]
         _check(turns, len(paths))  # before images are decoded, which takes longest
         whole, before = self._labelled(turns, [open_image(path) for path in paths])
-        most, size = self.max_length, len(whole.input_ids)
+        most = self.max_length
         if before > most:
             raise RowError(
                 "image_cut", f"the last image ends at token {before}, max_length is {most}"
@@ -126,7 +126,7 @@ class Encoder:
                 "no_answer_left", f"the answer begins at token {first + 1}, max_length is {most}"
             )
         ids, labels = whole.input_ids[:most], whole.labels[:most]
-        return replace(whole, input_ids=ids, labels=labels, truncated=size > most)
+        return replace(whole, input_ids=ids, labels=labels, truncated=ids != whole.input_ids)
 
     def _labelled(self, turns: Turns, images: Sequence[Image.Image]) -> tuple[Encoded, int]:
         """The whole row, and the number of tokens up to the end of its last image."""

@@ -256,8 +256,9 @@ def weights_hash(folder: str | Path) -> str:
     """
     if not Path(folder).is_dir():
         raise InputError(f"model is {str(folder)!r}, which is no folder")
-    found = sorted(path for path in Path(folder).iterdir() if path.is_file())
-    files = [path for path in found if path.name not in _NOT_WEIGHED]
+    files = sorted(
+        path for path in Path(folder).iterdir() if path.is_file() and path.name not in _NOT_WEIGHED
+    )
     lines = zip(files, file_hashes(files), strict=True)
     text = "".join(f"{path.name}\0{content}\0" for path, content in lines)
     base = str(read_facts(folder).get("base_weights", ""))

@@ -228,10 +228,10 @@ def examples(settings: Settings, count: int, seed: int) -> list[Row]:
     # one of each source first, so that a look never misses the own data
     in_turn = [number for group in zip_longest(*drawn) for number in group if number is not None]
     encoder = _encoder(settings.model, settings.image_splitting, settings.max_length)
-    shown = []
-    for row in table.take(in_turn[:count]).to_pylist():
-        text = _marked(encoder.encode(row), encoder.processor)
-        shown.append(row | {"picture": next(iter(row["images"]), None), "text": text})
+    shown: list[Row] = table.take(in_turn[:count]).to_pylist()
+    for row in shown:
+        row["picture"] = next(iter(row["images"]), None)
+        row["text"] = _marked(encoder.encode(row), encoder.processor)
     return shown
 
 

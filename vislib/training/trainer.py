@@ -169,7 +169,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 class AnswerTrainer(Trainer):
     """Trains on answers; `tell` hears of each step and evaluation. `stop` ends it after the step
-    under way, and `stopped` tells whether it did.
+    under way.
 
     `counter` counts the FLOPs of this process in the first step of this start. `ended`: the times
     (s) at which steps of this start did.
@@ -192,7 +192,7 @@ class AnswerTrainer(Trainer):
         # so that tokens of a step are counted, whatever the model says
         self.model_accepts_loss_kwargs = True
         self.rows, self.settings, self.held_out = rows, settings, held_out
-        self.stop, self.stopped, self.ended = stop, False, list[float]()
+        self.stop, self.ended = stop, list[float]()
         self.counter = counter
         self.share = Share(rows, settings, process=args.process_index, processes=args.world_size)
 
@@ -285,7 +285,7 @@ class AnswerTrainer(Trainer):
         # all stop after the same step, whichever was asked
         asked = torch.tensor(float(self.stop.is_set()), device=self.args.device)
         if self.accelerator.reduce(asked, "sum").item():
-            self.stopped = self.control.should_save = self.control.should_training_stop = True
+            self.control.should_save = self.control.should_training_stop = True
 
     def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
         """A checkpoint's weights, named as in memory: by LLaVA's own none would be found when

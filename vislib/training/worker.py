@@ -68,7 +68,7 @@ def main(file: Path) -> None:
     trainer.tell("begin", done=done, steps=args.max_steps)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     steps = trainer.state.global_step
-    if trainer.stopped:
+    if steps < args.max_steps:
         raise InputError(f"stopped after step {steps}; the same command goes on from there")
     learnt = {"steps": steps, **trainer.share.sums(range(steps))}
     _save(trainer, processor, settings, {**learnt, **settings.facts})
