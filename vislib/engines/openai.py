@@ -81,42 +81,37 @@ class OpenAIChat:
     def answer(self, requests: Iterable[Request]) -> Answered:
         """Answers as they come; see `Engine`."""
         self._halt = None
-        self._held: Request | None = None  # by the ceiling
-        self._open: dict[Future[Answer | None], tuple[Request, float]] = {}
+        under_way: dict[Future[Answer | None], tuple[Request, float]] = {}
         waiting = iter(requests)
+        held: Request | None = None  # by the ceiling
         with self._loop() as loop:
             while True:
-                for request, usd in self._admitted(waiting):
-                    self._open[loop.start_task_soon(self._ask, request, usd)] = request, usd
-                if not self._open:
+                # one alone until it has shown what a request costs
+                most = self.params.max_in_flight if self.budget.proven else 1
+                while not self.stop.is_set() and len(under_way) < most:
+                    if not (request := held or next(waiting, None)):
+                        break
+                    bound = self.budget.bound(request)
+                    if not self.budget.reserve(bound):
+                        held = request  # until an answer under way has cost less than its bound
+                        if not under_way:
+                            self._end(self.budget.exhausted(bound))
+                        break
+                    held = None
+                    asked = loop.start_task_soon(self._ask, request, bound)
+                    under_way[asked] = request, bound
+                if not under_way:
                     break
                 if self.stop.is_set():
                     loop.call(self._servers.give_up)
                 # the timeout is for an interrupt, which no request tells of
-                for done in wait(self._open, timeout=0.2, return_when=FIRST_COMPLETED).done:
-                    request, usd = self._open.pop(done)
-                    self.budget.reserved -= usd
+                for done in wait(under_way, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                    request, bound = under_way.pop(done)
+                    self.budget.reserved -= bound
                     if answer := done.result():
                         yield request, answer
         if self._halt:
             raise self._halt
-
-    def _admitted(self, waiting: Iterator[Request]) -> Iterator[tuple[Request, float]]:
-        """Requests that may go now, the cost of each reserved; halts at the ceiling."""
-        # one alone until it has shown what a request costs
-        most = self.params.max_in_flight if self.budget.proven else 1
-        while not self.stop.is_set() and len(self._open) < most:
-            request = self._held or next(waiting, None)
-            self._held = None
-            if request is None:
-                return
-            bound = self.budget.bound(request)
-            if not self.budget.reserve(bound):
-                self._held = request  # until an answer under way has cost less than its bound
-                if not self._open:
-                    self._end(self.budget.exhausted(bound))
-                return
-            yield request, bound
 
     def _end(self, error: InputError) -> None:
         """Begin nothing more; the first error is raised when what is under way has ended."""
