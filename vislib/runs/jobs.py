@@ -6,14 +6,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from types import FrameType
+from typing import cast
 
 from vislib.runs.locking import end_with
 
 INTERRUPTED = 130  # exit status, as a shell has it
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_at_once(
@@ -33,17 +36,21 @@ def run_at_once(
         nonlocal status
         status = INTERRUPTED
         for process in working.values():
-            os.kill(process.pid or 0, signal.SIGINT)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(cast(int, process.pid), signal.SIGINT)
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in _STOPS}
     try:
         while working or (waiting and not status):
             for name in list(waiting):
                 blocked = needs[name] & (waiting.keys() | working.keys())
                 if not status and not blocked and len(working) < jobs:
                     args = waiting.pop(name), os.getpid()
+                    # a stop that comes now waits until the child can be told, and hears
+                    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
                     working[name] = fork.Process(target=_child, args=args, name=name)
                     working[name].start()
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
             wait([process.sentinel for process in working.values()])
             for name in [name for name in working if working[name].exitcode is not None]:
                 ended = working.pop(name).exitcode or 0
@@ -58,8 +65,9 @@ def run_at_once(
 
 def _child(work: Callable[[], int], parent: int) -> None:
     os.setpgid(0, 0)  # a terminal's interrupt comes by the parent alone, and once
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPS:
         signal.signal(number, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     end_with(parent)
     # threads that spin while they wait would take a core from the other stages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
