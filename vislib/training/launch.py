@@ -85,9 +85,8 @@ def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
     """
     gpus = _gpus(settings.device)
     processes = settings.processes or max(1, len(gpus))  # one on a machine without GPUs
-    for fault in (_lacking(settings, gpus, processes), _lacking_package(settings)):
-        if fault:
-            raise InputError(fault)
+    _require_devices(settings, gpus, processes)
+    _require_packages(settings)
     environment = {
         "TOKENIZERS_PARALLELISM": "false",  # loader workers are forked after tokenizers have begun
         "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
@@ -107,38 +106,39 @@ def _gpus(device: str) -> list[str]:
     return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
 
 
-def _lacking(settings: Settings, gpus: list[str], processes: int) -> str:
-    """What the settings ask of this machine in vain, and the mend; "" if there is nothing."""
+def _require_devices(settings: Settings, gpus: list[str], processes: int) -> None:
+    """Raise InputError, with the mend, for what the settings ask of this machine in vain."""
     if settings.device == "cuda" and not gpus:
-        return "device is 'cuda', but nvidia-smi lists no GPU here; set device to auto or cpu"
+        raise InputError(
+            "device is 'cuda', but nvidia-smi lists no GPU here; set device to auto or cpu"
+        )
     if gpus and processes > len(gpus):
-        return (
+        raise InputError(
             f"processes is {processes}, but this machine has {len(gpus)} GPUs; set 0: one for each"
         )
     if settings.machines > 1 and not re.fullmatch(r"\S+:\d+", settings.main_address):
-        return (
+        raise InputError(
             f"main_address is {settings.main_address!r}; machines is {settings.machines}: set"
             " host:port"
         )
     # sharing out saves memory of GPUs, and is tried on them alone
     if settings.strategy != "ddp" and not gpus:
-        return (
+        raise InputError(
             f"strategy is {settings.strategy!r}, which shares weights out among GPUs; set ddp"
             " without any"
         )
     flash = settings.attention == "flash_attention_2"
     if flash and (not gpus or settings.precision != "bfloat16"):
-        return (
+        raise InputError(
             "attention is 'flash_attention_2', which needs a GPU and precision bfloat16; set sdpa"
         )
-    return ""
 
 
-def _lacking_package(settings: Settings) -> str:
-    """The same of packages that only some options need."""
+def _require_packages(settings: Settings) -> None:
+    """The same for packages that only some options need, and for what these cannot do."""
     quantized = settings.quantization != "none"
     if quantized and (settings.method == "full" or settings.strategy != "ddp"):
-        return (
+        raise InputError(
             f"quantization is {settings.quantization!r}, but weights that learn, or that processes"
             " share out, cannot be quantized; set method to lora and strategy to ddp, or"
             " quantization to none"
@@ -150,11 +150,10 @@ def _lacking_package(settings: Settings) -> str:
     }
     for name, package in needed.items():
         if package and find_spec(package) is None:
-            return (
+            raise InputError(
                 f"{name} is {getattr(settings, name)!r}, which needs the package {package}:"
                 f" pip install {package}"
             )
-    return ""
 
 
 def launch_command(settings: Settings, file: Path, *, machine: int = 0) -> list[str]:
