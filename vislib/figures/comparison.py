@@ -81,7 +81,8 @@ def read_sides(run: Run) -> dict[str, Any]:
     """Both sides by what tells them apart (kind, models, run, stage): tables of sample_id, text,
     reason ("": usable), model, words, and set_aside (rounds that failed a check)."""
     # kinds are parameters of their own: two kinds of one table compare too
-    left, right = ((run.table(name), getattr(run.params, f"{name}_kind")) for name in SIDES)
+    left = run.table("left"), run.params.left_kind
+    right = run.table("right"), run.params.right_kind
     texts = [_texts(*left), _texts(*right)]
     if left == right or texts[0].attrs != texts[1].attrs:
         raise InputError(

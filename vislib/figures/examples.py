@@ -51,10 +51,10 @@ def choose(
     Samples with a text that the font cannot set are passed over, perhaps all. Raises InputError
     when one of `ids` is.
     """
-    among = ", ".join(f"'{name}'" for name in ids) or "sample_id"
+    among = list(ids) or "[sample_id]"
     # more than are wanted, as some cannot be set; the whole table would be too many
     pool = f"ORDER BY rich DESC, seeded({seed}, sample_id) LIMIT {len(ids) or n * _POOL}"
-    found = query(f"FROM ({sql}) WHERE sample_id IN ({among}) {pool}", **inputs)
+    found = query(f"FROM ({sql}) WHERE sample_id IN {among} {pool}", **inputs)
     # a box of a missing glyph would pass for the text
     as_text = partial(json.dumps, ensure_ascii=False, default=list)
     shown = found.loc[[drawable(as_text(row)) for row in found.to_dict("records")]]

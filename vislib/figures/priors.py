@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxTransformTo
 
 from vislib.figures.examples import Example, choose
 from vislib.figures.statistics import text_stems
@@ -121,8 +121,8 @@ def _draw_findings(image: Column, example: Example, listed: int) -> None:
     labels = []
     for findings, look in ((texts, _TEXT), (boxes, _OBJECT)):
         for number, found in enumerate(findings, 1):
-            corners = np.array([[found["x1"], found["y1"]], [found["x2"], found["y2"]]])
-            at = Bbox(picture.p0 + corners * picture.size)
+            seen = Bbox.from_extents(found["x1"], found["y1"], found["x2"], found["y2"])
+            at = seen.transformed(BboxTransformTo(picture))
             image.axes.add_patch(Rectangle(at.p0, *at.size, fill=False, **look))
             frames.append(at)
             if number <= listed:

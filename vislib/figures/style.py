@@ -65,7 +65,7 @@ def new_figure(
         ratios = {}
     elif not layout:
         layout = letters
-        aspect = aspect / len(titles)
+        aspect /= len(titles)
     width = WIDTHS[columns]
     figure = Figure(figsize=(width, min(width * aspect, PAGE)), layout="constrained")
     if note:
