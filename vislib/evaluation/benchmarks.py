@@ -164,9 +164,7 @@ def items(task: str, log: Sequence[Sample]) -> list[Item]:
                 " tasks, or give it a row in vislib/evaluation/benchmarks.py"
             )
         shared = benchmark.item
-        name = str(sample["doc_id"])
-        if shared:
-            name = str(sample[benchmark.metric][shared])
+        name = str(sample[benchmark.metric][shared] if shared else sample["doc_id"])
         if shared == "index":
             name = str(int(name) % _ROTATION)
         item = found.setdefault(f"{benchmark.name}/{name}", Item(benchmark, name))

@@ -92,7 +92,8 @@ def plot_page(sheet: Column, example: Example, *, words_around: int) -> None:
     frame = Rectangle((1, 1), half, page.y + 5, fill=False, edgecolor="0.6", linewidth=0.6)
     sheet.axes.add_patch(frame)
     said = "{matched} of {content_words} words, stop words apart, stand on the page too"
-    for kind, source in zip(KINDS, (added_stems(example), NOTHING), strict=True):
+    sources = {"contextual": added_stems(example), "non_contextual": NOTHING}
+    for kind, source in sources.items():
         title = f"{kind.replace('_', '-').capitalize()} caption"
         beside.write(title, size=7.5, weight="bold")
         counts = overlap(example[kind], source_stems(example))
@@ -156,8 +157,10 @@ def plot_samples(sheet: Column, examples: Sequence[Example], *, rounds: int) -> 
         for one in spoken:
             # in the order of the conversation, the caption wherever it stands
             if one not in left_out:
-                talk.write(one[1], heading="Human", indent=38, max_lines=12)
-                talk.write(one[2], heading="Assistant", indent=38, source=added, max_lines=12)
+                talk.hang("Human", 38)
+                talk.write(one[1], max_lines=12)
+                talk.hang("Assistant", 38)
+                talk.write(one[2], source=added, max_lines=12)
                 talk.y += 3
         if left_out:
             talk.write(f"and {len(left_out)} more rounds", **ASIDE)

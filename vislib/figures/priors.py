@@ -87,23 +87,19 @@ def plot_examples(sheet: Column, examples: Sequence[Example], *, lines: int) -> 
         caption = sheet.column(36, sheet.width - 44)
         # below both columns, over the whole width
         caption.y = max(image.y, beside.y) + 3
-        caption.write(
-            example["caption"],
-            source=example["source"],
-            heading="Caption",
-            indent=36,
-            max_lines=30,
-        )
+        caption.hang("Caption", 36)
+        caption.write(example["caption"], source=example["source"], max_lines=30)
         sheet.y = caption.y + 5
 
 
 def _write_list(beside: Column, title: str, text: str, lines: int) -> None:
-    beside.write("", heading=title, indent=64)
+    beside.hang(title, 64)
     found = text.split("\n")
     for number, line in enumerate(found[:lines], 1):
         # numbers hang in the margin: they are ours, not the text's
-        numbered = str(number) if line and title == HEADINGS["texts"] else ""
-        beside.write(line or "none", heading=numbered, indent=10, max_lines=4)
+        if line and title == HEADINGS["texts"]:
+            beside.hang(str(number), 10)
+        beside.write(line or "none", max_lines=4)
     if more := len(found[lines:]):
         beside.write(f"and {more} more", **ASIDE)
     beside.y += 3

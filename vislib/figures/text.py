@@ -124,6 +124,11 @@ class Column:
         """Another column, from this one's `y` on, `x` from this one's left edge."""
         return Column(self.axes, self.x + x, width, self.y)
 
+    def hang(self, heading: str, indent: float) -> None:
+        """Set a heading `indent` points to the left of the line that is written next."""
+        place = self.x - indent, self.y + 5.5
+        self.axes.text(*place, heading, fontsize=5.5, weight="bold", color=GREY)
+
     def write(
         self,
         text: str,
@@ -131,16 +136,9 @@ class Column:
         source: frozenset[str] = NOTHING,
         size: float = SIZE,
         max_lines: int = 99,
-        heading: str = "",
-        indent: float = 0,
         **look: Any,
     ) -> None:
-        """Set paragraphs, words whose stems are all in `source` red and underlined; a heading hangs
-        `indent` points to the left of the first line.
-        """
-        if heading:
-            place = self.x - indent, self.y + 5.5
-            self.axes.text(*place, heading, fontsize=5.5, weight="bold", color=GREY)
+        """Set paragraphs, words whose stems are all in `source` red and underlined."""
         look = {"fontsize": size, "color": INK, **look}
         for line in wrap(text, width=self.width, size=size, max_lines=max_lines):
             left = self.x
