@@ -92,6 +92,12 @@ def test_the_journal_is_that_of_the_live_engine_at_half_the_price(ground, server
     assert_clean(ground, server)
 
 
+def test_no_proxy_stands_before_a_server_of_this_machine(ground, server, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
+    assert texts(ask(ground, batch(ground, server), asking(3))) == expected(3)
+
+
 def test_what_a_trial_with_the_live_engine_answered_is_not_asked_again(ground, server):
     with openai_server() as live:
         ask(ground, chat(live), asking(3))

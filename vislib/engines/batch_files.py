@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from vislib.engines import Request
 from vislib.engines.replies import RETRIED, read_error, silent
-from vislib.engines.transport import api_key
+from vislib.engines.transport import api_key, proxied
 from vislib.runs import InputError, Run
 from vislib.runs.redaction import write_redacted
 
@@ -132,13 +132,14 @@ class BatchServer:
     grace_s = 10.0  # after which a batch whose begin was cut off stands in the server's list
 
     def __init__(self, url: str, params: Any, stop: Event) -> None:
-        from openai import OpenAI, Timeout
+        from openai import DefaultHttpxClient, OpenAI, Timeout
 
         self._client = OpenAI(
             base_url=url,
             api_key=api_key(url),
             max_retries=self.retries,
             timeout=Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0)),
+            http_client=DefaultHttpxClient(trust_env=proxied(url)),
         )
         self.url = url
         self._model = params.model

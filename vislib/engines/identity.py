@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from vislib.engines import Json
 from vislib.engines.completions import as_dict, short
 from vislib.engines.replies import refused_key, silent, told_error
-from vislib.engines.transport import HERE, api_key
+from vislib.engines.transport import HERE, api_key, proxied
 from vislib.runs import InputError, Run, short_hash
 from vislib.runs.redaction import redact
 
@@ -74,10 +74,9 @@ def _look(url: str, model: str) -> Seen:
 
     headers = {"Authorization": f"Bearer {api_key(url)}"}
     # what runs on this machine is asked past any proxy
-    trusting = urlsplit(url).hostname not in HERE
     models = f"{url.rstrip('/')}/models"
     try:
-        reply = httpx2.get(models, headers=headers, trust_env=trusting, timeout=_PATIENCE_S)
+        reply = httpx2.get(models, headers=headers, trust_env=proxied(url), timeout=_PATIENCE_S)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         why = str(error) or type(error).__name__
         return Seen(url, note=f"{url}: no connection ({why})", unreachable=why)

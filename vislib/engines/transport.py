@@ -14,7 +14,7 @@ from vislib.engines.replies import Reply, client_error, other_words, read_body, 
 from vislib.runs import InputError
 
 PROVIDER = "https://api.openai.com/v1"
-HERE = ("127.0.0.1", "::1", "localhost")  # no proxy leads here
+HERE = ("127.0.0.1", "::1", "localhost")
 
 
 def server_urls(base_url: str) -> list[str]:
@@ -36,6 +36,13 @@ def server_urls(base_url: str) -> list[str]:
                 " user, password or query (the key stands in OPENAI_API_KEY)"
             )
     return urls
+
+
+def proxied(url: str) -> bool:
+    """Whether the environment's proxy stands before the server at `url`: before none of this
+    machine.
+    """
+    return urlsplit(url).hostname not in HERE
 
 
 def api_key(url: str) -> str:
@@ -68,7 +75,7 @@ class ChatClient:
         http = DefaultAsyncHttpxClient(
             timeout=httpx2.Timeout(params.timeout_s, connect=min(params.timeout_s, 10.0)),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
-            trust_env=urlsplit(url).hostname not in HERE,
+            trust_env=proxied(url),
         )
         self._client = AsyncOpenAI(
             base_url=url,
