@@ -82,7 +82,10 @@ def test_what_makes_training_faster_or_smaller_changes_nothing_that_is_learnt(
 def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(
     ground, tmp_path, alone
 ):
-    together = settings_of(ground, tmp_path / "two", processes=2, **ALL)
+    (tmp_path / "held_out").mkdir()
+    file = plan(tmp_path / "held_out", ground / "tiny-llava", pictured=7)  # no multiple of 2 * 2
+    held_out = {"held_out": str(file), "eval_steps": 3}
+    together = settings_of(ground, tmp_path / "two", processes=2, **held_out, **ALL)
     run = a_run(tmp_path / "run")
     totals = train(run, together)
     weights, log = result(together)
@@ -94,6 +97,8 @@ def test_two_processes_learn_what_one_does_though_one_of_them_sees_no_image(
     assert {"steps": 3, "rows": 12}.items() <= totals.items()
     assert {"tokens_per_second", "samples_per_second", "peak_memory_gib"} <= run.metrics.keys()
     assert "mfu" not in run.metrics
+    # no row counts twice, though one process has one less
+    assert held_out_loss(together) == pytest.approx(run.metrics["eval_loss"], rel=1e-3)
 
 
 def test_arms_can_end_at_equal_supervised_tokens(ground, tmp_path):

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event
@@ -70,6 +71,24 @@ class Rows(Dataset[Encoded]):
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+
+class HeldOut(Rows):
+    """Rows to evaluate, filled up to a multiple of `together`, as many as processes take at once,
+    by rows without loss: accelerate would fill up with rows that count twice.
+    """
+
+    def __init__(self, file: str | Path, encoder: Encoder, *, together: int) -> None:
+        super().__init__(file, encoder)
+        self.whole = math.ceil(super().__len__() / together) * together
+
+    def __getitem__(self, number: int) -> Encoded:
+        turns, row = divmod(number, super().__len__())
+        encoded = super().__getitem__(row)
+        return replace(encoded, labels=[IGNORED] * len(encoded.labels)) if turns else encoded
+
+    def __len__(self) -> int:
+        return self.whole
 
 
 class Share(Sampler[list[int]]):
@@ -187,7 +206,9 @@ class AnswerTrainer(Trainer):
     ) -> None:
         self.join = partial(collate, processor=rows.encoder.processor)
         # held-out rows all have an image: they are conversations of stage 08
-        held_out = Rows(settings.held_out, rows.encoder) if settings.held_out else None
+        held_out, together = None, args.per_device_eval_batch_size * args.world_size
+        if settings.held_out:
+            held_out = HeldOut(settings.held_out, rows.encoder, together=together)
         super().__init__(model=model, args=args, eval_dataset=held_out, data_collator=self.join)
         # so that tokens of a step are counted, whatever the model says
         self.model_accepts_loss_kwargs = True
@@ -223,7 +244,7 @@ class AnswerTrainer(Trainer):
         """The summed loss of one pass, as a share of the whole step's supervised tokens."""
         if self.held_out and not model.training:
             # what so many of its rows have: the Trainer's mean over rows is one over tokens then
-            usual = self.held_out.counts["supervised_tokens"].mean()
+            usual = self.held_out.counts["supervised_tokens"].sum() / len(self.held_out)
             num_items_in_batch = len(inputs["labels"]) * usual * self.accelerator.num_processes
         # each token is told by the one before it
         targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[:, 1:]
