@@ -145,13 +145,12 @@ class _Asking:
         self.answers = dict(self._usage)
         self._last_failure = "of an earlier run"
         self._last_drop = ""
-        # keys under way or failed in this run: a twin is not asked too
-        self._open = set[str]()
+        # keys to be asked, as numbers: they take a third of the memory
+        self._missing = set[int]()
 
     def survey(self, requests: Iterable[Request]) -> int:
         """Count what is known and what it cost; return how many requests are to be asked."""
-        missing = 0
-        seen = set[int]()  # keys as numbers take a third of the memory
+        seen = set[int]()
         for request in requests:
             key = request_key(self._engine, request)
             if (number := int(key, 16)) in seen:
@@ -175,10 +174,10 @@ class _Asking:
                 self.known += 1
                 self._failed += 1
             else:
-                missing += 1
+                self._missing.add(number)
                 if self.estimate:
                     self.estimate.add(request)
-        return missing
+        return len(self._missing)
 
     def lacks(self, missing: int) -> str:
         """What is wrong when answers are missing that may not be asked for."""
@@ -220,15 +219,13 @@ class _Asking:
     def _lacking(self, requests: Iterable[Request]) -> Iterator[Request]:
         """The requests without an answer, one of each key, until told to stop."""
         for request in requests:
-            key = request_key(self._engine, request)
             if self._stop.is_set():
                 return
-            if key in self._open:
-                continue
-            if self._journal.get(key) or self._is_settled(self._journal.failure(key)):
-                continue
-            self._open.add(key)
-            yield request
+            number = int(key := request_key(self._engine, request), 16)
+            # once for all its twins, and not if another set has paid for it meanwhile
+            if number in self._missing and not self._journal.get(key):
+                self._missing.remove(number)
+                yield request
 
     def _record(self, request: Request, answer: Answer) -> None:
         """Journal one answer, count it, and stop asking when too many have failed."""
@@ -261,7 +258,6 @@ class _Asking:
             body["server"] = self._origins.source
         self._journal.put(key, body)
         _add(self.answers, body)
-        self._open.discard(key)
         self._judge(request, answer.text)
         if self._drops_too_many(_FEW):
             self._stop.set()

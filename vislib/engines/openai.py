@@ -12,14 +12,15 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from vislib.engines import Answer, Answered, Json, Request
 from vislib.engines.budget import Budget, marks_cache, most_tokens
@@ -82,6 +83,7 @@ class OpenAIChat:
         """Answers as they come; see `Engine`."""
         self._halt = None
         under_way: dict[Future[Answer | None], tuple[Request, float]] = {}
+        ended = SimpleQueue[Future[Answer | None]]()
         waiting = iter(requests)
         held: Request | None = None  # by the ceiling
         with self._loop() as loop:
@@ -98,14 +100,17 @@ class OpenAIChat:
                             self._end(self.budget.exhausted(bound))
                         break
                     held = None
-                    asked = loop.start_task_soon(self._ask, request, bound)
+                    # unlike a portal's task, begun without waiting for the other thread
+                    asked = asyncio.run_coroutine_threadsafe(self._ask(request, bound), loop)
                     under_way[asked] = request, bound
+                    asked.add_done_callback(ended.put)
                 if not under_way:
                     break
                 if self.stop.is_set():
-                    loop.call(self._servers.give_up)
+                    loop.call_soon_threadsafe(self._servers.give_up)
                 # the timeout is for an interrupt, which no request tells of
-                for done in wait(under_way, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                with suppress(Empty):
+                    done = ended.get(timeout=0.2)
                     request, bound = under_way.pop(done)
                     self.budget.reserved -= bound
                     if answer := done.result():
@@ -197,17 +202,17 @@ class OpenAIChat:
         return body
 
     @contextmanager
-    def _loop(self) -> Iterator[BlockingPortal]:
+    def _loop(self) -> Iterator[asyncio.AbstractEventLoop]:
         """An event loop in a thread, with clients; left by an error, it cancels what still runs."""
         clients = [ChatClient(url, self.params) for url in self.urls]
         self._servers = Balancer([Server(client, self.params) for client in clients])
         # the kernel of a notebook runs a loop in its main thread already
-        with start_blocking_portal() as loop:
+        with start_blocking_portal() as portal:
             try:
-                yield loop
+                yield portal.call(asyncio.get_running_loop)
             finally:
                 for client in clients:
-                    loop.call(client.close)
+                    portal.call(client.close)
 
 
 def chat_messages(request: Request, *, marked: bool = False) -> list[Json]:
