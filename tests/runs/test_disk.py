@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_when_the_result_is_taken_over(project):
     project.notebook("80_first", "", '(run.data / "x").touch()', "run.finish()")
     project.parameters("80_first.yaml")
     module = project.root / "vislib/runs/execution.py"
-    fail = 'def _write_html(*_: Any) -> None: raise OSError(28, "No space left on device")\n'
+    fail = 'def _page(*_: Any) -> str: raise OSError(28, "No space left on device")\n'
     module.write_text(f"{module.read_text()}\n\n{fail}")
     full = project.run()
     assert full.returncode == 1

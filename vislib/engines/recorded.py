@@ -88,7 +88,7 @@ def read_answers(folder: Path) -> dict[Place, Entry]:
     entries: dict[Place, Entry] = {}
     for file in files:
         try:
-            found = dict(_entries(yaml.safe_load(file.read_text(encoding="utf-8"))))
+            found = dict(_entries(yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{file}: not readable as YAML ({error})") from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,6 @@ Every distinct image of the samples is looked at once. Each worker process loads
 and shares the cores with the others.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from vislib.experts.models import ClosedDetector, ModelTagger, OpenDetector
 from vislib.experts.ocr import Reader
 from vislib.media.pixels import ImageError, read_image
 from vislib.runs import Drop, InputError, Note, Run, To, sql
+from vislib.runs.jobs import own_cores
 from vislib.runs.tables import Row, count_rows, read_rows
 from vislib.runs.verbs import Said
 
@@ -220,14 +220,11 @@ def check_looked(run: Run) -> None:
 def settings_of(run: Run) -> Settings:
     """What the experts of this run are made of, and how many threads each process has."""
     found = {name: value for name, value in vars(run.params).items() if name.startswith(NAMES)}
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # of a batch job's share of a machine; macOS has none
-        cores = len(os.sched_getaffinity(0))
     found |= {
         "tag_list": run.input("tag_list"),
         "max_tags": run.params.max_tags,
         "device": run.params.device,
-        "threads": max(1, cores // run.params.workers),
+        "threads": max(1, own_cores() // run.params.workers),
     }
     return tuple(found.items())
 

@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -72,7 +73,7 @@ def execute(stage: Stage, facts: dict[str, Any], *, tell: Callable[[str], None])
         if record.get("status") != "finished":
             raise StageFailed("its last cell did not finish the run: run.finish() is missing")
         # before the record says ok: a page that cannot be written is a failure
-        _write_html(book, stage.partial / "notebook.html")
+        write_redacted(stage.partial / "notebook.html", _page(book))
         record |= {"status": "ok"}
         write_record(stage.partial, record)
     except (Exception, KeyboardInterrupt) as error:
@@ -200,11 +201,26 @@ def _end_kernel(stage: Stage) -> None:
         end_group(int(lock.owner()["group"]))
 
 
-def _write_html(book: Any, file: Path) -> None:
+def warm_up() -> None:
+    """Import papermill and make a page: what takes seconds, once for all stages that are forked."""
+    import papermill  # noqa: F401
+    from nbformat import v4
+
+    cells = [v4.new_markdown_cell("-"), v4.new_code_cell("0")]  # type: ignore[no-untyped-call]
+    _page(v4.new_notebook(cells=cells))  # type: ignore[no-untyped-call]
+
+
+@cache
+def _exporter() -> Any:
+    # kept, since it compiles its templates
     from nbconvert import HTMLExporter
 
-    body, _ = HTMLExporter(embed_images=True).from_notebook_node(book)  # type: ignore[no-untyped-call]
-    write_redacted(file, body)
+    return HTMLExporter(embed_images=True)  # type: ignore[no-untyped-call]
+
+
+def _page(book: Any) -> str:
+    body, _ = _exporter().from_notebook_node(book)
+    return str(body)
 
 
 def _log(stage: Stage, text: str) -> None:

@@ -13,10 +13,18 @@ from multiprocessing.context import ForkProcess
 from types import FrameType
 from typing import cast
 
-from vislib.runs.locking import end_with
+from vislib.runs.locking import JOBS_VARIABLE, end_with
 
 INTERRUPTED = 130  # exit status, as a shell has it
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def own_cores() -> int:
+    """Cores that a stage may fill: its share of this machine's, where several run at once."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # of a batch job's share of a machine; macOS has none
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get(JOBS_VARIABLE, "1")))
 
 
 def run_at_once(
@@ -45,7 +53,7 @@ def run_at_once(
             for name in list(waiting):
                 blocked = needs[name] & (waiting.keys() | working.keys())
                 if not status and not blocked and len(working) < jobs:
-                    args = waiting.pop(name), os.getpid()
+                    args = waiting.pop(name), os.getpid(), jobs
                     # a stop that comes now waits until the child can be told, and hears
                     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
                     working[name] = fork.Process(target=_child, args=args, name=name)
@@ -63,12 +71,13 @@ def run_at_once(
     return status
 
 
-def _child(work: Callable[[], int], parent: int) -> None:
+def _child(work: Callable[[], int], parent: int, jobs: int) -> None:
     os.setpgid(0, 0)  # a terminal's interrupt comes by the parent alone, and once
     for number in _STOPS:
         signal.signal(number, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     end_with(parent)
+    os.environ[JOBS_VARIABLE] = str(jobs)
     # threads that spin while they wait would take a core from the other stages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(work())

@@ -163,9 +163,9 @@ def _run_stages(entries: list[SetFile], options: argparse.Namespace, runs: bool)
     """All stages in order, or several at once; the exit status."""
     if options.jobs < 2 or not runs:
         return next(filter(None, (_run_stage(entry, options) for entry in entries)), 0)
-    import nbconvert  # noqa: F401  # once for all that are forked
-    import papermill  # noqa: F401
+    from vislib.runs.execution import warm_up
 
+    warm_up()
     work, needs = dict[str, Callable[[], int]](), dict[str, set[str]]()
     for entry in entries:
         needs[entry.stage.name] = makers(entry) & work.keys()

@@ -19,7 +19,14 @@ from vislib.runs.progress import interactive
 from vislib.runs.provenance import all_versions, git_state, hardware
 from vislib.runs.record import Run
 from vislib.runs.redaction import redact
-from vislib.runs.stage import RUNS_VARIABLE, Record, Stage, settle_runs_folder, write_record
+from vislib.runs.stage import (
+    RUNS_VARIABLE,
+    Record,
+    Stage,
+    read_record,
+    settle_runs_folder,
+    write_record,
+)
 from vislib.runs.yaml_files import write_parameters
 
 _PLAIN = (int, float, str, bool, list, dict, type(None))
@@ -71,8 +78,11 @@ def _begin(stage: Stage, notebook: str) -> Record:
     workers = FolderLock(stage.lock_file("workers"))
     workers.acquire()
     workers.release()
-    facts = stage.facts(notebook)
-    record = stage.open_partial(key_of(facts["hashes"]), facts)
+    if os.environ.get(RUNNER_VARIABLE):  # which has just made it ready
+        record = read_record(stage.partial)
+    else:
+        facts = stage.facts(notebook)
+        record = stage.open_partial(key_of(facts["hashes"]), facts)
     record |= {
         "seed": stage.values.get("seed"),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
