@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vislib.media import pixels
-from vislib.media.mending import mended
+from vislib.media.formats import mended
 
 LIMITS = {"max_bytes": 10_000_000, "max_pixels": 10_000_000}
 

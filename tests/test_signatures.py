@@ -1,4 +1,4 @@
-"""`vislib.media.signatures`: a file that is no picture of ours is called what it is."""
+"""`vislib.media.formats`: a file that is no picture of ours is called what it is."""
 
 import io
 import struct

@@ -21,9 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from vislib.media import signatures
-from vislib.media.colours import to_srgb
-from vislib.media.mending import mended
+from vislib.media.formats import LOOKED_AT, file_kind, mended, to_srgb
 
 Reason = Literal[
     "empty",
@@ -215,7 +213,7 @@ def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
 
 def _unread(stream: IO[bytes]) -> tuple[Reason, str]:
     stream.seek(0)
-    return signatures.unread(stream.read(signatures.LOOKED_AT))
+    return file_kind(stream.read(LOOKED_AT))
 
 
 def _orientation(image: Image.Image) -> int:
