@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from statsmodels.stats.proportion import binom_test, proportion_confint
 
 from vislib.figures.statistics import model_names, query
 from vislib.media.pixels import encode_data_uri
@@ -203,6 +202,9 @@ def tally(votes: Any) -> dict[str, float]:
     n = counts["left"] + counts["right"]
     if not n:
         return counts
+    # late: it takes a second, and most runs have no votes yet
+    from statsmodels.stats.proportion import binom_test, proportion_confint
+
     low, high = proportion_confint(won, n, method="wilson")
     p = float(binom_test(won, n))
     return counts | {"left_share": won / n, "from": low, "to": high, "sign_test_p": p}
