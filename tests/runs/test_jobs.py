@@ -17,6 +17,10 @@ while not (run.stage.run / "{other}").exists() and time.monotonic() < until:
     time.sleep(0.05)
 assert (run.stage.run / "{other}").exists()
 """
+SHARE = """
+from vislib.runs.jobs import own_cores
+assert own_cores() == max(1, len(os.sched_getaffinity(0)) // 2)
+"""
 SLEEP = 'import os, time; time.sleep(0 if os.environ.get("FAST") else 600)'
 
 
@@ -28,7 +32,7 @@ def two_that_meet(project, *then: str) -> None:
 
 
 def test_stages_that_do_not_wait_for_each_other_run_at_once_and_others_after_them(project):
-    two_that_meet(project)
+    two_that_meet(project, SHARE)
     contract = project.root / "vislib/runs/contract.py"
     tables = '{"rows": DROPPED, "dropped": DROPPED}'
     declared = f'SCHEMAS |= dict.fromkeys(("80_first", "81_second"), {tables})'

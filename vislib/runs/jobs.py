@@ -13,8 +13,9 @@ from multiprocessing.context import ForkProcess
 from types import FrameType
 from typing import cast
 
-from vislib.runs.locking import JOBS_VARIABLE, end_with
+from vislib.runs.locking import end_with
 
+_VARIABLE = "VISLIB_JOBS"  # in a stage's environment: how many run at once
 INTERRUPTED = 130  # exit status, as a shell has it
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,7 +25,7 @@ def own_cores() -> int:
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # of a batch job's share of a machine; macOS has none
         cores = len(os.sched_getaffinity(0))
-    return max(1, cores // int(os.environ.get(JOBS_VARIABLE, "1")))
+    return max(1, cores // int(os.environ.get(_VARIABLE, "1")))
 
 
 def run_at_once(
@@ -77,7 +78,7 @@ def _child(work: Callable[[], int], parent: int, jobs: int) -> None:
         signal.signal(number, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     end_with(parent)
-    os.environ[JOBS_VARIABLE] = str(jobs)
+    os.environ[_VARIABLE] = str(jobs)
     # threads that spin while they wait would take a core from the other stages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(work())

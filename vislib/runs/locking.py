@@ -26,7 +26,6 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from vislib.runs.errors import InputError
 
 FORCE_VARIABLE = "VISLIB_FORCE"  # set by the runner's --force for the kernels that it starts
-JOBS_VARIABLE = "VISLIB_JOBS"  # set by the runner: how many stages it runs at once
 RUNNER_VARIABLE = "VISLIB_RUNNER_PID"  # set by the runner for the kernels that it starts
 _WAIT_SECONDS = 20.0
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
