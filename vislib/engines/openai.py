@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -108,13 +108,14 @@ class OpenAIChat:
                     break
                 if self.stop.is_set():
                     loop.call_soon_threadsafe(self._servers.give_up)
-                # the timeout is for an interrupt, which no request tells of
-                with suppress(Empty):
+                try:
                     done = ended.get(timeout=0.2)
-                    request, bound = under_way.pop(done)
-                    self.budget.reserved -= bound
-                    if answer := done.result():
-                        yield request, answer
+                except Empty:  # look whether there was an interrupt, which no request tells of
+                    continue
+                request, bound = under_way.pop(done)
+                self.budget.reserved -= bound
+                if answer := done.result():
+                    yield request, answer
         if self._halt:
             raise self._halt
 
