@@ -28,12 +28,12 @@ pytestmark = pytest.mark.campaign
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Runs `five` (documents, samples, images and captions of five documents) and `made`, with a
+    """Runs `few` (documents, samples, images and captions of twelve documents) and `made`, with a
     captioner.
     """
     folder = tmp_path_factory.mktemp("own") / "runs"
-    five = variation(folder.parent / "five", only="01 02 03 06", **{"01_documents": {"limit": 5}})
-    output, code = ended(started(five, folder))
+    few = variation(folder.parent / "few", only="01 02 03 06", **{"01_documents": {"limit": 12}})
+    output, code = ended(started(few, folder))
     assert code == 0, output
     captioner = folder / "made/11_captioner/data/model"
     tiny.build("tiny-llava", captioner)
@@ -46,8 +46,8 @@ def runs(tmp_path_factory) -> Path:
 def asking(folder: Path) -> Path:
     """A set whose one stage asks that captioner, by the table of the run that it is of."""
     values = read_parameters(ROOT / "params/sample/06_captioning.yaml") | {
-        "samples": "../five/02_filtering/samples",
-        "images": "../five/03_images/images",
+        "samples": "../few/02_filtering/samples",
+        "images": "../few/03_images/images",
         "engine": "openai",
         "model": "../made/11_captioner/model",
         "base_url": "",
@@ -64,12 +64,12 @@ def asking(folder: Path) -> Path:
 
 
 def training(folder: Path) -> Path:
-    """A set whose one stage trains a tiny captioner on the five documents' captions."""
+    """A set whose one stage trains a tiny captioner on the twelve documents' captions."""
     values = read_parameters(ROOT / "params/sample-models/11_captioner.yaml") | {
-        "samples": "../five/02_filtering/samples",
-        "images": "../five/03_images/images",
+        "samples": "../few/02_filtering/samples",
+        "images": "../few/03_images/images",
         "test_fraction": 0.5,
-        "captions": "../five/06_captioning/captions",
+        "captions": "../few/06_captioning/captions",
         "run_dir": f"runs/{folder.name}",
         "max_answer_tokens": 4,
         "checkpoint_steps": 2,
@@ -129,9 +129,9 @@ def waits(seconds: float, process: subprocess.Popen | None = None) -> Iterator[N
         time.sleep(0.05)
 
 
-def answered(runs: Path) -> dict[str, float]:
+def answered(runs: Path, journal: str = "openai") -> dict[str, float]:
     """Keys of the journal with their times; nothing before it is made."""
-    place = f"file:{runs / 'journal/openai.sqlite'}?mode=ro"
+    place = f"file:{runs / 'journal' / journal}.sqlite?mode=ro"
     with suppress(sqlite3.OperationalError):
         return dict(
             sqlite3.connect(place, uri=True).execute("SELECT key, answered_at FROM answers")
@@ -184,10 +184,11 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(runs, tmp_p
     folder = training(tmp_path / "killed")
     answers = runs / "journal/generation.sqlite"
     answers.rename(answers.with_name("aside.sqlite"))  # else the second run would ask nothing
-    for moment in ("checkpoints/checkpoint-4", "questions.jsonl"):
+    checkpoint = runs / "killed/11_captioner.partial/scratch/checkpoints/checkpoint-4"
+    for moment in (checkpoint.exists, lambda: answered(runs, "generation")):
         process = started(folder, runs)
         for _ in waits(300, process):
-            if (runs / "killed/11_captioner.partial/scratch" / moment).exists():
+            if moment():
                 break
         for pid in kernels(process):
             os.kill(pid, signal.SIGKILL)

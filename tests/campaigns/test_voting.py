@@ -59,7 +59,7 @@ def test_voting_in_a_browser(inputs, tmp_path):  # noqa: F811
         for number, pair in enumerate(pairs, 1):
             assert f"Pair {number} of {len(pairs)}" in page.get_by_role("status").text_content()
             texts = [page.locator(f"#text{side}").text_content() for side in (0, 1)]
-            assert texts == pair["texts"]
+            assert texts == list(pair["texts"])
             page.keyboard.press("c")
             assert HOSTILE in page.locator("#context").text_content()
             page.get_by_role("button", name="Next").click()
