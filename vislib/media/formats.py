@@ -54,7 +54,7 @@ _PROLOG = r"(?:\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?!\s+svg)[^>\[]*(?:\[.*?\]\s*)
 _SVG = re.compile(rf"{_PROLOG}(?:<!DOCTYPE\s+svg\b|<(?:\w+:)?svg[\s>/])", re.DOTALL | re.IGNORECASE)
 
 
-def file_kind(head: bytes) -> tuple[Literal["broken", "unsupported_format", "not_an_image"], str]:
+def why_unread(head: bytes) -> tuple[Literal["broken", "unsupported_format", "not_an_image"], str]:
     """Reason and detail of a file that no decoder took, by its first `LOOKED_AT` bytes."""
     if _READ.match(head) or _AVIF.match(head):
         return "broken", _DAMAGED

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from vislib.media.formats import LOOKED_AT, file_kind, mended, to_srgb
+from vislib.media.formats import LOOKED_AT, why_unread, mended, to_srgb
 
 Reason = Literal[
     "empty",
@@ -213,7 +213,7 @@ def _opened(stream: IO[bytes]) -> Iterator[Image.Image]:
 
 def _unread(stream: IO[bytes]) -> tuple[Reason, str]:
     stream.seek(0)
-    return file_kind(stream.read(LOOKED_AT))
+    return why_unread(stream.read(LOOKED_AT))
 
 
 def _orientation(image: Image.Image) -> int:
