@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from vislib.media.formats import LOOKED_AT, why_unread, mended, to_srgb
+from vislib.media.formats import LOOKED_AT, mended, to_srgb, why_unread
 
 Reason = Literal[
     "empty",
