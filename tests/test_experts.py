@@ -277,12 +277,14 @@ def test_workers_change_no_byte_of_what_is_read_and_tagged(tmp_path, monkeypatch
         ["STOP"],
     ]
     assert any(row["tags"] for row in rows)
-    first, second = tables.read_rows(run.data / "experts")
-    assert (first["model"], second["expert"], second["model"][:9]) == (
-        "efficientnet-lite0",
-        "ocr",
-        "rapidocr ",
-    )
+    asked = [
+        (row["expert"], row["model"].split()[0]) for row in tables.read_rows(run.data / "experts")
+    ]
+    assert asked == [
+        ("tagger", "efficientnet-lite0"),
+        ("detector", "efficientnet-lite0"),
+        ("ocr", "rapidocr"),
+    ]
     assert run.metrics["share_with_text"] == 0.75
 
 
@@ -306,7 +308,7 @@ def test_a_limit_is_a_choice_of_usable_images_that_no_order_changes(tmp_path, mo
 
 
 def test_a_run_without_experts_is_refused(tmp_path, monkeypatch):
-    run = begin(tmp_path, [picture(90)], monkeypatch, tagger="", ocr="none")
+    run = begin(tmp_path, [picture(90)], monkeypatch, tagger="", detector="", ocr="none")
     with pytest.raises(InputError, match="name an expert"):
         do_work(run)
     run.close()

@@ -157,6 +157,10 @@ def test_a_stand_in_beside_a_model_is_named_in_its_own_file(tmp_path):
     folder = make(tmp_path, **files, **{"engine__yaml": ASKS})
     with pytest.raises(InputError, match=r"05_experts\.yaml: `tagger: efficientnet-lite0`"):
         refuse_mixture(read_set(folder))
+    # a tagger of the hub does not choose the boxes of a stand-in
+    make(tmp_path, **{"05_experts__yaml": "tagger: google/siglip2-base-patch16-224\n"})
+    with pytest.raises(InputError, match=r"05_experts\.yaml: `detector: efficientnet-lite0`"):
+        refuse_mixture(read_set(folder))
     make(tmp_path, **{"05_experts__yaml": "tagger: efficientnet-lite0\n"})
     refuse_mixture(read_set(folder))
     # what engine.yaml names is not named by the stage that takes it

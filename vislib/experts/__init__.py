@@ -18,9 +18,11 @@ from typing import Any
 
 from PIL import Image
 
+from vislib.experts.activation import ActivationDetector
 from vislib.experts.findings import Box, Expert, Findings, balanced, merge
 from vislib.experts.models import ClosedDetector, ModelTagger, OpenDetector
 from vislib.experts.ocr import Reader
+from vislib.media import efficientnet
 from vislib.media.pixels import ImageError, read_image
 from vislib.runs import Drop, InputError, Note, Run, To, sql
 from vislib.runs.jobs import own_cores
@@ -239,7 +241,9 @@ def team(settings: Settings) -> tuple[Expert, ...]:
     if s.tagger:
         options = {"tag_list": s.tag_list, "max_tags": s.max_tags, "device": s.device}
         found.append(ModelTagger(s.tagger, threshold=s.tagger_threshold, **options))
-    if s.detector:
+    if s.detector == efficientnet.NAME:
+        found.append(ActivationDetector(threshold=s.detector_threshold, device=s.device))
+    elif s.detector:
         found.append(ClosedDetector(s.detector, threshold=s.detector_threshold, device=s.device))
     if s.open_detector:
         found.append(

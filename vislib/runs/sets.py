@@ -25,6 +25,7 @@ ENGINE_FILE = "engine.yaml"
 STAND_INS = {
     "engine": ("extractive", "recorded"),
     "tagger": ("efficientnet-lite0",),
+    "detector": ("efficientnet-lite0",),
     "embedding_model": ("efficientnet-lite0",),
 }
 # A model behind an engine has a name of its own, and a place; the other two are models by name.
@@ -223,13 +224,13 @@ def _asking(stages: Sequence[SetFile]) -> list[tuple[SetFile, str, str]]:
 
 def who_answers(stages: Sequence[SetFile]) -> str:
     """Which model, or stand-in for one, each stage of a set asks; empty if none does."""
-    found = []
+    found: dict[str, dict[str, None]] = {}
     for entry, name, value in _asking(stages):
         if name == "engine":
             stands_in = value in STAND_INS[name]
             value += " (no model)" if stands_in else f" {entry.stage.values['model']}"
-        found.append(f"{entry.stage.name} {value or 'none'}")
-    return " · ".join(found)
+        found.setdefault(entry.stage.name, {})[value or "none"] = None
+    return " · ".join(f"{stage} {', '.join(values)}" for stage, values in found.items())
 
 
 def refuse_mixture(stages: Sequence[SetFile]) -> None:
@@ -239,10 +240,13 @@ def refuse_mixture(stages: Sequence[SetFile]) -> None:
     asking = _asking(stages)
     # an empty text asks nobody: 05 without a tagger is a choice, and mixes nothing
     modelled = [entry for entry, name, value in asking if value not in ("", *STAND_INS[name])]
+    stand_ins = [(entry, name, value) for entry, name, value in asking if value in STAND_INS[name]]
+    # a file that names one of its stand-ins has chosen: 05 has the same one in two places
+    choosing = {entry.place for entry, name, _ in stand_ins if name not in entry.omitted}
     unnamed = [
         f"{entry.place}: `{name}: {value}`, or a model's {_ALSO.get(name, 'name')}"
-        for entry, name, value in asking
-        if value in STAND_INS[name] and name in entry.omitted
+        for entry, name, value in stand_ins
+        if entry.place not in choosing
     ]
     if modelled and unnamed:
         raise InputError(

