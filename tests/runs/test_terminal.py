@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vislib.runs.record import summary
+from vislib.runs.accounts import summary
 
 PLAIN = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
 

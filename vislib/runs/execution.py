@@ -17,11 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vislib.runs.accounts import summary
 from vislib.runs.disk import explain, is_full
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT, key_of
 from vislib.runs.locking import RUNNER_VARIABLE, FolderLock, end_group
-from vislib.runs.record import summary
 from vislib.runs.redaction import redact, write_redacted
 from vislib.runs.stage import Stage, read_record, write_record
 

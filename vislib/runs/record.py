@@ -1,5 +1,5 @@
-"""What a notebook holds of its run: checked parameters, inputs, outputs, accounts, and the record
-at the end.
+"""What a notebook holds of its run: checked parameters, inputs, outputs, verbs, and the record at
+the end.
 """
 
 import logging
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from vislib.runs import sql
+from vislib.runs.accounts import Accounts, summary
 from vislib.runs.contract import DROPPED, SCHEMAS
 from vislib.runs.errors import InputError
 from vislib.runs.journal import Journal
@@ -45,8 +46,7 @@ class Run:
         self.seed: int = stage.values.get("seed", 0)
         self.metrics: dict[str, Any] = {}
         self._record, self._locks = record, locks
-        # By what made them: a cell that is run twice counts once.
-        self._counts: dict[str, Counter[str]] = {}
+        self.accounts = Accounts()
         self._written_by: dict[str, str] = {}  # a table, and the verb that maps into it
         self._asked: dict[Path, str] = {}  # tables of answers, and the unit of their rows
         self._usage = Counter[str](tokens_in=0, tokens_cached=0, tokens_out=0, usd=0)
@@ -130,7 +130,7 @@ class Run:
         marks, schemas = self.folder / "shards" / verb, tables or self.schemas
         self._claim(schemas, verb)
         # A cell that is run again makes its rows anew.
-        if verb in self._counts:
+        if verb in self.accounts.by_verb:
             rmtree(marks, ignore_errors=True)
         mapped = Mapped(
             function=function,
@@ -145,7 +145,7 @@ class Run:
         self._count(verb, mapped.run(source, workers=workers, lock=self.workers_lock))
         if self._asked.get(source) == unit:
             # these rows were taken, and kept so far, when they were asked about
-            counts = self._counts[verb]
+            counts = self.accounts.by_verb[verb]
             counts[f"{unit}/kept"] -= counts.pop(f"{unit}/taken", 0)
 
     def _claim(self, schemas: Mapping[str, Any], verb: str) -> None:
@@ -192,7 +192,7 @@ class Run:
 
     def _first_part(self, name: str) -> int:
         """Number of the first part of a table that several verbs write."""
-        verbs = list(self._counts)
+        verbs = list(self.accounts.by_verb)
         return PARTS_PER_VERB * (verbs.index(name) if name in verbs else len(verbs))
 
     def ask(
@@ -224,12 +224,8 @@ class Run:
         return answers
 
     def _count(self, name: str, counts: Counter[str]) -> None:
-        self._counts[name] = counts
-        self.metrics |= {
-            note[5:]: n
-            for note, n in sorted(self._all_counts().items())
-            if note.startswith("note/")
-        }
+        self.accounts.by_verb[name] = counts
+        self.metrics |= self.accounts.notes()
 
     def progress(self, total: int, unit: str) -> Progress:
         """A progress bar, or a line per 30 s headless; use as a context manager."""
@@ -253,25 +249,9 @@ class Run:
         write_record(self.folder, self._record)
 
     # -- the end
-    def _all_counts(self) -> Counter[str]:
-        total = Counter[str]()
-        for counts in self._counts.values():
-            total.update(counts)
-        return total
-
     def counts(self) -> dict[str, dict[str, Any]]:
         """`{unit: {taken, kept, dropped: {reason: n}}}`."""
-        units: dict[str, dict[str, Any]] = {}
-        for name, n in sorted(self._all_counts().items()):
-            unit, what, *reason = name.split("/", 2)
-            if unit == "note":  # a number for `metrics`, of no account
-                continue
-            entry = units.setdefault(unit, {"taken": 0, "kept": 0, "dropped": {}})
-            if reason:
-                entry["dropped"][reason[0]] = n
-            else:
-                entry[what] = n
-        return units
+        return self.accounts.units()
 
     def account(
         self, unit: str = "", *, taken: str = "", kept: str = "", **given: Path | str
@@ -284,58 +264,14 @@ class Run:
         `kept` it is what `dropped` does not hold. Raises InputError for an id that is lost, doubled
         or invented.
         """
-        import pandas as pd
-
         if unit:
+            own = {path.name: path for path in self.data.iterdir() if any(path.glob("*.parquet"))}
+            tables = own | {name: self.place(table) for name, table in given.items()}
             # A cell that is run again counts anew, and keeps its place among the verbs.
-            self._counts[f"account of {unit}"] = Counter()
-            self._count(f"account of {unit}", self._account(unit, taken, kept, given))
-        rows = []
-        for unit, entry in self.counts().items():
-            dropped = {f"dropped: {reason}": n for reason, n in entry.pop("dropped").items()}
-            rows += [(unit, what, n) for what, n in (entry | dropped).items()]
-        return pd.DataFrame(rows, columns=["unit", "what", "count"])
-
-    def _account(
-        self, unit: str, taken: str, kept: str, given: Mapping[str, Path | str]
-    ) -> Counter[str]:
-        own = {path.name: path for path in self.data.iterdir() if any(path.glob("*.parquet"))}
-        tables = own | {name: self.place(table) for name, table in given.items()}
-        # By ids and not by numbers: one lost and one doubled would look like none.
-        kept = kept or f"SELECT id FROM ({taken}) t(id) WHERE id NOT IN (SELECT id FROM dropped)"
-        faults = sql.select(
-            f"""
-            WITH taken AS (SELECT id, count(*) AS n FROM ({taken}) t(id) GROUP BY id),
-            kept AS (SELECT id, count(*) AS n FROM ({kept}) t(id) GROUP BY id),
-            set_aside AS (SELECT id, count(*) AS n FROM dropped SEMI JOIN taken USING (id)
-                          GROUP BY id)
-            SELECT id, coalesce(taken.n, 0), coalesce(kept.n, 0), coalesce(set_aside.n, 0)
-            FROM taken FULL JOIN kept USING (id) FULL JOIN set_aside USING (id)
-            WHERE coalesce(taken.n, 0) <> 1
-               OR coalesce(kept.n, 0) + coalesce(set_aside.n, 0) <> 1
-            ORDER BY id LIMIT 1
-            """,
-            tables,
-            self.scratch,
-        )
-        for id, n_taken, n_kept, n_dropped in faults:
-            raise InputError(
-                f"{self.stage.name}: {unit} {id} is taken {n_taken} times, kept {n_kept} times and"
-                f" dropped {n_dropped} times; each that is taken is kept or dropped, once"
-            )
-        reasons = sql.select(
-            f"""
-            SELECT '{unit}/dropped/' || reason, count(*) FROM dropped
-            SEMI JOIN ({taken}) t(id) USING (id) GROUP BY ALL
-            UNION ALL SELECT '{unit}/taken', count(*) FROM ({taken})
-            UNION ALL SELECT '{unit}/kept', count(*) FROM ({kept})
-            """,
-            tables,
-            self.scratch,
-        )
-        # What functions dropped of it is counted already.
-        said = {name: n for name, n in self._all_counts().items() if f"{unit}/dropped/" in name}
-        return Counter(dict(reasons)) - Counter(said)
+            verb = f"account of {unit}"
+            self._count(verb, Counter())
+            self._count(verb, self.accounts.by_ids(unit, taken, kept, tables, self.scratch))
+        return self.accounts.table()
 
     def finish(self) -> None:
         """Check that accounts close, hash the outputs, write the record; promote unless the runner
@@ -345,12 +281,7 @@ class Run:
             raise InputError(
                 f"{self.stage.name} is finished; run its start cell again to begin anew"
             )
-        # A fault of the code and not of the user: nothing that a user does may lose a row.
-        for unit, entry in self.counts().items():
-            if entry["taken"] != entry["kept"] + sum(entry["dropped"].values()):
-                raise AssertionError(
-                    f"{self.stage.name}: the accounts of {unit} do not close: {entry}"
-                )
+        self.accounts.check_closed()
         self._record |= {
             "status": "finished",
             "reason": "",
@@ -375,19 +306,3 @@ class Run:
         logging.getLogger("vislib").handlers.clear()
         for lock in self._locks:
             lock.release()
-
-
-def summary(record: Mapping[str, Any]) -> str:
-    """One line of a record: each unit in, out and dropped; seconds, tokens, cost."""
-    units = [
-        f"{unit} {entry['taken']} in, {entry['kept']} out, {sum(entry['dropped'].values())} dropped"
-        for unit, entry in record.get("counts", {}).items()
-    ]
-    if figures := sum(name.endswith(".pdf") for name in record.get("files", {})):
-        units.append(f"{figures} figure{'s' if figures > 1 else ''}")
-    units.append(f"{record.get('seconds', 0):.1f} s")
-    used = Counter(record.get("usage", {}))
-    if tokens := used["tokens_in"] + used["tokens_out"]:
-        price = f"${used['usd']:.4f}" if used["usd"] else "no price set"
-        units.append(f"{tokens} tokens, {price}")
-    return " · ".join(units)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vislib.runs.accounts import summary
 from vislib.runs.errors import InputError
 from vislib.runs.jobs import INTERRUPTED, run_at_once
 from vislib.runs.locking import FORCE_VARIABLE, FolderLock
@@ -32,7 +33,6 @@ from vislib.runs.plan import (
     refuse_costly,
 )
 from vislib.runs.provenance import pinned_versions, relative_to_root
-from vislib.runs.record import summary
 from vislib.runs.redaction import redact
 from vislib.runs.sets import SetFile, check_inputs, read_set, refuse_mixture, who_answers
 from vislib.runs.stage import Record, read_record, settle_runs_folder
