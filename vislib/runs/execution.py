@@ -8,6 +8,7 @@ wrote `finished` into the record.
 import logging
 import os
 import re
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from vislib.runs.accounts import summary
 from vislib.runs.disk import explain, is_full
@@ -155,6 +156,7 @@ def _run_notebook(stage: Stage) -> Any:
     """The executed notebook. Errors become StageFailed with one clear message; the traceback goes
     to log.txt.
     """
+    _import_papermill()
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
     from papermill.iorw import papermill_io
@@ -201,9 +203,22 @@ def _end_kernel(stage: Stage) -> None:
         end_group(int(lock.owner()["group"]))
 
 
+def _import_papermill() -> None:
+    """Import papermill in a third of its time."""
+    # its check of notebooks, jsonschema, would have a parser made for each rule of an international
+    # address: two seconds, for a form of text that no notebook's schema names
+    rules = "rfc3987_syntax"
+    spared = sys.modules.setdefault(rules, cast(Any, None)) is None
+    try:
+        import papermill  # noqa: F401
+    finally:
+        if spared:
+            sys.modules.pop(rules, None)
+
+
 def warm_up() -> None:
     """Import papermill and make a page: what takes seconds, once for all stages that are forked."""
-    import papermill  # noqa: F401
+    _import_papermill()
     from nbformat import v4
 
     cells = [v4.new_markdown_cell("-"), v4.new_code_cell("0")]  # type: ignore[no-untyped-call]
