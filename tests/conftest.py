@@ -10,6 +10,9 @@ import signal
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# threads of torch that spin while they wait would take the cores from the other worker's tests: for
+# tiny models, that was three quarters of what these took
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
