@@ -3,9 +3,8 @@ beside them (VisCon-100K, section 5; DenseFusion-1M's stages).
 
 LLaVA-style models, IDEFICS2 and their kin are a vision tower, a connector and a language model.
 DenseFusion trains the connector first (pre-align), then with the upper half of the vision tower
-(pre-train), then fine-tunes. LoRA and DoRA, as recommended for IDEFICS2-8b, go on the projections
-of the language model and on the linear layers of the connector, never on the vision tower or the
-vocabulary.
+(pre-train), then fine-tunes. LoRA and DoRA, as recommended for IDEFICS2-8b, go on the linear layers
+of the language model and of the connector, never on the vision tower or the vocabulary.
 """
 
 import re
@@ -26,7 +25,6 @@ _MODULES = {
 }
 _PART = {name: part for part, names in _MODULES.items() for name in names.split()}
 _LAYER = re.compile(r"\.(?:layers?|blocks?)\.(\d+)\.")
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def part_of(name: str) -> str:
@@ -90,43 +88,41 @@ def _tower(names: Sequence[str], first: int, config: Any) -> list[str]:
     return list(names[start : max(used, default=-1) + 1])
 
 
-def targets(model: Any, parts: Sequence[str]) -> list[str]:
-    """Names of the linear layers that get adapters; raises InputError if there are none."""
+def attach(model: Any, settings: Settings) -> Any:
+    """The model with new adapters, which alone learn: on all linear layers of `parts`.
+
+    Raises InputError for the vision tower, and if there are none.
+    """
+    import peft
     import torch
 
+    parts = settings.parts
     if "vision" in parts:
         raise InputError(
             "parts holds vision, which adapters leave alone; take it out, or set method to full"
         )
-    found = []
-    for name, module in model.named_modules():
-        part, last = part_of(name), name.rpartition(".")[2]
-        if isinstance(module, torch.nn.Linear) and part in parts:
-            # lm_head belongs to the language part too, and must keep its words
-            found += [name] if part == "connector" or last in _PROJECTIONS else []
-    if not found:
+    # lm_head belongs to the language part too, and must keep its words
+    words = model.get_output_embeddings()
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and part_of(name) in parts and module is not words
+    ]
+    if not names:
         raise InputError(
-            f"parts is {list(parts)!r}: {type(model).__name__} has no layers there that are named"
-            f" as adapters expect ({', '.join(_PROJECTIONS)}); set method to full, or parts to"
-            " connector and language"
+            f"parts is {list(parts)!r}: {type(model).__name__} has no linear layers there; set"
+            " method to full, or parts to connector and language"
         )
-    return found
-
-
-def attach(model: Any, settings: Settings) -> Any:
-    """The model with new adapters, which alone learn."""
-    import peft
-
-    # One pattern for all layers: peft would write a set of names, in another order in every run.
-    names = {re.escape(name) for name in targets(model, settings.parts)}
-    pattern = "|".join(sorted({re.sub(r"\\\.\d+", r"\\.\\d+", name) for name in names}))
     config = peft.LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         use_dora=settings.method == "dora",
         init_lora_weights="gaussian",
-        target_modules=pattern,
+        target_modules=names,
     )
     # ZeRO-3 deals out weights of one type only
-    return peft.get_peft_model(model, config, autocast_adapter_dtype=settings.strategy != "zero3")
+    given = peft.get_peft_model(model, config, autocast_adapter_dtype=settings.strategy != "zero3")
+    # peft makes a set of them, which it would write in another order in every run
+    config.target_modules = names
+    return given
