@@ -42,9 +42,7 @@ def model(kind: str, attention: str):
     torch.manual_seed(1)
     name = f"tiny-{kind.removesuffix('-split')}" if kind.endswith("-split") else kind
     made = (
-        tiny.NAMES[name]()[0]
-        if name in tiny.NAMES
-        else llava_next(tiny.NAMES["tiny-llava"]()[0].config)
+        tiny.made(name)[0] if name in tiny.NAMES else llava_next(tiny.made("tiny-llava")[0].config)
     )
     with torch.no_grad():  # fresh weights are so small that a leak between rows would hardly show
         for weight in made.parameters():

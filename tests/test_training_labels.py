@@ -269,7 +269,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_model_whose_answers_cannot_be_told_from_the_rest_is_refused_at_once(name):
-    made = tiny.NAMES["tiny-llava"]()[1]
+    made = tiny.made("tiny-llava")[1]
     made.chat_template = BROKEN[name]
     with pytest.raises(InputError, match="answers cannot be told from the rest"):
         Encoder(made, max_length=100)

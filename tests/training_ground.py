@@ -47,7 +47,7 @@ def processor(kind: str):
     tokenizer of another.
     """
     name = {"idefics2-split": "tiny-idefics2", "idefics3-split": "tiny-idefics3"}.get(kind, kind)
-    made = tiny.NAMES[name if name in tiny.NAMES else "tiny-llava"]()[1]
+    made = tiny.made(name if name in tiny.NAMES else "tiny-llava")[1]
     made.image_processor.do_image_splitting = kind.endswith("-split")
     if kind == "chatml":
         made.tokenizer.add_special_tokens(

@@ -48,7 +48,7 @@ NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
 
 
 def processor_of(side: int) -> Any:
-    processor = tiny.NAMES["tiny-llava"]()[1]
+    processor = tiny.made("tiny-llava")[1]
     sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     processor.image_processor = transformers.CLIPImageProcessorPil(**sizes)
     return processor

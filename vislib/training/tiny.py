@@ -7,7 +7,6 @@ tokenizer is trained on the embedded pages; weights come from a seed. They show 
 result.
 """
 
-from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from vislib.training import vicuna
 
 _VOCABULARY = 1500  # entries: most words of the pages whole, the weights still few
 _CONTEXT = 4096  # tokens
-_SIDE = 56  # px of an image as the vision tower sees it
+_SIDE, _PATCH = 56, 14  # px of an image as the vision tower sees it, and of a patch
 _TEXT: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -32,7 +31,7 @@ _VISION: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "image_size": _SIDE,
-    "patch_size": 14,
+    "patch_size": _PATCH,
 }
 _ENDS = ("bos", "eos", "pad")
 _IDEFICS = (
@@ -51,7 +50,7 @@ def build(name: str, folder: Path) -> None:
     # always the same weights, and the caller's chance as it was
     with quiet_transformers(name, "model", "AutoModel"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, processor = NAMES[name]()
+        model, processor = made(name)
     vocabulary = processor.tokenizer.get_vocab()
     ends = [vocabulary[end] for end in ("</s>", "<end_of_utterance>") if end in vocabulary]
     # as checkpoints on the hub say it, for servers that read nothing else
@@ -79,22 +78,13 @@ def _trained_tokenizer() -> str:
     return str(tokenizer.to_str())
 
 
-def _made(
-    kind: str,
-    images: Any,
-    *,
-    language: str = "Llama",
-    text: Mapping[str, Any] = _TEXT,
-    vision: Mapping[str, Any] = _VISION,
-    processor: Mapping[str, Any],
-    **config: Any,
-) -> tuple[Any, Any]:
-    """Model and processor of transformers' `kind`, from its image processor, the family of its
-    language model, and what else its processor and its configuration are told.
-    """
+def made(name: str) -> tuple[Any, Any]:
+    """Model and processor of that name, weights by torch's chance."""
     import transformers as t
     from tokenizers import Tokenizer
 
+    given = NAMES[name]
+    kind, (pixels, seen) = given["kind"], given["images"]
     tokenizer = t.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(_trained_tokenizer()),
         bos_token="<s>",
@@ -103,91 +93,80 @@ def _made(
         pad_token="<pad>",
         model_max_length=_CONTEXT,
     )
-    prepare = getattr(t, f"{kind}Processor")(images, tokenizer, **processor)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _ENDS}
+    images = getattr(t, f"{pixels}ImageProcessorPil")(**seen)
+    processor = getattr(t, f"{kind}Processor")(images, tokenizer, **given["processor"])
+    ids = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in _ENDS}
     # the processor has added to the tokenizer
-    words = getattr(t, f"{language}Config")(**text, **ids, vocab_size=len(tokenizer))
-    whole = getattr(t, f"{kind}Config")(
-        text_config=words,
-        vision_config=dict(vision),
+    words = _TEXT | given.get("weights", {}) | ids | {"vocab_size": len(tokenizer)}
+    config = getattr(t, f"{kind}Config")(
+        text_config=getattr(t, f"{given['language']}Config")(**words),
+        vision_config=_VISION | given.get("weights", {}) | given.get("vision", {}),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         **ids,
-        **config,
+        **given["config"],
     )
-    return getattr(t, f"{kind}ForConditionalGeneration")(whole), prepare
+    return getattr(t, f"{kind}ForConditionalGeneration")(config), processor
 
 
-def _llava() -> tuple[Any, Any]:
-    from transformers import CLIPImageProcessorPil
-
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE}
-    )
-    processor = {
-        "patch_size": 14,
-        "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": 1,
-        "chat_template": vicuna.TEMPLATE,
-    }
-    return _made(
-        "Llava",
-        images,
-        processor=processor,
-        vision={"model_type": "clip_vision_model", **_VISION},
-        vision_feature_layer=-2,  # as LLaVA: the last layer is never used
-    )
-
-
-def _idefics2() -> tuple[Any, Any]:
-    from transformers import Idefics2ImageProcessorPil
-
-    latents = 8  # tokens an image becomes; IDEFICS2 has 64
-    images = Idefics2ImageProcessorPil(
-        size={"shortest_edge": _SIDE // 2, "longest_edge": _SIDE}, do_image_splitting=False
-    )
-    resampler = {
-        "hidden_size": _TEXT["hidden_size"],
-        "resampler_n_latents": latents,
-        "resampler_depth": 1,
-        "resampler_n_heads": 2,
-        "resampler_head_dim": 16,
-        "num_key_value_heads": 1,
-    }
-    return _made(
-        "Idefics2",
-        images,
-        language="Mistral",
-        processor={"image_seq_len": latents, "chat_template": _IDEFICS},
-        perceiver_config=resampler,
-    )
-
-
-def _idefics3() -> tuple[Any, Any]:
-    from transformers import Idefics3ImageProcessorPil
-
-    images = Idefics3ImageProcessorPil(
-        size={"longest_edge": 2 * _SIDE},
-        max_image_size={"longest_edge": _SIDE},
-        do_image_splitting=False,
-    )
-    # a token for each patch: with four among a hundred of text, answers begin to heed the picture
-    # much later
-    patches = (_SIDE // _VISION["patch_size"]) ** 2
-    # the usual 0.02 is meant for a thousand dimensions: from it, layers so narrow need hundreds of
-    # steps more before anything of a picture reaches an answer
-    wide: dict[str, Any] = {"initializer_range": 0.1}
-    return _made(
-        "Idefics3",
-        images,
-        text=_TEXT | wide,
-        vision=_VISION | wide,
-        processor={"image_seq_len": patches, "chat_template": _IDEFICS},
-        scale_factor=1,
-    )
-
-
-NAMES: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "tiny-llava": _llava,
-    "tiny-idefics2": _idefics2,
-    "tiny-idefics3": _idefics3,
+# By name: the family of transformers' classes and of its language model, its image processor, and
+# what else processor and configuration are told.
+NAMES: dict[str, dict[str, Any]] = {
+    "tiny-llava": {
+        "kind": "Llava",
+        "language": "Llama",
+        "images": (
+            "CLIP",
+            {"size": {"shortest_edge": _SIDE}, "crop_size": {"height": _SIDE, "width": _SIDE}},
+        ),
+        "processor": {
+            "patch_size": _PATCH,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+            "chat_template": vicuna.TEMPLATE,
+        },
+        "vision": {"model_type": "clip_vision_model"},
+        "config": {"vision_feature_layer": -2},  # as LLaVA: the last layer is never used
+    },
+    "tiny-idefics2": {
+        "kind": "Idefics2",
+        "language": "Mistral",
+        "images": (
+            "Idefics2",
+            {
+                "size": {"shortest_edge": _SIDE // 2, "longest_edge": _SIDE},
+                "do_image_splitting": False,
+            },
+        ),
+        # tokens an image becomes; IDEFICS2 has 64
+        "processor": {"image_seq_len": 8, "chat_template": _IDEFICS},
+        "config": {
+            "perceiver_config": {
+                "hidden_size": _TEXT["hidden_size"],
+                "resampler_n_latents": 8,
+                "resampler_depth": 1,
+                "resampler_n_heads": 2,
+                "resampler_head_dim": 16,
+                "num_key_value_heads": 1,
+            }
+        },
+    },
+    "tiny-idefics3": {
+        "kind": "Idefics3",
+        "language": "Llama",
+        "images": (
+            "Idefics3",
+            {
+                "size": {"longest_edge": 2 * _SIDE},
+                "max_image_size": {"longest_edge": _SIDE},
+                "do_image_splitting": False,
+            },
+        ),
+        # a token for each patch: with four among a hundred of text, answers begin to heed the
+        # picture much later
+        "processor": {"image_seq_len": (_SIDE // _PATCH) ** 2, "chat_template": _IDEFICS},
+        # the usual 0.02 is meant for a thousand dimensions: from it, layers so narrow need hundreds
+        # of steps more before anything of a picture reaches an answer
+        "weights": {"initializer_range": 0.1},
+        "config": {"scale_factor": 1},
+    },
 }
