@@ -28,8 +28,7 @@ def ground(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["tiny-llava", "tiny-idefics2"])
-def test_the_loss_and_its_gradients_are_those_of_the_plain_cross_entropy(ground, name, monkeypatch):
-    monkeypatch.setattr("vislib.training.trainer._CHUNK", 5)
+def test_the_loss_and_its_gradients_are_those_of_the_plain_cross_entropy(ground, name):
     model, processor = open_model(
         ground / name, settings=replace(SETTINGS, parts=("vision", "connector", "language"))
     )

@@ -258,9 +258,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def _merge(place: str, folder: str, precision: str) -> None:
-    save_trained(
-        *open_trained(place, precision=precision, merge=True), folder, {}, precision=precision
-    )
+    save_trained(*open_trained(place, precision=precision), folder, {}, precision=precision)
 
 
 if __name__ == "__main__":

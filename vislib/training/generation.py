@@ -229,7 +229,7 @@ def main(file: Path) -> None:
     given = json.loads(file.read_text(encoding="utf-8"))
     for model, part in groupby(given["asked"].items(), key=lambda item: str(item[1][0])):
         asked = [(key, Question(**question)) for key, (_, question) in part]
-        opened = open_trained(model, **given["opened"], merge=True)
+        opened = open_trained(model, **given["opened"])
         answer_all(*opened, asked, batch_size=given["batch_size"])
         del opened  # before the next one takes its place
 

@@ -116,7 +116,6 @@ def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
     model = _weights(
         str(place),
         precision="float32" if updated else settings.precision,
-        merge=True,
         attention=settings.attention,
         quantization=settings.quantization,
     )
@@ -153,16 +152,15 @@ def save_trained(
     folder: str | Path,
     facts: Mapping[str, Any],
     *,
-    merge: bool = False,
     precision: str = "float32",
     state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the trained weights, the processor and `training.json` (`facts`) into `folder`, byte
     for byte the same.
 
-    Adapters are written alone, or with `merge` into their base, as servers need them; whole
-    weights have the type `precision`. `state` gives the gathered weights where processes hold parts
-    of them. `facts["base"]` is the value of the parameter that names the base.
+    Adapters are written alone (`merge_saved`); whole weights have the type `precision`. `state`
+    gives the gathered weights where processes hold parts of them. `facts["base"]` is the value of
+    the parameter that names the base.
     """
     import torch
 
@@ -191,36 +189,40 @@ def save_trained(
         model.save_pretrained(str(folder), state_dict=values)
     text = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / FACTS).write_text(text + "\n", encoding="utf-8")
-    if merge and is_adapter(folder):
-        # opened anew: the base may be here in bfloat16, quantized, or in other processes' hands
-        merged = open_trained(folder, precision=precision, merge=True)
-        for file in ADAPTER:  # else it would be opened as an adapter
-            (folder / file).unlink()
-        save_trained(*merged, folder, facts, precision=precision)
+
+
+def merge_saved(folder: Path, facts: Mapping[str, Any], *, precision: str) -> None:
+    """Put whole weights, as servers need them, in place of the adapter that `save_trained` left in
+    `folder`.
+    """
+    # opened anew: the base may be here in bfloat16, quantized, or in other processes' hands
+    merged = open_trained(folder, precision=precision)
+    for file in ADAPTER:  # else it would be opened as an adapter
+        (folder / file).unlink()
+    save_trained(*merged, folder, facts, precision=precision)
 
 
 def open_trained(
-    folder: str | Path, *, device: str = "cpu", precision: str = "float32", merge: bool = False
+    folder: str | Path, *, device: str = "cpu", precision: str = "float32"
 ) -> tuple[Any, Any]:
-    """`(model, processor)` of a trained folder, or of any other model, to use: whole weights, or
-    base and adapter.
+    """`(model, processor)` of a trained folder, or of any other model, to use.
 
-    `merge` adds an adapter's weights to its base in float32 first: faster, equal but for rounding.
-    Raises InputError if an adapter's weights do not fit or its base is not the one that it was
-    trained on.
+    An adapter's weights are added to its base in float32: faster than beside it, equal but for
+    rounding. Raises InputError if they do not fit or the base is not the one that it was trained
+    on.
     """
     # first the processor: what is no such model fails in seconds
     where, processor = choose_device(device), open_processor(folder)
-    model = _weights(str(folder), precision=precision, merge=merge)
-    return model.eval().to(where), processor
+    return _weights(str(folder), precision=precision).eval().to(where), processor
 
 
-def _adapted(base: Any, folder: Path) -> Any:
-    """The model `base` with the adapter that lies in `folder`; raises InputError unless all its
-    weights fit, one to one. peft only warns of what a file lacks, and goes on with random ones.
+def _merged(folder: Path) -> Any:
+    """The base of the adapter in `folder` with its weights added; raises InputError unless all of
+    them fit, one to one. peft only warns of what a file lacks, and goes on with random ones.
     """
     import peft
 
+    base = _base(folder)
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
         config.base_model_name_or_path = None  # peft warns of every name but a path of its own
@@ -234,7 +236,7 @@ def _adapted(base: Any, folder: Path) -> Any:
             f" ({' '.join(str(error).split())[:300]}): take the base that it was trained on, and"
             " the peft version of its record, or train it again"
         ) from error
-    return model
+    return model.merge_and_unload()
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
@@ -242,12 +244,7 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     here.
     """
     file = Path(folder) / FACTS
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InputError(f"{file}: not readable ({error}); train the model again") from error
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -268,27 +265,20 @@ def weights_hash(folder: str | Path) -> str:
 def _weights(
     place: str,
     *,
-    precision: str,
-    merge: bool,
+    precision: str = "float32",
     attention: str = "sdpa",
     quantization: str = "none",
 ) -> Any:
-    """The model at `place`; an adapter stands beside its base or, with `merge`, in it. Raises
-    InputError for another kind.
-    """
+    """The model at `place`, an adapter merged into its base; raises InputError for another kind."""
     if is_adapter(place):
         if quantization != "none":
             raise InputError(
                 f"model is {place!r}, an adapter, and quantization {quantization!r}; train its"
                 " base with merge set to true first, or set quantization to none"
             )
-        base = _base(Path(place), precision="float32" if merge else precision)
-        model = _adapted(base, Path(place))
-        if merge:
-            import torch
+        import torch
 
-            model = model.merge_and_unload().to(getattr(torch, precision))
-        return model
+        return _merged(Path(place)).to(getattr(torch, precision))
     auto = "AutoModelForImageTextToText"
     with quiet_transformers(place, "model", auto) as (transformers, path, revision):
         return load_weights(
@@ -321,9 +311,9 @@ def _quantized(quantization: str, precision: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": PartialState().device}}
 
 
-def _base(folder: Path, *, precision: str) -> Any:
-    """The base of the adapter in `folder`: tiny models are built anew, tables found beside its own
-    run.
+def _base(folder: Path) -> Any:
+    """The base of the adapter in `folder`, in float32: tiny models are built anew, tables found
+    beside its own run.
     """
     facts = read_facts(folder)
     value = str(facts.get("base", ""))
@@ -332,7 +322,7 @@ def _base(folder: Path, *, precision: str) -> Any:
             f"{folder / FACTS}: names no base, but the folder holds an adapter; train it again"
         )
     if not is_local_model(value) and value not in tiny.NAMES:
-        return _weights(value, precision=precision, merge=True)
+        return _weights(value)
     # the model lies in RUN/STAGE/data/model, and a table is named from its run
     runs = [path.parent.parent for path in folder.resolve().parents if path.name == "data"]
     if table_reference(value) and not runs:
@@ -350,4 +340,4 @@ def _base(folder: Path, *, precision: str) -> Any:
             raise InputError(
                 f"{folder}: its base {value!r} has changed since it was trained; train it again"
             )
-        return _weights(str(base), precision=precision, merge=True)
+        return _weights(str(base))

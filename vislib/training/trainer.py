@@ -4,9 +4,8 @@
 An optimiser step takes the same rows however many processes there are, and its loss is the sum over
 its supervised tokens divided by their number, over all processes. An answer token weighs the same
 in every pass of a step, and about the same in every step, because steps are alike (`batches`): by
-the step's number alone it would not. Logits are made for supervised tokens alone and turned into
-losses in chunks: memory grows with the answers, not with the length. The loss of IDEFICS2 and LLaVA
-is the plain next-token one.
+the step's number alone it would not. Logits are made for supervised tokens alone: memory grows with
+the answers, not with the length. The loss of IDEFICS2 and LLaVA is the plain next-token one.
 """
 
 import json
@@ -14,7 +13,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event
@@ -22,7 +20,6 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, pad
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -38,8 +35,6 @@ from vislib.training.launch import COUNTED
 from vislib.training.planning import COUNTS, open_rows
 from vislib.training.settings import Settings
 from vislib.training.throughput import FlopMeter
-
-_CHUNK = 1024  # supervised tokens whose float32 logits are there at a time
 
 
 class Rows(Dataset[Encoded]):
@@ -71,24 +66,6 @@ class Rows(Dataset[Encoded]):
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
-
-
-class HeldOut(Rows):
-    """Rows to evaluate, filled up to a multiple of `together`, as many as processes take at once,
-    by rows without loss: accelerate would fill up with rows that count twice.
-    """
-
-    def __init__(self, file: str | Path, encoder: Encoder, *, together: int) -> None:
-        super().__init__(file, encoder)
-        self.whole = math.ceil(super().__len__() / together) * together
-
-    def __getitem__(self, number: int) -> Encoded:
-        turns, row = divmod(number, super().__len__())
-        encoded = super().__getitem__(row)
-        return replace(encoded, labels=[IGNORED] * len(encoded.labels)) if turns else encoded
-
-    def __len__(self) -> int:
-        return self.whole
 
 
 class Share(Sampler[list[int]]):
@@ -160,22 +137,6 @@ class Share(Sampler[list[int]]):
         return sum(1 for _ in self)
 
 
-def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy summed over tokens: `logits` (tokens, vocabulary), `targets` (tokens,). In
-    float32, chunk by chunk.
-
-    What a softmax needs is made again for gradients: only the logits grow, which accelerate's
-    autocast makes float32.
-    """
-
-    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits.float(), targets, reduction="sum")
-
-    # one chunk of float32 logits at a time: a vocabulary of 32,000 takes 128 MB a thousand tokens
-    chunks = zip(torch.split(logits, _CHUNK), torch.split(targets, _CHUNK), strict=True)
-    return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
-
-
 def last_checkpoint(folder: Path) -> Path | None:
     """The last complete checkpoint in `folder`."""
     for path in sorted(folder.glob("checkpoint-*"), key=in_order, reverse=True):
@@ -205,10 +166,8 @@ class AnswerTrainer(Trainer):
         counter: FlopMeter | None = None,
     ) -> None:
         self.join = partial(collate, processor=rows.encoder.processor)
-        # held-out rows all have an image: they are conversations of stage 08
-        held_out, together = None, args.per_device_eval_batch_size * args.world_size
-        if settings.held_out:
-            held_out = HeldOut(settings.held_out, rows.encoder, together=together)
+        # these all have an image: they are conversations of stage 08
+        held_out = Rows(settings.held_out, rows.encoder) if settings.held_out else None
         super().__init__(model=model, args=args, eval_dataset=held_out, data_collator=self.join)
         # so that tokens of a step are counted, whatever the model says
         self.model_accepts_loss_kwargs = True
@@ -243,9 +202,9 @@ class AnswerTrainer(Trainer):
     ) -> Any:
         """The summed loss of one pass, as a share of the whole step's supervised tokens."""
         if self.held_out and not model.training:
-            # what so many of its rows have: the Trainer's mean over rows is one over tokens then
-            usual = self.held_out.counts["supervised_tokens"].sum() / len(self.held_out)
-            num_items_in_batch = len(inputs["labels"]) * usual * self.accelerator.num_processes
+            # what a row has: the Trainer's mean over rows is one over tokens then
+            usual = self.held_out.counts["supervised_tokens"].mean()
+            num_items_in_batch = usual * self.accelerator.num_processes
         # each token is told by the one before it
         targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[:, 1:]
         supervised = targets != IGNORED
@@ -257,7 +216,7 @@ class AnswerTrainer(Trainer):
                 f"{type(self.model).__name__} makes all logits whatever is asked: it cannot be"
                 " trained"
             )
-        loss = summed_loss(logits, targets) / num_items_in_batch
+        loss = cross_entropy(logits.float(), targets, reduction="sum") / num_items_in_batch
         loss *= self.accelerator.num_processes  # gradients are means over processes
         return (loss, {}) if return_outputs else loss
 
@@ -300,9 +259,6 @@ class AnswerTrainer(Trainer):
         seconds = self.ended[-1] - self.ended[-2] if len(self.ended) > 1 else math.inf
         told = {"loss": logs["loss"], "memory_gib": memory_gib()}
         self.tell("step", step=done, **told, tokens_per_second=logs["tokens"] / seconds)
-        if done >= self.state.max_steps:  # what is compared with the best is the whole training
-            self.control.should_evaluate = self.held_out is not None
-            return
         # all stop after the same step, whichever was asked
         asked = torch.tensor(float(self.stop.is_set()), device=self.args.device)
         if self.accelerator.reduce(asked, "sum").item():

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import threading
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from vislib.runs.children import child_main
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
+from vislib.runs.redaction import write_redacted
 from vislib.training.labels import Encoder
-from vislib.training.models import open_model, save_trained
+from vislib.training.models import merge_saved, open_model, save_trained
 from vislib.training.settings import DONE, Settings
 from vislib.training.throughput import FlopMeter, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, last_checkpoint, memory_gib
@@ -86,7 +88,8 @@ def _arguments(settings: Settings) -> TrainingArguments:
         output_dir=settings.checkpoints,
         seed=settings.seed,
         per_device_train_batch_size=settings.device_batch_size,
-        per_device_eval_batch_size=settings.device_batch_size,
+        # one: what accelerate fills the last pass up with is left out of the mean
+        per_device_eval_batch_size=1,
         # rounded up: the last pass of a step may be narrower
         gradient_accumulation_steps=math.ceil(settings.batch_size / rows_at_once),
         learning_rate=settings.learning_rate,
@@ -119,8 +122,7 @@ def _save(
 ) -> None:
     """Save what was trained, gathered from all processes where each holds a part."""
     # all processes take part in gathering, one writes
-    sharded = settings.strategy in ("zero3", "fsdp")
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return
     shutil.rmtree(settings.output, ignore_errors=True)  # of a save that was stopped
@@ -130,18 +132,18 @@ def _save(
         unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
         # transformers 5.23 keeps renamings here that loading did not make
         model._weight_conversions = None
-    merge, precision = settings.merge, settings.precision
     save_trained(
-        model, processor, settings.output, facts, merge=merge, precision=precision, state=state
+        model, processor, settings.output, facts, precision=settings.precision, state=state
     )
+    if settings.merge and settings.method != "full":
+        merge_saved(Path(settings.output), facts, precision=settings.precision)
 
 
 def _leave(settings: Settings, found: dict[str, Any]) -> None:
     """Leave what the stage reads; the checkpoints are of no more use."""
     done = Path(settings.checkpoints) / DONE
     # whole or not at all: a training that has this file is never begun again
-    done.with_suffix(".tmp").write_text(json.dumps(found), encoding="utf-8")
-    os.replace(done.with_suffix(".tmp"), done)
+    write_redacted(done, json.dumps(found))
     for checkpoint in done.parent.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 
@@ -159,12 +161,7 @@ def _log(trainer: AnswerTrainer) -> list[dict[str, Any]]:
 
 def _metrics(trainer: AnswerTrainer, peak: float | None) -> dict[str, float]:
     """Memory, speed and MFU of this start, and the evaluation of the weights that were kept."""
-    found, ended, losses = {"peak_memory_gib": memory_gib()}, trainer.ended, dict[str, float]()
-    if evaluated := [entry for entry in trainer.state.log_history if "eval_loss" in entry]:
-        kept = evaluated[-1]
-        if trainer.settings.load_best:
-            kept = min(evaluated, key=lambda entry: float(entry["eval_loss"]))
-        losses = {"eval_loss": float(kept["eval_loss"]), "eval_step": float(kept["step"])}
+    found, ended = {"peak_memory_gib": memory_gib()}, trainer.ended
     if len(ended) > 1:
         last = trainer.state.global_step
         first = last - len(ended) + 1
@@ -176,7 +173,12 @@ def _metrics(trainer: AnswerTrainer, peak: float | None) -> dict[str, float]:
             tokens = trainer.share.sums(range(first - 1, first))["tokens"]
             found["mfu"] = trainer.counter.flops / tokens * rate / peak
     # speeds have no more digits than that; losses of arms may differ in the next ones
-    return {name: float(f"{value:.4g}") for name, value in found.items()} | losses
+    found = {name: float(f"{value:.4g}") for name, value in found.items()}
+    if evaluated := [entry for entry in trainer.state.log_history if "eval_loss" in entry]:
+        best = trainer.settings.load_best
+        kept = min(evaluated, key=itemgetter("eval_loss")) if best else evaluated[-1]
+        found |= {"eval_loss": kept["eval_loss"], "eval_step": kept["step"]}
+    return found
 
 
 if __name__ == "__main__":
