@@ -110,14 +110,17 @@ def here(hear=None):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
 
-        def run_child(command, *, on_event, **_):
+        def run_child(command, **_):
+            told = []
+
             def emit(event, **values):
-                on_event({"event": event, **values})
+                told.append({"event": event, **values})
                 if hear:
-                    hear({"event": event, **values})
+                    hear(told[-1])
 
             patch.setattr(trainer, "emit", emit)
             worker.main(Path(command[-1]))
+            yield from told
 
         patch.setattr(launch, "run_child", run_child)
         yield

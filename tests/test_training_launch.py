@@ -35,8 +35,9 @@ import sys
 from pathlib import Path
 from vislib.runs.children import run_child
 folder = Path(sys.argv[1])
-run_child([sys.executable, str(folder / "child.py")], log=folder / "log.txt", lock=folder / "lock",
-          on_event=lambda event: print(event, flush=True))
+for event in run_child([sys.executable, str(folder / "child.py")], log=folder / "log.txt",
+                       lock=folder / "lock"):
+    print(event, flush=True)
 """
 
 
@@ -46,10 +47,10 @@ def child(folder: Path, *work: str) -> list[str]:
 
 
 def run(folder: Path, *work: str, **options) -> list[dict]:
-    events: list[dict] = []
     options = {"lock": folder / "lock", "environment": {"PYTHONPATH": str(ROOT)}} | options
-    run_child(child(folder, *work), log=folder / "log.txt", on_event=events.append, **options)
-    return events[1:]  # after the child's announcement
+    announced, *events = run_child(child(folder, *work), log=folder / "log.txt", **options)
+    assert announced["event"] == "child"
+    return events
 
 
 def parent(folder: Path, *work: str) -> "subprocess.Popen[str]":

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -173,25 +174,18 @@ def undisturbed(ground, tmp_path_factory):
 def test_after_a_kill_training_reaches_the_same_weights_bit_for_bit(ground, tmp_path, undisturbed):
     settings = settings_of(ground, tmp_path, **LORA)
     settings.write(tmp_path / "checkpoints/settings.json")
-    pids: list[int] = []
-
-    def kill(event: dict) -> None:
-        pids.extend([event["pid"]] if event["event"] == "child" else [])
-        if event["event"] == "step":
-            steps.append(event["loss"])
-            if len(steps) == 5:
-                os.kill(pids[0], signal.SIGKILL)
-
-    steps: list[float] = []
-    environment = {"OMP_NUM_THREADS": "1"}
+    events = run_child(
+        launch_command(settings, tmp_path / "checkpoints/settings.json"),
+        log=tmp_path / "log.txt",
+        lock=tmp_path / "lock",
+        environment={"OMP_NUM_THREADS": "1"},
+    )
+    pid = next(events)["pid"]
+    steps = (event for event in events if event["event"] == "step")
+    list(islice(steps, 5))
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(InputError, match="killed"):
-        run_child(
-            launch_command(settings, tmp_path / "checkpoints/settings.json"),
-            log=tmp_path / "log.txt",
-            lock=tmp_path / "lock",
-            on_event=kill,
-            environment=environment,
-        )
+        list(steps)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
     assert "checkpoint-4" in kept or "checkpoint-6" in kept
     torn = tmp_path / "checkpoints/checkpoint-11"

@@ -209,14 +209,14 @@ class Harness:
         """Run a program in a folder of its own: what it leaves there is no result."""
         folder = self.run.scratch / "lmms"
         folder.mkdir(parents=True, exist_ok=True)
-        run_child(
+        events = run_child(
             [sys.executable, "-c", _IN_FOLDER, str(folder), *command],
             log=self.run.folder / "log.txt",
             lock=self.run.workers_lock,
-            on_event=lambda event: None,
             # The harness takes the judge's name from this variable alone.
             environment={"MODEL_VERSION": self.params.judge} if self.params.judge else {},
         )
+        list(events)  # it tells none; it has ended then
 
 
 def write_items(file: Path, logs: Mapping[str, Sequence[Any]], *, limit: int) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -41,15 +41,14 @@ def run_child(
     *,
     log: Path,
     lock: Path,
-    on_event: Callable[[Event], None],
     environment: Mapping[str, str] = {},
-) -> None:
-    """Run `command` from the project's root; its events go to `on_event`, all else to `log`.
+) -> Generator[Event, None, None]:
+    """Run `command` from the project's root, and yield its events; all else goes to `log`.
 
     The command and all that it starts hold `lock` (shared) and end with this process, also when
-    that is killed. The first SIGINT or SIGTERM is passed on and waited for, then delivered here; a
-    second one kills. Raises InputError with the child's own message, or the last lines that it
-    printed, when it does not end well.
+    that is killed, or with the generator, when that is closed. The first SIGINT or SIGTERM is
+    passed on and waited for, then delivered here; a second one kills. Raises InputError with the
+    child's own message, or the last lines that it printed, when it does not end well.
     """
     stop, tail, errors, pids = threading.Event(), deque[str](maxlen=_TAIL), list[str](), list[int]()
     with interrupts(stop), log.open("a", encoding="utf-8") as file:
@@ -64,7 +63,7 @@ def run_child(
                         pids.append(event["pid"])
                     elif event["event"] == "error":
                         errors.append(event["message"])
-                    on_event(event)
+                    yield event
                 elif line.strip():
                     tail.append(redact(line.rstrip()))
                     print(tail[-1], file=file, flush=True)

@@ -9,17 +9,16 @@ test proves that a batch changes no answer, which other harnesses cannot say.
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
 from vislib.media.vision import load_config
 from vislib.runs import Run, short_hash
-from vislib.runs.children import Event, child_main, emit, run_child
+from vislib.runs.children import child_main, emit, run_child
 from vislib.runs.journal import Journal
-from vislib.runs.progress import Progress
 from vislib.training.chat import MARK, Chat, RowError, model_inputs, prompt_text
 from vislib.training.labels import Encoded, open_image, unlabelled
 from vislib.training.models import open_trained, weights_hash
@@ -115,25 +114,24 @@ def answers_of_models(
         given = {"asked": lacking, "opened": how, "batch_size": batch_size}
         file = run.scratch / "questions.json"
         file.write_text(json.dumps(given), encoding="utf-8")
-        with run.progress(len(lacking), progress) as shown:
-            run_child(
-                [sys.executable, "-m", __name__, str(file)],
-                log=run.folder / "log.txt",
-                lock=run.workers_lock,
-                on_event=partial(_hear, journal, shown),
-            )
+        events = run_child(
+            [sys.executable, "-m", __name__, str(file)],
+            log=run.folder / "log.txt",
+            lock=run.workers_lock,
+        )
+        failed = 0
+        # however this ends, the child does
+        with closing(events), run.progress(len(lacking), progress) as shown:
+            for event in events:
+                if event["event"] == "failure":
+                    journal.fail(event["key"], event["reason"], event["detail"])
+                    failed += 1
+                elif event["event"] == "answer":
+                    journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
+                else:
+                    continue
+                shown.update(failed=failed)
     return [[Reply.of(journal, key) for key in of_model] for of_model in keys]
-
-
-def _hear(journal: Journal, shown: Progress, event: Event) -> None:
-    failed = event["event"] == "failure"
-    if failed:
-        journal.fail(event["key"], event["reason"], event["detail"])
-    elif event["event"] == "answer":
-        journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
-    else:
-        return
-    shown.update(failed=shown.fields.get("failed", 0) + failed)
 
 
 # ---- in the child

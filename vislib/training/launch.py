@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import Any
 from vislib.runs.children import Event, run_child
 from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
-from vislib.runs.progress import Progress
 from vislib.runs.provenance import hardware
 from vislib.runs.record import Run
 from vislib.training.settings import DONE, SETTINGS, Settings
@@ -47,34 +46,28 @@ def train(run: Run, settings: Settings, *, watch: Watch = lambda event: None) ->
         settings, environment = placed(settings)
         # a file, not arguments: other machines read it too
         settings.write(folder / SETTINGS)
+        events = run_child(
+            launch_command(settings, folder / SETTINGS),
+            log=run.folder / "log.txt",
+            lock=run.workers_lock,
+            environment=environment,
+        )
         with ExitStack() as shown:
-            run_child(
-                launch_command(settings, folder / SETTINGS),
-                log=run.folder / "log.txt",
-                lock=run.workers_lock,
-                on_event=_listener(run, watch, shown),
-                environment=environment,
-            )
+            shown.enter_context(closing(events))  # however this ends, the child does
+            for event in events:
+                watch(event)
+                if event["event"] == "begin":
+                    unit = "steps left" if event["done"] else "steps"
+                    left = event["steps"] - event["done"]
+                    bar = shown.enter_context(run.progress(left, unit))
+                elif event["event"] == "step":
+                    loss, memory = f"{event['loss']:.3f}", f"{event['memory_gib']:.1f} GiB"
+                    rate = {"tokens/s": round(event["tokens_per_second"])}
+                    bar.update(loss=loss, memory=memory, **rate)
         (folder / SETTINGS).unlink()  # other machines no longer join
     done: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
     run.metrics |= done.pop("metrics")
     return done
-
-
-def _listener(run: Run, watch: Watch, shown: ExitStack) -> Watch:
-    """What shows the steps in a notebook while processes train."""
-    bars: list[Progress] = []
-
-    def hear(event: Event) -> None:
-        watch(event)
-        if event["event"] == "begin":
-            unit = "steps left" if event["done"] else "steps"
-            bars.append(shown.enter_context(run.progress(event["steps"] - event["done"], unit)))
-        elif event["event"] == "step":
-            told = {"loss": f"{event['loss']:.3f}", "memory": f"{event['memory_gib']:.1f} GiB"}
-            bars[0].update(1, **told, **{"tokens/s": round(event["tokens_per_second"])})
-
-    return hear
 
 
 def placed(settings: Settings) -> tuple[Settings, dict[str, str]]:
