@@ -9,7 +9,7 @@ goes on where it was ended. Nothing but public addresses is asked, unless `allow
 import asyncio
 import sqlite3
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -67,7 +67,7 @@ class Fetcher:
     ) -> None:
         self.params, self.links, self._waiting = params, links, waiting
         self.stop, self.counts, self._progress = threading.Event(), Counter[str](), progress
-        self._hosts: dict[str, Host] = {}
+        self._hosts = defaultdict[str, Host](lambda: Host(asyncio.Semaphore(params.max_per_host)))
         self._at_once, self._asking = asyncio.Semaphore(params.max_in_flight), 0
         # Failures are held back until a host is reached: without a network they say nothing.
         self._reached, self._unreached = reached, list[tuple[str, ImageError]]()
@@ -106,7 +106,7 @@ class Fetcher:
             if self.stop.is_set():
                 return
             try:
-                if fault := self._host(name).fault:
+                if fault := self._hosts[name].fault:
                     self._fail(link.url, link.last or fault)
                 elif await self._fetch(link):
                     self.counts["fetched"] += 1
@@ -127,7 +127,7 @@ class Fetcher:
         """
         address, robots, left = web_address(link.url), list[str](), self.params.timeout_s
         for _ in range(_REDIRECTS + 1):
-            host = self._host(address.host)
+            host = self._hosts[address.host]
             async with host.slots:
                 await self._turn(host)
                 async with self._at_once:
@@ -183,11 +183,6 @@ class Fetcher:
             raise ImageError("timed_out", "no whole answer within timeout_s") from error
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
             raise ImageError("disconnected", f"{type(error).__name__}: {error}"[:200]) from error
-
-    def _host(self, name: str) -> Host:
-        if name not in self._hosts:
-            self._hosts[name] = Host(asyncio.Semaphore(self.params.max_per_host))
-        return self._hosts[name]
 
     def _heed(self, host: Host, failure: ImageError, *, first: bool) -> None:
         """What a failure says of its host, and of the network."""

@@ -19,6 +19,7 @@ Array = NDArray[Any]
 _TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 NEIGHBOURS: dict[str, list[str]] = _TABLE["neighbours"]
 _SIDE = 96  # px a side, at most, of the copy that is measured
+_QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 _LEAST = 16  # px a side, below which colours and places mean nothing
 
 
@@ -48,14 +49,15 @@ def measure(image: Image.Image) -> Picture | None:
         return None
     size = min(_SIDE, image.width), min(_SIDE, image.height)
     pixels = np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.int16)
-    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    luma = Image.fromarray(pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
+    light = np.asarray(luma.resize((2, 2), Image.Resampling.BOX)).ravel().tolist()
     spread = np.ptp(pixels, axis=2)
     return Picture(
         width=image.width,
         height=image.height,
         grey=bool(spread.mean() < 3 and np.percentile(spread, 99.5) < 16),
         colours=_colours(_shades(pixels / 255)),
-        quarters=_quarters(luma),
+        quarters=dict(zip(_QUARTERS, light, strict=True)),
     )
 
 
@@ -96,11 +98,3 @@ def _colours(shades: Array) -> tuple[Colour, ...]:
         colours.append(Colour(family, shade, total / shades.size))
     kept = (colour for colour in colours if colour.share >= 0.001)
     return tuple(sorted(kept, key=lambda colour: (-colour.share, colour.family)))
-
-
-def _quarters(luma: Array) -> dict[str, float]:
-    found = {}
-    for row, half in zip(("upper", "lower"), np.array_split(luma, 2), strict=True):
-        for side, part in zip(("left", "right"), np.array_split(half, 2, axis=1), strict=True):
-            found[f"{row} {side}"] = float(part.mean())
-    return found

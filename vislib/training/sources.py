@@ -9,12 +9,12 @@ is counted with it.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vislib.fetching import links
 from vislib.runs import InputError, choose, tables
 from vislib.runs.keys import expand
 from vislib.runs.seeding import seeded, short_hash
@@ -233,8 +233,5 @@ def _file(image: Any, root: Path, store: Path) -> Any:
     # The Cauldron shows one image in many rows; folders of two digits keep listings short
     name = short_hash(data)
     place = store / name[:2] / name
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.with_suffix(".tmp").write_bytes(data)
-        os.replace(place.with_suffix(".tmp"), place)
+    links.store(data, place)
     return place
