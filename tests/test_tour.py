@@ -1,12 +1,11 @@
 """00_tour: committed with its outputs, which are those of today; no stage of a run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
+import papermill
+import pytest
 
 from tests.test_notebooks import TOUR, cells, is_parameters, source
 
@@ -36,15 +35,13 @@ def test_its_form() -> None:
     assert str(Path.home()) not in TOUR.read_text()
 
 
-def test_it_runs_twice_and_shows_what_it_is_committed_with(tmp_path: Path) -> None:
+def test_it_runs_twice_and_shows_what_it_is_committed_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISLIB_RUNS", str(tmp_path / "runs"))
     made = tmp_path / "tour.ipynb"
     for _ in range(2):  # whoever reads it presses Run All again
-        subprocess.run(
-            [Path(sys.executable).with_name("papermill"), TOUR, made, "--no-progress-bar"],
-            cwd=TOUR.parent,
-            env={**os.environ, "VISLIB_RUNS": str(tmp_path / "runs")},
-            check=True,
-        )
+        papermill.execute_notebook(TOUR, made, progress_bar=False, cwd=TOUR.parent)
     committed = [outputs for outputs in shown(TOUR) if outputs]
     assert len(committed) == 5  # cards and tables
     assert [outputs for outputs in shown(made) if outputs] == committed

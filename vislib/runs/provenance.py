@@ -53,20 +53,27 @@ def output(*command: str) -> str:
 def pinned_versions() -> dict[str, str]:
     """Installed versions of the packages that requirements.txt names ('' when one is missing)."""
     pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    # one look-up a package: a list of all that is installed takes a second
-    found = {}
-    for name in re.findall(r"^([A-Za-z][\w.-]*)", pinned, re.MULTILINE):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+    installed = {_plain(name): version for name, version in all_versions().items()}
+    names = re.findall(r"^([A-Za-z][\w.-]*)", pinned, re.MULTILINE)
+    return {name: installed.get(_plain(name), "") for name in names}
 
 
 def all_versions() -> dict[str, str]:
     """Every installed distribution and its version, sorted by name."""
-    named = ((d.metadata["Name"], d.version) for d in metadata.distributions())
-    return dict(sorted((name, version) for name, version in named if name))
+    found = dict[str, str]()
+    for distribution in metadata.distributions():
+        # two lines of it: to parse the whole message, with its description, takes ten times as
+        # long, at every start of a stage
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        name, version = (re.search(rf"^{key}: *(.+)", text, re.M) for key in ("Name", "Version"))
+        if name and version:
+            found.setdefault(name[1].strip(), version[1].strip())
+    return dict(sorted(found.items()))
+
+
+def _plain(name: str) -> str:
+    """A distribution's name as all its spellings share it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def hardware() -> dict[str, Any]:
