@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,8 @@ def rate(shape: dict[str, Any], settings: Settings, rows: Rows, ours: bool) -> t
     args.save_strategy, encoder, counter = "no", rows.encoder, FlopMeter()
     args.num_train_epochs = settings.epochs
     if ours:
-        trainer: Any = AnswerTrainer(model, args, rows, settings, stop=Event(), counter=counter)
+        trainer: Any = AnswerTrainer(model, args, rows, settings)
+        trainer.counter = counter
     else:
 
         def join(found: Any) -> Any:

@@ -52,9 +52,9 @@ def entry(
     as in LLaVA's rows. `mended`: characters that were replaced in the row.
     """
     row: Row = {"id": name, "source": source, "sample_id": sample, "images": [], "n_mended": mended}
-    reason, detail = _fault(images, turns)
-    row |= {"conversations": [], "n_left_out": 0, "reason": reason, "detail": detail}
-    if reason:
+    row |= {"conversations": [], "n_left_out": 0}
+    row["reason"], row["detail"] = _fault(images, turns)
+    if row["reason"]:
         return row
     # what comes before the first question answers nothing; without any, the speakers will tell
     speakers = [turn["from"] for turn in turns]
@@ -62,8 +62,8 @@ def entry(
     conversation = [{"from": turn["from"], "value": turn["value"]} for turn in turns[first:]]
     if images and not any(MARK in turn["value"] for turn in conversation[::2]):
         conversation[0]["value"] = f"{MARK}\n" * len(images) + conversation[0]["value"]
-    row |= {"images": [str(image) for image in images], "conversations": conversation}
-    return row | {"n_left_out": first}
+    files = [str(image) for image in images]
+    return row | {"images": files, "conversations": conversation, "n_left_out": first}
 
 
 def _fault(images: Any, turns: Any) -> tuple[str, str]:

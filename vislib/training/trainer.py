@@ -151,9 +151,12 @@ class AnswerTrainer(Trainer):
     """Trains on answers; `tell` hears of each step and evaluation. `stop` ends it after the step
     under way.
 
-    `counter` counts the FLOPs of this process in the first step of this start. `ended`: the times
-    (s) at which steps of this start did.
+    `counter` counts the FLOPs of this process in the first step of all: a start that goes on counts
+    none, since counting may change the last bits. `ended`: the times (s) at which steps of this
+    start did.
     """
+
+    counter: FlopMeter | None = None
 
     def __init__(
         self,
@@ -161,9 +164,6 @@ class AnswerTrainer(Trainer):
         args: Any,
         rows: Rows,
         settings: Settings,
-        *,
-        stop: Event,
-        counter: FlopMeter | None = None,
     ) -> None:
         self.join = partial(collate, processor=rows.encoder.processor)
         # these all have an image: they are conversations of stage 08
@@ -172,8 +172,7 @@ class AnswerTrainer(Trainer):
         # so that tokens of a step are counted, whatever the model says
         self.model_accepts_loss_kwargs = True
         self.rows, self.settings, self.held_out = rows, settings, held_out
-        self.stop, self.ended = stop, list[float]()
-        self.counter = counter
+        self.stop, self.ended = Event(), list[float]()
         self.share = Share(rows, settings, process=args.process_index, processes=args.world_size)
 
     def tell(self, event: str, **values: Any) -> None:
@@ -223,7 +222,7 @@ class AnswerTrainer(Trainer):
     def training_step(self, *given: Any, **named: Any) -> Any:
         """One pass, forward and backward."""
         # every pass of the first step, since passes differ in length; counting slows it down
-        counter = None if self.ended else self.counter
+        counter = None if self.state.global_step else self.counter
         with counter.counting() if counter else nullcontext():
             return super().training_step(*given, **named)
 
@@ -247,6 +246,8 @@ class AnswerTrainer(Trainer):
                 )
             sums = self.share.sums(range(done - 1, done))
             logs |= {name: sums[name] for name in ("tokens", "supervised_tokens")}
+            if done == 1 and self.counter:
+                logs["flops"] = self.counter.flops
         super().log(logs)
         if "eval_loss" in logs:
             self.tell("evaluation", step=done, eval_loss=logs["eval_loss"])

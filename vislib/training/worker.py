@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -53,17 +52,17 @@ _LOGGED = ("step", "loss", "learning_rate", "tokens", "supervised_tokens")
 
 def main(file: Path) -> None:
     """Train as the settings in `file` say. Raises InputError."""
-    settings, stop = Settings.read(file), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # a step may take minutes: it is finished, then saved
-        signal.signal(number, lambda *_: stop.set())
+    settings = Settings.read(file)
     args, resumed = _arguments(settings), last_checkpoint(Path(settings.checkpoints))
     model, processor = open_model(settings.model, settings=settings)
     rows = Rows(settings.rows, Encoder(processor, max_length=settings.max_length))
     device = torch.cuda.get_device_name() if settings.device == "cuda" else ""
     peak = peak_flops(device, settings.precision)
-    counter = FlopMeter() if peak else None
-    trainer = AnswerTrainer(model, args, rows, settings, stop=stop, counter=counter)
+    trainer = AnswerTrainer(model, args, rows, settings)
+    trainer.counter = FlopMeter() if peak else None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # a step may take minutes: it is finished, then saved
+        signal.signal(number, lambda *_: trainer.stop.set())
     # known only now: it hangs on what the rows hold where tokens are capped
     args.max_steps = trainer.share.steps_to_learn()
     done = int(resumed.name.rpartition("-")[2]) if resumed else 0
@@ -168,10 +167,9 @@ def _metrics(trainer: AnswerTrainer, peak: float | None) -> dict[str, float]:
         sums, seconds = trainer.share.sums(range(first, last)), ended[-1] - ended[0]
         rate = sums["tokens"] / seconds
         found |= {"tokens_per_second": rate, "samples_per_second": sums["rows"] / seconds}
-        if peak and trainer.counter:
+        if peak and (flops := trainer.state.log_history[0].get("flops")):
             # the counted step is a fair sample of the rest; each process did its share of it
-            tokens = trainer.share.sums(range(first - 1, first))["tokens"]
-            found["mfu"] = trainer.counter.flops / tokens * rate / peak
+            found["mfu"] = flops / trainer.share.sums(range(1))["tokens"] * rate / peak
     # speeds have no more digits than that; losses of arms may differ in the next ones
     found = {name: float(f"{value:.4g}") for name, value in found.items()}
     if evaluated := [entry for entry in trainer.state.log_history if "eval_loss" in entry]:
