@@ -294,7 +294,7 @@ def test_a_model_trained_in_stages_finds_its_bases_in_its_run(ground, tmp_path, 
     assert torch.allclose(logits(*models.open_trained(folder)), expected, atol=1e-5)
     assert models.resolve_model("org/name@main", run) == "org/name@main"
     shutil.copytree(folder, tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="leave it there"):
+    with pytest.raises(InputError, match="leave both there"):
         models.open_trained(tmp_path / "elsewhere")
     for value in ("", "tiny-lava", "12_evaluation/model", "/no/such/folder"):
         with pytest.raises(InputError, match="model is"):

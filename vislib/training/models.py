@@ -16,7 +16,7 @@ from typing import Any
 from vislib.media.vision import choose_device, load_weights, quiet_transformers
 from vislib.runs import InputError, Run
 from vislib.runs.digests import file_hashes
-from vislib.runs.keys import input_path, is_local_model, table_reference
+from vislib.runs.keys import input_path, is_local_model
 from vislib.training import tiny
 from vislib.training.parts import attach, freeze
 from vislib.training.settings import Settings
@@ -323,19 +323,17 @@ def _base(folder: Path) -> Any:
         )
     if not is_local_model(value) and value not in tiny.NAMES:
         return _weights(value)
-    # the model lies in RUN/STAGE/data/model, and a table is named from its run
-    runs = [path.parent.parent for path in folder.resolve().parents if path.name == "data"]
-    if table_reference(value) and not runs:
-        raise InputError(
-            f"{folder}: its base {value!r} is a table of its run, from which it was taken; leave it"
-            " there"
-        )
     with TemporaryDirectory() as built:
         base = Path(built)
-        if is_local_model(value):
-            base = input_path(value, runs[0] if runs else folder)
-        else:  # nobody keeps a tiny base: its weights come from a seed
+        if value in tiny.NAMES:  # nobody keeps a tiny base: its weights come from a seed
             tiny.build(value, base)
+        else:  # the adapter lies in RUN/STAGE/data/model, and a table is named from its run
+            base = input_path(value, folder.resolve() / "../../..").resolve()
+        if not base.is_dir():
+            raise InputError(
+                f"{folder}: there is no {base}, its base {value!r}; an adapter of a run was taken"
+                " from there, or its base was: leave both there"
+            )
         if facts.get("base_weights") != weights_hash(base):
             raise InputError(
                 f"{folder}: its base {value!r} has changed since it was trained; train it again"
