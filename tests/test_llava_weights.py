@@ -25,6 +25,7 @@ from vislib.runs import InputError
 from vislib.training import models
 from vislib.training.chat import model_inputs, prompt_text
 from vislib.training.labels import IGNORED, Encoder
+from vislib.training.parts import open_model
 from vislib.training.vicuna import SYSTEM
 
 RECIPE = Path(__file__).parents[1] / "params/recipes/llava_weights.py"
@@ -166,7 +167,7 @@ def direct(model, processor, batch):
 
 def test_the_converted_model_computes_what_the_original_does(ground, converted):
     _, source = ground
-    model, processor = models.open_model(converted, settings=replace(SETTINGS, parts=("language",)))
+    model, processor = open_model(converted, settings=replace(SETTINGS, parts=("language",)))
     row, batch = encoded(processor)
     with torch.inference_mode():
         logits, expected = model.eval()(**batch).logits, direct(source, processor, batch)

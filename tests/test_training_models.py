@@ -19,7 +19,7 @@ from tests.training_rows import SETTINGS
 from vislib.runs import InputError, start_run
 from vislib.training import models, tiny
 from vislib.training.labels import Encoder
-from vislib.training.parts import parts_of
+from vislib.training.parts import open_model, parts_of
 
 ROW = {
     "id": "r",
@@ -57,7 +57,7 @@ def logits(model, processor):
 
 def trained(place, settings, steps=2):
     """A model after a few steps: every weight that may learn has moved."""
-    model, processor = models.open_model(place, settings=settings)
+    model, processor = open_model(place, settings=settings)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(steps):
         model.train()(**batch(processor)).loss.backward()
@@ -105,9 +105,7 @@ def test_what_is_opened_again_answers_to_the_bit_as_what_was_trained(
 
 
 def test_adapters_of_idefics2_go_where_they_are_recommended_and_nowhere_else(ground):
-    model, _ = models.open_model(
-        ground / "tiny-idefics2", settings=replace(SETTINGS, method="dora")
-    )
+    model, _ = open_model(ground / "tiny-idefics2", settings=replace(SETTINGS, method="dora"))
     attention, perceptron = (
         ("q_proj", "k_proj", "v_proj", "o_proj"),
         ("gate_proj", "up_proj", "down_proj"),
@@ -138,7 +136,7 @@ def test_adapters_of_idefics2_go_where_they_are_recommended_and_nowhere_else(gro
     "parts", [("connector",), ("vision", "connector", "language"), ("language",)]
 )
 def test_the_parts_that_learn_all_get_gradients_and_the_others_none(ground, name, parts):
-    model, processor = models.open_model(ground / name, settings=replace(SETTINGS, parts=parts))
+    model, processor = open_model(ground / name, settings=replace(SETTINGS, parts=parts))
     model.train()(**batch(processor)).loss.backward()
     known = parts_of(model)
     assert sum(map(len, known.values())) == len(list(model.parameters()))
@@ -155,7 +153,7 @@ def test_the_parts_that_learn_all_get_gradients_and_the_others_none(ground, name
 def test_the_vision_tower_learns_from_a_layer_on(ground):
     def learning(name, layer):
         settings = replace(SETTINGS, parts=("vision",), vision_from_layer=layer)
-        model, _ = models.open_model(ground / name, settings=settings)
+        model, _ = open_model(ground / name, settings=settings)
         steps = {
             re.sub(r".*(layers\.\d|embeddings|post_layernorm|pre_layrnorm).*", r"\1", n)
             for n, p in model.named_parameters()
@@ -210,7 +208,7 @@ def test_images_are_split_as_was_asked_for_also_when_the_model_is_opened_again(
 )
 def test_settings_that_this_model_cannot_follow_are_refused(ground, changes, named):
     with pytest.raises(InputError, match=named):
-        models.open_model(ground / "tiny-llava", settings=replace(SETTINGS, **changes))
+        open_model(ground / "tiny-llava", settings=replace(SETTINGS, **changes))
 
 
 def test_folders_that_hold_no_such_model_are_refused_by_name(ground, tmp_path):
@@ -219,7 +217,7 @@ def test_folders_that_hold_no_such_model_are_refused_by_name(ground, tmp_path):
         shutil.copytree(ground / "tiny-llava", folder)
         change(folder)
         with pytest.raises(InputError, match="model is ") as caught:
-            models.open_model(folder, settings=SETTINGS)
+            open_model(folder, settings=SETTINGS)
         assert str(folder) in str(caught.value)
         return str(caught.value)
 
@@ -251,9 +249,7 @@ def test_folders_that_hold_no_such_model_are_refused_by_name(ground, tmp_path):
 
 
 def test_an_adapter_must_fit_its_base_weight_for_weight(ground, tmp_path):
-    model, processor = models.open_model(
-        ground / "tiny-llava", settings=replace(SETTINGS, method="lora")
-    )
+    model, processor = open_model(ground / "tiny-llava", settings=replace(SETTINGS, method="lora"))
     models.save_trained(model, processor, tmp_path, {"base": "tiny-llava"})
     file = tmp_path / models.ADAPTER[1]
     weights = load_file(file)
@@ -303,7 +299,7 @@ def test_a_model_trained_in_stages_finds_its_bases_in_its_run(ground, tmp_path, 
 
 
 def test_weights_in_bfloat16_are_saved_so(ground, tmp_path):
-    model, processor = models.open_model(
+    model, processor = open_model(
         ground / "tiny-llava", settings=replace(SETTINGS, precision="bfloat16")
     )
     assert {p.dtype for p in model.parameters()} == {torch.float32}  # the optimiser works on them
@@ -313,6 +309,6 @@ def test_weights_in_bfloat16_are_saved_so(ground, tmp_path):
     }
     assert models.open_trained(tmp_path, precision="bfloat16")[0].dtype == torch.bfloat16
     settings = replace(SETTINGS, precision="bfloat16", method="lora")
-    adapted, _ = models.open_model(ground / "tiny-llava", settings=settings)
+    adapted, _ = open_model(ground / "tiny-llava", settings=settings)
     kinds = {p.requires_grad: p.dtype for p in adapted.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}

@@ -13,7 +13,8 @@ from vislib.runs import InputError
 from vislib.training import tiny
 from vislib.training.batches import collate, dummy_row
 from vislib.training.labels import Encoder
-from vislib.training.models import open_model, open_processor
+from vislib.training.models import open_processor
+from vislib.training.parts import open_model
 from vislib.training.trainer import AnswerTrainer, Rows, Share, last_checkpoint
 
 

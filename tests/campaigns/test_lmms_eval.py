@@ -19,7 +19,8 @@ from tests.test_evaluation import begin, contents, evaluate, ground, rows, write
 from vislib import evaluation
 from vislib.evaluation import item_scores, lmms
 from vislib.runs import InputError, Run
-from vislib.training.models import open_model, save_trained
+from vislib.training.models import save_trained
+from vislib.training.parts import open_model
 from vislib.training.settings import Settings
 from vislib.training.tiny import build
 

@@ -1,5 +1,5 @@
-"""Models to train and models that were trained: opened, saved and named in one place (VisCon-100K,
-section 5).
+"""Models, before and after a training: opened, saved and named in one place (VisCon-100K, section
+5).
 
 Any vision-language model of transformers' `AutoModelForImageTextToText` will do, IDEFICS2-8b and
 LLaVA-1.5's kin, which ShareGPT4V-7b is, above all. What is saved has no machine's path in it and is
@@ -18,8 +18,6 @@ from vislib.runs import InputError, Run
 from vislib.runs.digests import file_hashes
 from vislib.runs.keys import input_path, is_local_model
 from vislib.training import tiny
-from vislib.training.parts import attach, freeze
-from vislib.training.settings import Settings
 
 FACTS = "training.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -95,57 +93,6 @@ def open_processor(place: str | Path, *, image_splitting: bool | None = None) ->
     return processor
 
 
-def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
-    """`(model, processor)` to train, on CPU: parts that do not learn are frozen, adapters attached.
-
-    Weights are float32 where the optimiser works on them directly (full training by ddp or fsdp);
-    else, in bfloat16 training, they are bfloat16: frozen, or copied to float32 by DeepSpeed. Raises
-    InputError for what cannot be.
-    """
-    import torch
-
-    torch.manual_seed(settings.seed)  # of the adapters' first weights
-    processor = open_processor(place, image_splitting=settings.image_splitting)
-    if settings.vision_from_layer and "vision" not in settings.parts:
-        raise InputError(
-            f"vision_from_layer is {settings.vision_from_layer}, but parts lacks vision; add it, or"
-            " set 0"
-        )
-    # Adam loses small updates of bfloat16 weights; DeepSpeed keeps float32 copies of its own
-    updated = settings.method == "full" and settings.strategy in ("ddp", "fsdp")
-    model = _weights(
-        str(place),
-        precision="float32" if updated else settings.precision,
-        attention=settings.attention,
-        quantization=settings.quantization,
-    )
-    model.name_or_path = str(place)  # of an adapter that was merged, its base's until now
-    # FSDP cuts at the layers that these name; CLIP also names those of a text tower it lacks here
-    layers = {type(module).__name__ for module in model.modules()}
-    model._no_split_modules = sorted(layers & set(model._no_split_modules))
-    if settings.method == "full":
-        freeze(model, settings.parts, vision_from_layer=settings.vision_from_layer)
-    else:
-        model = attach(model, settings)
-    if settings.gradient_checkpointing:
-        _checkpoint_layers(model)
-    return model, processor
-
-
-def _checkpoint_layers(model: Any) -> None:
-    """Compute activations of layers again for their gradients, of those alone that have any.
-
-    transformers also lets every embedding ask for gradients, the vision tower's too, as only the
-    reentrant form needs it: a frozen tower would be computed three times instead of once. Hence
-    here, not by the Trainer's option.
-    """
-    from vislib.training.throughput import FlopMeter
-
-    how = {"use_reentrant": False, "context_fn": FlopMeter.contexts}
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
-    model.disable_input_require_grads()
-
-
 def save_trained(
     model: Any,
     processor: Any,
@@ -202,67 +149,7 @@ def merge_saved(folder: Path, facts: Mapping[str, Any], *, precision: str) -> No
     save_trained(*merged, folder, facts, precision=precision)
 
 
-def open_trained(
-    folder: str | Path, *, device: str = "cpu", precision: str = "float32"
-) -> tuple[Any, Any]:
-    """`(model, processor)` of a trained folder, or of any other model, to use.
-
-    An adapter's weights are added to its base in float32: faster than beside it, equal but for
-    rounding. Raises InputError if they do not fit or the base is not the one that it was trained
-    on.
-    """
-    # first the processor: what is no such model fails in seconds
-    where, processor = choose_device(device), open_processor(folder)
-    return _weights(str(folder), precision=precision).eval().to(where), processor
-
-
-def _merged(folder: Path) -> Any:
-    """The base of the adapter in `folder` with its weights added; raises InputError unless all of
-    them fit, one to one. peft only warns of what a file lacks, and goes on with random ones.
-    """
-    import peft
-
-    base = _base(folder)
-    try:
-        config = peft.PeftConfig.from_pretrained(str(folder))
-        config.base_model_name_or_path = None  # peft warns of every name but a path of its own
-        model = peft.PeftModel(base, config, autocast_adapter_dtype=False)
-        found = model.load_adapter(str(folder), "default", autocast_adapter_dtype=False)
-        if wrong := [*found.missing_keys, *found.unexpected_keys]:
-            raise ValueError(f"file and model differ in {len(wrong)} weights, such as {wrong[0]}")
-    except Exception as error:  # damaged files, other versions and other shapes fail with all kinds
-        raise InputError(
-            f"model is {str(folder)!r}, an adapter whose weights do not fit"
-            f" ({' '.join(str(error).split())[:300]}): take the base that it was trained on, and"
-            " the peft version of its record, or train it again"
-        ) from error
-    return model.merge_and_unload()
-
-
-def read_facts(folder: str | Path) -> dict[str, Any]:
-    """What `training.json` says of a trained model; nothing for a model that was not trained
-    here.
-    """
-    file = Path(folder) / FACTS
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-
-
-def weights_hash(folder: str | Path) -> str:
-    """16 hex digits over all in a model's folder that its answers depend on; of an adapter, its
-    base too.
-    """
-    if not Path(folder).is_dir():
-        raise InputError(f"model is {str(folder)!r}, which is no folder")
-    files = sorted(
-        path for path in Path(folder).iterdir() if path.is_file() and path.name not in _NOT_WEIGHED
-    )
-    lines = zip(files, file_hashes(files), strict=True)
-    text = "".join(f"{path.name}\0{content}\0" for path, content in lines)
-    base = str(read_facts(folder).get("base_weights", ""))
-    return sha256((text + base).encode()).hexdigest()[:16]
-
-
-def _weights(
+def open_weights(
     place: str,
     *,
     precision: str = "float32",
@@ -311,6 +198,43 @@ def _quantized(quantization: str, precision: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": PartialState().device}}
 
 
+def open_trained(
+    folder: str | Path, *, device: str = "cpu", precision: str = "float32"
+) -> tuple[Any, Any]:
+    """`(model, processor)` of a trained folder, or of any other model, to use.
+
+    An adapter's weights are added to its base in float32: faster than beside it, equal but for
+    rounding. Raises InputError if they do not fit or the base is not the one that it was trained
+    on.
+    """
+    # first the processor: what is no such model fails in seconds
+    where, processor = choose_device(device), open_processor(folder)
+    return open_weights(str(folder), precision=precision).eval().to(where), processor
+
+
+def _merged(folder: Path) -> Any:
+    """The base of the adapter in `folder` with its weights added; raises InputError unless all of
+    them fit, one to one. peft only warns of what a file lacks, and goes on with random ones.
+    """
+    import peft
+
+    base = _base(folder)
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = None  # peft warns of every name but a path of its own
+        model = peft.PeftModel(base, config, autocast_adapter_dtype=False)
+        found = model.load_adapter(str(folder), "default", autocast_adapter_dtype=False)
+        if wrong := [*found.missing_keys, *found.unexpected_keys]:
+            raise ValueError(f"file and model differ in {len(wrong)} weights, such as {wrong[0]}")
+    except Exception as error:  # damaged files, other versions and other shapes fail with all kinds
+        raise InputError(
+            f"model is {str(folder)!r}, an adapter whose weights do not fit"
+            f" ({' '.join(str(error).split())[:300]}): take the base that it was trained on, and"
+            " the peft version of its record, or train it again"
+        ) from error
+    return model.merge_and_unload()
+
+
 def _base(folder: Path) -> Any:
     """The base of the adapter in `folder`, in float32: tiny models are built anew, tables found
     beside its own run.
@@ -322,7 +246,7 @@ def _base(folder: Path) -> Any:
             f"{folder / FACTS}: names no base, but the folder holds an adapter; train it again"
         )
     if not is_local_model(value) and value not in tiny.NAMES:
-        return _weights(value)
+        return open_weights(value)
     with TemporaryDirectory() as built:
         base = Path(built)
         if value in tiny.NAMES:  # nobody keeps a tiny base: its weights come from a seed
@@ -338,4 +262,27 @@ def _base(folder: Path) -> Any:
             raise InputError(
                 f"{folder}: its base {value!r} has changed since it was trained; train it again"
             )
-        return _weights(str(base))
+        return open_weights(str(base))
+
+
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """What `training.json` says of a trained model; nothing for a model that was not trained
+    here.
+    """
+    file = Path(folder) / FACTS
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def weights_hash(folder: str | Path) -> str:
+    """16 hex digits over all in a model's folder that its answers depend on; of an adapter, its
+    base too.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"model is {str(folder)!r}, which is no folder")
+    files = sorted(
+        path for path in Path(folder).iterdir() if path.is_file() and path.name not in _NOT_WEIGHED
+    )
+    lines = zip(files, file_hashes(files), strict=True)
+    text = "".join(f"{path.name}\0{content}\0" for path, content in lines)
+    base = str(read_facts(folder).get("base_weights", ""))
+    return sha256((text + base).encode()).hexdigest()[:16]

@@ -1,5 +1,5 @@
-"""The parts of a vision-language model, and which of them learn: their own weights, or adapters
-beside them (VisCon-100K, section 5; DenseFusion-1M's stages).
+"""A model to train: its parts, and which of them learn, by their own weights or by adapters beside
+them (VisCon-100K, section 5; DenseFusion-1M's stages).
 
 LLaVA-style models, IDEFICS2 and their kin are a vision tower, a connector and a language model.
 DenseFusion trains the connector first (pre-align), then with the upper half of the vision tower
@@ -9,9 +9,11 @@ of the language model and of the connector, never on the vision tower or the voc
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vislib.runs.errors import InputError
+from vislib.training.models import open_processor, open_weights
 from vislib.training.settings import Settings
 
 # Names of modules in transformers, by the part that they are; of several in one path the innermost
@@ -25,6 +27,57 @@ _MODULES = {
 }
 _PART = {name: part for part, names in _MODULES.items() for name in names.split()}
 _LAYER = re.compile(r"\.(?:layers?|blocks?)\.(\d+)\.")
+
+
+def open_model(place: str | Path, *, settings: Settings) -> tuple[Any, Any]:
+    """`(model, processor)` to train, on CPU: parts that do not learn are frozen, adapters attached.
+
+    Weights are float32 where the optimiser works on them directly (full training by ddp or fsdp);
+    else, in bfloat16 training, they are bfloat16: frozen, or copied to float32 by DeepSpeed. Raises
+    InputError for what cannot be.
+    """
+    import torch
+
+    torch.manual_seed(settings.seed)  # of the adapters' first weights
+    processor = open_processor(place, image_splitting=settings.image_splitting)
+    if settings.vision_from_layer and "vision" not in settings.parts:
+        raise InputError(
+            f"vision_from_layer is {settings.vision_from_layer}, but parts lacks vision; add it, or"
+            " set 0"
+        )
+    # Adam loses small updates of bfloat16 weights; DeepSpeed keeps float32 copies of its own
+    updated = settings.method == "full" and settings.strategy in ("ddp", "fsdp")
+    model = open_weights(
+        str(place),
+        precision="float32" if updated else settings.precision,
+        attention=settings.attention,
+        quantization=settings.quantization,
+    )
+    model.name_or_path = str(place)  # of an adapter that was merged, its base's until now
+    # FSDP cuts at the layers that these name; CLIP also names those of a text tower it lacks here
+    layers = {type(module).__name__ for module in model.modules()}
+    model._no_split_modules = sorted(layers & set(model._no_split_modules))
+    if settings.method == "full":
+        freeze(model, settings.parts, vision_from_layer=settings.vision_from_layer)
+    else:
+        model = attach(model, settings)
+    if settings.gradient_checkpointing:
+        _checkpoint_layers(model)
+    return model, processor
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Compute activations of layers again for their gradients, of those alone that have any.
+
+    transformers also lets every embedding ask for gradients, the vision tower's too, as only the
+    reentrant form needs it: a frozen tower would be computed three times instead of once. Hence
+    here, not by the Trainer's option.
+    """
+    from vislib.training.throughput import FlopMeter
+
+    how = {"use_reentrant": False, "context_fn": FlopMeter.contexts}
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+    model.disable_input_require_grads()
 
 
 def part_of(name: str) -> str:

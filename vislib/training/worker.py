@@ -24,7 +24,8 @@ from vislib.runs.errors import InputError
 from vislib.runs.keys import ROOT
 from vislib.runs.redaction import write_redacted
 from vislib.training.labels import Encoder
-from vislib.training.models import merge_saved, open_model, save_trained
+from vislib.training.models import merge_saved, save_trained
+from vislib.training.parts import open_model
 from vislib.training.settings import DONE, Settings
 from vislib.training.throughput import FlopMeter, peak_flops
 from vislib.training.trainer import AnswerTrainer, Rows, last_checkpoint, memory_gib
