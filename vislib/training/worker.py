@@ -150,12 +150,12 @@ def _leave(settings: Settings, found: dict[str, Any]) -> None:
 
 def _log(trainer: AnswerTrainer) -> list[dict[str, Any]]:
     """A row of the table `steps` for each step, of earlier starts too."""
-    rows = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [
         {name: row[name] for name in _LOGGED}
         # the Trainer's own epoch depends on the number of processes
         | {"epoch": row["step"] / trainer.share.steps, "gradient_norm": row.get("grad_norm")}
-        for row in rows
+        for row in trainer.state.log_history
+        if "loss" in row
     ]
 
 
