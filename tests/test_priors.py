@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vislib import priors, prompts
-from vislib.priors import as_fields, clearest, objects, world_knowledge
+from vislib.priors import as_fields, clearest, world_knowledge
 
 SAMPLE = {
     "alt_text": " a  bridge\nat night ",
@@ -52,13 +52,13 @@ def row(**found: Any) -> dict[str, Any]:
 
 def test_the_form_is_one_line_for_each_thing() -> None:
     found = row(
-        tags=[tag("night", 0.4), tag("bridge", 0.9), tag("night", 0.8)],
+        tags=[tag("bridge", 0.9), tag("night", 0.8)],
         boxes=[
             box("lamp", at=(0.5, 0.1, 0.6, 0.2)),
             box("bridge", 0.9, (0.0, 0.25, 1.0, 2 / 3)),
             box("lamp"),
         ],
-        texts=[text("PORTO", 0.1, 0.8), text("PONTE", 0.1, 0.1)],
+        texts=[text("PONTE", 0.1, 0.1), text("PORTO", 0.1, 0.8)],
     )
     assert as_fields(SAMPLE, found) == {
         "world_knowledge": "a bridge at night | page: Bridges of Porto",
@@ -70,17 +70,19 @@ def test_the_form_is_one_line_for_each_thing() -> None:
     assert set(as_fields(SAMPLE | {"alt_text": None, "context": None}, row()).values()) == {""}
 
 
-def test_the_order_of_the_rows_changes_nothing() -> None:
+def test_a_bound_keeps_the_best_in_the_order_of_05() -> None:
     found = row(
-        tags=[tag(f"t{i}", i % 3) for i in range(90)],
-        boxes=[box(f"b{i % 7}", i % 4, (i / 100, 0.1, 1, 1)) for i in range(90)],
-        texts=[text(f"w{i}", i % 9 / 10, i / 100, score=i % 2) for i in range(90)],
+        tags=[tag(f"t{i}", 1 - i / 100) for i in range(90)],
+        boxes=[box("dog", 0.9), *(box("cat", 0.8, (i / 100, 0.1, 1, 1)) for i in range(90))],
+        texts=[text(f"w{i}", 0.1, 0.5, score=0.1 + 0.8 * (i % 2)) for i in range(90)],
     )
-    mixed = {
-        k: random.Random(3).sample(v, len(v)) if isinstance(v, list) else v
-        for k, v in found.items()
-    }
-    assert as_fields(SAMPLE, found) == as_fields(SAMPLE, mixed)
+    fields = as_fields(SAMPLE, found)
+    assert fields["tags"].split(", ") == [f"t{i}" for i in range(40)]
+    assert fields["texts"].splitlines() == [f"w{i}" for i in range(1, 80, 2)]
+    shuffled = found["boxes"][:40]
+    random.Random(3).shuffle(shuffled)
+    assert as_fields(SAMPLE, found | {"boxes": shuffled})["detections"] == fields["detections"]
+    assert fields["detections"].splitlines()[-1].startswith("dog: ")
 
 
 @pytest.mark.parametrize(
@@ -103,24 +105,11 @@ def test_world_knowledge_is_one_short_line(change: dict[str, Any], known: str) -
     assert world_knowledge(SAMPLE | change) == known
 
 
-def test_of_a_crowd_every_label_keeps_its_best_box() -> None:
-    crowd = [box("person", 0.9 - i / 1000, (i / 200, 0.1, 1, 1)) for i in range(100)]
-    kept = objects([*crowd, box("dog", 0.2), box("cat", 0.1)])
-    assert len(kept) == 40
-    assert [b["label"] for b in kept] == ["cat", "dog", *["person"] * 38]
-    assert {b["score"] for b in kept[2:]} == {b["score"] for b in crowd[:38]}
-
-
-def test_texts_are_read_line_by_line_and_the_small_and_doubtful_go_first() -> None:
-    slanted = [
-        text("right", 0.6, 0.11),
-        text("left", 0.1, 0.13),
-        text("below", 0.1, 0.3),
-        text("top", 0.3, 0.01),
-    ]
-    assert [t["text"] for t in clearest(slanted, 9)] == ["top", "left", "right", "below"]
+def test_of_texts_the_small_and_doubtful_go_first() -> None:
+    read = [text("top", 0.3, 0.01), text("left", 0.1, 0.13), text("right", 0.6, 0.11)]
     noise = [text("small", 0, 0.5, height=0.01), text("unsure", 0, 0.6, score=0.1)]
-    assert [t["text"] for t in clearest([*noise, *slanted], 4)] == ["top", "left", "right", "below"]
+    assert clearest([*noise, *read], 3) == read == clearest([*read, *noise], 3)
+    assert clearest(read, 9) == read
     assert clearest([], 4) == []
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vislib.fetching.links import store
 from vislib.letters import LETTERS
 from vislib.media.pixels import verify
 from vislib.runs import Run, choose, short_hash
@@ -27,6 +28,7 @@ OPTIONS = {  # the 13 answers by type of question, in the order in which their l
 }
 # Short: a tiny model reads every word of it at full price.
 _ASK_LETTER = "The letter alone."
+_GROUND = (240, 240, 240)  # as pale as theirs
 Asked = tuple[str, str]  # a question of the package and its answer
 
 
@@ -38,17 +40,24 @@ def load_shapes(run: Run) -> None:
     that they have; `test_pictures` all of theirs, in the package's own proportions.
     """
     p = run.params
-    most = {"train": p.questions_per_picture, "test": 0}
-    plain = _stored(_blank(), run.data)["path"]
+    grey = Image.new("RGB", (64, 64), _GROUND)
+    stream = io.BytesIO()
+    grey.save(stream, "PNG")
+    blank = _stored(stream.getvalue(), run.data)
+    # Of a split: its pictures, and the questions of each (0: all).
+    sizes = {
+        "train": (p.train_pictures, p.questions_per_picture),
+        "test": (p.test_pictures, 0),
+    }
     with run.output() as output:
-        for split, number in (("train", p.train_pictures), ("test", p.test_pictures)):
+        for split, (number, most) in sizes.items():
             pictures = load_pictures(split)
             for file in choose(pictures, number, run.seed, key=lambda file: file.name):
                 address = f"easy-vqa/{split}/{file.name}"
                 picture = {"image_url": address} | _stored(file.read_bytes(), run.data)
                 output.write("images", picture)
-                output.write("blank", picture | {"path": plain})
-                asked = telling(pictures[file], most[split], run.seed, address)
+                output.write("blank", picture | {"path": blank["path"]})
+                asked = telling(pictures[file], most, run.seed, address)
                 output.take("question", len(asked))
                 output.keep("question", len(asked))
                 row = conversation(asked, picture["image_id"])
@@ -63,10 +72,12 @@ def load_pictures(split: str) -> dict[Path, list[Asked]]:
 
     files = getattr(easy_vqa, f"get_{split}_image_paths")()
     texts, answers, numbers = getattr(easy_vqa, f"get_{split}_questions")()
-    found: dict[Path, list[Asked]] = {Path(files[number]): [] for number in sorted(files)}
+    found: dict[int, list[Asked]] = {}
+    for number in sorted(files):
+        found[number] = []
     for text, answer, number in zip(texts, answers, numbers, strict=True):
-        found[Path(files[number])].append((text, answer))
-    return found
+        found[number].append((text, answer))
+    return {Path(files[number]): asked for number, asked in found.items()}
 
 
 def type_of(answer: str) -> str:
@@ -93,20 +104,21 @@ def conversation(asked: Sequence[Asked], image_id: str) -> Row:
     turns: list[dict[str, str]] = []
     for question, answer in asked:
         options = OPTIONS[type_of(answer)]
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-        text = "\n".join([question, *lines, _ASK_LETTER])
-        turns.append({"from": "human", "value": text if turns else f"<image>\n{text}"})
+        lines = [question]
+        for letter, option in zip(LETTERS, options, strict=False):
+            lines.append(f"{letter}. {option}")
+        lines.append(_ASK_LETTER)
+        turns.append({"from": "human", "value": "\n".join(lines)})
         turns.append({"from": "gpt", "value": LETTERS[options.index(answer)]})
-    row: Row = {"id": image_id, "images": [image_id], "conversations": turns}
-    row |= {"sample_id": image_id, "doc_id": image_id}
-    return row | {"sources": ["multiple_choice"] * len(asked)}
-
-
-def _blank() -> bytes:
-    """A picture as large and as pale as theirs, of no shape."""
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64), (240, 240, 240)).save(stream, "PNG")
-    return stream.getvalue()
+    turns[0]["value"] = f"<image>\n{turns[0]['value']}"
+    return {
+        "id": image_id,
+        "images": [image_id],
+        "conversations": turns,
+        "sample_id": image_id,
+        "doc_id": image_id,
+        "sources": ["multiple_choice"] * len(asked),
+    }
 
 
 def _stored(data: bytes, folder: Path) -> Row:
@@ -114,6 +126,11 @@ def _stored(data: bytes, folder: Path) -> Row:
     facts = verify(data, max_bytes=2**20, max_pixels=2**20)
     image_id = short_hash(data)
     path = f"files/{image_id[:2]}/{image_id}.png"
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    (folder / path).write_bytes(data)
-    return {"image_id": image_id, "status": "ok", "reason": "", "path": path, **vars(facts)}
+    store(data, folder / path)
+    return {
+        "image_id": image_id,
+        "status": "ok",
+        "reason": "",
+        "path": path,
+        **vars(facts),
+    }
