@@ -15,7 +15,6 @@ from vislib.runs.tables import read_rows
 from vislib.selection.clusters import (
     PER_CLUSTER,
     Ints,
-    by_cluster,
     cluster,
     near_duplicates,
     semantic_duplicates,
@@ -41,7 +40,9 @@ DISTINCT = """
 """
 # What becomes of each sample, in the order of its table.
 FATES = """
-    SELECT samples.row AS sample, chosen.image_id, cluster, rank, distance,
+    SELECT samples.row AS sample,
+           {'image_id': chosen.image_id, 'cluster': cluster, 'rank': rank, 'distance': distance}
+               AS place,
            CASE WHEN chosen.image_id IS NULL THEN 'image_failed'
                 WHEN chosen.sample_id <> samples.sample_id THEN 'exact_duplicate'
                 ELSE chosen.reason END AS reason,
@@ -90,13 +91,14 @@ def drop(images: pd.DataFrame, places: Ints, reason: str, detail: Any = "", mend
         raise InputError(f"04_selection: no image is left: {mend or reason}")
 
 
-def drop_alike(images: pd.DataFrame, places: Ints, reason: str, other: Ints, apart: Any) -> None:
-    """Let those of `places` go that resemble the image at the place in `other` (-1: none does);
-    `apart`: how little.
+def drop_alike(images: pd.DataFrame, places: Ints, reason: str, kept: Ints, apart: Any) -> None:
+    """Let those of `places` go that resemble another of them, the one at the index in `kept` (-1:
+    none does); `apart`: how little.
     """
-    went = other >= 0
+    went = kept >= 0
     images.loc[places[went], "apart"] = apart[went]
-    drop(images, places[went], reason, images["image_id"].to_numpy()[other[went]])
+    resembled = images.loc[places[kept[went]], "image_id"]
+    drop(images, places[went], reason, resembled.to_numpy())
 
 
 def distinct_images(run: Run) -> pd.DataFrame:
@@ -133,17 +135,19 @@ def drop_near_duplicates(images: pd.DataFrame, distance: int) -> None:
     """Let images go whose perceptual hash is within `distance` bits of one that stays."""
     # Of two alike the larger stays.
     there = images.loc[left(images)].sort_values("pixels", ascending=False, kind="stable")
-    places, hashes = there.index.to_numpy(), there["hash"].to_numpy()
+    places = there.index.to_numpy()
+    hashes = there["hash"].to_numpy()
     kept = near_duplicates(hashes, distance)
     bits = np.bitwise_count(hashes ^ hashes[kept])
-    other = np.where(kept < 0, -1, places[kept])
-    drop_alike(images, places, "near_duplicate", other, bits.astype(np.float32))
+    drop_alike(images, places, "near_duplicate", kept, bits.astype(np.float32))
 
 
 def embed_left(run: Run, images: pd.DataFrame) -> Vectors:
     """Unit vectors of the images left, in order of id; those that give none are dropped."""
-    p, places, root = run.params, left(images), run.table("images").parent
+    p = run.params
+    root = run.table("images").parent
     encoder = Encoder(p.embedding_model, device=p.device)
+    places = left(images)
     some = images.loc[places]
     with run.progress(len(some), "images embedded") as progress:
         vectors, failures = embed_images(
@@ -180,17 +184,16 @@ def drop_semantic_duplicates(images: pd.DataFrame, vectors: Vectors, epsilon: fl
     rank the others from the centre.
     """
     places = left(images)
-    kept, rank = np.full((2, len(places)), -1)
+    there = images.loc[places].assign(number=range(len(places)))
+    nearest_first = there.sort_values("distance", kind="stable")
+    kept = np.full(len(places), -1)
     apart = np.zeros(len(places), np.float32)
-    labels = images.loc[places, "cluster"].to_numpy()
-    distances = images.loc[places, "distance"].to_numpy()
-    for members in by_cluster(labels, distances):
+    for _, numbers in nearest_first.groupby("cluster")["number"]:
+        members = numbers.to_numpy()
         kept[members], apart[members] = semantic_duplicates(vectors, members, epsilon)
-        stay = members[kept[members] < 0]
-        rank[stay] = np.arange(len(stay))
-    images.loc[places, "rank"] = rank
-    other = np.where(kept < 0, -1, places[kept])
-    drop_alike(images, places, "semantic_duplicate", other, apart)
+    drop_alike(images, places, "semantic_duplicate", kept, apart)
+    stay = images.loc[left(images)].sort_values("distance", kind="stable")
+    images.loc[stay.index, "rank"] = stay.groupby("cluster").cumcount()
 
 
 def drop_below(images: pd.DataFrame, top_k: int) -> None:
@@ -206,29 +209,27 @@ def write_tables(run: Run, images: pd.DataFrame, vectors: Vectors) -> None:
     """Write `embeddings`, `duplicates`, `samples` and `dropped`: what was found of images, in order
     of id, and of samples, in the order of the input. The metrics count what each step left.
     """
-    # Clusters are numbered from 0, and none is empty.
     run.metrics |= count_steps(images)
+    # Clusters are numbered from 0, and none is empty.
     run.metrics["clusters"] = int(images["cluster"].max()) + 1
-    embedded = images[images["cluster"] >= 0][["image_id", "cluster", "distance"]]
+    embedded = images.loc[images["cluster"] >= 0, ["image_id", "cluster", "distance"]]
     alike = images[images["reason"].isin(["near_duplicate", "semantic_duplicate"])]
-    pairs = alike[["image_id", "detail", "reason", "apart"]]
-    pairs = pairs.rename(columns={"detail": "kept_id", "apart": "distance"})
     chosen = run.scratch / "chosen.parquet"
     images.to_parquet(chosen)
-    given = {"chosen": chosen, "samples": run.table("samples"), "images": run.table("images")}
-    fates = sql.query(FATES, run.scratch / "fates", given, scratch=run.scratch)
+    ledger = run.table("images")
+    fates = run.sql(FATES, into="fates", chosen=chosen, samples=run.table("samples"), images=ledger)
     with run.output() as output:
-        for place, row in enumerate(embedded.to_dict("records")):
-            output.write("embeddings", row | {"vector": vectors[place]})
-        for row in pairs.to_dict("records"):
-            output.write("duplicates", row)
+        for number, row in enumerate(embedded.to_dict("records")):
+            output.write("embeddings", row | {"vector": vectors[number]})
+        for row in alike.to_dict("records"):
+            pair = {"image_id": row["image_id"], "kept_id": row["detail"]}
+            pair |= {"reason": row["reason"], "distance": row["apart"]}
+            output.write("duplicates", pair)
         for row in read_rows(fates):
-            sample = row.pop("sample")
-            reason = row.pop("reason")
-            detail = row.pop("detail")
+            sample = row["sample"]
             output.take("sample")
-            if reason:
-                output.drop("sample", sample["sample_id"], reason, detail)
+            if row["reason"]:
+                output.drop("sample", sample["sample_id"], row["reason"], row["detail"])
             else:
                 output.keep("sample")
-                output.write("samples", sample | row)
+                output.write("samples", sample | row["place"])

@@ -75,14 +75,6 @@ def _centres(vectors: Vectors, k: int, seed: int) -> Vectors:
     return centres
 
 
-def by_cluster(labels: Ints, distances: NDArray[np.float32]) -> list[Ints]:
-    """Rows of each cluster, closest to the centre first, ties in order of rows."""
-    order = np.lexsort((distances, labels))
-    others = np.arange(1, labels.max(initial=0) + 1)  # clusters, without the first
-    begins = np.searchsorted(labels[order], others)
-    return np.split(order, begins)
-
-
 def semantic_duplicates(vectors: Vectors, members: Ints, epsilon: float) -> tuple[Ints, Vectors]:
     """For the `members` of one cluster in order: the kept row that each resembles, or -1; and 1 -
     cosine to it.
@@ -124,7 +116,6 @@ def near_duplicates(hashes: NDArray[np.uint64], distance: int) -> Ints:
     found = np.full(len(hashes), -1, np.int64)
     if distance < 0:
         return found
-    _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
     # Every n-th bit: the bits of neighbouring frequencies go together, and bands of them would fill
     # few buckets.
     masks = []
@@ -132,19 +123,19 @@ def near_duplicates(hashes: NDArray[np.uint64], distance: int) -> Ints:
         bits_of_band = range(band, 64, distance + 1)
         masks.append(sum(1 << bit for bit in bits_of_band))
     kept: defaultdict[tuple[int, int], array[int]] = defaultdict(lambda: array("q"))
-    for place in np.sort(first).tolist():
-        value = int(hashes[place])
-        mine = [kept[mask, value & mask] for mask in masks]
-        places = np.concatenate([np.frombuffer(bucket, np.int64) for bucket in mine])
+    stands: dict[int, int] = {}  # of each hash that was met: the place that stays for it
+    for place, value in enumerate(hashes.tolist()):
+        if value in stands:
+            found[place] = stands[value]
+            continue
+        buckets = [kept[mask, value & mask] for mask in masks]
+        places = np.concatenate([np.frombuffer(bucket, np.int64) for bucket in buckets])
         bits = np.bitwise_count(hashes[places] ^ hashes[place])
-        nearest = bits.min(initial=65)
-        if nearest <= distance:
-            found[place] = places[bits == nearest].min()
-        else:
-            for bucket in mine:
-                bucket.append(place)
-    equal = first[same]  # the first of those with the same hash, and what became of it
-    copies = equal != np.arange(len(hashes))
-    stays = np.where(found[equal] < 0, equal, found[equal])
-    found[copies] = stays[copies]
+        if bits.min(initial=65) <= distance:
+            nearest = int(places[bits == bits.min()].min())
+            found[place] = stands[value] = nearest
+            continue
+        stands[value] = place
+        for bucket in buckets:
+            bucket.append(place)
     return found

@@ -5,7 +5,6 @@ Threads decode while the model runs; vectors lie in a file, and a killed run goe
 """
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from PIL import Image
 from vislib.media.pixels import read_image
 from vislib.media.vision import load_vision_model
 from vislib.runs import InputError, short_hash
+from vislib.runs.redaction import write_redacted
 
 Vectors = NDArray[np.float32]
 _SAVED_AFTER = 4096  # images: a killed run embeds as many anew at most
@@ -80,17 +80,19 @@ def embed_images(
     that was. Memory holds `_AHEAD` + 1 prepared batches; of whole pictures, one per worker.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state, of = folder / "embedded.json", short_hash(encoder.name, *ids)
-    begun = json.loads(state.read_text("utf-8")) if state.exists() else {}
-    done: int = begun["done"] if begun.get("of") == of else 0
-    failures = {int(place): why for place, why in begun["failures"].items()} if done else {}
+    # Named by model and pictures, so that another model's vectors are never taken for its own.
+    name = short_hash(encoder.name, *ids)
+    state = folder / f"{name}.json"
+    done, failed = json.loads(state.read_text("utf-8")) if state.exists() else (0, [])
+    failures: dict[int, str] = dict(failed)
     vectors: Vectors = np.lib.format.open_memmap(
-        folder / "vectors.npy",
+        folder / f"{name}.npy",
         "r+" if done else "w+",
         np.float32,
         (len(ids), encoder.dimension),
     )
-    on_done(saved := done)
+    saved = done
+    on_done(done)
     with ThreadPoolExecutor(workers) as pool:
         for prepared in _prepared(paths[done:], encoder, pool, batch_size):
             for one in _encoded(prepared, encoder):
@@ -102,9 +104,8 @@ def embed_images(
             on_done(len(prepared))
             if done >= saved + _SAVED_AFTER or done == len(ids):
                 # After its vectors: what it says is done, is.
-                saved, now = done, {"of": of, "done": done, "failures": failures}
-                state.with_suffix(".tmp").write_text(json.dumps(now), encoding="utf-8")
-                os.replace(state.with_suffix(".tmp"), state)
+                saved = done
+                write_redacted(state, json.dumps([done, list(failures.items())]))
     return vectors[: len(ids) - len(failures)], failures
 
 
