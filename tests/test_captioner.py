@@ -15,7 +15,7 @@ from vislib import captioner
 from vislib.captioner import Captions, join, swapped
 from vislib.engines.extractive import Extractive
 from vislib.prompts.captions import KINDS, load_prompt
-from vislib.runs import InputError, Run, sql, start_run, tables
+from vislib.runs import InputError, Run, choose, sql, start_run, tables
 from vislib.runs.contract import CAPTIONS, IMAGES, PRIORS, SAMPLES
 from vislib.training import launch
 from vislib.training.generation import Question, model_key, question_key
@@ -133,7 +133,7 @@ def trained(ground) -> Run:
     """A run of the stage; what the model writes before it is trained stands in the journal."""
     run = begin()
     captions, key = Captions.of(run), model_key(resolve_model("tiny-llava", run))
-    for found in captions.split(0)[0]:
+    for found in captions.held_out():
         question = Question(captions.question(found), str(found.path), run.params.max_answer_tokens)
         run.journal("generation").put(
             question_key(key, question), {"text": f"<image> {found.name}", "tokens": 3}
@@ -144,12 +144,15 @@ def trained(ground) -> Run:
     return run
 
 
-def joined(ground: Path, kind: str = "contextual", fraction: float = 0.2) -> Captions:
+def joined(
+    ground: Path, kind: str = "contextual", fraction: float = 0.2, held_out: int = 0
+) -> Captions:
     """What `Captions.of` makes of a run's parameters."""
     root = ground / "runs/demo"
     stages = {"captions": 6, "samples": 2, "images": 3, "priors": 5}
     found = {name: next(root.glob(f"0{n}_*/data/{name}")) for name, n in stages.items()}
-    text = join(kind, seed=HELD_SEED, test_fraction=fraction, with_priors=True)
+    given = {"seed": HELD_SEED, "test_fraction": fraction, "held_out": held_out}
+    text = join(kind, **given, with_priors=True)
     return Captions(
         joined=sql.query(text, ground / f"joined {kind}", found, scratch=ground),
         images=root / "03_images/data",
@@ -159,28 +162,36 @@ def joined(ground: Path, kind: str = "contextual", fraction: float = 0.2) -> Cap
     )
 
 
+def reasons(captions: Captions) -> list[str]:
+    """Why captions are neither learnt from nor held out."""
+    faults = tables.read_rows(captions.joined, ["fault"])
+    return [row["fault"][0] for row in faults if row["fault"]]
+
+
 def rows_of(run: Run, table: str) -> list[dict]:
     return list(tables.read_rows(run.data / table))
 
 
 def test_no_page_stands_on_both_sides_and_no_held_out_image_is_learnt_from(ground):
     captions = joined(ground)
-    held, refused = captions.split(0)
+    held = captions.held_out()
     learnt = list(captions.examples("train"))
     assert {e.page for e in held}
     assert not {e.page for e in held} & {e.page for e in learnt}
     assert not {e.image_id for e in held} & {e.image_id for e in learnt}
-    assert {drop.reason for drop in refused} == {"caption_failed", "image_failed", "image_in_train"}
+    refused = reasons(captions)
+    assert set(refused) == {"caption_failed", "image_failed", "image_in_train"}
     assert len(held) + len(learnt) + len(refused) == PAGES * PER_PAGE
     assert [entry["id"] for entry in captions.entries()] == [e.name for e in learnt]
-    some, others = captions.split(3)
-    assert len(some) == 3
-    assert {e.name for e in some} < {e.name for e in held}
-    assert sum(drop.reason == "not_chosen" for drop in others) == len(held) - 3
+    few = joined(ground, held_out=3)
+    some = few.held_out()
+    assert some == choose(held, 3, HELD_SEED, key=lambda example: example.name)
+    assert reasons(few).count("not_chosen") == len(held) - 3
+    assert list(few.examples("train")) == learnt
 
 
 def test_another_page_is_another_page_and_the_image_stays(ground):
-    held, _ = joined(ground).split(0)
+    held = joined(ground).held_out()
     for before, after in zip(held, swapped(held, 0), strict=True):
         assert (after.name, after.path, after.caption) == (before.name, before.path, before.caption)
         source = next(e for e in held if e.sample["alt_text"] == after.sample["alt_text"])
@@ -194,7 +205,7 @@ def test_another_page_is_another_page_and_the_image_stays(ground):
 )
 def test_too_few_captions_are_refused(ground, changes):
     with pytest.raises(InputError, match="held-out ones of two pages"):
-        joined(ground, **changes).split(0)
+        joined(ground, **changes).held_out()
 
 
 def test_priors_are_asked_for_where_a_kind_needs_them(ground):
@@ -202,8 +213,8 @@ def test_priors_are_asked_for_where_a_kind_needs_them(ground):
     with pytest.raises(InputError, match="priors is empty"):
         captioner.Plan.of(run)
     run.close()
-    _, refused = joined(ground, "fused").split(0)
-    assert {r.reason for r in refused} == {"no_priors", "image_failed", "image_in_train"}
+    found = set(reasons(joined(ground, "fused")))
+    assert found == {"no_priors", "image_failed", "image_in_train"}
 
 
 @pytest.fixture(scope="module")
@@ -266,10 +277,9 @@ def test_a_real_training_is_scored_beside_its_baselines(trained, asked):
 
 
 def test_a_handful_shows_every_system_beside_its_picture(ground):
-    held, refused = joined(ground).split(0)
-    plan = captioner.Plan(
-        captions=joined(ground), held_out=held, refused=refused, settings=None, arm={}
-    )
+    captions = joined(ground)
+    held = captions.held_out()
+    plan = captioner.Plan(captions=captions, held_out=held, settings=None, arm={})
     texts = {system: [f"{system} {e.name}" for e in held] for system in captioner.SYSTEMS}
     for card in captioner.examples(plan, texts, 2):
         assert card["picture"].exists()

@@ -20,7 +20,7 @@ from vislib.engines import Request
 from vislib.engines.extractive import Extractive
 from vislib.engines.thoughts import without_thoughts
 from vislib.prompts.captions import FUSED, PAGE, load_prompt, render_prompt
-from vislib.runs import Drop, InputError, Run, choose, seeded, sql, tables
+from vislib.runs import InputError, Run, choose, seeded, sql, tables
 from vislib.runs.tables import Row
 from vislib.training import launch, planning
 from vislib.training.chat import MARK
@@ -51,18 +51,19 @@ _OF_PAGE = frozenset((*PAGE, "world_knowledge"))  # fields that another page fil
 Texts = dict[str, list[str]]  # captions of each system, in the order of the held-out examples
 
 
-def join(kind: str, *, seed: int, test_fraction: float, with_priors: bool) -> str:
+def join(kind: str, *, seed: int, test_fraction: float, held_out: int, with_priors: bool) -> str:
     """SQL: one row per caption of a kind with what its writer read, in order, its split, and the
     `fault` (reason, detail) for which it is neither learnt from nor held out.
 
     The split is by page, that of stage 08 with its seed and fraction: captions of one page say the
-    same things.
+    same things. Of the test split `held_out` (0: all) are drawn by hash.
     """
     needed = "TRUE" if kind in FUSED else "FALSE"
+    beyond = f"place > {held_out}" if held_out else "FALSE"
     return f"""
     WITH joined AS (
         SELECT captions.row AS caption, samples.row AS sample, images.row AS image,
-            {"prior.row" if with_priors else "NULL"} AS priors, images.image_id,
+            {"prior.row" if with_priors else "NULL"} AS priors, images.image_id, sample_id,
             {sql.split(seed, test_fraction)} AS split,
             -- in the order in which a caption came about: the first lack is the cause
             CASE WHEN captions.status <> 'ok' THEN ['caption_failed', captions.reason]
@@ -75,14 +76,27 @@ def join(kind: str, *, seed: int, test_fraction: float, with_priors: bool) -> st
             LEFT JOIN (SELECT image_id, min(row) AS row FROM priors GROUP BY image_id) AS prior
                 ON prior.image_id = images.image_id
         WHERE captions.kind = '{kind}'
+    ), parted AS (
+        -- an image may stand on several pages, and one that is learnt from tests nothing
+        SELECT * REPLACE (if(fault IS NULL AND split = 'test' AND image_id IN (
+            SELECT image_id FROM joined WHERE fault IS NULL AND split = 'train'
+        ), ['image_in_train', image_id], fault) AS fault) FROM joined
+    ), drawn AS (
+        SELECT *, row_number() OVER (PARTITION BY split, fault IS NULL
+            ORDER BY {sql.drawn("sample_id", seed)}) AS place FROM parted
     )
     SELECT caption, sample, image, priors, split,
-        -- an image may stand on several pages, and one that is learnt from tests nothing
-        if(fault IS NULL AND split = 'test' AND image_id IN (
-            SELECT image_id FROM joined WHERE fault IS NULL AND split = 'train'
-        ), ['image_in_train', image_id], fault) AS fault
-    FROM joined ORDER BY caption
+        if(fault IS NULL AND split = 'test' AND {beyond}, ['not_chosen', image_id], fault) AS fault
+    FROM drawn ORDER BY caption
     """
+
+
+# Neither learnt from nor held out; and those that are not learnt from.
+REFUSED = """
+    SELECT caption.sample_id AS id, fault[1] AS reason, fault[2] AS detail
+    FROM joined WHERE fault IS NOT NULL ORDER BY row
+"""
+UNLEARNT = "SELECT caption.sample_id FROM joined WHERE split = 'test' OR fault IS NOT NULL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +150,16 @@ class Captions:
             raise InputError(
                 f"kind is {kind}, but priors is empty; set priors to 05_experts/priors"
             )
+        query = join(
+            kind,
+            seed=run.seed,
+            test_fraction=run.params.test_fraction,
+            held_out=run.params.held_out,
+            with_priors=priors is not None,
+        )
         # One row per caption: what is lost or doubled in the join is an error, not fewer rows.
-        fraction = run.params.test_fraction
         joined = run.sql(
-            join(kind, seed=run.seed, test_fraction=fraction, with_priors=priors is not None),
+            query,
             into="joined",
             one_per="caption.sample_id",
             captions=run.table("captions"),
@@ -189,29 +209,20 @@ class Captions:
                     caption=row["caption"]["caption"],
                 )
 
-    def split(self, most: int) -> tuple[list[Example], list[Drop]]:
-        """At most `most` held-out captions (0: all of their pages), a seeded choice, and those that
-        are neither learnt from nor held out. Raises InputError if there are too few.
+    def held_out(self) -> list[Example]:
+        """The captions that are asked for anew. Raises InputError if they, or those to learn from,
+        are too few.
         """
-        refused = []
-        for row in tables.read_rows(self.joined, ["caption", "fault"]):
-            if row["fault"]:
-                reason, detail = row["fault"]
-                refused.append(Drop(reason, detail, row["caption"]["sample_id"]))
         held = list(self.examples("test"))
-        chosen = choose(held, most, self.seed, key=lambda example: example.name)
         n_learnt = sum(1 for _ in self.examples("train"))
         # Of one page alone nothing can be drawn: no score would have an interval.
-        if not n_learnt or len({example.page for example in chosen}) < 2:
+        if not n_learnt or len({example.page for example in held}) < 2:
             raise InputError(
                 f"{self.joined}: of the {self.kind} captions {n_learnt} are to learn from and"
-                f" {len(chosen)} held out; take some to learn from, and held-out ones of two pages"
+                f" {len(held)} held out; take some to learn from, and held-out ones of two pages"
                 " at least: more captions, another test_fraction, held_out or seed"
             )
-        # Whoever is neither learnt from nor asked must be in the account.
-        kept = {example.name for example in chosen}
-        others = [example for example in held if example.name not in kept]
-        return chosen, refused + [Drop("not_chosen", one.image_id, one.name) for one in others]
+        return held
 
 
 def swapped(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -230,14 +241,13 @@ def swapped(examples: Sequence[Example], seed: int) -> list[Example]:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is trained and what is asked: settings of the processes, held-out captions, those that
-    are neither, and the row of `arms` but for tokens and steps.
+    """What is trained and what is asked: settings of the processes, held-out captions, and the row
+    of `arms` but for tokens and steps.
     """
 
     settings: Settings
     captions: Captions
     held_out: Sequence[Example]
-    refused: Sequence[Drop]
     arm: Row
 
     @classmethod
@@ -248,7 +258,7 @@ class Plan:
         Raises InputError where no model or too few captions can be used.
         """
         params, captions = run.params, Captions.of(run)
-        held, refused = captions.split(params.held_out)
+        held = captions.held_out()
         settings = planning.settings_of(
             run,
             # The parameter of that name is a number of captions; training takes a file of rows.
@@ -265,8 +275,11 @@ class Plan:
             conversations=f"{portable(params.captions)} {params.kind}",
         )
         facts = {**settings.facts, "prompt_sha": captions.template.sha}
+        # Those that are learnt from are accounted for by their encoding.
+        run.sql(REFUSED, into="dropped", joined=captions.joined)
+        run.account("caption", taken=UNLEARNT, joined=captions.joined)
         settings = replace(settings, facts=facts)
-        return cls(settings=settings, captions=captions, held_out=held, refused=refused, arm=arm)
+        return cls(settings=settings, captions=captions, held_out=held, arm=arm)
 
 
 def write(run: Run, plan: Plan) -> Texts:
@@ -329,11 +342,6 @@ def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None
     """
     held = plan.held_out
     with run.output() as output:
-        # Those that are learnt from are accounted for; held-out ones count as kept.
-        output.take("caption", len(held) + len(plan.refused))
-        output.keep("caption", len(held))
-        for lost in plan.refused:
-            output.drop("caption", lost.id, lost.reason, lost.detail)
         output.note("captions_held_out", len(held))
         for step in totals["log"]:
             output.write("steps", step)
