@@ -8,6 +8,7 @@ page. A caption that fails a check is set aside with its text.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vislib.checks import RULES, Checks
 from vislib.engines import Request
 from vislib.prompts.captions import FUSED, KINDS, load_prompt, render_prompt
 from vislib.runs import Drop, InputError, Note, Run, To, choose, sql, tables
-from vislib.runs.contract import SAMPLES
+from vislib.runs.contract import CAPTIONS, SAMPLES
 from vislib.runs.errors import check_kept
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
@@ -130,11 +131,10 @@ class Plan:
             # Placeholders in a caption would be images to whoever trains on it.
             caption, changed = prompts.neutralise(answer["text"])
             yield Note("placeholders_neutralised", changed)
-            made = {"sample_id": sample["sample_id"], "kind": kind, "caption": caption}
-            names = ("model", "prompt_sha", "request_sha", "tokens_in", "tokens_out")
-            made |= {"status": status, "reason": reason} | {name: answer[name] for name in names}
+            made = {name: answer[name] for name in CAPTIONS.names if name in answer}
+            made |= {"sample_id": sample["sample_id"], "kind": kind, "caption": caption}
             # With its text, also when it is dropped: whoever doubts a check reads what it dropped.
-            yield To("captions", made)
+            yield To("captions", made | {"status": status, "reason": reason})
             if reason:
                 yield Drop(reason, detail)
 
@@ -151,17 +151,17 @@ def examples(run: Run, answers: Path, count: int) -> list[Row]:
     """A seeded handful of the first part to look at: samples with `picture`, `priors` as a prompt
     holds them, and captions by kind.
     """
-    root, cards = run.table("images").parent, dict[str, Row]()
-    for row in tables.read_rows(tables.parts(answers)[0]):
+    root = run.table("images").parent
+    cards: dict[str, Row] = {}
+    # A part of the captions comes from the same part of the answers, row by row.
+    asked = tables.read_rows(tables.parts(answers)[0])
+    made = tables.read_rows(tables.parts(run.data / "captions")[0])
+    for row, caption in zip(asked, made, strict=True):
         sample, found = row["sample"], row["priors"]
         fields = priors.as_fields(sample, found) if found else {}
-        card = cards.setdefault(
-            sample["sample_id"], sample | {"picture": root / row["image"]["path"]}
-        )
+        reason = f" ({caption['reason']})" if caption["reason"] else ""
+        card = cards.setdefault(sample["sample_id"], sample | {"model": caption["model"]})
+        card["picture"] = root / row["image"]["path"]
         card["priors"] = [f"{name}: {text}" for name, text in fields.items() if text]
-    # A part of the captions comes from the same part of the answers.
-    for row in tables.read_rows(tables.parts(run.data / "captions")[0]):
-        reason = f"({row['reason']})" if row["reason"] else ""
-        said = {row["kind"]: f"{row['caption']} {reason}".strip(), "model": row["model"]}
-        cards[row["sample_id"]] |= said
-    return choose(list(cards.values()), count, run.seed, key=lambda card: str(card["sample_id"]))
+        card[row["kind"]] = caption["caption"] + reason
+    return choose(cards.values(), count, run.seed, key=itemgetter("sample_id"))

@@ -18,6 +18,7 @@ from vislib.qa_format import Block, as_text, parse_free_form, parse_multiple_cho
 from vislib.qa_json import SCHEMAS
 from vislib.qa_options import shuffle
 from vislib.runs import Drop, InputError, Note, Run, To, choose, short_hash, sql, tables
+from vislib.runs.contract import QUESTIONS, REQUESTS
 from vislib.runs.errors import check_kept
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
@@ -58,7 +59,8 @@ def join(*, with_priors: bool, limit: int, seed: int) -> str:
     SELECT asked.row AS caption, samples.row AS sample, images.row AS image,
         {"priors.row" if with_priors else "NULL"} AS priors, question_type
     FROM ({asked_about(limit=limit, seed=seed)}) asked
-        LEFT JOIN samples USING (sample_id) LEFT JOIN images USING (image_url) {looked_at},
+        LEFT JOIN samples USING (sample_id)
+        LEFT JOIN images ON images.image_url = samples.image_url AND path IS NOT NULL {looked_at},
         (SELECT unnest({list(PARSERS)}) AS question_type, unnest([0, 1]) AS place)
     WHERE asked.status = 'ok' ORDER BY asked.row, place
     """
@@ -85,7 +87,7 @@ class Plan:
 
     def request(self, row: Row) -> Request:
         """What is asked about a joined row."""
-        caption, sample, image = row["caption"], row["sample"], row["image"] or {}
+        caption, sample, image = row["caption"], row["sample"], row["image"]
         # Without its page a round cannot be checked, so a caption of another run is no caption.
         if sample is None:
             raise InputError(
@@ -111,7 +113,7 @@ class Plan:
                 "sample": sample,
                 "caption": caption["caption"],
                 "priors": row["priors"],
-                "image_path": str(self.root / image["path"]) if image.get("path") else "",
+                "image_path": str(self.root / image["path"]) if image else "",
             },
         )
 
@@ -133,33 +135,31 @@ class Plan:
         """Answers become rows of `requests` and, round by round, of `questions`."""
         for row in rows:
             answer, caption, task = row["answer"], row["caption"], row["question_type"]
-            ids = {
-                "sample_id": caption["sample_id"],
-                "kind": caption["kind"],
-                "question_type": task,
-            }
-            names = ("status", "reason", "model", "request_sha", "tokens_in", "tokens_out")
+            known = answer | {"sample_id": caption["sample_id"], "kind": caption["kind"]}
+            known["question_type"] = task
             # A failed answer has its row too: who was asked what, and what it cost, is told of all.
-            yield To("requests", ids | {name: answer[name] for name in names})
+            yield To("requests", {name: known[name] for name in REQUESTS.names})
             if answer["status"] != "ok":
                 yield Drop(answer["reason"], answer["detail"])
                 continue
-            shas = {name: answer[name] for name in ("model", "prompt_sha", "request_sha")}
             page = row["sample"]["context"] or ""
             for number, block in enumerate(self.blocks(task, answer["text"], page), 1):
-                yield from _round(ids | shas, number, block, self.params)
+                yield from _round(known, number, block, self.params)
 
     def _checked(self, block: Block, question_type: str, page: str) -> Block:
         """The block with the first check that its question or its free-form answer fails, if it was
         good so far.
         """
-        # The answer of a multiple-choice round is a letter: nothing to check.
-        texts = (block.round.question, block.round.answer)[: 1 if block.round.options else 2]
-        for text in texts if not block.reason else ():
-            prompt = self.templates[question_type].text
-            name, found = self.checks.fault(text, prompt=prompt, page=page)
-            if name:
-                return replace(block, reason=name, text=f"{found} … in: {text}")
+        texts = [block.round.question]
+        if not block.round.options:  # else it is a letter: nothing to check
+            texts.append(block.round.answer)
+        prompt = self.templates[question_type].text
+        for text in texts:
+            if block.reason:
+                break
+            reason, found = self.checks.fault(text, prompt=prompt, page=page)
+            if reason:
+                block = replace(block, reason=reason, text=f"{found} … in: {text}")
         return block
 
 
@@ -176,7 +176,8 @@ def _round(origin: Row, number: int, block: Block, params: Any) -> Iterator[Said
     """One row of `questions`, the options of a good one shuffled; a bad round is dropped too."""
     texts = (block.round.question, block.round.answer, *block.round.options)
     found = [prompts.neutralise(text) for text in texts]
-    question, answer, *options = (text for text, _ in found)
+    question, answer, *options = [text for text, _ in found]
+    yield Note("placeholders_neutralised", sum(n for _, n in found))
     ids = origin["sample_id"], origin["kind"], origin["question_type"]
     # With its number: a model may ask the same question twice in one answer.
     question_id = short_hash(*ids, str(number), question)
@@ -187,10 +188,16 @@ def _round(origin: Row, number: int, block: Block, params: Any) -> Iterator[Said
             order = shuffle(question, options, answer, seed=params.seed, name=question_id)
             options, answer = order or (options, answer)
             yield Note("options_left_in_order", not order)
-    yield Note("placeholders_neutralised", sum(n for _, n in found))
-    row = {"question_id": question_id, **origin, "round": number, "question": question}
-    row |= {"options": options, "answer": answer, "reason": block.reason}
-    yield To("questions", row | {"status": "dropped" if block.reason else "ok"})
+    known = origin | {
+        "question_id": question_id,
+        "round": number,
+        "question": question,
+        "options": options,
+        "answer": answer,
+        "status": "dropped" if block.reason else "ok",
+        "reason": block.reason,
+    }
+    yield To("questions", {name: known[name] for name in QUESTIONS.names})
     if block.reason:
         yield Drop(block.reason, block.text[:_DETAIL], id=question_id, unit="round")
 
@@ -210,14 +217,17 @@ def examples(run: Run, answers: Path, count: int) -> list[Row]:
     """A seeded handful of the first part to look at: captions, each with its sample, `picture`, and
     rounds by question type as text.
     """
-    root, cards = run.table("images").parent, dict[tuple[str, str], Row]()
+    root = run.table("images").parent
+    cards: dict[tuple[str, str], Row] = {}
     for row in tables.read_rows(tables.parts(answers)[0]):
-        caption, path = row["caption"], (row["image"] or {}).get("path")
-        card = row["sample"] | {"kind": caption["kind"], "caption": caption["caption"]}
-        card["picture"] = root / path if path else ""
-        cards[card["sample_id"], card["kind"]] = card | dict.fromkeys(PARSERS, "")
+        caption, image = row["caption"], row["image"]
+        card = row["sample"] | dict.fromkeys(PARSERS, "")
+        card |= {"kind": caption["kind"], "caption": caption["caption"]}
+        card["picture"] = root / image["path"] if image else ""
+        cards[caption["sample_id"], caption["kind"]] = card
     # A part of the questions comes from the same part of the answers.
     for row in tables.read_rows(tables.parts(run.data / "questions")[0]):
-        cards[row["sample_id"], row["kind"]][row["question_type"]] += f"\n\n{as_text(row)}"
-    chosen = choose(list(dict.fromkeys(id for id, _ in cards)), count, run.seed)
+        card = cards[row["sample_id"], row["kind"]]
+        card[row["question_type"]] += f"\n\n{as_text(row)}"
+    chosen = choose({id for id, _ in cards}, count, run.seed)
     return [card for (id, _), card in cards.items() if id in chosen]
