@@ -36,7 +36,7 @@ REASONS = {
     "several_answers": "the answer names more than one letter",
     "beyond_five_rounds": "five good rounds stand before it",
 }
-Names = tuple[str, ...]  # of the parts of a round
+Names = tuple[str, ...]  # of the parts of a round; or texts of options
 _FREE_FORM: Names = ("human", "assistant")
 _MULTIPLE_CHOICE: Names = ("human", "option", "assistant")
 _INCOMPLETE = {
@@ -191,24 +191,24 @@ def _json_block(text: str, found: JsonRound, expected: Names) -> Block:
     options, fault = found.options() if "option" in expected else ((), "")
     if not found.fields:
         fault = "broken_json"
-    entry = Round(found.words("question"), options, found.words("answer"))
-    return _checked(entry, fault, text[found.start : found.end])
+    body = text[found.start : found.end]
+    return _block(found.words("question"), options, found.words("answer"), fault, body)
 
 
-def _checked(found: Round, fault: str, text: str) -> Block:
+def _block(question: str, options: Names, answer: str, fault: str, text: str) -> Block:
     """The block of a round that was read with `fault` ("": none so far), in whatever form it was
     written.
     """
-    answer = _ANSWER.sub(r"\1", unescaped(found.answer)).strip()
-    found = replace(found, question=unescaped(found.question), answer=answer)
-    if not fault and not has_words(found.question):
-        fault = "empty_question"
-    if not fault and not has_words(answer):
-        fault = "missing_answer"
-    if not fault and found.options:
-        answer, fault = read_letter(answer, found.options)
-        found = replace(found, answer=answer)
-    return Block(found, fault, text)
+    question = unescaped(question)
+    answer = _ANSWER.sub(r"\1", unescaped(answer)).strip()
+    if not fault:
+        if not has_words(question):
+            fault = "empty_question"
+        elif not has_words(answer):
+            fault = "missing_answer"
+        elif options:
+            answer, fault = read_letter(answer, options)
+    return Block(Round(question, options, answer), fault, text)
 
 
 def _text_blocks(text: str, expected: Names) -> list[Block]:
@@ -243,19 +243,19 @@ def _identifiers(text: str, expected: Names) -> list[re.Match[str]]:
     Those that begin a line are. One within a line is if the round lacks it at the beginning of a
     line: some models write no line breaks.
     """
-    firm = {mark.start("name") for mark in _FIRM.finditer(text)}
+    begins = {mark.start("name") for mark in _FIRM.finditer(text)}
     rounds: list[list[re.Match[str]]] = [[]]
     for mark in IDENTIFIER.finditer(text):
         if mark["close"]:
             continue
-        if mark.start("name") in firm and _name(mark) == "human":
+        if mark.start("name") in begins and _name(mark) == "human":
             rounds.append([])
         rounds[-1].append(mark)
     kept: list[re.Match[str]] = []
     for marks in rounds:
-        whole = {_name(mark) for mark in marks if mark.start("name") in firm}.issuperset(expected)
-        lacking = () if whole else expected
-        kept += [m for m in marks if m.start("name") in firm or _name(m) in lacking]
+        firm = {_name(mark) for mark in marks if mark.start("name") in begins}
+        lacking = () if firm.issuperset(expected) else expected
+        kept += [m for m in marks if m.start("name") in begins or _name(m) in lacking]
     return kept
 
 
@@ -284,5 +284,5 @@ def _read(parts: Sequence[Part], expected: Names) -> Block:
     if names != expected:
         known = names if set(names) <= set(expected) else ()
         fault = _INCOMPLETE.get(known, "identifiers_unpaired")
-    found = Round(words["human"], options, words["assistant"])
-    return _checked(found, fault, "".join(part.text for part in parts))
+    body = "".join(part.text for part in parts)
+    return _block(words["human"], options, words["assistant"], fault, body)

@@ -23,22 +23,33 @@ _QUOTE = f"[{_OPENING}”’»›」』]"
 _BETWEEN = " ,;|/，、；"  # what stands between options in one line
 _MARK = re.compile(
     # where an option may begin: a line, perhaps a list's; after a sign between options; a blank
-    r"(?:(?P<line>^[ \t]{0,8}(?:[-*•+][ \t]{1,3})?)|(?P<after>[,;|/，、；][ \t]{0,8})"
-    rf"|(?<=[\s{UNSPACED}]))"
+    r"(?:"
+    r"(?P<line>^[ \t]{0,8}(?:[-*•+][ \t]{1,3})?)"
+    r"|(?P<after>[,;|/，、；][ \t]{0,8})"
+    rf"|(?<=[\s{UNSPACED}])"
+    r")"
     # its letter, in quotes, brackets or stars that end before or after it; E shows a fifth option
-    rf"(?P<open>[{_OPENING}*(\[_（【]{{0,4}})(?P<letter>[A-EＡ-Ｅ])(?P<shut>[*_\"']{{0,3}})"
+    rf"(?P<open>[{_OPENING}*(\[_（【]{{0,4}})"
+    r"(?P<letter>[A-EＡ-Ｅ])"
+    r"(?P<shut>[*_\"']{0,3})"
     # the sign after the letter; in `D.C.` within a line it is none
     r"(?:[.):\]．：）】、。]{1,2}|[ ][-–—](?=[ ]))"
-    r"[*_]{0,3}(?(line)|(?![A-Za-z]\.))(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
+    r"[*_]{0,3}"
+    r"(?(line)|(?![A-Za-z]\.))"
+    r"(?P<wide>(?=[\s\"'“‘«「]|\Z))?",
     re.IGNORECASE | re.MULTILINE,
 )
-_LETTERED = re.compile(r"[(（]?(?P<letter>[A-DＡ-Ｄ])(?:[.):](?=\s|$)|[．：）、])", re.IGNORECASE)
+_LETTERED = re.compile(
+    r"[(（]?(?P<letter>[A-DＡ-Ｄ])(?:[.):](?=\s|$)|[．：）、])",
+    re.IGNORECASE,
+)
 _OF_OTHERS = re.compile(
     # "All of the above", "the first two", "Both A and C": true at one place alone
     r"(?i:\b(?:all|both|none|neither|either|any|two|three) (?:of )?(?:the )?"
     r"(?:above|below|these|those|them|others?|answers|options|choices|statements)\b)"
     r"|(?i:\bthe (?:above|former|latter|(?:first|last|other) (?:two|three))\b)"
-    r"|(?i:\b(?:options?|answers?|choices?)) \(?[A-D]\b|\b[A-D]\)?(?:,| and| or| &|/) ?\(?[A-D]\b"
+    r"|(?i:\b(?:options?|answers?|choices?)) \(?[A-D]\b"
+    r"|\b[A-D]\)?(?:,| and| or| &|/) ?\(?[A-D]\b"
 )
 _ESCAPED = re.compile(r"\\(?=[\"'`*_#()\[\]<>$&%])")
 Mark = re.Match[str]
@@ -76,9 +87,10 @@ def read_options(body: str) -> Options:
 def read_listed(options: Sequence[str]) -> Options:
     """Read options that stand apart; `A.` to `D.` before them go if each has its own."""
     marks = [_LETTERED.match(option) for option in options]
-    if "".join(_letter(mark) if mark else "-" for mark in marks) == LETTERS:
+    letters = [_letter(mark) for mark in marks if mark]
+    if letters == list(LETTERS) and all(marks):
         options = [_LETTERED.sub("", option, count=1).strip() for option in options]
-    return _checked([unescaped(option) for option in options])
+    return _checked(list(map(unescaped, options)))
 
 
 def _marks(body: str) -> list[Mark]:
@@ -87,7 +99,7 @@ def _marks(body: str) -> list[Mark]:
     if not found or _letter(found[0]) != "A":
         return []
     first = found[0]
-    quote = next((sign for sign in first["open"] if sign in _OPENING), "\0")
+    quotes = [sign for sign in first["open"] if sign in _OPENING]
     # In the case of the first: an `a.` among `A.` to `D.` is a word.
     capital = first["letter"].isupper()
     alike = [mark for mark in found[1:] if mark["letter"].isupper() == capital]
@@ -95,14 +107,15 @@ def _marks(body: str) -> list[Mark]:
     line, after, wide = (
         [mark for mark in alike if mark[kind] is not None] for kind in ("line", "after", "wide")
     )
-    quoted = [mark for mark in alike if quote in mark["open"]]
+    quoted = [mark for mark in alike if quotes and quotes[0] in mark["open"]]
     for marks in (line, quoted, after, wide, alike):
         letters = "".join(map(_letter, marks))
         if "B" in letters:
             # One way alone to choose a B, a C and a D in this order, and no E after them.
             cut = re.fullmatch("[^B]*(B)[^BC]*(C)[^CD]*(D)[^DE]*", letters)
-            chosen = [cut.start(group) for group in (1, 2, 3)] if cut else []
-            return [first, *(marks[number] for number in chosen)]
+            if not cut:
+                return [first]
+            return [first, *(marks[cut.start(group)] for group in (1, 2, 3))]
     return []
 
 
@@ -112,11 +125,13 @@ def _letter(mark: Mark) -> str:
 
 def _option(body: str, mark: Mark, end: int) -> str:
     """The words of one option, without the quotes or stars around it."""
-    paragraph = body[mark.end() : end].strip().partition("\n\n")[0]
-    text = " ".join(paragraph.split()).rstrip(_BETWEEN)
+    paragraph, _, _ = body[mark.end() : end].strip().partition("\n\n")
+    text = " ".join(paragraph.split())
+    text = text.rstrip(_BETWEEN)
     if "*" in mark["open"]:
         text = text.rstrip("*_")
-    opened, shut = (re.search(_QUOTE, mark[name]) for name in ("open", "shut"))
+    opened = re.search(_QUOTE, mark["open"])
+    shut = re.search(_QUOTE, mark["shut"])
     if opened and not shut:
         # A quote at the end closes what was opened before the letter.
         text = re.sub(rf"{_QUOTE}\Z", "", text)
@@ -128,11 +143,12 @@ def _option(body: str, mark: Mark, end: int) -> str:
 def _checked(options: Sequence[str]) -> Options:
     if len(options) != len(LETTERS):
         return (), "not_four_options"
+    fault = ""
     if not all(map(has_words, options)):
-        return tuple(options), "empty_option"
-    if len(set(map(plain, options))) < len(options):
-        return tuple(options), "repeated_options"
-    return tuple(options), ""
+        fault = "empty_option"
+    elif len(set(map(plain, options))) < len(options):
+        fault = "repeated_options"
+    return tuple(options), fault
 
 
 def read_letter(answer: str, options: Sequence[str]) -> tuple[str, str]:
@@ -142,7 +158,8 @@ def read_letter(answer: str, options: Sequence[str]) -> tuple[str, str]:
     An option's text inside a sentence is no answer here: in data, what is not sure is set aside.
     """
     # What follows the first line explains the choice, and may name other options.
-    found = meant(answer.partition("\n")[0], options)
+    first, _, _ = answer.partition("\n")
+    found = meant(first, options)
     if not found.letters:
         found = meant(answer, options)
     if len(found.letters) == 1:
@@ -163,6 +180,6 @@ def shuffle(
     if any(map(_OF_OTHERS.search, (question, *options))):
         return None
     # By hash: the order of a question is the same in every run, whatever stands before it.
-    order = sorted(range(len(options)), key=lambda i: seeded(seed, name, str(i)))
-    right = LETTERS.index(letter)
-    return [options[i] for i in order], LETTERS[order.index(right)]
+    order = sorted(range(len(options)), key=lambda place: seeded(seed, name, str(place)))
+    right = order.index(LETTERS.index(letter))
+    return [options[place] for place in order], LETTERS[right]
