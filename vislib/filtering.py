@@ -33,7 +33,7 @@ FROM (SELECT doc_id, unnest(images) AS url, unnest(range(1, len(images) + 1)) AS
       FROM documents)
 WHERE url IS NOT NULL
 """
-Count = Callable[[Iterable[str]], list[int]]
+Count = Callable[[str], int]
 _tokenizer = cache(load_tokenizer)  # once in each process
 
 
@@ -50,14 +50,16 @@ def filter_pages(
 
     Raises InputError if the context is to be shorter than its placeholder.
     """
-    count = partial(count_tokens, _tokenizer(tokenizer))
-    least, one, two = count([IMAGE, f"\n\n{OTHER}", f"\n\n{OTHER}" * 2])
+    count = partial(n_tokens_of, tokenizer=tokenizer)
+    least = count(IMAGE)
+    another = f"\n\n{OTHER}"
+    each = count(another * 2) - count(another)
     if 0 < context_tokens < least:
         raise InputError(
             f"context_tokens = {context_tokens}: {IMAGE} alone takes {least}; 0 keeps the page"
         )
-    lengths = page_lengths(pages, tokenizer, max_tokens)
-    for page, (n_tokens, exact) in zip(pages, lengths, strict=True):
+    for page in pages:
+        n_tokens, exact = page_length(page, tokenizer, max_tokens)
         if n_tokens > max_tokens:
             yield Drop(ABOVE_CAP, str(n_tokens) if exact else f"over {n_tokens}")
             continue
@@ -73,33 +75,41 @@ def filter_pages(
             # In page order: the bound of a gallery keeps its first images, whatever comes later.
             if not fault and 0 < images_per_page <= len(usable):
                 fault = "above_images_per_page", str(len(samples))
-            if fault:
-                yield Drop(*fault, id=sample["sample_id"], unit="image")
-            else:
+            if not fault:
                 usable.append(sample)
+                continue
+            yield Drop(*fault, id=sample["sample_id"], unit="image")
         texts, n_reserved = neutral(page["texts"])
         yield Note("reserved_words_rewritten", n_reserved)
         # so many placeholders of other images fit under the cap; the image's own takes one
-        others = max(0, (max_tokens - n_tokens) // max(1, two - one) - 1)
-        yield from with_contexts(usable, texts, others, context_tokens, count)
+        room = max_tokens - n_tokens
+        others = max(0, room // max(1, each) - 1)
+        for sample in usable:
+            before, after = around(texts, sample["image_index"], others)
+            context = nearest(before, after, context_tokens, count)
+            yield To("samples", sample | {"context": context, "n_context_tokens": count(context)})
 
 
-def page_lengths(pages: Iterable[Row], tokenizer: str, most: int) -> list[tuple[int, bool]]:
-    """Tokens of each page, and whether that is all of them: beyond `most` nobody counts on."""
-    texts = [page_text(page) for page in pages]
-    counter = _tokenizer(tokenizer)
+def n_tokens_of(text: str, tokenizer: str) -> int:
+    """Tokens of a text."""
+    (n_tokens,) = count_tokens(_tokenizer(tokenizer), [text])
+    return n_tokens
+
+
+def page_length(page: Row, tokenizer: str, most: int) -> tuple[int, bool]:
+    """Tokens of a page, and whether that is all of them: beyond `most` nobody counts on."""
+    text = page_text(page)
     # A page of a megabyte takes minutes to tokenize; that it is too long shows at its beginning.
-    beyond = [tokens_beyond(counter, text, most) for text in texts]
-    short = ["" if long else text for text, long in zip(texts, beyond, strict=True)]
-    counted = zip(beyond, count_tokens(counter, short), strict=True)
-    return [(long or n_tokens, not long) for long, n_tokens in counted]
+    beyond = tokens_beyond(_tokenizer(tokenizer), text, most)
+    return (beyond, False) if beyond else (n_tokens_of(text, tokenizer), True)
 
 
 def sample_fault(sample: Mapping[str, Any], min_side: int) -> tuple[str, str] | None:
     """Why an image is not worth asking for, with a detail; None if it is."""
     width, height = sample["width"], sample["height"]
-    if fault := url_fault(sample["image_url"]):
-        return fault, sample["image_url"][:200]
+    url = sample["image_url"]
+    if fault := url_fault(url):
+        return fault, url[:200]
     if 0 < min(width, height) < min_side:  # an unknown size is 0: only the file can tell
         return "too_small", f"{width}x{height}"
     return None
@@ -107,18 +117,14 @@ def sample_fault(sample: Mapping[str, Any], min_side: int) -> tuple[str, str] | 
 
 def neutral(texts: Iterable[str | None]) -> tuple[list[str | None], int]:
     """Texts with the reserved words rewritten, and how many there were."""
-    found = [(None, 0) if text is None else prompts.neutralise(text) for text in texts]
-    return [text for text, _ in found], sum(n for _, n in found)
-
-
-def with_contexts(
-    samples: Sequence[Row], texts: Sequence[str | None], others: int, limit: int, count: Count
-) -> Iterator[To]:
-    """Samples of one page with their `context`, and its tokens; see `around` and `nearest`."""
-    places = (around(texts, sample["image_index"], others) for sample in samples)
-    contexts = [nearest(*place, limit, count) for place in places]
-    for sample, context, length in zip(samples, contexts, count(contexts), strict=True):
-        yield To("samples", sample | {"context": context, "n_context_tokens": length})
+    rewritten: list[str | None] = []
+    n_words = 0
+    for text in texts:
+        if text is not None:
+            text, n = prompts.neutralise(text)
+            n_words += n
+        rewritten.append(text)
+    return rewritten, n_words
 
 
 def check_left(run: Run) -> None:
@@ -179,12 +185,21 @@ def around(texts: Sequence[str | None], index: int, others: int) -> tuple[str, s
     A gallery of 4,000 images would else put 4,000 placeholders into each of 4,000 contexts.
     """
     images = [place for place, text in enumerate(texts) if text is None]
-    first = max(0, min(images.index(index) - others // 2, len(images) - 1 - others))
+    half = images.index(index) - others // 2
+    last = len(images) - 1 - others
+    first = max(0, min(half, last))
     shown = set(images[first : first + others + 1])
-    blocks = [OTHER if text is None else text for text in texts]
-    kept = [place for place, text in enumerate(texts) if text is not None or place in shown]
-    before = "".join(f"{blocks[place]}\n\n" for place in kept if place < index)
-    return before, "".join(f"\n\n{blocks[place]}" for place in kept if place > index)
+    before = []
+    after = []
+    for place, text in enumerate(texts):
+        block = OTHER if text is None and place in shown else text
+        if block is None or place == index:
+            continue
+        if place < index:
+            before.append(f"{block}\n\n")
+        else:
+            after.append(f"\n\n{block}")
+    return "".join(before), "".join(after)
 
 
 def nearest(before: str, after: str, limit: int, count: Count) -> str:
@@ -197,13 +212,16 @@ def nearest(before: str, after: str, limit: int, count: Count) -> str:
     if not limit:  # the paper's own: the whole page
         return before + IMAGE + after
     left, right = "", ""
-    waiting = sentences(before), sentences(after)[::-1]  # the nearest last
-    while any(waiting):
-        if waiting[0] and (len(left) <= len(right) or not waiting[1]):
-            side, tried = waiting[0], (waiting[0].pop() + left, right)
+    earlier = sentences(before)
+    later = sentences(after)[::-1]  # the nearest last
+    while earlier or later:
+        if earlier and (len(left) <= len(right) or not later):
+            side = earlier
+            tried = side.pop() + left, right
         else:
-            side, tried = waiting[1], (left, right + waiting[1].pop())
-        if count([IMAGE.join(tried).strip()])[0] > limit:
+            side = later
+            tried = left, right + side.pop()
+        if count(IMAGE.join(tried).strip()) > limit:
             side.clear()
         else:
             left, right = tried
