@@ -1,4 +1,4 @@
-"""Boxes by class activation: on the thing that a photograph shows, and alike in any batch."""
+"""Boxes by class activation: on the thing that a photograph shows."""
 
 import pytest
 from PIL import Image
@@ -32,8 +32,7 @@ def iou(box: Box, other: tuple[float, float, float, float]) -> float:
     ],
 )
 def test_the_box_lies_on_what_is_named(detector, name, label, place) -> None:
-    [found] = detector([read_image(image_file(name))])
-    [box] = found.boxes
+    [box] = detector(read_image(image_file(name))).boxes
     assert box.label == label
     assert box.score > 0.5
     assert iou(box, place) > 0.5
@@ -44,17 +43,10 @@ def test_a_thing_in_a_corner_is_framed_there(detector, corner) -> None:
     tripod = read_image(image_file("tripod.jpg"))
     canvas = Image.new("RGB", (tripod.width * 2, tripod.height * 2), "white")
     canvas.paste(tripod, (tripod.width * corner, tripod.height * corner))
-    [box] = detector([canvas])[0].boxes
+    [box] = detector(canvas).boxes
     assert box.label == "tripod"
     assert iou(box, (corner / 2, corner / 2, (corner + 1) / 2, (corner + 1) / 2)) > 0.7
 
 
-def test_a_picture_is_seen_alike_alone_and_among_others(detector) -> None:
-    pictures = [read_image(image_file(name)) for name in ("chelsea.jpg", "espresso.jpg")]
-    alone = [detector([picture])[0] for picture in pictures]
-    assert detector(pictures) == alone
-    assert detector([]) == []
-
-
 def test_what_it_is_not_sure_of_has_no_box(detector) -> None:
-    assert detector([Image.new("RGB", (90, 60), "grey")]) == [Findings()]
+    assert detector(Image.new("RGB", (90, 60), "grey")) == Findings()

@@ -1,4 +1,4 @@
-"""Model experts give the scores and boxes of the models themselves, whatever shares their batch."""
+"""Model experts give the scores and boxes of the models themselves."""
 
 import copy
 import dataclasses
@@ -69,13 +69,12 @@ def expert(
     return tagger(models, name, threshold=threshold)
 
 
-def near(left: Findings, right: Findings, within: float = 1e-4) -> bool:
-    """The same labels in order; scores and corners alike."""
-    one, two = ([dataclasses.astuple(item) for item in (*f.tags, *f.boxes)] for f in (left, right))
-    same = len(one) == len(two) and all(a[0] == b[0] for a, b in zip(one, two, strict=True))
-    return same and all(
-        b[1:] == pytest.approx(a[1:], abs=within) for a, b in zip(one, two, strict=True)
-    )
+def each(
+    found: ModelTagger | ClosedDetector | OpenDetector,
+    images: list[Image.Image],
+    vocabularies: list[list[str]] = VOCABULARIES,
+) -> list[Findings]:
+    return [found(image, words) for image, words in zip(images, vocabularies, strict=False)]
 
 
 def tags(scores: torch.Tensor, labels: list[str]) -> list[tuple[str, float]]:
@@ -93,7 +92,7 @@ def test_zero_shot_scores_are_those_of_the_whole_model(models, images, name):
             **processor(text=texts, images=images, return_tensors="pt", **padding)
         ).logits_per_image
     scores = logits.softmax(-1) if name == "clip" else logits.sigmoid()
-    for one, row in zip(found(images), scores, strict=True):
+    for one, row in zip(each(found, images), scores, strict=True):
         expected = tags(row, WORDS)
         assert [tag.label for tag in one.tags] == [label for label, _ in expected]
         assert [tag.score for tag in one.tags] == pytest.approx(
@@ -109,7 +108,7 @@ def test_a_classifier_tags_with_the_first_synonym_of_its_labels(models, images, 
     vision = found.vision
     with torch.inference_mode():
         scores = activate(vision.model(**vision.inputs(images)).logits, -1)
-    for one, row in zip(found(images), scores, strict=True):
+    for one, row in zip(each(found, images), scores, strict=True):
         cranes = max(row[1], row[3])  # two classes of that name: one tag
         expected = tags(
             torch.stack([row[0], cranes, row[2], row[4]]),
@@ -120,21 +119,21 @@ def test_a_classifier_tags_with_the_first_synonym_of_its_labels(models, images, 
 
 @pytest.mark.parametrize("name", ["clip", "vit"])
 def test_thresholds_and_counts_cut_from_below(models, images, name):
-    whole = [one.tags for one in tagger(models, name)(images)]
+    whole = [one.tags for one in each(tagger(models, name), images)]
     middle = whole[0][1].score
-    found = [one.tags for one in tagger(models, name, threshold=middle - 1e-6)(images)]
+    found = [one.tags for one in each(tagger(models, name, threshold=middle - 1e-6), images)]
     assert found == [tuple(tag for tag in one if tag.score >= middle - 1e-6) for one in whole]
-    assert [one.tags for one in tagger(models, name, max_tags=2)(images)] == [
+    assert [one.tags for one in each(tagger(models, name, max_tags=2), images)] == [
         one[:2] for one in whole
     ]
-    assert tagger(models, name, threshold=1.0)(images)[0].tags == ()
+    assert each(tagger(models, name, threshold=1.0), images)[0].tags == ()
 
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_boxes_are_those_of_the_librarys_post_processing(models, images, name):
     found = expert(models, name)
     vision, processor = found.vision, found.vision.processor
-    for image, one in zip(images, found(images), strict=True):
+    for image, one in zip(images, each(found, images), strict=True):
         with torch.inference_mode():
             outputs = vision.model(**processor(images=image, return_tensors="pt"))
         sizes = [(image.height, image.width)]
@@ -164,7 +163,7 @@ def test_owlv2_boxes_are_those_of_the_librarys_post_processing(models, images, t
     [expected] = processor.post_process_grounded_object_detection(
         outputs, threshold=0.0, target_sizes=[(image.height, image.width)], text_labels=[words]
     )
-    [one] = found([image], [words])
+    one = found(image, words)
     assert 0 < len(one.boxes) <= len(expected["boxes"])
     check(one, image, expected["scores"], expected["text_labels"], expected["boxes"])
 
@@ -180,7 +179,7 @@ def test_owlv2_finds_an_object_where_the_shown_picture_has_it(models, images, mo
     found.vision.model.forward = lambda **_: SimpleNamespace(
         logits=torch.tensor([[[9.0], [9.0]]]), pred_boxes=boxes
     )
-    [box] = found([images[0]], [["cat"]])[0].boxes
+    [box] = found(images[0], ["cat"]).boxes
     assert dataclasses.astuple(box) == (
         "cat",
         pytest.approx(1, abs=1e-3),
@@ -200,7 +199,7 @@ def test_a_box_that_is_no_number_is_none_and_costs_no_other(models, images, name
     corners[0, 0] = corners[1, 2] = odd  # a middle, a width
     logits[0, 2] = float("nan")
     kind.forward = lambda **_: SimpleNamespace(logits=logits, pred_boxes=corners[None])
-    (one,) = found([images[4]], [["cat"]])  # 50 px square
+    one = found(images[4], ["cat"])  # 50 px square
     [box] = one.boxes
     assert dataclasses.astuple(box)[2:] == pytest.approx((0.4, 0.4, 0.6, 0.6), abs=1e-3)
 
@@ -224,7 +223,7 @@ def test_grounding_dino_labels_map_back_to_the_tags(models, images):
     best = torch.stack(
         [outputs.logits[0][:, tokens].max(-1).values for tokens in columns], -1
     ).sigmoid()
-    [one] = found([image], [words])
+    one = found(image, words)
     assert {box.label for box in one.boxes} <= set(words)
     check(one, image, best.max(-1).values, [words[i] for i in best.argmax(-1)], expected["boxes"])
 
@@ -247,42 +246,30 @@ def check(
     assert all(0 <= box.x1 < box.x2 <= 1 and 0 <= box.y1 < box.y2 <= 1 for box in one.boxes)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip2", "vit", *CLOSED, *OPEN])
-def test_a_batch_gives_what_each_image_gives_alone(models, images, name):
-    found = expert(models, name)
-    together = found(images, VOCABULARIES)
-    assert all(
-        near(one, found([image], [words])[0])
-        for one, image, words in zip(together, images, VOCABULARIES, strict=True)
-    )
-    assert together == found(images, VOCABULARIES)
-    assert found([], []) == []
-
-
 @pytest.mark.parametrize("name", OPEN)
 def test_the_vocabulary_of_an_image_is_its_own_tags(models, images, name):
-    found = expert(models, name)(images, VOCABULARIES)
+    found = each(expert(models, name), images)
     for one, words in zip(found, VOCABULARIES, strict=True):
         assert {box.label for box in one.boxes} <= set(words)
         assert bool(one.boxes) == bool(words)
-    many = [[chr(97 + i // 26) + chr(97 + i % 26) for i in range(200)]]
-    assert {box.label for box in expert(models, name)(images[:1], many)[0].boxes} <= set(many[0])
+    many = [chr(97 + i // 26) + chr(97 + i % 26) for i in range(200)]
+    assert {box.label for box in expert(models, name)(images[0], many).boxes} <= set(many)
 
 
 @pytest.mark.parametrize("name", [*CLOSED, *OPEN])
 def test_boxes_below_the_threshold_are_left_out(models, images, name):
-    whole = expert(models, name)(images[:1], VOCABULARIES[:1])[0].boxes
+    whole = expert(models, name)(images[0], VOCABULARIES[0]).boxes
     limit = (whole[2].score + whole[3].score) / 2
-    assert expert(models, name, limit)(images[:1], VOCABULARIES[:1])[0].boxes == whole[:3]
+    assert expert(models, name, limit)(images[0], VOCABULARIES[0]).boxes == whole[:3]
 
 
 @pytest.mark.parametrize("name", [*ZERO_SHOT, "vit", *CLOSED, "owlv2"])
 def test_half_precision_runs_and_agrees(models, images, name):
     """As on a GPU; Grounding DINO runs too, but picks other queries where random weights tie."""
     found = expert(models, name)
-    whole = found(images[:2], VOCABULARIES[:2])
+    whole = each(found, images[:2])
     found.vision = dataclasses.replace(found.vision, model=copy.deepcopy(found.vision.model).half())
-    best = [(one.tags or one.boxes)[0].score for one in found(images[:2], VOCABULARIES[:2])]
+    best = [(one.tags or one.boxes)[0].score for one in each(found, images[:2])]
     assert best == pytest.approx([(one.tags or one.boxes)[0].score for one in whole], abs=0.03)
 
 

@@ -46,7 +46,7 @@ def drawn(
 
 
 def read(reader: Reader, image: Image.Image) -> list[Box]:
-    (found,) = reader([image], [[]])
+    found = reader(image)
     assert not found.tags + found.boxes
     return list(found.texts)
 
@@ -115,9 +115,7 @@ def test_a_long_page_is_read_line_by_line(reader):
 
 
 def test_what_is_read_below_half_its_size_is_said(reader):
-    ample, small = reader(
-        [Image.new("RGB", (2000, 1500)), Image.new("RGB", (1500, 1000))], [[], []]
-    )
+    ample, small = (reader(Image.new("RGB", size)) for size in ((2000, 1500), (1500, 1000)))
     assert (ample.notes, small.notes) == ((BELOW_HALF,), ())
 
 

@@ -31,10 +31,6 @@ from vislib.runs.verbs import Said
 
 NAMES = ("tagger", "detector", "open_detector", "ocr")  # of experts, and of their parameters
 IMAGES_PER_PART, _FEWEST_PARTS = 200, 16  # small sets too are shared among workers
-# Pixels at once, 100 MB. Each expert scales once, from the full picture: what is legible after one
-# scaling is lost after two, and a long page must not be scaled by its longest side.
-_PIXELS = 2**25
-Seen = tuple[str, Image.Image]  # image_id, picture
 Settings = tuple[tuple[str, Any], ...]  # parameters of the experts, hashable, and their threads
 
 
@@ -44,9 +40,9 @@ def distinct(*, limit: int = 0, seed: int = 0) -> str:
     An address without a usable image stands among them under itself, with its reason and no path.
     With `limit` (0: all) there are so many images, all usable, by the hash of seed and image_id.
     """
-    chosen = (
-        f"WHERE path <> '' ORDER BY {sql.drawn('image_id', seed)} LIMIT {limit}" if limit else ""
-    )
+    chosen = ""
+    if limit:
+        chosen = f"WHERE path <> '' ORDER BY {sql.drawn('image_id', seed)} LIMIT {limit}"
     return f"""
     WITH wanted AS (SELECT image_url, min(row) AS place FROM samples GROUP BY image_url),
     found AS (
@@ -71,11 +67,25 @@ def part_size(run: Run) -> int:
 class Panel:
     """Experts in the order in which they are asked, the tagger first: its tags are what the
     open-vocabulary detector looks for.
+
+    They look at one image at a time, from the full picture, and each scales once: what is legible
+    after one scaling is lost after two. Readers and detectors, which take nearly all of the time,
+    gain nothing by more at once.
     """
 
     experts: Sequence[Expert]
     sound: set[str] = field(default_factory=set)  # names of those that have seen an image
     failed: Counter[str] = field(default_factory=Counter)  # images, by name
+
+    def fault(self, name: str, error: Exception) -> str:
+        """What an expert failed with; raises InputError where it has failed on all of many."""
+        # Of a traceback in the message, what it ends with.
+        last = (str(error).strip().splitlines() or [""])[-1]
+        fault = f"{type(error).__name__}: {last[:300]}"
+        self.failed[name] += 1
+        if name not in self.sound and self.failed[name] >= IMAGES_PER_PART:
+            raise _broken(name, self.failed[name], fault) from error
+        return fault
 
 
 @cache
@@ -87,110 +97,70 @@ def panel_of(settings: Settings) -> Panel:
 def look(
     rows: Sequence[Row], *, settings: Settings, root: Path, overlap: float, max_boxes: int
 ) -> Iterator[Said]:
-    """The priors of a batch of images, whose paths are below `root`; the first names the experts.
+    """The priors of images, whose paths are below `root`; the first names the experts.
 
-    An expert that fails on some images is asked for them one by one; an image on which it fails
-    alone loses that expert's priors, with the reason, not the others'. Raises InputError for an
-    expert that has failed on all of many images: now, not after a million.
+    An image on which an expert fails loses that expert's priors, with the reason, not the others'.
+    Raises InputError for an expert that has failed on all of many images: now, not after a million.
     """
     # Kept in the process, not given to it: models do not travel, and load once.
     panel = panel_of(settings)
-    if any(row["number"] == 1 for row in rows):
-        for expert in panel.experts:
-            facts = {"expert": expert.name, "model": expert.model, "revision": expert.revision}
-            yield To("experts", facts)
-    for seen in _seen(rows, root):
-        if isinstance(seen, Drop):
-            yield seen
-            continue
-        tags: list[list[str]] = [[] for _ in seen]
-        found: dict[str, list[Findings]] = {}
-        for expert in panel.experts:
-            began = time.perf_counter()
-            found[expert.name], drops = _ask(panel, expert, seen, tags)
-            yield from drops
-            yield Note(f"seconds_{expert.name}", time.perf_counter() - began)
-            if expert.name == "tagger":
-                tags = [[tag.label for tag in findings.tags] for findings in found["tagger"]]
-        for place, (image_id, image) in enumerate(seen):
-            of_image = {name: findings[place] for name, findings in found.items()}
-            boxes = {name: findings.boxes for name, findings in of_image.items()}
-            kept = balanced(merge(boxes, overlap=overlap), max_boxes, image.size)
-            yield from _prior(image_id, of_image, kept)
-
-
-def _seen(rows: Sequence[Row], root: Path) -> Iterator[list[Seen] | Drop]:
-    """Some images at once, as many as their pixels allow: one may be as large as forty others."""
-    seen: list[Seen] = []
-    pixels = 0
     for row in rows:
+        if row["number"] == 1:
+            for expert in panel.experts:
+                facts = {"expert": expert.name, "model": expert.model, "revision": expert.revision}
+                yield To("experts", facts)
         image = _read(row, root)
         if isinstance(image, Drop):
             yield image
             continue
-        if seen and pixels + image.width * image.height > _PIXELS:
-            yield seen
-            seen, pixels = [], 0
-        seen.append((row["image_id"], image))
-        pixels += image.width * image.height
-    if seen:
-        yield seen
+        found: dict[str, Findings] = {}
+        tags: list[str] = []
+        for expert in panel.experts:
+            began = time.perf_counter()
+            try:
+                found[expert.name] = expert(image, tags)
+                panel.sound.add(expert.name)
+            except Exception as error:  # models meet odd pictures with any exception there is
+                found[expert.name] = Findings()
+                id = f"{row['image_id']}/{expert.name}"
+                yield Drop("expert_failed", panel.fault(expert.name, error), id, expert.name)
+            tags += [tag.label for tag in found[expert.name].tags]
+            yield Note(f"seconds_{expert.name}", time.perf_counter() - began)
+        boxes = {name: findings.boxes for name, findings in found.items()}
+        kept = balanced(merge(boxes, overlap=overlap), max_boxes, image.size)
+        yield from _prior(row["image_id"], found, kept)
 
 
 def _read(row: Row, root: Path) -> Image.Image | Drop:
     if not row["path"]:
-        return Drop("image_failed", row["reason"], id=row["image_id"])
+        return Drop("image_failed", row["reason"])
     try:
         return read_image(root / row["path"])
     except ImageError as error:
-        return Drop(error.reason, error.detail, id=row["image_id"])
+        return Drop(error.reason, error.detail)
     except OSError as error:
-        return Drop("unreadable", f"{error.strerror}: {row['path']}", id=row["image_id"])
-
-
-def _ask(
-    panel: Panel, expert: Expert, seen: Sequence[Seen], tags: Sequence[Sequence[str]]
-) -> tuple[list[Findings], list[Drop]]:
-    """What an expert finds in each image, and those on which it fails."""
-    try:
-        found = expert([image for _, image in seen], tags)
-    except Exception as error:  # models meet odd pictures with any exception there is
-        if len(seen) > 1:
-            findings, drops = list[Findings](), list[Drop]()
-            for one, words in zip(seen, tags, strict=True):
-                alone, lost = _ask(panel, expert, [one], [words])
-                findings += alone
-                drops += lost
-            return findings, drops
-        # Of a traceback in the message, what it ends with.
-        reason = (str(error).strip().splitlines() or [""])[-1]
-        fault = f"{type(error).__name__}: {reason[:300]}"
-        panel.failed[expert.name] += 1
-        n_failed = panel.failed[expert.name]
-        if expert.name not in panel.sound and n_failed >= IMAGES_PER_PART:
-            raise _broken(expert.name, n_failed, fault) from error
-        id = f"{seen[0][0]}/{expert.name}"
-        return [Findings()], [Drop("expert_failed", fault, id=id, unit=expert.name)]
-    panel.sound.add(expert.name)
-    return found, []
+        return Drop("unreadable", f"{error.strerror}: {row['path']}")
 
 
 def _prior(
     image_id: str, found: Mapping[str, Findings], boxes: Sequence[tuple[str, Box]]
 ) -> Iterator[Said]:
     """What all experts found in one image, and what run.json counts of it."""
-    prior: dict[str, Any] = {"tags": [], "boxes": [], "texts": []}
-    for name, box in boxes:
-        prior["boxes"].append({**vars(box), "expert": name})
+    tags: list[Row] = []
+    texts: list[Row] = []
     for name, findings in found.items():
-        prior["tags"] += [{**vars(tag), "expert": name} for tag in findings.tags]
-        for line in findings.texts:
-            prior["texts"].append({**vars(line), "text": line.label, "expert": name})
+        tags += [vars(tag) | {"expert": name} for tag in findings.tags]
+        texts += [vars(line) | {"text": line.label, "expert": name} for line in findings.texts]
         yield Note("boxes_given", len(findings.boxes))
         yield from map(Note, findings.notes)
+    prior = {
+        "tags": tags,
+        "boxes": [vars(box) | {"expert": name} for name, box in boxes],
+        "texts": texts,
+    }
     for kind, entries in prior.items():
         yield Note(kind, len(entries))
-    yield Note("images_with_text", bool(prior["texts"]))
+    yield Note("images_with_text", bool(texts))
     yield To("priors", {"image_id": image_id} | prior)
 
 
@@ -233,26 +203,31 @@ def settings_of(run: Run) -> Settings:
 
 def team(settings: Settings) -> tuple[Expert, ...]:
     """The experts that the settings name, the tagger first."""
-    s, found = SimpleNamespace(**dict(settings)), list[Expert]()
+    s = SimpleNamespace(**dict(settings))
+    found: list[Expert] = []
     if s.tagger or s.detector or s.open_detector:
         import torch
 
         torch.set_num_threads(s.threads)  # before a tagger reads its list
     if s.tagger:
-        options = {"tag_list": s.tag_list, "max_tags": s.max_tags, "device": s.device}
-        found.append(ModelTagger(s.tagger, threshold=s.tagger_threshold, **options))
+        tagger = ModelTagger(
+            s.tagger,
+            tag_list=s.tag_list,
+            threshold=s.tagger_threshold,
+            max_tags=s.max_tags,
+            device=s.device,
+        )
+        found.append(tagger)
+    options = {"threshold": s.detector_threshold, "device": s.device}
     if s.detector == efficientnet.NAME:
-        found.append(ActivationDetector(threshold=s.detector_threshold, device=s.device))
+        found.append(ActivationDetector(**options))
     elif s.detector:
-        found.append(ClosedDetector(s.detector, threshold=s.detector_threshold, device=s.device))
+        found.append(ClosedDetector(s.detector, **options))
     if s.open_detector:
-        found.append(
-            OpenDetector(s.open_detector, threshold=s.open_detector_threshold, device=s.device)
-        )
+        options["threshold"] = s.open_detector_threshold
+        found.append(OpenDetector(s.open_detector, **options))
     if s.ocr == "rapidocr":
-        found.append(
-            Reader(threshold=s.ocr_threshold, side=s.ocr_side, threads=s.threads),
-        )
+        found.append(Reader(threshold=s.ocr_threshold, side=s.ocr_side, threads=s.threads))
     if not found:
         raise InputError(
             "05_experts: tagger, detector and open_detector are empty and ocr is none; name an"

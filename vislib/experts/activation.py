@@ -8,7 +8,6 @@ frame every photograph whole, as a figure of a page, and MTCNN knows faces alone
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,33 +37,25 @@ class ActivationDetector:
         self.threshold = threshold
         self.model, self.revision = self.vision.name, self.vision.revision
 
-    def __call__(
-        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]] = ()
-    ) -> list[Findings]:
-        """The boxes of each RGB image; `tags` is not looked at."""
+    def __call__(self, image: Image.Image, tags: Sequence[str] = ()) -> Findings:
+        """The boxes of an RGB image; `tags` is not looked at."""
         import torch
 
-        if not images:
-            return []
+        network, head = self.vision.model.efficientnet, self.vision.model.classifier
         with torch.inference_mode():
-            features = self.vision.model.efficientnet(**self.vision.inputs(images))
-            return [self._boxes(features_of_one) for features_of_one in features.last_hidden_state]
-
-    def _boxes(self, features: Any) -> Findings:
-        """Of features of shape (channels, height, width)."""
-        import torch
-
-        head = self.vision.model.classifier
-        scores = head(features.mean((1, 2))).softmax(-1)
+            [features] = network(**self.vision.inputs([image])).last_hidden_state
+            scores = head(features.mean((1, 2))).softmax(-1)
         boxes = []
         for index in (scores > self.threshold).nonzero().flatten().tolist():
             seen = torch.einsum("c,chw->hw", head.weight[index], features)[None, None]
             seen = torch.nn.functional.interpolate(seen, (_GRID, _GRID), mode="bilinear")[0, 0]
             # Sums in another number of threads differ in the last digits of a float.
-            parts, _ = ndimage.label(np.round((seen / seen.max()).numpy(force=True), 3) >= _PART)
+            share = np.round((seen / seen.max()).numpy(force=True), 3)
+            parts, _ = ndimage.label(share >= _PART)
             largest = np.bincount(parts[parts > 0]).argmax()
             rows, columns = ndimage.find_objects(parts)[largest - 1]
             corners = (columns.start, rows.start, columns.stop, rows.stop)
             name = first_synonym(self.vision.model.config.id2label[index])
-            boxes.append(Box(name, round(scores[index].item(), 4), *(at / _GRID for at in corners)))
+            score = round(scores[index].item(), 4)
+            boxes.append(Box(name, score, *(at / _GRID for at in corners)))
         return Findings(boxes=tuple(sorted(boxes, key=lambda box: -box.score)))

@@ -57,7 +57,7 @@ class Findings:
 
 
 class Expert(Protocol):
-    """Images in, findings out. `name` is what records call it; `model` and `revision` say what
+    """An image in, findings out. `name` is what records call it; `model` and `revision` say what
     answers.
     """
 
@@ -65,14 +65,10 @@ class Expert(Protocol):
     model: str
     revision: str
 
-    def __call__(
-        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]
-    ) -> list[Findings]:
-        """Findings of each RGB image, in order; `tags` are the labels that the tagger gave each
-        image.
+    def __call__(self, image: Image.Image, tags: Sequence[str]) -> Findings:
+        """Findings of an RGB image; `tags` are the labels that the tagger gave it.
 
-        May raise anything: the stage then asks for the images one by one, and sets aside what fails
-        alone.
+        May raise anything: the stage then sets aside what it was asked for.
         """
         ...
 

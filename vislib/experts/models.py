@@ -18,7 +18,6 @@ from vislib.runs.errors import InputError
 
 TAGS = Path(__file__).with_name("tags.txt")
 PROMPT = "a photo of {}"
-Images = Sequence[Image.Image]
 _BATCH = 64  # prompts embedded at a time
 _OWL, _GROUNDING = ("owlv2", "owlvit"), ("grounding-dino", "mm-grounding-dino")
 # Model types whose image and text vectors share a space.
@@ -66,15 +65,13 @@ class ModelTagger:
             self.labels = [first_synonym(names[i]) for i in range(len(names))]
         self.model, self.revision = value, self.vision.revision
 
-    def __call__(self, images: Images, tags: Sequence[Sequence[str]] = ()) -> list[Findings]:
-        """The tags of each RGB image; `tags` is not looked at."""
+    def __call__(self, image: Image.Image, tags: Sequence[str] = ()) -> Findings:
+        """The tags of an RGB image; `tags` is not looked at."""
         import torch
 
-        if not images:
-            return []
         with torch.inference_mode():
-            scores = self._scores(images).tolist()
-        return [Findings(tags=self._best(row)) for row in scores]
+            [scores] = self._scores(image).tolist()
+        return Findings(tags=self._best(scores))
 
     def _embedded(self, tags: Sequence[str]) -> Any:
         """Unit vectors of the tags' prompts, computed once."""
@@ -99,9 +96,9 @@ class ModelTagger:
                 vectors.append(_unit(model.get_text_features(**tokens.to(self.vision.device))))
         return torch.cat(vectors)
 
-    def _scores(self, images: Images) -> Any:
-        """Scores of shape (images, labels), float32."""
-        model, inputs = self.vision.model, self.vision.inputs(images)
+    def _scores(self, image: Image.Image) -> Any:
+        """Scores of shape (1, labels), float32."""
+        model, inputs = self.vision.model, self.vision.inputs([image])
         if self.zero_shot:
             vectors = _unit(model.get_image_features(**inputs))
             logits = vectors @ self.texts.T
@@ -169,8 +166,7 @@ def _unit(features: Any) -> Any:
 class _Detector:
     """What both detectors share: loading, and boxes from the library's own post-processing.
 
-    Each picture is looked at alone: nothing is padded, so that what is found in it does not depend
-    on its neighbours in a batch (YOLOS would even measure its boxes on the padding).
+    A picture is looked at alone: nothing is padded (YOLOS would measure its boxes on the padding).
     """
 
     name: str
@@ -231,15 +227,11 @@ class ClosedDetector(_Detector):
     name = "detector"
     _auto_class, _processor = "AutoModelForObjectDetection", "AutoImageProcessor"
 
-    def __call__(self, images: Images, tags: Sequence[Sequence[str]] = ()) -> list[Findings]:
-        """The boxes of each RGB image; `tags` is not looked at."""
+    def __call__(self, image: Image.Image, tags: Sequence[str] = ()) -> Findings:
+        """The boxes of an RGB image; `tags` is not looked at."""
         labels = self.vision.model.config.id2label
-        names = {i: first_synonym(name) for i, name in labels.items()}
-        found = []
-        for image in images:
-            inputs = self.vision.inputs([image])
-            found.append(self._detect(image, inputs, names))
-        return found
+        names = {number: first_synonym(name) for number, name in labels.items()}
+        return self._detect(image, self.vision.inputs([image]), names)
 
 
 class OpenDetector(_Detector):
@@ -264,14 +256,12 @@ class OpenDetector(_Detector):
             )
         self.config, self.owl = config, config.model_type in _OWL
 
-    def __call__(self, images: Images, tags: Sequence[Sequence[str]]) -> list[Findings]:
-        """The boxes of each RGB image, labelled with its own `tags`."""
-        asked = zip(images, tags, strict=True)
-        return [self._look(image, own) if own else Findings() for image, own in asked]
-
-    def _look(self, image: Image.Image, tags: Sequence[str]) -> Findings:
+    def __call__(self, image: Image.Image, tags: Sequence[str]) -> Findings:
+        """The boxes of an RGB image, labelled with its own `tags`."""
         import torch
 
+        if not tags:
+            return Findings()
         if self.owl:  # a prompt a tag, of full length, as in training
             text: Any = [[PROMPT.format(tag) for tag in tags]]
             length = self.config.text_config.max_position_embeddings

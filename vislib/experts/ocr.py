@@ -67,13 +67,8 @@ class Reader:
         params |= {f"{part}.model_path": str(path) for part, path in models.items()}
         self._engine = rapidocr.RapidOCR(params=params)
 
-    def __call__(
-        self, images: Sequence[Image.Image], tags: Sequence[Sequence[str]]
-    ) -> list[Findings]:
-        """The texts of each image; `tags` are not looked at."""
-        return [self._read(image) for image in images]
-
-    def _read(self, image: Image.Image) -> Findings:
+    def __call__(self, image: Image.Image, tags: Sequence[str] = ()) -> Findings:
+        """The texts of an image; `tags` are not looked at."""
         # Scaled once: what is legible after one scaling is lost after two.
         scale = legible_scale(image.size, self._side)
         small = scaled(image, round(max(image.size) * scale))
