@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 
@@ -42,28 +43,27 @@ def open_arms(run: Run) -> list[Arm]:
 
     Raises InputError if there is none, two are called the same, or `reference` is no arm.
     """
-    arms: list[Arm] = []
+    arms: dict[str, Arm] = {}
     for value in run.params.models:
         place = resolve_model(value, run)
         # What was not trained here has no record beside it.
         facts = {"model": value, "arm": "untrained", "seed": 0} | read_facts(place)
         arm = Arm(place, {name: facts[name] for name in ("model", "arm", "seed")})
         # Two of one name would share their rows in every table.
-        if arm.name in [other.name for other in arms]:
+        if arm.name in arms:
             raise InputError(
                 f"models holds {arm.name} twice ({value}); leave one out, or train with another"
                 " seed"
             )
-        arms.append(arm)
-    names = sorted({arm.cell["arm"] for arm in arms})
-    if not names:
+        arms[arm.name] = arm
+    if not arms:
         raise InputError("models is empty; name one or more, such as 10_finetuning.leaky_mix/model")
-    if run.params.reference and run.params.reference not in names:
+    reference, names = run.params.reference, {arm.cell["arm"] for arm in arms.values()}
+    if reference and reference not in names:
         raise InputError(
-            f"reference is {run.params.reference!r}; the arms of models: {', '.join(names)}, or"
-            " empty"
+            f"reference is {reference!r}; the arms of models: {', '.join(sorted(names))}, or empty"
         )
-    return arms
+    return list(arms.values())
 
 
 def answer(run: Run, *, read: Reader = lenient_letter) -> None:
@@ -83,8 +83,8 @@ def answer(run: Run, *, read: Reader = lenient_letter) -> None:
         for row in _asked(run, arms, questions, read):
             output.take("answer")
             if "reason" in row:
-                name = f"{row['model']}/{row['arm']}/{row['seed']}/{row['sample_id']}"
                 # The model stands in the name: the same question may fail for one alone.
+                name = "{model}/{arm}/{seed}/{sample_id}".format_map(row)
                 output.drop("answer", name, row["reason"], row["detail"])
             else:
                 output.keep("answer")
@@ -95,8 +95,9 @@ def _asked(run: Run, arms: list[Arm], questions: list[PageQuestion], read: Reade
     """Results of all arms on our own benchmark, and on the tasks that lmms-eval runs; what has no
     verdict has a reason.
     """
-    by_lmms = run.params.evaluator == "lmms_eval"
-    tasks = list(dict.fromkeys(run.params.tasks)) if by_lmms else [CONTEXTUAL]
+    params = run.params
+    by_lmms = params.evaluator == "lmms_eval"
+    tasks = dict.fromkeys(params.tasks) if by_lmms else [CONTEXTUAL]
     public = [task for task in tasks if task != CONTEXTUAL]
     # First, before our own questions take hours: it may not be there.
     harness = Harness(run, public) if by_lmms else None
@@ -104,18 +105,17 @@ def _asked(run: Run, arms: list[Arm], questions: list[PageQuestion], read: Reade
         for arm, question, reply in replies(run, arms, questions):
             if reply.text is None:
                 # A failure is asked again by the next run; until then it has a reason.
-                lost = {"reason": reply.reason, "detail": reply.detail}
-                yield arm.cell | {"sample_id": question.id} | lost
+                row = {"sample_id": question.id, "reason": reply.reason, "detail": reply.detail}
             else:
-                # Other questions of the local benchmark's form have a name of their own.
-                named = arm.cell | {"benchmark": run.params.benchmark}
-                yield named | local_row(question, reply.text, read=read)
+                row = local_row(question, reply.text, read=read)
+            # Other questions of the local benchmark's form have a name of their own.
+            yield arm.cell | {"benchmark": params.benchmark} | row
     if harness:
         with run.progress(len(arms) * len(public), "tasks of models") as progress:
-            for arm in arms:
-                for task in public:
-                    yield from (arm.cell | row for row in harness.rows(arm.place, task, read))
-                    progress.update(task=task)
+            for arm, task in product(arms, public):
+                for row in harness.rows(arm.place, task, read):
+                    yield arm.cell | row
+                progress.update(task=task)
 
 
 def replies(

@@ -8,6 +8,7 @@ answers are scored; free-form ones tell how long answers to short questions are.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from vislib.evaluation.parsing import options_in
@@ -65,13 +66,16 @@ def load_questions(run: Run) -> tuple[list[PageQuestion], list[Refused]]:
     # A row without a path is a picture that was never fetched.
     places = {name: ledger.parent / (row["path"] or "") for name, row in files.items()}
     asked = [question for row in rows for question in _rounds(row, places)]
-    chosen: list[PageQuestion] = []
+    questions: list[PageQuestion] = []
+    refused: list[Refused] = []
     # Of each type as many: there may be far more questions of one.
     for kind in TYPES:
         own = [question for question in asked if question.type == kind]
-        chosen += choose(own, run.params.max_questions, run.seed, key=lambda question: question.id)
-    questions = [question for question in chosen if not question.fault]
-    refused = [(question.id, *question.fault) for question in chosen if question.fault]
+        for question in choose(own, run.params.max_questions, run.seed, key=attrgetter("id")):
+            if fault := question.fault:
+                refused.append((question.id, *fault))
+            else:
+                questions.append(question)
     if not any(question.type == MULTIPLE_CHOICE for question in questions):
         raise InputError(
             f"{table}: its test files hold no multiple-choice question that can be asked,"

@@ -66,19 +66,19 @@ def examples(run: Run, count: int) -> list[Row]:
 
     Rows of `priors` with the `picture` that shows them, and their lists as lines for people.
     """
+    # An image may stand in the ledger under several addresses.
     query = f"""
-    WITH chosen AS (
-        SELECT image_id, row_number() OVER (
-            ORDER BY len(boxes) + len(texts) = 0, {sql.drawn("image_id", run.seed)}
-        ) AS place FROM priors ORDER BY place LIMIT {count}
-    )
-    SELECT image_id, any_value(path) FROM chosen JOIN images USING (image_id)
-    GROUP BY image_id ORDER BY any_value(place)
+    SELECT priors.row AS prior, path
+    FROM priors JOIN (SELECT image_id, min(path) AS path FROM images GROUP BY image_id)
+        USING (image_id)
+    ORDER BY len(boxes) + len(texts) = 0, {sql.drawn("image_id", run.seed)} LIMIT {count}
     """
-    given = {"priors": run.data / "priors", "images": run.table("images")}
-    paths = dict(sql.select(query, given, run.scratch))
-    priors = tables.lookup(given["priors"], "image_id", paths)
-    for image_id, row in priors.items():
-        row["picture"] = run.scratch / f"{image_id}.png"
-        overlay(given["images"].parent / paths[image_id], row).save(row["picture"])
-    return [priors[image_id] | _described(priors[image_id]) for image_id in paths]
+    ledger = run.table("images")
+    shown = run.sql(query, into="shown", priors=run.data / "priors", images=ledger)
+    rows = []
+    for found in tables.read_rows(shown):
+        prior = found["prior"]
+        picture = run.scratch / f"{prior['image_id']}.png"
+        overlay(ledger.parent / found["path"], prior).save(picture)
+        rows.append(prior | {"picture": picture} | _described(prior))
+    return rows
