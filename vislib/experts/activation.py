@@ -45,12 +45,13 @@ class ActivationDetector:
         with torch.inference_mode():
             [features] = network(**self.vision.inputs([image])).last_hidden_state
             scores = head(features.mean((1, 2))).softmax(-1)
+            seen = (scores > self.threshold).nonzero().flatten()
+            maps = torch.einsum("kc,chw->khw", head.weight[seen], features)[None]
+            maps = torch.nn.functional.interpolate(maps, (_GRID, _GRID), mode="bilinear")[0]
         boxes = []
-        for index in (scores > self.threshold).nonzero().flatten().tolist():
-            seen = torch.einsum("c,chw->hw", head.weight[index], features)[None, None]
-            seen = torch.nn.functional.interpolate(seen, (_GRID, _GRID), mode="bilinear")[0, 0]
+        for index, peaks in zip(seen.tolist(), maps.numpy(force=True), strict=True):
             # Sums in another number of threads differ in the last digits of a float.
-            share = np.round((seen / seen.max()).numpy(force=True), 3)
+            share = np.round(peaks / peaks.max(), 3)
             parts, _ = ndimage.label(share >= _PART)
             largest = np.bincount(parts[parts > 0]).argmax()
             rows, columns = ndimage.find_objects(parts)[largest - 1]
