@@ -46,6 +46,8 @@ class ActivationDetector:
             [features] = network(**self.vision.inputs([image])).last_hidden_state
             scores = head(features.mean((1, 2))).softmax(-1)
             seen = (scores > self.threshold).nonzero().flatten()
+            if not len(seen):
+                return Findings()
             maps = torch.einsum("kc,chw->khw", head.weight[seen], features)[None]
             maps = torch.nn.functional.interpolate(maps, (_GRID, _GRID), mode="bilinear")[0]
         boxes = []
