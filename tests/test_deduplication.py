@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vislib.merging import Unique, unique
+from vislib.deduplication import Unique, unique
 
 F, M = "free_form", "multiple_choice"
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas
 import pytest
 
-from vislib import merging
+from vislib import deduplication, merging
+from vislib.deduplication import similar_questions
 from vislib.media.embeddings import text_hash
 from vislib.merging import (
     CONFIGURATIONS,
@@ -22,7 +23,6 @@ from vislib.merging import (
     instructions,
     question_prompt,
     shuffled,
-    similar_questions,
 )
 from vislib.prompts import load
 from vislib.runs import InputError, seeded, sql, tables
@@ -235,7 +235,7 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
     )
     joined = run.sql(query, into="joined", one_per="sample.sample_id", **given)
     vectors = (
-        merging.embed_questions(run, joined, model=p.embedding_model, batch_size=4)
+        deduplication.embed_questions(run, joined, model=p.embedding_model, batch_size=4)
         if asked
         else None
     )
@@ -256,7 +256,7 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
 
 @pytest.fixture(autouse=True)
 def _small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "SentenceEncoder", HashEncoder)
+    monkeypatch.setattr(deduplication, "SentenceEncoder", HashEncoder)
 
 
 def rows_of(run: Run, kind: str, name: str) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,4 @@
-"""Unique questions, and conversations in every data configuration (VisCon-100K, section 3.4).
-
-The paper keeps the most unique questions by their cosine similarity matrix and a minimum count per
-type, without giving threshold, minimum or order. Here, while the largest similarity is at or above
-the threshold, that pair loses the question with the higher mean similarity to the others, if its
-type stands above the minimum.
+"""Conversations of unique questions in every data configuration (VisCon-100K, section 3.4).
 
 A caption answers a detailed-description instruction drawn from a list; contextual captions also
 answer one sentence that asks for as much contextual information as possible. All rounds of one
@@ -12,17 +7,13 @@ its rounds, in the same order. All of them hold the same samples, so that a comp
 compares rounds and nothing else. Train and test share no page, and no test image is in train.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import combinations, product
-from pathlib import Path
+from itertools import product
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vislib.media.embeddings import Embeddings, SentenceEncoder, embed_texts
+from vislib.deduplication import unique
+from vislib.media.embeddings import Embeddings
 from vislib.prompts import load, neutralise
 from vislib.qa_options import lettered
 from vislib.runs import Drop, InputError, Note, Run, To, sql, tables
@@ -42,13 +33,6 @@ CONFIGURATIONS: dict[str, dict[str, tuple[str, ...]]] = {  # id suffix: sources 
     "separate": {"-c": (CAPTION,), "-q": QUESTION_TYPES},
     "leaky_mix": {"": (CAPTION, *QUESTION_TYPES)},
 }
-# Longest first (ties by text): little padding, and at once whether a batch fits memory.
-_TEXTS = """
-    SELECT DISTINCT question.question AS text
-    FROM (SELECT unnest(questions) AS question FROM joined)
-    WHERE question.status = 'ok'
-    ORDER BY length(text) DESC, text
-"""
 _ASK_LETTER = "Give the letter of the right option and nothing else."
 
 
@@ -121,51 +105,6 @@ def configurations(rounds: Sequence[Round]) -> Iterator[tuple[str, str, list[Rou
     for name, rows in CONFIGURATIONS.items():
         for suffix, sources in rows.items():
             yield name, suffix, [entry for entry in rounds if entry.source in sources]
-
-
-Question = Mapping[str, Any]  # a row of the contract's `questions`
-
-
-class Unique(NamedTuple):
-    """What `unique` makes of the questions of one sample."""
-
-    kept: list[Question]  # in the order given
-    dropped: list[tuple[Question, Question, float]]  # each with the one it resembles, and how much
-    stuck: int  # similar pairs of which neither may go
-
-
-def unique(
-    questions: Sequence[Question], vectors: NDArray[np.float32], *, threshold: float, minimum: int
-) -> Unique:
-    """Drop questions of one sample and kind that say what another says.
-
-    `vectors` are unit vectors, one per question: shape (n, dimension). Among equal similarities the
-    pair with the smallest ids comes first; among equal means the larger id is dropped.
-    """
-    order = sorted(range(len(questions)), key=lambda i: questions[i]["question_id"])
-    rows, exact = [questions[i] for i in order], vectors[order].astype(np.float64)
-    # Four decimals are far above the noise of floating point: equal texts are at 1, ties are ties.
-    similarity = np.round(exact @ exact.T, 4)
-    np.fill_diagonal(similarity, 0)
-    pairs = [pair for pair in combinations(range(len(rows)), 2) if similarity[pair] >= threshold]
-    # How many of a type still stand: the minimum holds for each type by itself.
-    left = Counter(row["question_type"] for row in rows)
-    standing = np.ones(len(rows), bool)
-    dropped, stuck = [], 0
-    for pair in sorted(pairs, key=lambda pair: -similarity[pair]):
-        free = [i for i in pair if left[rows[i]["question_type"]] > minimum]
-        if not standing[list(pair)].all():
-            continue
-        if not free:
-            stuck += 1
-            continue
-        means = np.round(similarity[:, standing].sum(axis=1) / (standing.sum() - 1), 4)
-        loser = max(free, key=lambda i: (means[i], i))
-        twin = rows[sum(pair) - loser]
-        dropped.append((rows[loser], twin, float(similarity[pair])))
-        left[rows[loser]["question_type"]] -= 1
-        standing[loser] = False
-    return Unique([questions[i] for i in sorted(np.array(order)[standing])], dropped, stuck)
 
 
 SPLITS = ("train", "test")
@@ -257,22 +196,6 @@ def kinds_of(run: Run) -> list[str]:
     return kinds
 
 
-def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> Embeddings:
-    """Vectors of every distinct question in `joined`, each embedded once; kept after a kill."""
-
-    texts = run.sql(_TEXTS, into="distinct_questions", joined=joined)
-    encoder, count = SentenceEncoder(model), tables.count_rows(texts)
-    run.metrics["distinct_questions"] = count
-    with run.progress(count, "questions embedded") as progress:
-        return embed_texts(
-            texts,
-            encoder=encoder,
-            folder=run.scratch,
-            batch_size=batch_size,
-            on_done=progress.update,
-        )
-
-
 def questions_of(sample: Row, kind: str) -> list[Row]:
     """The sample's questions of a kind that were read without fault."""
     rows: list[Row] = sample["questions"] or []
@@ -304,21 +227,14 @@ def conversations(
     Without `vectors` nobody asked questions, and there are captions alone.
     """
     for sample in samples:
-        fault = sample["fault"]
-        # Questions are dropped one by one, so that their account closes beside that of samples.
-        for row in sample["questions"] or []:
-            if row["status"] != "ok":
-                yield Drop("malformed", row["reason"], id=row["question_id"], unit="question")
-            elif fault or row["kind"] not in kinds:
-                detail = fault[0] if fault else f"no captions of kind {row['kind']}"
-                yield Drop("sample_not_eligible", detail, id=row["question_id"], unit="question")
-        if fault:
-            yield Drop(*fault)
+        yield from _lost_questions(sample, kinds)
+        if sample["fault"]:
+            yield Drop(*sample["fault"])
             continue
+        sample_id = sample["sample"]["sample_id"]
         captions = {row["kind"]: row["caption"] for row in sample["captions"]}
-        ids = sample["sample"]
         for kind in kinds:
-            asked: Sequence[Question] = questions_of(sample, kind)
+            asked = questions_of(sample, kind)
             # Within a sample and kind alone: two images may well raise the same question.
             if vectors is not None:
                 near = vectors.of([row["question"] for row in asked])
@@ -326,28 +242,33 @@ def conversations(
                 yield Note("similar_pairs_kept_at_minimum", found.stuck)
                 for row, twin, similarity in found.dropped:
                     detail = f"{similarity:.4f} to {twin['question_id']}"
-                    id = row["question_id"]
-                    yield Drop("similar_question", detail, id=id, unit="question")
+                    yield Drop("similar_question", detail, row["question_id"], "question")
                 asked = found.kept
-            rounds = shuffled(ids["sample_id"], kind, captions[kind], asked, seed=seed)
+            rounds = shuffled(sample_id, kind, captions[kind], asked, seed=seed)
             # Once a sample and kind: every configuration repeats some of these rounds.
             yield Note("identifiers_neutralised", conversation(rounds)[1])
             for name, suffix, chosen in configurations(rounds):
                 if vectors is not None or name == "captions":
-                    row = _row(sample, suffix, chosen)
+                    row = {
+                        "id": sample_id + suffix,
+                        "images": [sample["image"]["image_id"]],
+                        "conversations": conversation(chosen)[0],
+                        "sample_id": sample_id,
+                        "doc_id": sample["sample"]["doc_id"],
+                        "sources": [entry.source for entry in chosen],
+                    }
                     yield To("conversations", row, path=f"{kind}/{name}", stem=sample["split"])
 
 
-def _row(sample: Row, suffix: str, rounds: Sequence[Round]) -> Row:
-    ids = sample["sample"]
-    return {
-        "id": ids["sample_id"] + suffix,
-        "images": [sample["image"]["image_id"]],
-        "conversations": conversation(rounds)[0],
-        "sample_id": ids["sample_id"],
-        "doc_id": ids["doc_id"],
-        "sources": [entry.source for entry in rounds],
-    }
+def _lost_questions(sample: Row, kinds: Sequence[str]) -> Iterator[Drop]:
+    # Dropped one by one, so that the account of questions closes beside that of samples.
+    fault = sample["fault"]
+    for row in sample["questions"] or []:
+        if row["status"] != "ok":
+            yield Drop("malformed", row["reason"], row["question_id"], "question")
+        elif fault or row["kind"] not in kinds:
+            detail = fault[0] if fault else f"no captions of kind {row['kind']}"
+            yield Drop("sample_not_eligible", detail, row["question_id"], "question")
 
 
 def check_merged(run: Run, kinds: Sequence[str], *, asked: bool) -> None:
@@ -363,21 +284,3 @@ def check_merged(run: Run, kinds: Sequence[str], *, asked: bool) -> None:
         )
         for kind, name, split in product(kinds, CONFIGURATIONS if asked else ["captions"], SPLITS)
     }
-
-
-def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:
-    """A seeded handful of dropped questions, each beside the one that it resembles."""
-    if not run.input("questions"):
-        return []
-    rows = sql.select(
-        f"""
-        SELECT lost.question, twin.question, split_part(detail, ' to ', 1)::DOUBLE
-        FROM dropped JOIN questions AS lost ON lost.question_id = id
-            JOIN questions AS twin ON twin.question_id = split_part(detail, ' to ', 2)
-        WHERE dropped.reason = 'similar_question'
-        ORDER BY {sql.drawn("id", run.seed)} LIMIT {limit}
-        """,
-        {"dropped": run.data / "dropped", "questions": run.table("questions")},
-        run.scratch,
-    )
-    return [dict(zip(("dropped", "kept", "similarity"), row, strict=True)) for row in rows]
