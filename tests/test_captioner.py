@@ -12,7 +12,7 @@ from PIL import Image
 from tests.test_merging import split_of
 from tests.work import requests
 from vislib import captioner
-from vislib.captioner import Captions, join, swapped
+from vislib.captioner_data import Captions, join, swapped
 from vislib.engines.extractive import Extractive
 from vislib.prompts.captions import KINDS, load_prompt
 from vislib.runs import InputError, Run, choose, sql, start_run, tables
