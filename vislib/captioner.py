@@ -19,7 +19,7 @@ from vislib.engines import Request
 from vislib.engines.extractive import Extractive
 from vislib.engines.thoughts import without_thoughts
 from vislib.prompts.captions import PAGE
-from vislib.runs import Run, choose
+from vislib.runs import Run, choose, tables
 from vislib.runs.tables import Row
 from vislib.training import launch, planning
 from vislib.training.generation import Question, answers_of_models
@@ -85,17 +85,18 @@ class Plan:
 
 def write(run: Run, plan: Plan) -> Texts:
     """What each system writes for the held-out examples; nothing is asked twice."""
-    held, template = plan.held_out, plan.captions.template
+    held = plan.held_out
     # Asked after the training: its processes need the whole GPU.
     texts = {"before": _answers(run, plan, plan.settings.model, held, "before")}
-    other = swapped(held, run.seed) if template.fields & _OF_PAGE else []
+    shows_page = plan.captions.template.fields & _OF_PAGE
+    other = swapped(held, run.seed) if shows_page else []
     answers = _answers(run, plan, plan.settings.output, (*held, *other), "after")
     texts["after"] = answers[: len(held)]
     if other:  # a prompt without a word of the page has nothing to swap
         texts["after_swapped"] = answers[len(held) :]
     # Two systems that know no model: whoever trains must do better than these.
-    written = Extractive().answer(_request(example, plan.captions.kind) for example in held)
-    texts["extractive"] = [answer.text for _, answer in written]
+    asked = [_request(example, plan.captions.kind) for example in held]
+    texts["extractive"] = [answer.text for _, answer in Extractive().answer(asked)]
     texts["alt_text"] = [example.sample["alt_text"] or "" for example in held]
     for system, own in texts.items():
         # As 06 writes them: a placeholder of training must not come out of a model.
@@ -105,8 +106,11 @@ def write(run: Run, plan: Plan) -> Texts:
 
 def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when: str) -> list[str]:
     """A model's captions; one that could not be had counts as an empty one, and in the metrics."""
-    settings, most = plan.settings, run.params.max_answer_tokens
-    asked = [Question(plan.captions.question(e), str(e.path), most) for e in examples]
+    settings = plan.settings
+    asked = []
+    for example in examples:
+        text = plan.captions.question(example)
+        asked.append(Question(text, str(example.path), run.params.max_answer_tokens))
     # In a process of its own, greedy, and journalled one by one.
     (replies,) = answers_of_models(
         run,
@@ -142,21 +146,30 @@ def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None
     written (`write`).
     """
     held = plan.held_out
-    with run.output() as output:
-        output.note("captions_held_out", len(held))
-        for step in totals["log"]:
-            output.write("steps", step)
-        output.write("arms", plan.arm | {name: totals[name] for name in launch.LEARNT})
-        for system, written in texts.items():
-            for example, text in zip(held, written, strict=True):
-                row = {"sample_id": example.name, "doc_id": example.sample["doc_id"]}
-                row |= {"system": system, "caption": text, "reference": example.caption}
-                output.write("predictions", row)
-        references, pages = [e.caption for e in held], [e.page for e in held]
-        # A prompt without the page has no swapped system.
-        pairs = [pair for pair in _DIFFERENCES if set(pair) <= set(texts)]
-        for row in score_systems(texts, references, pages, differences=pairs, seed=run.seed):
-            output.write("scores", row)
+    run.metrics["captions_held_out"] = len(held)
+    predictions = [
+        {
+            "sample_id": example.name,
+            "doc_id": example.sample["doc_id"],
+            "system": system,
+            "caption": text,
+            "reference": example.caption,
+        }
+        for system, written in texts.items()
+        for example, text in zip(held, written, strict=True)
+    ]
+    references = [example.caption for example in held]
+    pages = [example.page for example in held]
+    # A prompt without the page has no swapped system.
+    pairs = [pair for pair in _DIFFERENCES if texts.keys() >= set(pair)]
+    made = {
+        "steps": totals["log"],
+        "arms": [plan.arm | {name: totals[name] for name in launch.LEARNT}],
+        "predictions": predictions,
+        "scores": score_systems(texts, references, pages, differences=pairs, seed=run.seed),
+    }
+    for table, rows in made.items():
+        tables.write_table(run.data / table, run.schemas[table], rows)
 
 
 def examples(plan: Plan, texts: Texts, count: int) -> list[Row]:
@@ -166,8 +179,9 @@ def examples(plan: Plan, texts: Texts, count: int) -> list[Row]:
     held, seed = plan.held_out, plan.captions.seed
     found = []
     for number in choose(range(len(held)), count, seed, key=lambda number: held[number].name):
-        one = held[number]
+        example = held[number]
         # Beside each other, as what differs is the point.
         captions = {system: written[number] for system, written in texts.items()}
-        found.append(one.sample | captions | {"picture": one.path, "reference": one.caption})
+        shown = {"picture": example.path, "reference": example.caption}
+        found.append(example.sample | captions | shown)
     return found
