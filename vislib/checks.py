@@ -33,10 +33,15 @@ RULES = {
     "language": "it is neither in the language asked for nor, for `page`, in English",
 }
 
-_QUOTED = re.compile(  # straight, curly, German, French, Japanese; code; single ones around words
-    '"[^"\n]{0,2000}"|“[^“”\n]{0,2000}”|„[^„“\n]{0,2000}“|«[^«»\n]{0,2000}»'
-    "|「[^「」\n]{0,2000}」|『[^『』\n]{0,2000}』|`[^`\n]{0,2000}`"
-    r"|(?<!\w)['‘](?:[^'‘’\n]|(?<=\w)['’](?=\w)){1,500}['’](?!\w)"
+_QUOTED = re.compile(
+    '"[^"\n]{0,2000}"'
+    "|“[^“”\n]{0,2000}”"
+    "|„[^„“\n]{0,2000}“"  # German
+    "|«[^«»\n]{0,2000}»"
+    "|「[^「」\n]{0,2000}」"
+    "|『[^『』\n]{0,2000}』"
+    "|`[^`\n]{0,2000}`"  # code
+    r"|(?<!\w)['‘](?:[^'‘’\n]|(?<=\w)['’](?=\w)){1,500}['’](?!\w)"  # around words
 )
 Words = tuple[str, ...]
 _FILE = Path(__file__).with_suffix(".toml")
@@ -144,8 +149,10 @@ def repetition(text: str) -> str:
     characters = sum("\u0e00" <= token < "\uac00" for token in tokens)
     size = _CHARACTERS if 2 * characters > len(tokens) else _GRAM
     last: dict[Words, int] = {}
-    again = until = 0  # tokens that repeat, and where they end
-    since = distance = 0  # how long at one distance, and which
+    again = 0  # tokens that repeat
+    until = 0  # where they end
+    distance = 0  # at which a passage stood before
+    since = 0  # how long at this one
     for at, gram in enumerate(_grams(tokens, size)):
         before = last.get(gram)
         last[gram] = at
@@ -172,16 +179,15 @@ def loop(text: str) -> str:
     """
     parts = _BREAK.split(text.casefold())
     sentences = [re.findall(r"\w+", part) for part in parts]
-    alike: dict[tuple[Words, Words], set[int]] = defaultdict(set)
-    for number, words in enumerate(sentences):
+    alike: dict[tuple[Words, Words], list[list[str]]] = defaultdict(list)
+    for words in sentences:
         if len(words) <= _FRAMED:
-            for frame in _frames(words):
-                alike[frame].add(number)
+            for frame in set(_frames(words)):
+                alike[frame].append(words)
     total = sum(map(len, sentences))
-    for numbers in alike.values():
-        framed = sum(len(sentences[number]) for number in numbers)
-        if len(numbers) >= _ALIKE and framed > _SHARE * total:
-            return " ".join(sentences[min(numbers)])
+    for framed in alike.values():
+        if len(framed) >= _ALIKE and sum(map(len, framed)) > _SHARE * total:
+            return " ".join(framed[0])
     return ""
 
 
@@ -190,9 +196,10 @@ def _frames(words: Sequence[str]) -> Iterator[tuple[Words, Words]]:
     for gap in range(1, _GAP + 1):
         if len(words) - gap < max(_FRAME, 1.5 * gap):
             return
-        for at in range(len(words) - gap + 1):
-            if not any(map(str.isdigit, words[at : at + gap])):
-                yield tuple(words[:at]), tuple(words[at + gap :])
+        for begin in range(len(words) - gap + 1):
+            end = begin + gap
+            if not any(map(str.isdigit, words[begin:end])):
+                yield tuple(words[:begin]), tuple(words[end:])
 
 
 def truncation(text: str) -> str:
@@ -200,7 +207,7 @@ def truncation(text: str) -> str:
     address is.
     """
     body = text.rstrip(" \t\n*_~")
-    line = body[body.rfind("\n") + 1 :]
+    _, _, line = body.rpartition("\n")
     if len(body.split()) > 3 and _OPEN_END.search(body):
         return body[-60:]
     sentences = list(_SENTENCE.finditer(body))
@@ -218,10 +225,14 @@ def echo(text: str, prompt: str) -> str:
     nothing.
     """
     lines, grams = _fixed(prompt)
-    held = [line.strip() for line in text.split("\n") if line.strip() in lines]
+    for line in text.split("\n"):
+        if line.strip() in lines:
+            return line.strip()
     words = re.findall(r"\w+", text.casefold())
-    held += [" ".join(gram) for gram in _grams(words) if gram in grams]
-    return held[0] if held else ""
+    for gram in _grams(words):
+        if gram in grams:
+            return " ".join(gram)
+    return ""
 
 
 @cache
@@ -230,7 +241,8 @@ def _fixed(prompt: str) -> tuple[frozenset[str], frozenset[Words]]:
     # Two words are a title; what begins with < or " is an example of the format to be written.
     lines = [line for line in prompt.split("\n") if len(line.split()) > 2]
     lines = [line.strip() for line in lines if line[0] not in '<"']
-    words = re.findall(r"\w+", re.sub(r"\{\{\w+\}\}", "", prompt).casefold())
+    said = re.sub(r"\{\{\w+\}\}", "", prompt)
+    words = re.findall(r"\w+", said.casefold())
     return frozenset(lines), frozenset(_grams(words))
 
 
@@ -274,8 +286,12 @@ def _of_page(page: str) -> set[str]:
 
 def _codes(texts: Iterable[str], least: int, likely: float) -> set[str]:
     """The languages that any of the texts of `least` bytes may be in."""
-    ranked = (_identifier().rank(text) for text in texts if len(text.encode()) >= least)
-    return {code for pairs in ranked for code, probability in pairs if probability > likely}
+    codes = set()
+    for text in texts:
+        if len(text.encode()) >= least:
+            ranked = _identifier().rank(text)
+            codes |= {code for code, probability in ranked if probability > likely}
+    return codes
 
 
 @cache

@@ -33,22 +33,17 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
     """
     # Of two that differ in case alone the first one wins, and of a key's names too.
     columns = {name.lower(): name for name in reversed(table.schema.names)}
-    found = {
-        key: columns[name]
-        for key, names in _NAMES.items()
-        for name in reversed(names)
-        if name in columns
-    }
+    chosen: dict[str, list[Any]] = {}
     try:
-        for key in _TEXTS:
-            if key not in found:
-                raise KeyError(f"no column {key}")
-        # Not safely: a size that no float holds exactly is odd, and no fault of the shard.
         data = plain(table)
-        chosen = dict[str, list[Any]]()
-        for key, name in found.items():
-            kind = pa.binary() if key in _TEXTS else pa.float64()
-            chosen[key] = data.column(name).cast(kind, safe=False).to_pylist()
+        for key, names in _NAMES.items():
+            there = [columns[name] for name in names if name in columns]
+            if there:
+                kind = pa.binary() if key in _TEXTS else pa.float64()
+                # Not safely: a size that no float holds exactly is odd, and no fault of the shard.
+                chosen[key] = data.column(there[0]).cast(kind, safe=False).to_pylist()
+            elif key in _TEXTS:
+                raise KeyError(f"no column {key}")
     except (pa.ArrowException, KeyError) as error:
         raise InputError(
             f"{place}: not a LAION shard ({error.args[0]}); it holds {held(table.schema)}, and must"
@@ -65,7 +60,9 @@ def held(schema: pa.Schema) -> str:
 
 
 def _document(row: Mapping[str, Any]) -> dict[str, Any]:
-    url = (row["url"] or b"").decode(errors="surrogateescape")
+    address = row["url"] or b""
+    # Undecodable bytes stay as they came in, so that validation finds and names them.
+    url = address.decode(errors="surrogateescape")
     entry = {
         "document_url": url,
         "unformatted_src": url,
@@ -75,16 +72,9 @@ def _document(row: Mapping[str, Any]) -> dict[str, Any]:
         "original_height": stated_size(row.get("height")),
         "alt_text": None if row["text"] is None else row["text"].decode(errors="surrogateescape"),
     }
-    return {
-        "images": [row["url"] or b""],
-        "texts": [None],
-        "metadata": _json([entry]),
-        "general_metadata": _json({"url": url}),
-    }
-
-
-def _json(value: Any) -> bytes:
-    """JSON whose undecodable bytes stay as they came in, so that validation finds and names
-    them.
-    """
-    return json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
+    columns = {"metadata": [entry], "general_metadata": {"url": url}}
+    document: dict[str, Any] = {"images": [address], "texts": [None]}
+    for name, value in columns.items():
+        text = json.dumps(value, ensure_ascii=False)
+        document[name] = text.encode(errors="surrogateescape")
+    return document
