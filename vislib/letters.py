@@ -56,7 +56,9 @@ _DENIAL = re.compile(
 _CLAUSE_ENDS = re.compile(r"[.,;:!?\n。、]")
 _CLAUSE = 80  # characters of a clause that are searched for a denial
 _QUOTES = " \t\r\n\"'“”‘’«»「」『』`*_.,;:!?。、"
-_JOINT = r"[\s.:)\]、,–—-]{1,4}"  # what may stand between a letter and its option's text
+# An option's text as a whole answer, its letter perhaps before it; and in a list, as "C. grey".
+_WHOLE = r"\A(\(?{letter}[\s.:)\]、,–—-]{{1,4}})?{option}\Z"
+_LISTED = r"\b{letter}[.:)] {option}"
 # Letters that an option's text has if it is found inside a sentence: "no" stands in too many.
 _LEAST = 3
 
@@ -99,7 +101,7 @@ def meant(answer: str, options: Sequence[str]) -> Meant:
     text = _normal(answer)
     texts = _texts(options)
     alone = _letters_alone(text, texts)
-    told = _quoted_whole(text, texts)
+    told = _with_text(_WHOLE, text, texts)
     # The surest reading first; the first that finds anything decides.
     if told and len(alone) != 1:
         return Meant(told=told)
@@ -137,15 +139,17 @@ def _letters_alone(text: str, texts: dict[str, str]) -> set[str]:
     return words if words <= texts.keys() else set()
 
 
-def _quoted_whole(text: str, texts: dict[str, str]) -> set[str]:
-    # An option may be quoted with its letter, or alone.
+def _with_text(form: str, text: str, texts: dict[str, str]) -> set[str]:
+    """Letters of the options whose text stands in `text`, with its letter or without it, as `form`
+    says.
+    """
     said = plain(text)
-    return {
-        letter
-        for letter, option in texts.items()
-        if option
-        and re.fullmatch(rf"(\(?{letter}{_JOINT})?{re.escape(option)}", said, re.IGNORECASE)
-    }
+    found = set[str]()
+    for letter, option in texts.items():
+        pattern = form.format(letter=letter, option=re.escape(option))
+        if option and re.search(pattern, said, re.IGNORECASE):
+            found.add(letter)
+    return found
 
 
 def _named(text: str, texts: dict[str, str]) -> Meant:
@@ -157,19 +161,9 @@ def _named(text: str, texts: dict[str, str]) -> Meant:
         if (letter := match[1].upper()) in texts and not _DENIAL.search(clause):
             # A letter with another option's text is unsure: both are noted.
             rest = text[match.end() :].partition("\n")[0].lstrip(" .:)]")
-            named |= {letter} | _listed(rest, texts)
-            told |= _quoted_whole(rest, texts)  # "A: red" where red is B is unsure
+            named |= {letter} | _with_text(_LISTED, rest, texts)
+            told |= _with_text(_WHOLE, rest, texts)  # "A: red" where red is B is unsure
     return Meant(named, told)
-
-
-def _listed(line: str, texts: dict[str, str]) -> set[str]:
-    """Options that a line repeats letter and all, as "B. green C. grey"."""
-    spoken = plain(line)
-    return {
-        letter
-        for letter, option in texts.items()
-        if option and re.search(rf"\b{letter}[.:)] {re.escape(option)}", spoken, re.IGNORECASE)
-    }
 
 
 def _quoted_inside(text: str, texts: dict[str, str]) -> set[str]:

@@ -58,7 +58,8 @@ def world_knowledge(sample: Found) -> str:
     title = _line(first, _TEXT + 1)
     # A blank line follows each block: with fewer than stand before the image, the page begins
     # earlier, and the first line is any heading.
-    whole = before.count("\n\n") >= sample["image_index"] > 0
+    blocks = before.count("\n\n")
+    whole = blocks >= sample["image_index"] > 0
     if whole and _TITLE.fullmatch(title):
         known.append(f"page: {title}")
     return " | ".join(filter(None, known))
@@ -84,7 +85,8 @@ def clearest(texts: Sequence[Found], count: int) -> list[Found]:
         return float(text["score"] * min(width, height))
 
     places = nlargest(count, range(len(texts)), key=clarity)
-    return [texts[place] for place in sorted(places)]
+    places.sort()
+    return [texts[place] for place in places]
 
 
 def _line(text: str, limit: int) -> str:

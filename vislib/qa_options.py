@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from vislib.letters import LETTERS as ALL_LETTERS
 from vislib.letters import meant, plain
 from vislib.media.words import UNSPACED
 from vislib.runs.seeding import seeded
@@ -68,8 +69,8 @@ def unescaped(text: str) -> str:
 
 
 def lettered(options: Sequence[str]) -> list[str]:
-    """The options as lines `A. ...` to `D. ...`."""
-    return [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
+    """The options as lines `A. ...`, `B. ...`, and so on."""
+    return [f"{letter}. {text}" for letter, text in zip(ALL_LETTERS, options, strict=False)]
 
 
 def read_options(body: str) -> Options:

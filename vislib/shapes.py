@@ -18,6 +18,7 @@ from PIL import Image
 from vislib.fetching.links import store
 from vislib.letters import LETTERS
 from vislib.media.pixels import verify
+from vislib.qa_options import lettered
 from vislib.runs import Run, choose, short_hash
 from vislib.runs.tables import Row
 
@@ -60,8 +61,8 @@ def load_shapes(run: Run) -> None:
                 asked = telling(pictures[file], most, run.seed, address)
                 output.take("question", len(asked))
                 output.keep("question", len(asked))
-                row = conversation(asked, picture["image_id"])
-                output.writer("conversations", path="questions", stem=split).write(row)
+                writer = output.writer("conversations", path="questions", stem=split)
+                writer.write(conversation(asked, picture["image_id"]))
 
 
 def load_pictures(split: str) -> dict[Path, list[Asked]]:
@@ -82,18 +83,21 @@ def load_pictures(split: str) -> dict[Path, list[Asked]]:
 
 def type_of(answer: str) -> str:
     """The type of question that `answer` answers."""
-    return next(kind for kind, options in OPTIONS.items() if answer in options)
+    (found,) = [kind for kind, options in OPTIONS.items() if answer in options]
+    return found
 
 
 def telling(asked: list[Asked], number: int, seed: int, picture: str) -> list[Asked]:
     """So many of a picture's questions (0: all), of a type each, drawn by hash: of colour, then of
     shape, then yes or no, which is what most ask and what a text alone mostly answers.
     """
+    if not number:
+        return asked
     found: list[Asked] = []
     for kind in OPTIONS:
         own = [one for one in asked if type_of(one[1]) == kind]
         found += choose(own, 1, seed, key=lambda one: f"{picture} {one[0]}")
-    return found[:number] if number else asked
+    return found[:number]
 
 
 def conversation(asked: Sequence[Asked], image_id: str) -> Row:
@@ -104,10 +108,7 @@ def conversation(asked: Sequence[Asked], image_id: str) -> Row:
     turns: list[dict[str, str]] = []
     for question, answer in asked:
         options = OPTIONS[type_of(answer)]
-        lines = [question]
-        for letter, option in zip(LETTERS, options, strict=False):
-            lines.append(f"{letter}. {option}")
-        lines.append(_ASK_LETTER)
+        lines = [question, *lettered(options), _ASK_LETTER]
         turns.append({"from": "human", "value": "\n".join(lines)})
         turns.append({"from": "gpt", "value": LETTERS[options.index(answer)]})
     turns[0]["value"] = f"<image>\n{turns[0]['value']}"
@@ -126,7 +127,8 @@ def _stored(data: bytes, folder: Path) -> Row:
     facts = verify(data, max_bytes=2**20, max_pixels=2**20)
     image_id = short_hash(data)
     path = f"files/{image_id[:2]}/{image_id}.png"
-    store(data, folder / path)
+    file = folder / path
+    store(data, file)
     return {
         "image_id": image_id,
         "status": "ok",

@@ -41,9 +41,11 @@ class ActivationDetector:
         """The boxes of an RGB image; `tags` is not looked at."""
         import torch
 
-        network, head = self.vision.model.efficientnet, self.vision.model.classifier
+        model = self.vision.model
+        head = model.classifier
         with torch.inference_mode():
-            [features] = network(**self.vision.inputs([image])).last_hidden_state
+            inputs = self.vision.inputs([image])
+            [features] = model.efficientnet(**inputs).last_hidden_state
             scores = head(features.mean((1, 2))).softmax(-1)
             seen = (scores > self.threshold).nonzero().flatten()
             if not len(seen):
@@ -57,8 +59,14 @@ class ActivationDetector:
             parts, _ = ndimage.label(share >= _PART)
             largest = np.bincount(parts[parts > 0]).argmax()
             rows, columns = ndimage.find_objects(parts)[largest - 1]
-            corners = (columns.start, rows.start, columns.stop, rows.stop)
-            name = first_synonym(self.vision.model.config.id2label[index])
-            score = round(scores[index].item(), 4)
-            boxes.append(Box(name, score, *(at / _GRID for at in corners)))
+            name = first_synonym(model.config.id2label[index])
+            box = Box(
+                name,
+                round(scores[index].item(), 4),
+                x1=columns.start / _GRID,
+                y1=rows.start / _GRID,
+                x2=columns.stop / _GRID,
+                y2=rows.stop / _GRID,
+            )
+            boxes.append(box)
         return Findings(boxes=tuple(sorted(boxes, key=lambda box: -box.score)))

@@ -112,8 +112,8 @@ def balanced(found: Sequence[Found], max_boxes: int, size: tuple[int, int]) -> l
     if not max_boxes or len(ranked) <= max_boxes:
         return ranked
     boxes = pd.DataFrame({"label": map(_name, ranked)})
-    share = np.array([box.width * box.height for _, box in ranked])
-    area = share * size[0] * size[1]
+    width, height = size
+    area = np.array([box.width * box.height for _, box in ranked]) * width * height
     boxes["size"] = np.searchsorted(_LIMITS, area, side="right")
     # A box's turn among those of its size and label orders its size; its place there orders all.
     boxes["turn"] = boxes.groupby(["size", "label"]).cumcount()

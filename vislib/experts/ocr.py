@@ -54,7 +54,8 @@ class Reader:
         folder = Path(rapidocr.__file__).parent / "models"
         # Models are named, so that nothing is fetched.
         models = {part: min(folder.glob(f"*_{part.lower()}_*.onnx")) for part in _PARTS}
-        self.model, self._side = f"rapidocr {version('rapidocr')}", side
+        self._side = side
+        self.model = f"rapidocr {version('rapidocr')}"
         self.revision = " ".join(path.stem for path in models.values())
         params = {
             "Global.log_level": "error",
@@ -88,11 +89,12 @@ class Reader:
             # Four corners, as text may be turned; the prior takes the upright box around them.
             spots = np.asarray(corners) - (left, top) + tile[:2]
             spots = np.clip(spots / small.size, 0, 1).round(5)
-            low, high = spots.min(axis=0), spots.max(axis=0)
+            low = spots.min(axis=0)
+            high = spots.max(axis=0)
             words = cleaned(text)
             if words and (low < high).all():
-                sure = round(float(score), 4)
-                texts.append(Box(words, sure, *low.tolist(), *high.tolist()))
+                box = Box(words, round(float(score), 4), *low.tolist(), *high.tolist())
+                texts.append(box)
         return texts
 
 
@@ -114,9 +116,9 @@ def framed(image: Image.Image) -> tuple[Image.Image, int, int]:
         pixels[:, -1],
     ]
     colour = np.median(np.concatenate(edges), axis=0)
+    canvas = Image.new("RGB", (width, height), tuple(map(int, colour)))
     left = (width - image.width) // 2
     top = (height - image.height) // 2
-    canvas = Image.new("RGB", (width, height), tuple(map(int, colour)))
     canvas.paste(image, (left, top))
     return canvas, left, top
 
@@ -138,13 +140,12 @@ def in_reading_order(texts: Iterable[Box]) -> list[Box]:
     """
     rows: list[list[Box]] = []
     for text in sorted(texts, key=lambda t: (t.y1 + t.y2, t.x1, t.label)):
-        if rows:
-            first = rows[-1][0]
-            apart = text.y1 + text.y2 - first.y1 - first.y2  # twice their middles
-            if apart < min(text.height, first.height):
-                rows[-1].append(text)
-                continue
-        rows.append([text])
+        first = rows[-1][0] if rows else None
+        middle = (text.y1 + text.y2) / 2
+        if first and middle - (first.y1 + first.y2) / 2 < min(text.height, first.height) / 2:
+            rows[-1].append(text)
+        else:
+            rows.append([text])
     ordered = []
     for row in rows:
         ordered += sorted(row, key=lambda t: (t.x1, t.y1))
@@ -173,14 +174,10 @@ def tile_boxes(size: Size, side: int) -> list[Tile]:
         return [(0, 0, width, height)]
     shared = side // _OVERLAP
     count = ceil((long - shared) / (side - shared))
-    tiles = []
-    for number in range(count):
-        start = round(number * (long - side) / (count - 1))
-        if width > height:
-            tiles.append((start, 0, start + side, height))
-        else:
-            tiles.append((0, start, width, start + side))
-    return tiles
+    starts = np.linspace(0, long - side, count).round().astype(int).tolist()
+    if width > height:
+        return [(start, 0, start + side, height) for start in starts]
+    return [(0, start, width, start + side) for start in starts]
 
 
 def each_once(texts: Iterable[Box]) -> list[Box]:
