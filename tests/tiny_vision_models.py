@@ -54,26 +54,6 @@ def siglip2_tokenizer() -> t.Siglip2Tokenizer:
     )
 
 
-def bert_tokenizer() -> t.BertTokenizer:
-    """Characters as tokens, the special ones at BERT's own ids, which Grounding DINO knows by
-    heart.
-    """
-    special = {
-        "[PAD]": 0,
-        "[UNK]": 100,
-        "[CLS]": 101,
-        "[SEP]": 102,
-        "[MASK]": 103,
-        ".": 1012,
-        "?": 1029,
-    }
-    letters = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
-    free = iter(i for i in range(1030) if i not in special.values())
-    vocab = special | {token: next(free) for token in letters}
-    vocab |= {f"[unused{i}]": i for i in free}
-    return t.BertTokenizer(vocab=dict(sorted(vocab.items(), key=lambda pair: pair[1])))
-
-
 def clip(folder: Path) -> None:
     config = t.CLIPConfig(
         text_config={**TEXT, "vocab_size": 55, "max_position_embeddings": 24, "eos_token_id": 54},
@@ -182,36 +162,6 @@ def owlv2(folder: Path) -> None:
     )
     images = t.Owlv2ImageProcessorPil(size=SQUARE)
     save(folder, t.Owlv2ForObjectDetection(config), t.Owlv2Processor(images, clip_tokenizer(16)))
-
-
-def grounding_dino(folder: Path) -> None:
-    text = t.BertConfig(**TEXT, vocab_size=1030, max_position_embeddings=64)
-    swin = t.SwinConfig(
-        image_size=64,
-        patch_size=4,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
-        window_size=4,
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    config = t.GroundingDinoConfig(
-        **{**DETR, "d_model": 32, "decoder_layers": 2},
-        backbone_config=swin,
-        text_config=text,
-        max_text_len=48,
-        encoder_n_points=2,
-        decoder_n_points=2,
-        num_feature_levels=4,
-    )
-    images = t.GroundingDinoImageProcessorPil(
-        size={"shortest_edge": 128, "longest_edge": 256}
-    )  # it sees 1/64 of it
-    save(
-        folder,
-        t.GroundingDinoForObjectDetection(config),
-        t.GroundingDinoProcessor(images, bert_tokenizer()),
-    )
 
 
 def save(folder: Path, model: t.PreTrainedModel, processor: object) -> None:

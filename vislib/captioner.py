@@ -3,9 +3,9 @@ held to some that it has not seen (VisCon-100K, section 5.6).
 
 That is how VisCon-1M and the larger part of DenseFusion-1M came about: the captioner takes the
 place of the model that wrote the first 100 K captions, as an engine of stage 06. The paper's gains
-4 BLEU and 3 ROUGE-L F1. Beside before and after stand here two baselines that need no model, and
-the trained model with another page's context: only one that reads the page writes worse captions
-then.
+4 BLEU and 3 ROUGE-L F1. Beside before and after stand here the alternative texts, which need no
+model, and the trained model with another page's context: only one that reads the page writes worse
+captions then.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,6 @@ from typing import Any
 from vislib import prompts
 from vislib.captioner_data import REFUSED, UNLEARNT, Captions, Example, swapped
 from vislib.captioner_scores import score_systems
-from vislib.engines import Request
-from vislib.engines.extractive import Extractive
 from vislib.engines.thoughts import without_thoughts
 from vislib.prompts.captions import PAGE
 from vislib.runs import Run, choose, tables
@@ -32,7 +30,6 @@ SYSTEMS = {
     "after_swapped": (
         "the trained model, shown the image with another page's address, text and alternative text"
     ),
-    "extractive": "the page's own words and measured picture facts, by rules",
     "alt_text": "the alternative text alone",
 }
 _DIFFERENCES = (("after", "before"), ("after", "after_swapped"))
@@ -94,9 +91,7 @@ def write(run: Run, plan: Plan) -> Texts:
     texts["after"] = answers[: len(held)]
     if other:  # a prompt without a word of the page has nothing to swap
         texts["after_swapped"] = answers[len(held) :]
-    # Two systems that know no model: whoever trains must do better than these.
-    asked = [_request(example, plan.captions.kind) for example in held]
-    texts["extractive"] = [answer.text for _, answer in Extractive().answer(asked)]
+    # It knows no model: whoever trains must do better.
     texts["alt_text"] = [example.sample["alt_text"] or "" for example in held]
     for system, own in texts.items():
         # As 06 writes them: a placeholder of training must not come out of a model.
@@ -124,21 +119,6 @@ def _answers(run: Run, plan: Plan, model: str, examples: Sequence[Example], when
     # A system that fails often must not gain by it: an empty caption scores 0.
     run.metrics[f"failed_{when}"] = sum(reply.text is None for reply in replies)
     return [without_thoughts(reply.text or "") for reply in replies]
-
-
-def _request(example: Example, kind: str) -> Request:
-    """What stage 06 asks of its `extractive` engine, with its own seed of 0 whatever the
-    training's.
-    """
-    evidence = {
-        "task": "caption",
-        "kind": kind,
-        "sample": example.sample,
-        "caption": "",
-        "image_path": str(example.path),
-        "priors": example.priors,
-    }
-    return Request(id=example.name, prompt="", prompt_sha="", evidence=evidence)
 
 
 def score(run: Run, plan: Plan, totals: Mapping[str, Any], texts: Texts) -> None:

@@ -5,7 +5,6 @@ of a list, ours or the reader's own, or a classifier gives its own labels: its c
 which. As in the paper, detectors of closed sets and of open vocabularies look for objects.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from vislib.runs.errors import InputError
 TAGS = Path(__file__).with_name("tags.txt")
 PROMPT = "a photo of {}"
 _BATCH = 64  # prompts embedded at a time
-_OWL, _GROUNDING = ("owlv2", "owlvit"), ("grounding-dino", "mm-grounding-dino")
+_OWL = ("owlv2", "owlvit")
 # Model types whose image and text vectors share a space.
 _ZERO_SHOT = ("clip", "metaclip_2", "siglip", "siglip2")
 
@@ -180,11 +179,9 @@ class _Detector:
         self.threshold = threshold
         self.model, self.revision = value, self.vision.revision
 
-    def _detect(
-        self, image: Image.Image, inputs: Any, names: Mapping[int, str], silent: Any = ()
-    ) -> Findings:
+    def _detect(self, image: Image.Image, inputs: Any, names: Mapping[int, str]) -> Findings:
         """Boxes of 0-1 within the picture, best first, labelled by the column of the logits that
-        won; `silent` columns cannot.
+        won.
         """
         import torch
 
@@ -196,7 +193,6 @@ class _Detector:
             # Half precision, as on a GPU, would round corners to a pixel or two.
             outputs.logits = outputs.logits.float()
             outputs.pred_boxes = outputs.pred_boxes.float()
-            outputs.logits[..., silent] = -torch.inf
             [found] = post.post_process_object_detection(
                 outputs, threshold=self.threshold, target_sizes=[image.size[::-1]]
             )
@@ -235,12 +231,11 @@ class ClosedDetector(_Detector):
 
 
 class OpenDetector(_Detector):
-    """Objects of each image's own tags, by OWLv2, OWL-ViT or Grounding DINO, best first.
+    """Objects of each image's own tags, by OWLv2 or OWL-ViT, best first.
 
     A box is labelled with the one tag that fits it best, and its score is that tag's; kept above
-    `threshold` (0-1). Grounding DINO reads all tags as one text: of a long list, the first that fit
-    its 256 tokens. An image without tags gives no boxes. Raises InputError for a model of another
-    kind.
+    `threshold` (0-1). An image without tags gives no boxes. Raises InputError for a model of
+    another kind.
     """
 
     name = "open_detector"
@@ -249,41 +244,22 @@ class OpenDetector(_Detector):
     def __init__(self, value: str, *, threshold: float, device: str = "auto") -> None:
         super().__init__(value, threshold=threshold, device=device)
         config = self.vision.model.config
-        if config.model_type not in (*_OWL, *_GROUNDING):
+        if config.model_type not in _OWL:
             raise InputError(
-                f"open_detector is {value!r}, a {config.model_type}; allowed are"
-                f" {', '.join((*_OWL, *_GROUNDING))}"
+                f"open_detector is {value!r}, a {config.model_type}; allowed are {', '.join(_OWL)}"
             )
-        self.config, self.owl = config, config.model_type in _OWL
+        self._length = config.text_config.max_position_embeddings
 
     def __call__(self, image: Image.Image, tags: Sequence[str]) -> Findings:
         """The boxes of an RGB image, labelled with its own `tags`."""
-        import torch
-
         if not tags:
             return Findings()
-        if self.owl:  # a prompt a tag, of full length, as in training
-            text: Any = [[PROMPT.format(tag) for tag in tags]]
-            length = self.config.text_config.max_position_embeddings
-        else:  # `cat. dog.`: points and question marks part its phrases, none may stand in a tag
-            words = [re.sub(r"[.?]", " ", tag).strip().lower() for tag in tags]
-            text = " ".join(f"{phrase}." for phrase in words)
-            length = self.config.max_text_len
         inputs = self.vision.inputs(
             [image],
-            text=text,
-            padding="max_length" if self.owl else False,
+            # A prompt a tag, of full length, as in training.
+            text=[[PROMPT.format(tag) for tag in tags]],
+            padding="max_length",
             truncation=True,
-            max_length=length,
+            max_length=self._length,
         )
-        # Columns of the logits are prompts in OWL, tokens in Grounding DINO: each knows its tag.
-        if self.owl:
-            owner = torch.arange(len(tags))
-        else:
-            special = self.vision.model.model.special_tokens
-            parting = torch.isin(inputs["input_ids"][0], special)
-            owner = torch.full((length,), -1, device=self.vision.device)
-            # As many parting tokens stand before a token as tags, and one at the start.
-            owner[: len(parting)] = (parting.cumsum(0) - 1).masked_fill(parting, -1)
-        names = {column: tags[tag] for column, tag in enumerate(owner.tolist()) if tag >= 0}
-        return self._detect(image, inputs, names, silent=owner < 0)
+        return self._detect(image, inputs, dict(enumerate(tags)))
