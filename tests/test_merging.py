@@ -312,7 +312,7 @@ def test_a_conversation_of_the_leaky_mix_reads_as_the_contract_says(tmp_path: Pa
     answers = [turn["value"] for turn in turns[1::2]]
     given = {"caption": "Caption 4 contextual, ‹image› said.", F: "Yes.", M: "C"}
     assert answers == [given[source] for source in row["sources"]]
-    assert run._all_counts()["note/identifiers_neutralised"] == 12 * 2
+    assert run.metrics["identifiers_neutralised"] == 12 * 2
     sizes = run.metrics["rows"]
     assert sizes["contextual/separate/train"] == 2 * sizes["contextual/leaky_mix/train"]
     assert sizes["contextual/leaky_mix/train"] + sizes["contextual/leaky_mix/test"] == 12
@@ -397,7 +397,7 @@ def test_an_image_counts_as_trained_on_only_where_its_sample_is_usable(tmp_path:
 def test_the_minimum_keeps_similar_questions_and_counts_their_pairs(tmp_path: Path) -> None:
     run = merge(tmp_path, inputs_at(tmp_path), min_per_type=3)
     assert "similar_question" not in run.counts()["question"]["dropped"]
-    assert run._all_counts()["note/similar_pairs_kept_at_minimum"] == 12 * 2 * 2
+    assert run.metrics["similar_pairs_kept_at_minimum"] == 12 * 2 * 2
 
 
 def test_similar_questions_are_shown_beside_what_they_resemble(tmp_path: Path) -> None:
