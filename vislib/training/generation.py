@@ -154,18 +154,15 @@ def generate(
     tokens.
     """
     import torch
-    from transformers import GenerationConfig
+    from transformers import BatchFeature, GenerationConfig
 
     from vislib.training.batches import collate
 
     ends = end_tokens(model, processor)
-    batch = collate(rows, processor=processor, side="left")
+    batch = BatchFeature(collate(rows, processor=processor, side="left"))
     del batch["labels"]
     # pixels in the type of the weights; token ids stay whole numbers
-    moved = {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in batch.items()
-    }
+    batch = batch.to(model.device, model.dtype)
     # a configuration of its own: a checkpoint's may sample
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
@@ -174,7 +171,7 @@ def generate(
         pad_token_id=processor.tokenizer.pad_token_id,
     )
     with torch.inference_mode():
-        made = model.generate(**moved)[:, batch["input_ids"].shape[1] :].tolist()
+        made = model.generate(**batch)[:, batch["input_ids"].shape[1] :].tolist()
     answers = (answer[:limit] for answer, limit in zip(made, limits, strict=True))
     return [list(takewhile(lambda token: token not in ends, answer)) for answer in answers]
 

@@ -234,12 +234,12 @@ class AnswerTrainer(Trainer):
         """After each optimiser step: its row of the log, the end of a training that diverged, and
         the stop.
         """
-        done, rows = self.state.global_step, list[int]()
-        if "loss" in logs:
-            rows = self.share.of_step(done - 1)
+        done, step_ended = self.state.global_step, "loss" in logs
+        if step_ended:
             # the Trainer would go on, and save what is lost
             if not math.isfinite(logs["loss"] + logs.get("grad_norm", 0)):
-                names = ", ".join(self.rows.table.column("id").take(rows).to_pylist())
+                rows = self.rows.table.take(self.share.of_step(done - 1))
+                names = ", ".join(rows.column("id").to_pylist())
                 raise InputError(
                     f"step {done}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}:"
                     f" lower learning_rate, or look at its rows {names}"
@@ -251,7 +251,7 @@ class AnswerTrainer(Trainer):
         super().log(logs)
         if "eval_loss" in logs:
             self.tell("evaluation", step=done, eval_loss=logs["eval_loss"])
-        if rows:
+        if step_ended:
             self._step_ended(done, logs)
 
     def _step_ended(self, done: int, logs: dict[str, float]) -> None:
