@@ -270,7 +270,12 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     here.
     """
     file = Path(folder) / FACTS
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{file}: not readable ({error}); train the model again") from error
 
 
 def weights_hash(folder: str | Path) -> str:
