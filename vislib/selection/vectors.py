@@ -33,8 +33,9 @@ class Encoder:
     def __init__(self, value: str, *, device: str) -> None:
         if not value:
             raise InputError("embedding_model is empty; name a model that sees images")
-        options = {"parameter": "embedding_model", "device": device}
-        self.vision = load_vision_model(value, "AutoModel", **options)
+        self.vision = load_vision_model(
+            value, "AutoModel", parameter="embedding_model", device=device
+        )
         model = self.vision.model
         self._features: Any = getattr(model, "get_image_features", model)
         self.name = f"{value} {self.vision.revision}"
