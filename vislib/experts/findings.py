@@ -130,4 +130,4 @@ def _name(one: Found) -> str:
 def _rank(one: Found) -> tuple[float | str, ...]:
     # Everything that a box has, so that equal scores fall the same way whatever the order.
     expert, box = one
-    return -box.score, _name(one), box.x1, box.y1, box.x2, box.y2, expert, box.label
+    return -box.score, _name(one), *vars(box).values(), expert

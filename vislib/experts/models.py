@@ -133,8 +133,8 @@ def read_tags(file: Path) -> list[str]:
         raise InputError(
             f"tag_list: {file} cannot be read ({error.strerror}); give a list, one tag a line"
         ) from error
-    # Case is kept for the prompt, but no tag stands twice: softmax would share its score.
-    found: dict[str, tuple[int, str]] = {}  # the line of each, and its spelling
+    tags: list[str] = []
+    lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         place = f"tag_list: {file}, line {number}"
         try:
@@ -143,12 +143,14 @@ def read_tags(file: Path) -> list[str]:
             raise InputError(f"{place}: not UTF-8 ({error.reason}); save it so") from error
         if not tag or tag.startswith("#"):
             continue
-        first, _ = found.setdefault(tag.casefold(), (number, tag))
+        # Case is kept for the prompt, but no tag stands twice: softmax would share its score.
+        first = lines_of.setdefault(tag.casefold(), number)
         if first != number:
             raise InputError(f"{place}: {tag!r} repeats line {first}; take one of them away")
-    if not found:
+        tags.append(tag)
+    if not tags:
         raise InputError(f"tag_list: {file} holds no tag; write one a line")
-    return [tag for _, tag in found.values()]
+    return tags
 
 
 def first_synonym(label: str) -> str:
