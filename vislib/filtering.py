@@ -69,16 +69,8 @@ def filter_pages(
             yield Drop("unexpected", f"{type(error).__name__}: {error}"[:300])
             continue
         yield To("documents", page | {"n_tokens": n_tokens})
-        usable: list[Row] = []
-        for sample in samples:
-            fault = sample_fault(sample, min_side)
-            # In page order: the bound of a gallery keeps its first images, whatever comes later.
-            if not fault and 0 < images_per_page <= len(usable):
-                fault = "above_images_per_page", str(len(samples))
-            if not fault:
-                usable.append(sample)
-                continue
-            yield Drop(*fault, id=sample["sample_id"], unit="image")
+        usable, drops = usable_images(samples, images_per_page, min_side)
+        yield from drops
         texts, n_reserved = neutral(page["texts"])
         yield Note("reserved_words_rewritten", n_reserved)
         # so many placeholders of other images fit under the cap; the image's own takes one
@@ -102,6 +94,24 @@ def page_length(page: Row, tokenizer: str, most: int) -> tuple[int, bool]:
     # A page of a megabyte takes minutes to tokenize; that it is too long shows at its beginning.
     beyond = tokens_beyond(_tokenizer(tokenizer), text, most)
     return (beyond, False) if beyond else (n_tokens_of(text, tokenizer), True)
+
+
+def usable_images(samples: Sequence[Row], most: int, min_side: int) -> tuple[list[Row], list[Drop]]:
+    """The samples of a page whose image is worth asking for, `most` of them (0: all), and the
+    others.
+    """
+    usable: list[Row] = []
+    drops = []
+    for sample in samples:
+        fault = sample_fault(sample, min_side)
+        # In page order: the bound of a gallery keeps its first images, whatever comes later.
+        if not fault and 0 < most <= len(usable):
+            fault = "above_images_per_page", str(len(samples))
+        if fault:
+            drops.append(Drop(*fault, id=sample["sample_id"], unit="image"))
+        else:
+            usable.append(sample)
+    return usable, drops
 
 
 def sample_fault(sample: Mapping[str, Any], min_side: int) -> tuple[str, str] | None:

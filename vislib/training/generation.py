@@ -112,26 +112,31 @@ def answers_of_models(
     if lacking:
         how = {"device": device, "precision": precision}
         given = {"asked": lacking, "opened": how, "batch_size": batch_size}
-        file = run.scratch / "questions.json"
-        file.write_text(json.dumps(given), encoding="utf-8")
-        events = run_child(
-            [sys.executable, "-m", __name__, str(file)],
-            log=run.folder / "log.txt",
-            lock=run.workers_lock,
-        )
-        failed = 0
-        # however this ends, the child does
-        with closing(events), run.progress(len(lacking), progress) as shown:
-            for event in events:
-                if event["event"] == "failure":
-                    journal.fail(event["key"], event["reason"], event["detail"])
-                    failed += 1
-                elif event["event"] == "answer":
-                    journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
-                else:
-                    continue
-                shown.update(failed=failed)
+        _ask_child(run, given, journal, progress)
     return [[Reply.of(journal, key) for key in of_model] for of_model in keys]
+
+
+def _ask_child(run: Run, given: dict[str, Any], journal: Journal, progress: str) -> None:
+    """Have a child answer what is `given` to its `main`, and journal what it says."""
+    file = run.scratch / "questions.json"
+    file.write_text(json.dumps(given), encoding="utf-8")
+    events = run_child(
+        [sys.executable, "-m", __name__, str(file)],
+        log=run.folder / "log.txt",
+        lock=run.workers_lock,
+    )
+    failed = 0
+    # however this ends, the child does
+    with closing(events), run.progress(len(given["asked"]), progress) as shown:
+        for event in events:
+            if event["event"] == "failure":
+                journal.fail(event["key"], event["reason"], event["detail"])
+                failed += 1
+            elif event["event"] == "answer":
+                journal.put(event["key"], {"text": event["text"], "tokens": event["tokens"]})
+            else:
+                continue
+            shown.update(failed=failed)
 
 
 # ---- in the child
