@@ -2,10 +2,11 @@
 
 from tests.figure_layout import assert_readable
 from vislib import figures
-from vislib.figures import statistics, text
+from vislib.figures import text
 from vislib.figures.style import CONTRAST
+from vislib.media import stems
 
-SOURCE = statistics.source_stems({"page_url": "", "alt_text": None, "context": "boats at sea"})
+SOURCE = stems.source_stems({"page_url": "", "alt_text": None, "context": "boats at sea"})
 
 
 def test_drawable_knows_the_font_and_the_direction() -> None:
@@ -19,7 +20,7 @@ def test_marked_words_and_lines_keep_the_text_whole() -> None:
     lines = text.wrap(said, width=60)
     assert " ".join(lines) == " ".join(said.split())
     assert all(text.text_width(line, text.SIZE) <= 60 for line in lines)
-    pieces = [piece for line in lines for piece in text.marked(line, SOURCE)]
+    pieces = [piece for line in lines for piece in stems.marked(line, SOURCE)]
     assert [piece for piece, is_marked in pieces if is_marked] == ["boats", "sea"]
     assert "".join(piece for piece, _ in pieces) == "".join(lines)
 

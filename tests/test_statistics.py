@@ -10,6 +10,7 @@ import pytest
 
 from tests.notebook_cells import run_section
 from vislib.figures import statistics
+from vislib.media import stems
 
 
 def sample(
@@ -25,14 +26,14 @@ def caption(
 
 
 def test_stems_join_forms_and_leave_stop_words_and_single_characters_out() -> None:
-    assert statistics.stems("sailing") == statistics.stems("sails") == ("sail",)
-    assert statistics.stems("the") == statistics.stems("c") == statistics.stems("7") == ()
+    assert stems.stems("sailing") == stems.stems("sails") == ("sail",)
+    assert stems.stems("the") == stems.stems("c") == stems.stems("7") == ()
 
 
 def test_japanese_is_compared_by_pairs_of_characters() -> None:
-    assert statistics.stems("設定画面") == ("設定", "定画", "画面")
+    assert stems.stems("設定画面") == ("設定", "定画", "画面")
     assert (
-        statistics.overlap("画面の設定", statistics.source_stems(sample("この画面で設定する")))[
+        statistics.overlap("画面の設定", stems.source_stems(sample("この画面で設定する")))[
             "matched"
         ]
         == 2
@@ -40,14 +41,14 @@ def test_japanese_is_compared_by_pairs_of_characters() -> None:
 
 
 def test_overlap_counts_words_whose_stem_is_in_the_source() -> None:
-    source = statistics.source_stems(sample("Boats sail from the old harbour.", alt="A lighthouse"))
+    source = stems.source_stems(sample("Boats sail from the old harbour.", alt="A lighthouse"))
     found = statistics.overlap("The boat is sailing past a lighthouse and a gull.", source)
     # the, is, a, and, a are stop words; past and gull are not in the source
     assert found == {"all_words": 10, "content_words": 5, "matched": 3}
 
 
 def test_image_placeholders_are_no_words_of_the_page() -> None:
-    source = statistics.source_stems(sample("before <image> after <another-image>"))
+    source = stems.source_stems(sample("before <image> after <another-image>"))
     assert statistics.overlap("another image", source)["matched"] == 0
 
 

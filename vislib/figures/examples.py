@@ -15,9 +15,10 @@ from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from vislib.figures.statistics import overlap, query, source_stems, text_stems
+from vislib.figures.statistics import overlap, query
 from vislib.figures.style import ASIDE, GREY
 from vislib.figures.text import NOTHING, Column, drawable
+from vislib.media.stems import added_stems, source_stems
 from vislib.media.tokenization import sentences
 from vislib.runs import InputError
 
@@ -71,14 +72,6 @@ def choose(
     return list(shown.to_dict("records"))
 
 
-def added_stems(example: Example) -> frozenset[str]:
-    """Stems of what its page adds to an example: what stands there and not in the caption written
-    without it.
-    """
-    # a word of both was seen in the picture, or stands on the page by chance: "black", "left"
-    return source_stems(example) - text_stems(example["non_contextual"])
-
-
 def plot_page(sheet: Column, example: Example, *, words_around: int) -> None:
     """Figure 1: an image with up to `words_around` words of its page before and after it,
     its captions beside.
@@ -92,7 +85,10 @@ def plot_page(sheet: Column, example: Example, *, words_around: int) -> None:
     frame = Rectangle((1, 1), half, page.y + 5, fill=False, edgecolor="0.6", linewidth=0.6)
     sheet.axes.add_patch(frame)
     said = "{matched} of {content_words} words, stop words apart, stand on the page too"
-    sources = {"contextual": added_stems(example), "non_contextual": NOTHING}
+    sources = {
+        "contextual": added_stems(example),
+        "non_contextual": NOTHING,
+    }
     for kind, source in sources.items():
         title = f"{kind.replace('_', '-').capitalize()} caption"
         beside.write(title, size=7.5, weight="bold")

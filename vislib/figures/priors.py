@@ -15,9 +15,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox, BboxTransformTo
 
 from vislib.figures.examples import Example, choose
-from vislib.figures.statistics import text_stems
 from vislib.figures.style import ASIDE, CONTRAST, EDGE, GREY, Look
 from vislib.figures.text import Column, shortened, text_width
+from vislib.media.stems import text_stems
 from vislib.priors import as_fields, clearest, objects
 from vislib.runs import InputError
 

@@ -1,15 +1,9 @@
 """Numbers behind the property figures (VisCon-100K, appendix B, figures 5 to 7): SQL over the
 tables of a run, and pure functions.
-
-Stop words are wordcloud's 192 English ones: longer common lists hold "top", "side" or "system",
-which describe pictures. Stems are NLTK's English Snowball stems. Text of scripts without blanks,
-such as Chinese and Thai, is compared by pairs of characters.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -17,9 +11,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
-from wordcloud import STOPWORDS
 
-from vislib.media.words import UNSPACED, count_words, words
+from vislib.media.stems import source_stems, stems
+from vislib.media.words import count_words, words
 from vislib.runs import InputError
 from vislib.runs.stage import read_record
 from vislib.runs.tables import parts
@@ -31,7 +25,6 @@ PAPER_TEXT_SHARE = 0.7  # DenseFusion-1M: more than that of its images hold text
 
 # `vislib.runs.seeded` in SQL: ORDER BY seeded(seed, id) LIMIT n is a choice that no order changes
 _SEEDED = "CREATE MACRO seeded(seed, id) AS left(sha256(concat(seed, chr(0), id)), 16)"
-_PLACEHOLDER = re.compile("<(?:another-)?image>")
 Row = Mapping[str, Any]
 
 
@@ -62,38 +55,6 @@ def query(sql: str, **tables: Any) -> Any:
         except duckdb.BinderException as error:
             places = ", ".join(f"{n} is {t}" for n, t in tables.items() if isinstance(t, Path))
             raise InputError(f"{error}; {places}: take tables of this run's own stages") from error
-
-
-@lru_cache(maxsize=1 << 18)
-def stems(word: str) -> tuple[str, ...]:
-    """The stem of a lower-case word; none of a stop word or a single character; pairs of a run
-    without blanks.
-    """
-    if re.match(f"[{UNSPACED}]", word):
-        return tuple(word[i : i + 2] for i in range(max(1, len(word) - 1)))
-    return () if len(word) == 1 or word in STOPWORDS else (_stemmer().stem(word),)
-
-
-@cache
-def _stemmer() -> Any:
-    from nltk.stem.snowball import SnowballStemmer  # late: it brings all of nltk, two seconds
-
-    return SnowballStemmer("english")
-
-
-def text_stems(text: str) -> frozenset[str]:
-    """The stems of all words of a text."""
-    return frozenset(stem for word in words(text) for stem in stems(word))
-
-
-def source_stems(sample: Row) -> frozenset[str]:
-    """Stems of what a sample's captioner was given beside the image: page URL, alt text and
-    context.
-    """
-    # the address counts: it often names what the picture shows
-    text = "\n".join(sample[name] or "" for name in ("page_url", "alt_text", "context"))
-    # the placeholders are no words of the page: "image" in a caption must not match them
-    return text_stems(_PLACEHOLDER.sub(" ", text))
 
 
 def overlap(caption: str, source: frozenset[str]) -> dict[str, int]:

@@ -6,7 +6,6 @@ column or several.
 """
 
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox
 
-from vislib.figures.statistics import stems
 from vislib.figures.style import CONTRAST, GREY, INK, SMALL_PRINT, WIDTHS, start_style, wrapped
 from vislib.media import pixels
-from vislib.media.words import WORD, words
+from vislib.media.stems import marked
 
 SIZE, LEADING = 6.5, 1.32  # points of text; distance of lines in text sizes
 _TOP = 2.0  # points above the first line of a sheet
@@ -34,19 +32,6 @@ def drawable(text: str) -> bool:
     # right-to-left scripts need shaping, which matplotlib lacks
     directions = set(map(unicodedata.bidirectional, shown))
     return set(map(ord, shown)) <= _GLYPHS and directions.isdisjoint(("R", "AL", "AN"))
-
-
-def marked(line: str, source: frozenset[str]) -> Iterator[tuple[str, bool]]:
-    """The pieces of a line, and whether each is a word all of whose stems are in `source`."""
-    end = 0
-    for match in WORD.finditer(line):
-        found = stems(words(match[0])[0])
-        # a stop word has no stem, and is nobody's addition
-        if found and source.issuperset(found):
-            yield line[end : match.start()], False
-            yield match[0], True
-            end = match.end()
-    yield line[end:], False
 
 
 def text_width(text: str, size: float) -> float:
