@@ -22,7 +22,7 @@ SIDE = 220  # px of a thumbnail's longest side: about 10 kB
 _SHORT, _LONGEST = 48, 4000  # characters: up to here a fact on one line; from here a text is cut
 _FRAME = "border:1px solid rgba(128,128,128,.35);border-radius:4px;padding:8px"
 _LABEL = "font-size:80%;opacity:.7;overflow-wrap:anywhere"
-_CHAT = "flex:1 1 0;min-width:0;max-width:60em;max-height:32em;overflow:auto"
+_CHAT = "flex:1 1 0;min-width:0;max-width:60em"  # whole: a cut chat hides that it goes on
 _LINES = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35"
 
 
