@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 
-from vislib import deduplication, merging
+from vislib import deduplication, merging, removals
 from vislib.deduplication import similar_questions
 from vislib.media.embeddings import text_hash
 from vislib.merging import (
@@ -221,6 +222,7 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
     place = {
         "run_dir": str(root / "runs"),
         "variant": "",
+        "removals": [],
         "limit": 0,
         "seed": 0,
         "embedding_model": "hash",
@@ -233,7 +235,13 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
     query = merging.join(
         kinds, seed=p.seed, test_fraction=p.test_fraction, limit=p.limit, asked=asked
     )
-    joined = run.sql(query, into="joined", one_per="sample.sample_id", **given)
+    joined = run.sql(
+        query,
+        into="joined",
+        one_per="sample.sample_id",
+        removals=removals.table(run),
+        **given,
+    )
     vectors = (
         deduplication.embed_questions(run, joined, model=p.embedding_model, batch_size=4)
         if asked
@@ -398,6 +406,51 @@ def test_the_minimum_keeps_similar_questions_and_counts_their_pairs(tmp_path: Pa
     run = merge(tmp_path, inputs_at(tmp_path), min_per_type=3)
     assert "similar_question" not in run.counts()["question"]["dropped"]
     assert run.metrics["similar_pairs_kept_at_minimum"] == 12 * 2 * 2
+
+
+def test_removal_lists_take_samples_by_any_name_and_single_questions(tmp_path: Path) -> None:
+    entries = [
+        ("sample", "s0", "reviewed", "blurred"),
+        ("image", "i1", "nsfw", "0.97"),
+        ("document", "d2", "asked", ""),
+        ("link", "http://x/3.png", "opted_out", ""),
+        ("question", "q4cm0", "reviewed", ""),
+        *(("question", f"q5nf{n}", "reviewed", "") for n in range(3)),
+        ("question", "q9999", "typing error", ""),
+        ("sample", "i1", "an image's id", ""),
+    ]
+    file = tmp_path / "removals.jsonl"
+    lines = [json.dumps(dict(zip(removals.REMOVALS.names, e, strict=True))) for e in entries]
+    file.write_text("\n".join(lines))
+    run = merge(tmp_path, inputs_at(tmp_path), removals=[str(file)])
+    counts = run.counts()
+    assert counts["sample"]["dropped"] == {"removed": 4, "no_free_form": 1}
+    assert counts["question"]["dropped"]["removed"] == 4
+    dropped = {row["id"]: row for row in tables.read_rows(run.data / "dropped")}
+    details = [dropped[f"s{n}"]["detail"] for n in range(6) if n != 4]
+    assert details == ["reviewed: blurred", "nsfw: 0.97", "asked", "opted_out", "non_contextual"]
+    assert dropped["q4cm0"] == {"id": "q4cm0", "reason": "removed", "detail": "reviewed"}
+    assert dropped["q0cf0"]["detail"] == "removed"
+    for kind, name in product(KINDS, CONFIGURATIONS):
+        found = {row["sample_id"] for row in rows_of(run, kind, name).values()}
+        assert found == {f"s{n}" for n in (4, *range(6, 12))}
+    said = json.dumps(rows_of(run, "contextual", "leaky_mix")["s4"]["conversations"])
+    assert "multiple_choice0 for 4" not in said
+    assert "multiple_choice1 for 4" in said
+    unmet = removals.unmet(run)
+    assert [(row["unit"], row["id"]) for row in unmet] == [("question", "q9999"), ("sample", "i1")]
+    assert run.metrics["removals_that_name_nothing"] == 2
+
+
+def test_a_list_that_names_nothing_changes_nothing_and_neither_does_none(tmp_path: Path) -> None:
+    (file := tmp_path / "empty.jsonl").write_text("")
+    lists = {"none": [], "empty": [str(file)]}
+    runs = [
+        merge(tmp_path / name, inputs_at(tmp_path), removals=value) for name, value in lists.items()
+    ]
+    first, second = ({p.name: p.read_bytes() for p in run.data.rglob("*.parquet")} for run in runs)
+    assert first == second
+    assert removals.unmet(runs[0]) == []
 
 
 def test_similar_questions_are_shown_beside_what_they_resemble(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
+from vislib import removals
 from vislib.deduplication import unique
 from vislib.media.embeddings import Embeddings
 from vislib.prompts import load, neutralise
@@ -120,11 +121,11 @@ def join(
 
     Pages are split by hash of their address; a test image that is in train too is a fault. With a
     `limit`, so many of the samples without a fault, by hash. `asked`: whether there are questions
-    at all.
+    at all. What the table `removals` names is at fault, a question of it alone.
     """
     chosen = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     states, faults = _faults(kinds, asked)
-    nothing = "(SELECT *, '' AS question_type FROM captions LIMIT 0)"
+    nothing = "(SELECT *, '' AS question_type, '' AS question_id FROM captions LIMIT 0)"
     return f"""
     WITH caption AS (
         SELECT sample_id, list(row ORDER BY row) AS rows,
@@ -132,19 +133,24 @@ def join(
         FROM captions GROUP BY sample_id
     ), question AS (
         SELECT sample_id, list(row ORDER BY row) AS rows,
-            list(kind || '/' || question_type) FILTER (WHERE status = 'ok') AS types
-        FROM {"questions" if asked else nothing} GROUP BY sample_id
+            list(kind || '/' || question_type)
+                FILTER (WHERE status = 'ok' AND detail IS NULL) AS types,
+            list({{'id': question_id, 'detail': detail}}) FILTER (WHERE detail <> '') AS removed
+        FROM {"questions" if asked else nothing} LEFT JOIN ({removals.OF_QUESTIONS})
+            USING (question_id) GROUP BY sample_id
+    ), removed AS ({removals.OF_SAMPLES}
     ), whole AS (
         SELECT samples.row AS sample, images.row AS image, caption.rows AS captions,
-            question.rows AS questions, sample_id, image_id,
+            question.rows AS questions, question.removed, sample_id, image_id,
             {sql.split(seed, test_fraction)} AS split,
-            CASE WHEN images.status IS NULL THEN ['image_failed', 'not in the ledger']
+            CASE WHEN removed.detail IS NOT NULL THEN ['{removals.REASON}', removed.detail]
+            WHEN images.status IS NULL THEN ['image_failed', 'not in the ledger']
             WHEN images.status <> 'ok' THEN ['image_failed', images.reason]
             {faults} END AS fault
         FROM samples LEFT JOIN images USING (image_url) LEFT JOIN caption USING (sample_id)
-            LEFT JOIN question USING (sample_id)
+            LEFT JOIN question USING (sample_id) LEFT JOIN removed USING (sample_id)
     ), chosen AS (SELECT * FROM whole {"WHERE fault IS NULL" if limit else ""} {chosen})
-    SELECT sample, image, captions, questions, split,
+    SELECT sample, image, captions, questions, removed, split,
         -- last: of a sample that could stand nowhere, the image is no reason
         if(fault IS NULL AND split = 'test' AND image_id IN (
             SELECT image_id FROM whole WHERE fault IS NULL AND split = 'train'
@@ -197,9 +203,19 @@ def kinds_of(run: Run) -> list[str]:
 
 
 def questions_of(sample: Row, kind: str) -> list[Row]:
-    """The sample's questions of a kind that were read without fault."""
+    """The sample's questions of a kind that were read without fault, and are not removed."""
     rows: list[Row] = sample["questions"] or []
-    return [row for row in rows if row["kind"] == kind and row["status"] == "ok"]
+    gone = _removed(sample)
+    return [
+        row
+        for row in rows
+        if row["kind"] == kind and row["status"] == "ok" and row["question_id"] not in gone
+    ]
+
+
+def _removed(sample: Row) -> dict[str, str]:
+    """Why which of the sample's questions are removed."""
+    return {question["id"]: question["detail"] for question in sample["removed"] or []}
 
 
 def as_card(sample: Row, kinds: Sequence[str]) -> Row:
@@ -262,9 +278,11 @@ def conversations(
 
 def _lost_questions(sample: Row, kinds: Sequence[str]) -> Iterator[Drop]:
     # Dropped one by one, so that the account of questions closes beside that of samples.
-    fault = sample["fault"]
+    fault, gone = sample["fault"], _removed(sample)
     for row in sample["questions"] or []:
-        if row["status"] != "ok":
+        if why := gone.get(row["question_id"]):
+            yield Drop(removals.REASON, why, row["question_id"], "question")
+        elif row["status"] != "ok":
             yield Drop("malformed", row["reason"], row["question_id"], "question")
         elif fault or row["kind"] not in kinds:
             detail = fault[0] if fault else f"no captions of kind {row['kind']}"

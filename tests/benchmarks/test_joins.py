@@ -24,6 +24,8 @@ TABLES = {
         ['contextual', 'non_contextual'][i % 2 + 1] AS kind,
         repeat(sha256(i::VARCHAR), 4) AS caption, 'ok' AS status, '' AS reason
         FROM range({n} * 2) t(i)""",
+    "removals": """SELECT 'sample' AS unit, id(i * 10) AS id, 'asked' AS reason, '' AS note
+        FROM range({n} // 10) t(i)""",
     "questions": """SELECT id(i + 10**12) AS question_id, id(i // 14) AS sample_id,
         ['contextual', 'non_contextual'][i % 2 + 1] AS kind,
         ['free_form', 'multiple_choice'][(i // 2) % 2 + 1] AS question_type,
@@ -36,13 +38,14 @@ from pathlib import Path
 from vislib import captioning, merging
 from vislib.runs import sql, tables
 folder, kinds = Path(sys.argv[1]), ["contextual", "non_contextual"]
-given = {name: folder / name for name in ("samples", "images", "captions", "questions")}
+names = ("samples", "images", "captions", "questions", "removals")
+given = {name: folder / name for name in names}
 query = {
     "06": captioning.join(kinds, with_priors=False),
     "08": merging.join(kinds, seed=0, test_fraction=0.02),
 }[sys.argv[2]]
 if sys.argv[2] == "06":
-    del given["captions"], given["questions"]
+    del given["captions"], given["questions"], given["removals"]
 began = time.perf_counter()
 into = sql.query(query, folder / "joined", given, scratch=folder / "scratch")
 seconds = time.perf_counter() - began

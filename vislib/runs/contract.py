@@ -15,6 +15,9 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 # Of every stage: what was set aside, by the id of its unit. Nothing is lost in silence.
 DROPPED = _schema(id=_TEXT, reason=_TEXT, detail=_TEXT)
 
+# What shall leave the data, by whatever names it; the id of a link is its address.
+REMOVALS = _schema(unit=_TEXT, id=_TEXT, reason=_TEXT, note=_TEXT)
+
 _OBELICS = {
     "images": pa.list_(_TEXT),
     "texts": pa.list_(_TEXT),
