@@ -2,8 +2,7 @@
 
 import pytest
 
-from vislib.evaluation.parsing import lenient_yes_no, options_in, result_row
-from vislib.letters import lenient_letter
+from vislib.evaluation.parsing import lenient_letter, lenient_yes_no, options_in, result_row
 
 
 @pytest.mark.parametrize(

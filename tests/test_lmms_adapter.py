@@ -13,7 +13,7 @@ import pytest
 
 from vislib.evaluation import parsing
 from vislib.evaluation.lmms import check
-from vislib.letters import lenient_letter
+from vislib.evaluation.parsing import lenient_letter
 from vislib.runs import InputError
 from vislib.runs.contract import RESULTS
 

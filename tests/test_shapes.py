@@ -46,7 +46,7 @@ def test_all_thirteen_answers_have_a_type_and_a_letter_each() -> None:
     assert second.startswith("a circle?\nA. no\nB. yes\n")
     assert yes == "B"
     assert asked.startswith("<image>\nwhat color is the circle?\nA. black\n")
-    assert options_in(asked)[shapes.LETTERS.index(said)] == "gray"
+    assert options_in(asked)[shapes.ALPHABET.index(said)] == "gray"
 
 
 def test_the_whole_package_is_read() -> None:

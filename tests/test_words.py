@@ -2,9 +2,8 @@
 
 import pytest
 
-from vislib.evaluation.parsing import result_row
+from vislib.evaluation.parsing import lenient_letter, result_row
 from vislib.figures import comparison, language, statistics
-from vislib.letters import lenient_letter
 from vislib.media.words import count_words, words
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 from vislib.fetching.links import store
-from vislib.letters import LETTERS
 from vislib.media.pixels import verify
-from vislib.qa_options import lettered
+from vislib.qa_options import ALPHABET, lettered
 from vislib.runs import Run, choose, short_hash
 from vislib.runs.tables import Row
 
@@ -110,7 +109,7 @@ def conversation(asked: Sequence[Asked], image_id: str) -> Row:
         options = OPTIONS[type_of(answer)]
         lines = [question, *lettered(options), _ASK_LETTER]
         turns.append({"from": "human", "value": "\n".join(lines)})
-        turns.append({"from": "gpt", "value": LETTERS[options.index(answer)]})
+        turns.append({"from": "gpt", "value": ALPHABET[options.index(answer)]})
     turns[0]["value"] = f"<image>\n{turns[0]['value']}"
     return {
         "id": image_id,

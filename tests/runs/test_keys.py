@@ -39,10 +39,10 @@ SCHEMA = {
 VALUES = {"a": 1, "table": "x", "workers": 1, "run_dir": "runs/x"}
 CELLS = {
     "prose": ("markdown", "# A title", []),
-    "imports": ("code", "import math\nfrom vislib import letters, sizes", []),
+    "imports": ("code", "import math\nfrom vislib import qa_options, sizes", []),
     "parameters": ("code", "a: int = 1", ["parameters"]),
     "look": ("code", "%matplotlib inline\nsize = 3\nsizes", []),
-    "work": ("code", "def rule(x): return letters, x + a\nrun.map(rule)", ["work"]),
+    "work": ("code", "def rule(x): return qa_options, x + a\nrun.map(rule)", ["work"]),
     "last": ("code", "run.finish()", []),
 }
 
@@ -71,11 +71,11 @@ def differs(tmp_path, schema=SCHEMA, inputs=None, name="02_a.ipynb", values=VALU
             )
         },
         {"look": ("code", "size = 4", [])},
-        {"imports": ("code", "from vislib import sizes\nfrom vislib import letters  # why", [])},
+        {"imports": ("code", "from vislib import sizes\nfrom vislib import qa_options  # why", [])},
         {
             "work": (
                 "code",
-                "# why\ndef rule(x):\n    'Say it.'\n    return letters, x + a\nrun.map(rule)",
+                "# why\ndef rule(x):\n    'Say it.'\n    return qa_options, x + a\nrun.map(rule)",
                 ["work"],
             )
         },
@@ -90,7 +90,7 @@ def test_what_changes_no_data_is_no_change(tmp_path, edit):
     ("edit", "kind", "text"),
     [
         (
-            {"work": ("code", "def rule(x): return letters, x - a\nrun.map(rule)", ["work"])},
+            {"work": ("code", "def rule(x): return qa_options, x - a\nrun.map(rule)", ["work"])},
             "code",
             "notebook cell 5",
         ),
@@ -108,9 +108,9 @@ def test_what_only_looks_use_is_not_reached(tmp_path):
         return keys.stage_hashes(book(tmp_path / "02_a.ipynb", *cells), SCHEMA, VALUES, {})["code"]
 
     reached = code(*CELLS.values())
-    assert "vislib/letters.py" in reached
+    assert "vislib/qa_options.py" in reached
     assert "vislib/sizes.py" not in reached
-    assert reached["vislib/letters.py"] != reached.get("vislib/sizes.py")
+    assert reached["vislib/qa_options.py"] != reached.get("vislib/sizes.py")
     untagged = code(*(cell for cell in CELLS.values() if cell[2] != ["work"]))
     assert "vislib/sizes.py" in untagged
 

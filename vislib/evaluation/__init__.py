@@ -11,9 +11,8 @@ import pandas as pd
 from vislib.evaluation.benchmarks import CONTEXTUAL
 from vislib.evaluation.contextual import FREE_FORM, MULTIPLE_CHOICE, PageQuestion, load_questions
 from vislib.evaluation.lmms import Harness
-from vislib.evaluation.parsing import Reader, result_row
+from vislib.evaluation.parsing import Reader, lenient_letter, result_row
 from vislib.evaluation.statistics import Statistics
-from vislib.letters import lenient_letter
 from vislib.runs import InputError, Run, choose, tables
 from vislib.runs.contract import BENCHMARK_SCORES, COMPARISONS
 from vislib.runs.tables import Row

@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from vislib.evaluation.parsing import options_in
-from vislib.letters import LETTERS
+from vislib.qa_options import ALPHABET
 from vislib.runs import InputError, Run, choose, tables
 
 MULTIPLE_CHOICE = "multiple_choice"
@@ -45,7 +45,7 @@ class PageQuestion:
         """Reason and detail, if it cannot be asked."""
         if not self.image.is_file():
             return "image_missing", self.image_id
-        if self.type == MULTIPLE_CHOICE and self.answer not in LETTERS[: len(self.options)]:
+        if self.type == MULTIPLE_CHOICE and self.answer not in ALPHABET[: len(self.options)]:
             return "no_options", self.text
         return None
 

@@ -1,10 +1,12 @@
 """From replies to rows of the contract's `results`: how letters, yes and no are read out of them
 (VisCon-100K, section 5.2, is silent on it).
 
-The verdict (`correct` or `points`) is the harness's own, where one asked. Our readings stand beside
-it (`lenient`, `strictly_correct`): the harness takes the first character (SEED), or guesses where
-it finds no letter (MMMU). The share of replies that were not understood stands beside every
-accuracy.
+A strict reader counts "The answer is B." as wrong, so that a model is punished for its form; a
+greedy one finds an A in "A cat". The strict reading takes the letter alone; the lenient one what
+the answer means, and gives up where two options could be meant: no guess is made. The verdict
+(`correct` or `points`) is the harness's own, where one asked. Our readings stand beside it
+(`lenient`, `strictly_correct`): the harness takes the first character (SEED), or guesses where it
+finds no letter (MMMU). The share of replies that were not understood stands beside every accuracy.
 """
 
 import re
@@ -13,12 +15,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from vislib.engines.thoughts import without_thoughts
 from vislib.evaluation.benchmarks import Item, Sample, items, logged_reply, weight
-from vislib.letters import LETTERS, strict_letter
 from vislib.media.words import count_words
+from vislib.qa_options import ALPHABET, DENIAL, meant, normal, plain, texts_by_letter
 from vislib.runs.tables import Row
 
 Reader = Callable[[str, Sequence[str]], str]  # (reply, options) -> the letter that it means, or ""
 _UNLISTED = 5  # options that are read for where a prompt lists none
+_STRICT = re.compile(r"\(?([A-Z])[.)]?")
+# Letters that an option's text has if it is found inside a sentence: "no" stands in too many.
+_LEAST = 3
+
+
+def strict_letter(answer: str, letters: str = ALPHABET) -> str:
+    """The letter, if the answer is that alone (perhaps with a full stop or brackets), else ""."""
+    match = _STRICT.fullmatch(answer.strip())
+    return match[1] if match and match[1] in letters else ""
+
+
+def lenient_letter(answer: str, options: Sequence[str]) -> str:
+    """The letter of the one option that the answer means, or "" where none or several could be
+    meant.
+
+    What `meant` finds decides; after it an option's text in a sentence that denies nothing.
+    """
+    letters = meant(answer, options).letters or _quoted_inside(answer, options)
+    return "".join(letters) if len(letters) == 1 else ""
 
 
 def lenient_yes_no(answer: str) -> str:
@@ -34,6 +55,22 @@ def lenient_yes_no(answer: str) -> str:
     return said.pop() if len(said) == 1 else ""
 
 
+def _quoted_inside(answer: str, options: Sequence[str]) -> set[str]:
+    """Options whose text stands as whole words in a sentence; one inside a longer one that is found
+    does not count.
+    """
+    spoken, texts = plain(normal(answer)), texts_by_letter(options)
+    found = set[str]()
+    # The longest first: "green" within "dark green" is not said.
+    for letter, option in sorted(texts.items(), key=lambda item: -len(item[1])):
+        if len(option) >= _LEAST or option.isdigit() or not option.isascii():
+            whole = rf"(?<![a-z0-9]){re.escape(option)}(?![a-z0-9])"
+            spoken, times = re.subn(whole, "\0", spoken)
+            if times:
+                found.add(letter)
+    return set() if DENIAL.search(spoken) else found
+
+
 def options_in(prompt: str) -> list[str]:
     """Texts of the options that a prompt lists one a line, `A. …` onwards; none if it lists
     none.
@@ -43,7 +80,7 @@ def options_in(prompt: str) -> list[str]:
         # A sentence may begin as the list does: the list is what follows the last A.
         if letter == "A":
             found = []
-        if LETTERS.index(letter) == len(found):
+        if ALPHABET.index(letter) == len(found):
             found.append(text.strip())
     return found if len(found) > 1 else []
 
@@ -64,7 +101,7 @@ def result_row(
     # What is not known has its column too, so that rows of all benchmarks make one table.
     row |= dict.fromkeys(("correct", "parsed", "strictly_correct", "lenient", "points"))
     if reads == "letter":
-        strict = strict_letter(reply, LETTERS[: len(options)])
+        strict = strict_letter(reply, ALPHABET[: len(options)])
         lenient = read(reply, options)
     elif reads == "yes_no":
         # Strictly the word alone, but for case and a full stop.
@@ -141,7 +178,7 @@ def _sample_row(item: Item, sample: Sample, read: Reader) -> Row:
     if reads == "letter":
         kind = kind or ("multiple_choice" if options else "")
         # An open question of MMMU may have a letter for its answer, a key of music.
-        if kind in ("", "open") or answer not in tuple(LETTERS):
+        if kind in ("", "open") or answer not in tuple(ALPHABET):
             reads = "text"
     options = options or [""] * _UNLISTED
     row = result_row(item.id, logged_reply(sample), answer, reads, options=options, read=read)

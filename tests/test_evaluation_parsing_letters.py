@@ -1,10 +1,10 @@
-"""`vislib.letters`: which option an answer means, and when nobody can say."""
+"""Which option a reply means, and when nobody can say."""
 
 import time
 
 import pytest
 
-from vislib.letters import lenient_letter, strict_letter
+from vislib.evaluation.parsing import lenient_letter, strict_letter
 
 COLOURS = ["red", "green", "dark green", "a blue car"]
 CASES = [  # answer, options, strict, lenient
