@@ -256,9 +256,50 @@ def test_the_test_split_is_evaluated_and_each_step_is_reported_and_drawn(ground)
     run.close()
 
 
+def test_arms_of_the_dial_share_rows_tokens_and_steps_and_learn_something_else(ground):
+    mix = ground / "runs/demo/08_merging/data/contextual/leaky_mix"
+    for stem, numbers in {"train": range(6, 26), "test": range(26, 27)}.items():
+        writer = tables.TableWriter(mix, CONVERSATIONS, stem=stem)
+        for name in (f"s{number:02d}" for number in numbers if number != 7):
+            said = ["<image>\nWhere?", "Here.", "Describe it.", f"A {name}.", "Which?", name]
+            turns = [
+                {"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(said)
+            ]
+            row = {"id": name, "images": [name], "conversations": turns, "sample_id": name}
+            writer.write(row | {"doc_id": "d", "sources": ["free_form", "caption", "free_form"]})
+        writer.close()
+    runs, losses = [], []
+    for level in (0.0, 0.5, 1.0):
+        run = begin(
+            ground,
+            conversations="08_merging/contextual/leaky_mix",
+            variant=f"leak-{level:g}",
+            caption_visible=level,
+            eval_steps=8,
+        )
+        with here():
+            finetuning.finetune(run, finetuning.Plan.of(run))
+        runs.append(run)
+        losses.append([row["loss"] for row in rows_of(run, "steps")])
+        run.close()
+    arms = [rows_of(run, "arms")[0] for run in runs]
+    assert arms[0] == arms[1] == arms[2]
+    none, half, whole = (run.metrics["sealed_rows"] for run in runs)
+    assert none == 19 + 1  # the test row is asked without its caption in every arm
+    assert 1 < half < none
+    assert whole == 1
+    assert losses[0] != losses[1] != losses[2] != losses[0]
+    assert len({run.metrics["eval_loss"] for run in runs}) == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {"caption_visible": 0.5, "attention": "flash_attention_2"},
+            "takes no mask of our own, .* set attention to sdpa",
+        ),
+        ({"caption_visible": 0.0}, "wants a caption and questions in every row"),
         ({"load_best": True}, "load_best is true, but eval_steps is 0"),
         ({"conversations": "", "eval_steps": 2}, "set eval_steps to 0 in a base arm"),
         ({"conversations": "", "own_data": []}, "no row to learn from"),

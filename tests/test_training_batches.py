@@ -4,6 +4,7 @@ comes once.
 
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 import transformers
 
 from tests.training_ground import encode, pictures, processor, row
-from vislib.training import tiny
-from vislib.training.batches import collate, dummy_row, plan_batches
+from vislib.training import batches, tiny
+from vislib.training.batches import collate, dummy_row, plan_batches, sealed_mask
 from vislib.training.labels import IGNORED, Encoder
 
 MODELS = [*tiny.NAMES, "idefics2-split", "idefics3-split", "llava-next"]
@@ -85,6 +86,55 @@ def test_rows_in_one_batch_have_the_losses_that_they_have_alone(kind, attention)
     assert len(alone) == sum(one.counts["supervised_tokens"] for one in rows)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together.sum(), alone.sum())
+
+
+CAPTIONED = row(
+    *("<image>\nDescribe it.", "A red lamp, lit.", "Which colour?", "Red.", "Where?", "Here."),
+    images=1,
+)
+
+
+def logits(kind: str, attention: str, rows) -> torch.Tensor:
+    batch = collate(rows, processor=processor(kind))
+    batch.pop("labels")
+    if (phases := batch.pop("phases", None)) is not None:
+        batch["attention_mask"] = sealed_mask(batch["attention_mask"], phases, torch.float32)
+    with torch.no_grad():
+        return model(kind, attention)(**batch).logits
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["tiny-llava", "tiny-idefics2"])
+def test_what_follows_a_sealed_caption_knows_nothing_of_it_and_sees_the_image(kind, attention):
+    free, plain, other = encoded(kind, [(CAPTIONED, [0]), SOME[2], (CAPTIONED, [3])])
+    shut = replace(free, sealed=True)
+    phases = torch.tensor(batches._phases(shut))
+    said, after = phases == 1, phases == 2
+    learnt = torch.tensor(free.labels) != IGNORED
+    end = processor(kind).tokenizer.decode(torch.tensor(free.input_ids)[said])
+    assert "A red lamp, lit." in end
+    assert 0 < (learnt & after).sum() < after.sum()  # questions and their answers
+    ids = torch.tensor(free.input_ids).masked_fill(said, 7).tolist()  # another caption
+    size = len(ids)
+
+    def told(row):  # in a batch with a longer row that is not sealed
+        return logits(kind, attention, [row, plain])[0, :size]
+
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    alone = logits(kind, attention, [free])[0]
+    torch.testing.assert_close(told(free), alone, **near)
+    torch.testing.assert_close(told(shut)[~after], alone[~after], **near)
+    # level 0: another caption changes nothing that follows; level 1: it changes all of that
+    assert torch.equal(told(shut)[after], told(replace(shut, input_ids=ids))[after])
+    changed = (told(free) - told(replace(free, input_ids=ids))).abs().amax(-1)
+    assert (changed[after] > 1e-3).all()
+    assert (changed[phases == 0] == 0).all()
+    seen = told(shut) - told(replace(shut, pixels=other.pixels))
+    assert (seen[after].abs().amax(-1) > 1e-3).all()
+    # the neighbour has what it has without a sealed row
+    both = logits(kind, attention, [shut, plain])[1]
+    torch.testing.assert_close(both, logits(kind, attention, [free, plain])[1], **near)
+    assert "phases" not in collate([free, plain], processor=processor(kind))
 
 
 @pytest.mark.parametrize("kind", MODELS)

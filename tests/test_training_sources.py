@@ -15,10 +15,17 @@ from vislib.media.pixels import read_image
 from vislib.runs import InputError, short_hash, tables
 from vislib.runs.contract import CONVERSATIONS, IMAGES
 from vislib.training import sources
-from vislib.training.sources import contract_rows, own_rows
+from vislib.training.sources import caption_first, contract_rows, own_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-EMPTY = {"sample_id": "", "n_left_out": 0, "n_mended": 0, "reason": "", "detail": ""}
+EMPTY = {
+    "sample_id": "",
+    "n_left_out": 0,
+    "n_mended": 0,
+    "sealed": False,
+    "reason": "",
+    "detail": "",
+}
 
 
 def turns(*values: str) -> list[dict]:
@@ -328,6 +335,34 @@ def test_conversations_come_from_the_train_split_with_files_of_the_ledger(tmp_pa
     (tmp_path / "leaky_mix/train-00000.parquet").unlink()
     with pytest.raises(InputError, match=r"leaky_mix: no train-\*\.parquet"):
         list(contract_rows(table, images, max_samples=0, seed=0))
+
+
+def test_the_caption_comes_first_and_a_share_of_samples_is_sealed_the_same_ones_at_every_level(
+    tmp_path,
+):
+    names = [f"s{number}" for number in range(100)]
+    writer = tables.TableWriter(tmp_path / "mix", CONVERSATIONS, stem="train")
+    talk = turns("<image>\nWhere?", "Here.", "Describe it.", "A lamp.", "Why?", "So.")
+    for name in names:
+        row = {"id": name, "images": ["a"], "conversations": talk, "sample_id": name}
+        writer.write(row | {"doc_id": "d", "sources": ["free_form", "caption", "free_form"]})
+    writer.close()
+    given = {"table": tmp_path / "mix", "ledger": ledger(tmp_path), "max_samples": 0, "seed": 1}
+    plain, *levels = (
+        list(contract_rows(**given, caption_visible=level)) for level in (-1, 0, 0.5, 1)
+    )
+    moved = turns("<image>\nDescribe it.", "A lamp.", "Where?", "Here.", "Why?", "So.")
+    assert plain[0]["conversations"] == talk
+    assert {row["id"] for row in plain if row["sealed"]} == set()
+    for rows in levels:  # rows that differ in nothing but the seal
+        assert [row | {"sealed": 0} for row in rows] == [
+            row | {"conversations": moved, "sealed": 0} for row in plain
+        ]
+    none, half, whole = ({row["id"] for row in rows if not row["sealed"]} for rows in levels)
+    assert none == set() < half < whole == set(names)
+    assert 30 < len(half) < 70
+    with pytest.raises(InputError, match="caption_visible wants a caption and questions"):
+        caption_first(talk[:2], ["caption"])
 
 
 def test_arms_of_equal_size_hold_the_same_samples_with_all_their_rows(tmp_path):

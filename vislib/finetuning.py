@@ -42,6 +42,11 @@ class Plan:
         Raises InputError where no model, no row, or too few rows can be used.
         """
         p = run.params
+        if p.caption_visible >= 0 and p.attention == "flash_attention_2":
+            raise InputError(
+                "attention is flash_attention_2, which takes no mask of our own, as caption_visible"
+                " needs; set attention to sdpa in all arms, or caption_visible to -1"
+            )
         settings = planning.settings_of(
             run,
             reports=str(run.folder / "tensorboard"),
@@ -89,7 +94,12 @@ def _rows(run: Run) -> dict[str, Iterator[Row]]:
 
 def _conversations(run: Run, most: int, split: str) -> Iterator[Row]:
     table, images = run.table("conversations"), run.table("images")
-    return contract_rows(table, images, max_samples=most, seed=run.seed, split=split)
+    level = run.params.caption_visible
+    if level >= 0 and split == "test":
+        level = 0  # held-out losses compare: each arm is asked as users ask, without a caption
+    return contract_rows(
+        table, images, max_samples=most, seed=run.seed, split=split, caption_visible=level
+    )
 
 
 def _held_out(run: Run, settings: Settings) -> str:

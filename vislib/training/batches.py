@@ -83,7 +83,8 @@ def collate(
     on that `side`; and the pixels of all images in the order of their tokens.
 
     Pixels of several sizes are padded with zeros to the largest: no image there. `dummy`
-    (`dummy_row`) joins a batch that has no image, as its last row.
+    (`dummy_row`) joins a batch that has no image, as its last row. With a sealed row there are
+    `phases` too, (rows, tokens), of which `sealed_mask` makes the mask.
     """
     rows = list(encoded)
     if dummy and not any(row.pixels for row in encoded):
@@ -99,11 +100,34 @@ def collate(
         "labels": padded([row.labels for row in rows], IGNORED),
         "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
     }
+    if any(row.sealed for row in rows):
+        batch["phases"] = padded([_phases(row) for row in rows], 0)
     for name in PIXELS:
         if tensors := [row.pixels[name] for row in rows if name in row.pixels]:
             largest = np.max([tensor.shape[1:] for tensor in tensors], axis=0).tolist()
             batch[name] = torch.cat([_grown(tensor, largest) for tensor in tensors])
     return batch
+
+
+def _phases(row: Encoded) -> list[int]:
+    """Of each token of a sealed row: 0 before the first answer, 1 in it, 2 behind; else 0."""
+    learnt = np.array(row.labels) != IGNORED
+    edges = np.cumsum(np.diff(learnt, prepend=False))  # an answer begins, or one ends
+    return [min(int(edge), 2) * row.sealed for edge in edges]
+
+
+def sealed_mask(seen: torch.Tensor, phases: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What each token may attend to: itself and those before it that are no padding (`seen`, (rows,
+    tokens)), but from phase 2 none of phase 1.
+
+    0 or -inf, to be added to the scores of attention: (rows, 1, tokens, tokens). Nothing of the
+    first answer reaches what follows: between them lies no token that has attended to it.
+    """
+    earlier = torch.ones_like(phases[0]).expand(phases.shape[1], -1).tril().bool()
+    hidden = (phases[:, :, None] == 2) & (phases[:, None, :] == 1)
+    allowed = earlier & seen[:, None, :].bool() & ~hidden
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill(~allowed, -torch.inf)[:, None]
 
 
 def _grown(tensor: torch.Tensor, largest: Sequence[int]) -> torch.Tensor:

@@ -42,7 +42,7 @@ class Encoded:
     processor's pixel tensors.
 
     `pixels` is empty for a row without images; `truncated` says that tokens beyond `max_length`
-    were left out.
+    were left out; `sealed`, that no token behind the first answer may attend to it.
     """
 
     input_ids: list[int]
@@ -50,6 +50,7 @@ class Encoded:
     pixels: dict[str, Any] = field(default_factory=dict)
     n_image_tokens: int = 0
     truncated: bool = False
+    sealed: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -126,7 +127,9 @@ class Encoder:
                 "no_answer_left", f"the answer begins at token {first + 1}, max_length is {most}"
             )
         ids, labels = whole.input_ids[:most], whole.labels[:most]
-        return replace(whole, input_ids=ids, labels=labels, truncated=ids != whole.input_ids)
+        cut = ids != whole.input_ids
+        sealed = bool(row.get("sealed"))
+        return replace(whole, input_ids=ids, labels=labels, truncated=cut, sealed=sealed)
 
     def _labelled(self, turns: Turns, images: Sequence[Image.Image]) -> tuple[Encoded, int]:
         """The whole row, and the number of tokens up to the end of its last image."""

@@ -42,6 +42,7 @@ ROWS = pa.schema(
         *((name, pa.string()) for name in ("id", "source", "sample_id", "reason", "detail")),
         ("images", pa.list_(pa.string())),
         CONVERSATIONS.field("conversations"),
+        ("sealed", pa.bool_()),
         *((name, pa.int64()) for name in ("n_left_out", "n_mended", *COUNTS)),
     ]
 )
@@ -172,6 +173,7 @@ def _encode(rows: Sequence[Row], *, into: str, model: tuple[str, bool, int]) -> 
             continue
         rounds = len(row["conversations"]) // 2  # of a question and an answer
         yield To(into, row | encoded.counts | {"rounds": rounds})
+        yield Note("sealed_rows", encoded.sealed)
         yield Note("truncated_rows", encoded.truncated)
         yield Note("turns_left_out", row["n_left_out"])
         yield Note("characters_mended", row["n_mended"])

@@ -19,7 +19,7 @@ from vislib.runs import InputError, choose, tables
 from vislib.runs.keys import expand
 from vislib.runs.seeding import seeded, short_hash
 from vislib.runs.tables import Row
-from vislib.training.chat import MARK
+from vislib.training.chat import MARK, Turns
 
 # Sources: conversations of stage 08 (or captions of 06), and the model's own data.
 VISUAL, OWN = "visual", "own"
@@ -39,9 +39,10 @@ def entry(
     *,
     sample: str = "",
     mended: int = 0,
+    sealed: bool = False,
 ) -> Row:
     """One row in the form that training reads: id, source, sample_id, images (paths as text),
-    conversations (list of {from, value}), n_left_out, n_mended, and `reason` (malformed or
+    conversations (list of {from, value}), n_left_out, n_mended, sealed, and `reason` (malformed or
     image_missing) with `detail` where it cannot be learnt from. What only a model's processor can
     tell is found by `planning`.
 
@@ -49,10 +50,11 @@ def entry(
     before the first human one are left out and counted (`n_left_out`), as LLaVA's recipe does with
     an answer to nothing; a system turn is too, since models are trained with their own. Where no
     question marks the places of the images, all stand at the beginning, each on a line of its own,
-    as in LLaVA's rows. `mended`: characters that were replaced in the row.
+    as in LLaVA's rows. `mended`: characters that were replaced in the row. `sealed`: whether what
+    follows the first answer must not attend to it.
     """
     row: Row = {"id": name, "source": source, "sample_id": sample, "images": [], "n_mended": mended}
-    row |= {"conversations": [], "n_left_out": 0}
+    row |= {"conversations": [], "n_left_out": 0, "sealed": sealed}
     row["reason"], row["detail"] = _fault(images, turns)
     if row["reason"]:
         return row
@@ -85,14 +87,21 @@ def _fault(images: Any, turns: Any) -> tuple[str, str]:
 
 
 def contract_rows(
-    table: Path, ledger: Path, *, max_samples: int, seed: int, split: str = "train"
+    table: Path,
+    ledger: Path,
+    *,
+    max_samples: int,
+    seed: int,
+    split: str = "train",
+    caption_visible: float = -1,
 ) -> Iterator[Row]:
     """The rows of a configuration's `split`, in order, their images through the ledger
     `03_images/images`.
 
     `max_samples` (0: all) samples, drawn by the hash of seed and sample_id with all their rows:
-    configurations that are made of the same samples keep the same ones. Raises InputError for a
-    table without that split.
+    configurations that are made of the same samples keep the same ones. From 0 on,
+    `caption_visible` is the share of samples, drawn likewise, whose questions may attend to their
+    caption; it then comes first in all rows. Raises InputError for a table without that split.
     """
     parts = [part for part in tables.parts(table) if part.name.startswith(split)]
     if not parts:
@@ -106,7 +115,7 @@ def contract_rows(
         samples = dict.fromkeys(row["sample_id"] for rows in rows_of for row in rows)
         wanted = set(choose(samples, max_samples, seed))
     for part in parts:
-        found = tables.read_rows(part, ["id", "sample_id", "images", "conversations"])
+        found = tables.read_rows(part, ["id", "sample_id", "images", "conversations", "sources"])
         rows = [row for row in found if not max_samples or row["sample_id"] in wanted]
         # a part at a time: the ledger of a million images need not be held
         ids = {image for row in rows for image in row["images"]}
@@ -114,8 +123,29 @@ def contract_rows(
         paths = {name: ledger.parent / row["path"] for name, row in files.items() if row["path"]}
         for row in rows:
             images = [paths.get(image) for image in row["images"]]
-            sample = row["sample_id"]
-            yield entry(row["id"], VISUAL, images, row["conversations"], sample=sample)
+            sample, turns, sealed = row["sample_id"], row["conversations"], False
+            if caption_visible >= 0:
+                turns = caption_first(turns, row["sources"])
+                # by hash: who is sealed at one level is sealed at every lower one
+                sealed = seeded(seed, "caption", sample) >= int(caption_visible * 2**64)
+            yield entry(row["id"], VISUAL, images, turns, sample=sample, sealed=sealed)
+
+
+def caption_first(turns: Turns, sources: Sequence[str]) -> Turns:
+    """The turns of a conversation of 08 with the caption's round before the others, whose order
+    stays; the mark of the image still opens the first. Raises InputError without caption or
+    question.
+    """
+    if len(set(sources)) < 2 or "caption" not in sources:
+        raise InputError(
+            f"caption_visible wants a caption and questions in every row, and one has"
+            f" {', '.join(sources)}; name a configuration such as leaky_mix, or set -1"
+        )
+    at, lead = 2 * sources.index("caption"), f"{MARK}\n"
+    moved = [*turns[at : at + 2], *turns[:at], *turns[at + 2 :]]
+    said = [turn | {"value": turn["value"].removeprefix(lead)} for turn in map(dict, moved)]
+    said[0]["value"] = lead + said[0]["value"]
+    return said
 
 
 # ---- a model's own data

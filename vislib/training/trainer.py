@@ -28,7 +28,7 @@ from vislib.runs.children import emit
 from vislib.runs.errors import InputError
 from vislib.runs.keys import in_order
 from vislib.runs.provenance import peak_memory_mib
-from vislib.training.batches import collate, dummy_row, plan_batches
+from vislib.training.batches import collate, dummy_row, plan_batches, sealed_mask
 from vislib.training.chat import RowError
 from vislib.training.labels import IGNORED, Encoded, Encoder
 from vislib.training.launch import COUNTED
@@ -204,6 +204,10 @@ class AnswerTrainer(Trainer):
             # what a row has: the Trainer's mean over rows is one over tokens then
             usual = self.held_out.counts["supervised_tokens"].mean()
             num_items_in_batch = usual * self.accelerator.num_processes
+        if (phases := inputs.pop("phases", None)) is not None:
+            # made here: sent by a loader, it would be the square of what a row is
+            seen, dtype = inputs["attention_mask"], next(model.parameters()).dtype
+            inputs["attention_mask"] = sealed_mask(seen, phases, dtype)
         # each token is told by the one before it
         targets = pad(inputs.pop("labels"), (0, 1), value=IGNORED)[:, 1:]
         supervised = targets != IGNORED
