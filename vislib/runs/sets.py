@@ -23,7 +23,7 @@ from vislib.runs.yaml_files import read_parameters
 ENGINE_FILE = "engine.yaml"
 # What answers where a model of the hub would, by the parameter that names it: the sample has these.
 STAND_INS = {
-    "engine": ("extractive", "recorded"),
+    "engine": ("extractive", "recorded", "text evidence"),
     "tagger": ("efficientnet-lite0",),
     "detector": ("efficientnet-lite0",),
     "embedding_model": ("efficientnet-lite0",),
@@ -115,8 +115,11 @@ def _read_engine(file: Path, schemas: Sequence[Schema]) -> dict[str, Any]:
     given = read_parameters(file)
     # a stage that trains has a `model` too, which is another matter
     asking = [schema for schema in schemas if "engine" in schema]
-    # what only some stages know is theirs alone; what none knows is a misspelt name
-    known = {name: parameter for schema in asking for name, parameter in sorted(schema.items())}
+    # what only some stages know is theirs alone; what none knows is a misspelt name. The first
+    # stage that knows a name says what it may be: judges know fewer engines than writers
+    known = {
+        name: parameter for schema in reversed(asking) for name, parameter in sorted(schema.items())
+    }
     for name in _OF_THE_NAME:
         known.pop(name, None)
     check_values(known, given, f"{file} (for the stages of this set that ask)")
@@ -192,7 +195,7 @@ def _entry(
     # both may stand in the file too, where a copied params.yaml has them
     values = {"variant": variant, "run_dir": f"runs/{folder}"}
     if "engine" in schema and shared:
-        values |= {name: value for name, value in shared.items() if name in schema}
+        values |= {name: value for name, value in shared.items() if _takes(schema, name, value)}
         place += f" with {ENGINE_FILE}"  # a value that is refused later may be of either
     values = resolve(schema, values | given, place)
     if values["variant"] != variant:
@@ -208,6 +211,13 @@ def _entry(
     stage = Stage(notebook=file.name.split(".")[0], schema=schema, values=values)
     omitted = tuple(name for name in schema if name not in given)
     return SetFile(place=place, stage=stage, omitted=omitted)
+
+
+def _takes(schema: Schema, name: str, value: Any) -> bool:
+    """Whether a stage takes a value of engine.yaml: a judge that the set's writers' rules cannot
+    be stays with its own default.
+    """
+    return name in schema and (name != "engine" or value in schema[name].choices)
 
 
 def _asking(stages: Sequence[SetFile]) -> list[tuple[SetFile, str, str]]:
