@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vislib.deduplication import Unique, unique
+from vislib.deduplication import Unique, sweep, unique
+from vislib.media.embeddings import Embeddings, text_hash
 
 F, M = "free_form", "multiple_choice"
 
@@ -126,3 +127,34 @@ def test_the_selection_agrees_with_brute_force(seed: int) -> None:
     assert (dropped, result.stuck) == by_brute_force(similarity, types, ids, threshold, minimum)
     left = Counter(row["question_type"] for row in result.kept)
     assert all(left[name] >= min(minimum, types.count(name)) for name in (F, M))
+
+
+# -- the sweep
+
+
+def test_a_sweep_tells_what_each_setting_leaves() -> None:
+    # two pairs of twins, 5 degrees apart and of one type each; the pairs at a right angle
+    texts = ["what is red", "what is blue", "who sails there", "who sails here"]
+    near = at_degrees(0, 5, 90, 95)
+    places = np.argsort([text_hash(text) for text in texts])
+    hashes = np.array([text_hash(texts[place]) for place in places], np.uint64)
+    asked = [
+        {"question_id": f"q{n}", "question_type": kind, "question": text}
+        for n, (kind, text) in enumerate(zip([F, F, M, M], texts, strict=True))
+    ]
+    sample = {"sample_id": "s", "kind": "contextual", "questions": asked}
+    vectors = Embeddings(hashes, near[places])
+    said = sweep([sample], vectors=vectors, thresholds=[0.9, 1.0], minima=[1, 2], into="swept")
+    rows = {(to.row["threshold"], to.row["minimum"]): to.row for to in said}
+    assert {setting: row["kept"] for setting, row in rows.items()} == {
+        (0.9, 1): 2,
+        (0.9, 2): 4,
+        (1.0, 1): 4,
+        (1.0, 2): 4,
+    }
+    few, all_of_them = rows[0.9, 1], rows[0.9, 2]
+    assert few["nearest"] == pytest.approx(np.cos(np.radians(95)), abs=1e-4)  # the outer ones
+    assert all_of_them["nearest"] == pytest.approx(np.cos(np.radians(5)), abs=1e-4)
+    assert few["free_form"] == 1
+    assert all_of_them["distinct_1"] == 8 / 12  # what, is, red, blue, who, sails, there, here
+    assert all_of_them["distinct_2"] == 6 / 8

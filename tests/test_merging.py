@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 
-from vislib import deduplication, merging, removals
+from vislib import deduplication, merging, removals, splits
 from vislib.deduplication import similar_questions
 from vislib.media.embeddings import text_hash
 from vislib.merging import (
@@ -216,6 +216,7 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
         "similarity_threshold": 0.9,
         "min_per_type": 2,
         "test_fraction": 0.3,
+        "split_by": "page",
         "embedding_batch_size": 4,
     }
     paths = {name: str(root / name) for name in schemas}
@@ -232,15 +233,12 @@ def merge(root: Path, rows: dict[str, list[dict[str, Any]]], **values: Any) -> R
     p = run.params
     kinds, asked = merging.kinds_of(run), bool(p.questions)
     given = {name: value for name, value in vars(p).items() if name in schemas and value}
-    query = merging.join(
-        kinds, seed=p.seed, test_fraction=p.test_fraction, limit=p.limit, asked=asked
-    )
+    if p.split_by == "group":
+        given["groups"] = splits.groups(run)
+    dealt = {"seed": p.seed, "test_fraction": p.test_fraction, "split_by": p.split_by}
+    query = merging.join(kinds, **dealt, limit=p.limit, asked=asked)
     joined = run.sql(
-        query,
-        into="joined",
-        one_per="sample.sample_id",
-        removals=removals.table(run),
-        **given,
+        query, into="joined", one_per="sample.sample_id", removals=removals.table(run), **given
     )
     vectors = (
         deduplication.embed_questions(run, joined, model=p.embedding_model, batch_size=4)

@@ -26,6 +26,7 @@ SAMPLE = {
     "06_captioning",
     "07_qa_generation",
     "08_merging",
+    "15_deduplication",
     "20_pipeline",
     "21_tokens",
     "22_overlap",
@@ -36,6 +37,7 @@ SAMPLE = {
     "31_images",
     "32_caption_statistics",
     "33_priors",
+    "36_deduplication",
     "40_comparison",
 }
 MODELS = {

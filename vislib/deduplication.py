@@ -4,12 +4,13 @@
 The paper keeps the most unique questions by their cosine similarity matrix and a minimum count per
 type, without giving threshold, minimum or order. Here, while the largest similarity is at or above
 the threshold, that pair loses the question with the higher mean similarity to the others, if its
-type stands above the minimum.
+type stands above the minimum. What other thresholds and minima would leave is a sweep, measured
+sample by sample.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vislib.media.embeddings import Embeddings, SentenceEncoder, embed_texts
-from vislib.runs import Run, sql, tables
+from vislib.media.words import words
+from vislib.runs import Run, To, sql, tables
 from vislib.runs.tables import Row
 
 # Longest first (ties by text): little padding, and at once whether a batch fits memory.
@@ -26,6 +28,25 @@ _TEXTS = """
     FROM (SELECT unnest(questions) AS question FROM joined)
     WHERE question.status = 'ok'
     ORDER BY length(text) DESC, text
+"""
+# The questions of each sample and kind that 08 would compare; `{limit}` samples of all, by hash.
+GROUPED = """
+    SELECT sample_id, kind, list(row ORDER BY row) AS questions
+    FROM questions SEMI JOIN (
+        SELECT DISTINCT sample_id FROM questions ORDER BY {drawn} LIMIT {limit}
+    ) USING (sample_id)
+    WHERE status = 'ok' GROUP BY ALL ORDER BY min(row)
+"""
+# Decimals, since sums of floats depend on their order, which threads do not keep.
+SWEEP = """
+    SELECT threshold, minimum, count(*) AS samples, sum(asked)::BIGINT AS asked,
+        sum(kept)::BIGINT AS kept,
+        avg(nearest::DECIMAL(9, 6)) AS nearest,
+        avg(distinct_1::DECIMAL(9, 6)) AS distinct_1,
+        avg(distinct_2::DECIMAL(9, 6)) AS distinct_2,
+        least(sum(free_form), sum(kept - free_form))
+            / greatest(sum(free_form), sum(kept - free_form)) AS balance
+    FROM swept GROUP BY ALL ORDER BY ALL
 """
 
 
@@ -91,6 +112,47 @@ def embed_questions(run: Run, joined: Path, *, model: str, batch_size: int) -> E
             batch_size=batch_size,
             on_done=progress.update,
         )
+
+
+def sweep(
+    samples: Iterable[Row],
+    *,
+    vectors: Embeddings,
+    thresholds: Sequence[float],
+    minima: Sequence[int],
+    into: str,
+) -> Iterator[To]:
+    """What every threshold with every minimum leaves of each sample's questions: rows of `SWEPT`
+    for the table `into`.
+    """
+    for sample in samples:
+        asked = sample["questions"]
+        near = vectors.of([row["question"] for row in asked])
+        spoken = [words(row["question"]) for row in asked]
+        place = {row["question_id"]: number for number, row in enumerate(asked)}
+        for threshold, minimum in product(thresholds, minima):
+            kept = unique(asked, near, threshold=threshold, minimum=minimum).kept
+            stay = [place[row["question_id"]] for row in kept]
+            row = {name: sample[name] for name in ("sample_id", "kind")}
+            row |= {"threshold": threshold, "minimum": minimum, "asked": len(asked)}
+            row["kept"] = len(kept)
+            row["free_form"] = sum(one["question_type"] == "free_form" for one in kept)
+            yield To(into, row | _variety(near[stay], [spoken[number] for number in stay]))
+
+
+def _variety(vectors: NDArray[np.float32], spoken: Sequence[Sequence[str]]) -> Row:
+    """How far the questions of one sample differ, by vectors and words; None where there are too
+    few to tell.
+    """
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1)
+    found: Row = {"nearest": float(cosines.max(axis=1).mean()) if len(spoken) > 1 else None}
+    # Within a sample, as de-duplication is: of a whole set the share falls as the set grows.
+    for n in (1, 2):
+        # n lists, each a word later than the one before: side by side they are the n-grams
+        grams = [g for said in spoken for g in zip(*(said[k:] for k in range(n)), strict=False)]
+        found[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else None
+    return found
 
 
 def similar_questions(run: Run, *, limit: int = 8) -> list[Row]:

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
-from vislib import removals
+from vislib import removals, splits
 from vislib.deduplication import unique
 from vislib.media.embeddings import Embeddings
 from vislib.prompts import load, neutralise
@@ -114,12 +114,19 @@ QUESTIONS = "SELECT question.question_id FROM (SELECT unnest(questions) AS quest
 
 
 def join(
-    kinds: Sequence[str], *, seed: int, test_fraction: float, limit: int = 0, asked: bool = True
+    kinds: Sequence[str],
+    *,
+    seed: int,
+    test_fraction: float,
+    split_by: str = "page",
+    limit: int = 0,
+    asked: bool = True,
 ) -> str:
     """SQL: one row per sample with its image, captions, questions and split, in order of samples,
     and the `fault` (reason, detail) for which it cannot stand in every configuration of every kind.
 
-    Pages are split by hash of their address; a test image that is in train too is a fault. With a
+    Pages are split by hash of their address, or of what `split_by` names in `splits.KEYS` (`group`
+    needs the table `groups`); a test image that is in train too is a fault. With a
     `limit`, so many of the samples without a fault, by hash. `asked`: whether there are questions
     at all. What the table `removals` names is at fault, a question of it alone.
     """
@@ -142,13 +149,14 @@ def join(
     ), whole AS (
         SELECT samples.row AS sample, images.row AS image, caption.rows AS captions,
             question.rows AS questions, question.removed, sample_id, image_id,
-            {sql.split(seed, test_fraction)} AS split,
+            {sql.split(seed, test_fraction, by=splits.KEYS[split_by])} AS split,
             CASE WHEN removed.detail IS NOT NULL THEN ['{removals.REASON}', removed.detail]
             WHEN images.status IS NULL THEN ['image_failed', 'not in the ledger']
             WHEN images.status <> 'ok' THEN ['image_failed', images.reason]
             {faults} END AS fault
         FROM samples LEFT JOIN images USING (image_url) LEFT JOIN caption USING (sample_id)
             LEFT JOIN question USING (sample_id) LEFT JOIN removed USING (sample_id)
+            {splits.JOINED.get(split_by, "")}
     ), chosen AS (SELECT * FROM whole {"WHERE fault IS NULL" if limit else ""} {chosen})
     SELECT sample, image, captions, questions, removed, split,
         -- last: of a sample that could stand nowhere, the image is no reason

@@ -111,6 +111,17 @@ CONVERSATIONS = _schema(
     doc_id=_TEXT,
     sources=pa.list_(_TEXT),  # of each round: caption, free_form, multiple_choice
 )
+_SETTING = {"threshold": _REAL, "minimum": _INT}
+_VARIETY = {
+    "asked": _INT,  # questions before
+    "kept": _INT,
+    "nearest": _REAL,  # mean cosine of a question to the most similar other one of its sample
+    "distinct_1": _REAL,  # different words over all words of a sample's questions
+    "distinct_2": _REAL,  # and pairs of words
+}
+SWEPT = _schema(sample_id=_TEXT, kind=_TEXT, **_SETTING, **_VARIETY, free_form=_INT)
+# Means over samples; balance: questions of the rarer type for one of the other.
+SWEEP = _schema(**_SETTING, samples=_INT, **_VARIETY, balance=_REAL)
 PAIRS = _schema(
     pair_id=_TEXT,
     sample_id=_TEXT,
@@ -240,6 +251,7 @@ _TABLES = {
         "scores": BENCHMARK_SCORES,
         "comparisons": COMPARISONS,
     },
+    "15_deduplication": {"sweep": SWEEP},
     "40_comparison": {"pairs": PAIRS, "votes": VOTES},
 }
 SCHEMAS: dict[str, dict[str, pa.Schema]] = {

@@ -61,15 +61,16 @@ def drawn(column: str, seed: int) -> str:
     return f"left(sha256('{seed}' || chr(0) || {column}), 16)"
 
 
-def split(seed: int, test_fraction: float) -> str:
+def split(
+    seed: int, test_fraction: float, *, by: str = "coalesce(nullif(page_url, ''), doc_id)"
+) -> str:
     """SQL of `test` for a `test_fraction` of pages and `train` for the others, by hash of seed and
-    `page_url` (of `doc_id` where a page has no URL).
+    `page_url` (of `doc_id` where a page has no URL), or of another expression.
     """
-    # By page, so that two images of one page never stand on both sides of the split.
-    page = "coalesce(nullif(page_url, ''), doc_id)"
+    # By page at least, so that two images of one page never stand on both sides of the split.
     # A share of the 2^64 hashes, as the text that their 16 digits are compared with.
     edge = min(int(test_fraction * 2**64), 2**64 - 1)
-    return f"if({drawn(page, seed)} < '{edge:016x}', 'test', 'train')"
+    return f"if({drawn(by, seed)} < '{edge:016x}', 'test', 'train')"
 
 
 def select(text: str, tables: Mapping[str, Path], scratch: Path) -> list[tuple[Any, ...]]:
