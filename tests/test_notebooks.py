@@ -26,6 +26,7 @@ SAMPLE = {
     "06_captioning",
     "07_qa_generation",
     "08_merging",
+    "09_publishing",
     "15_deduplication",
     "20_pipeline",
     "21_tokens",

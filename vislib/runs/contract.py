@@ -3,6 +3,8 @@
 Ids are the first 16 hex digits of a SHA-256. Coordinates are 0-1 of width and height.
 """
 
+import json
+
 import pyarrow as pa
 
 _TEXT, _INT, _REAL = pa.string(), pa.int64(), pa.float64()
@@ -122,6 +124,33 @@ _VARIETY = {
 SWEPT = _schema(sample_id=_TEXT, kind=_TEXT, **_SETTING, **_VARIETY, free_form=_INT)
 # Means over samples; balance: questions of the rarer type for one of the other.
 SWEEP = _schema(**_SETTING, samples=_INT, **_VARIETY, balance=_REAL)
+# A published row: a conversation, and who made what is in it.
+LINKS_ONLY = _schema(
+    id=_TEXT,
+    conversations=CONVERSATIONS.field("conversations").type,
+    sources=pa.list_(_TEXT),
+    kind=_TEXT,
+    configuration=_TEXT,
+    image_id=_TEXT,
+    image_url=_TEXT,
+    sha256=_TEXT,  # 64 hex digits, of the image file
+    width=_INT,
+    height=_INT,
+    alt_text=_TEXT,
+    page_url=_TEXT,
+    sample_id=_TEXT,
+    doc_id=_TEXT,
+    caption_model=_TEXT,
+    caption_prompt_sha=_TEXT,
+    caption_request_sha=_TEXT,
+    question_models=pa.list_(_TEXT),  # of the row's questions; none where it has no question
+    question_prompt_shas=pa.list_(_TEXT),
+    question_request_shas=pa.list_(_TEXT),
+)
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
+# With this metadata `datasets` and the hub's viewer decode the column as pictures.
+_FEATURES = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+WITH_IMAGES = pa.schema([("image", _IMAGE), *LINKS_ONLY], {"huggingface": _FEATURES})
 PAIRS = _schema(
     pair_id=_TEXT,
     sample_id=_TEXT,
@@ -224,7 +253,7 @@ COMPARISONS = _schema(
 
 # Tables whose rows stand in folders of their own: without rows there is no folder, as `datasets`
 # refuses an empty one.
-FOLDERS = ("conversations",)
+FOLDERS = ("conversations", "with_images", "links_only")
 _TABLES = {
     "00_shapes": {"conversations": CONVERSATIONS, "images": IMAGES, "blank": IMAGES},
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE},
@@ -239,6 +268,7 @@ _TABLES = {
     "06_captioning": {"captions": CAPTIONS},
     "07_qa_generation": {"questions": QUESTIONS, "requests": REQUESTS},
     "08_merging": {"conversations": CONVERSATIONS},
+    "09_publishing": {"with_images": WITH_IMAGES, "links_only": LINKS_ONLY},
     "10_finetuning": {"steps": STEPS, "arms": ARMS},
     "11_captioner": {
         "steps": STEPS,

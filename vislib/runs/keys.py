@@ -22,7 +22,7 @@ from vislib.runs.params import Schema
 from vislib.runs.seeding import short_hash
 
 _TABLE = re.compile(
-    r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./-]+)$"
+    r"^(?:\.\./(?P<run>[^/]+)/)?(?P<stage>\d\d_\w+(?:\.[\w.-]+)?)/(?P<table>[\w./*-]+)$"
 )
 Hashes = dict[str, Any]
 

@@ -7,6 +7,7 @@ all stages that ask.
 """
 
 import csv
+import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -296,7 +297,7 @@ def _check_inputs(entry: SetFile, earlier: Sequence[Stage]) -> None:
                 tables = ["dropped", *(known or [table])]
             if "arms" in tables:
                 tables.append("model")  # the folder of what was trained
-            if table not in tables:
+            if not fnmatch.filter(tables, table):  # `*/*/*.parquet` takes all kinds
                 raise InputError(
                     f"{entry.place}: {name} is {value!r}; {reference[1]} makes {', '.join(tables)}"
                 )

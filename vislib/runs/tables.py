@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from vislib.runs.arrow_types import plain
 from vislib.runs.contract import DROPPED, FOLDERS
 from vislib.runs.errors import InputError
-from vislib.runs.keys import in_order
+from vislib.runs.keys import expand, in_order
 
 ROWS_PER_PART = 2000
 _BUFFERED_ROWS = 500
@@ -49,10 +49,12 @@ def mend_text(value: Any) -> tuple[Any, int]:
 
 def parts(table: Path) -> list[Path]:
     """The Parquet parts of a table folder in order of number; a single file is its own only
-    part.
+    part, and a glob (`*/test-*.parquet`) names the parts of several tables.
     """
     if table.is_file():
         return [table]
+    if "*" in table.name:
+        return expand(table)
     if not table.is_dir():
         raise InputError(
             f"{table}: no such table; run the stage that makes it, or mend the parameter"
@@ -274,7 +276,9 @@ def _length(value: Any) -> int:
     # About: to measure a row exactly would cost more than to write it.
     if isinstance(value, list):
         return sum(len(item) for item in value if isinstance(item, str))
-    return len(value) if isinstance(value, str) else 0
+    if isinstance(value, dict):  # a picture and its name
+        return sum(map(_length, value.values()))
+    return len(value) if isinstance(value, str | bytes) else 0
 
 
 class Output:

@@ -1,0 +1,161 @@
+"""Rows of a release, with images or as links, in the layout of the Hugging Face hub.
+
+Two papers, two releases: conversations beside their pictures, as VisCon-100K's are, and image id,
+address and text alone, as DenseFusion-1M's datasheet describes its own. Pictures are their owners',
+and links are not; so whoever gets links fetches the pictures (`vislib.links rehydrate`) and tells
+by the hash whether they are still those that the text is about.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import yaml
+
+from vislib.fetching.links import store
+from vislib.runs import Drop, InputError, Run, To, sql, tables
+from vislib.runs.contract import SCHEMAS
+from vislib.runs.digests import file_hashes
+from vislib.runs.keys import expand
+from vislib.runs.tables import Row
+from vislib.runs.verbs import Said
+
+WITH_IMAGES, LINKS_ONLY = "with_images", "links_only"
+ID = ("kind", "configuration", "conversation.id")
+SUMS = "SHA256SUMS"
+_MAKERS = ("model", "prompt_sha", "request_sha")  # of a caption or a question
+
+
+def join(*, asked: bool, limit: int, seed: int) -> str:
+    """SQL: a row per conversation of every configuration, in order of files, with its sample, image
+    and caption, and who made its questions. With a `limit`, of so many samples, by hash; `asked`:
+    whether there are questions.
+    """
+    drawn = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
+    chosen = f"SELECT sample_id FROM conversations GROUP BY sample_id {drawn}"
+    makers = ", ".join(f"list_sort(list(DISTINCT {name})) AS {name}s" for name in _MAKERS)
+    if not asked:  # as if there were none
+        makers = ", ".join(f"[]::VARCHAR[] AS {name}s" for name in _MAKERS)
+    asking = "questions WHERE status = 'ok'" if asked else "captions WHERE false"
+    return f"""
+    WITH placed AS (
+        SELECT row AS said, sample_id, string_split(file, '/')[-3:] AS place
+        FROM conversations WHERE sample_id IN ({chosen})
+    ), named AS (
+        SELECT *, place[1] AS kind, place[2] AS configuration,
+            split_part(place[3], '-', 1) AS split FROM placed
+    ), asked AS (SELECT sample_id, kind, {makers} FROM {asking} GROUP BY sample_id, kind)
+    SELECT kind, configuration, split, said AS conversation, samples.row AS sample,
+        images.row AS image, captions.row AS caption, {", ".join(f"{name}s" for name in _MAKERS)}
+    FROM named LEFT JOIN samples USING (sample_id) LEFT JOIN images USING (image_url)
+        LEFT JOIN captions USING (sample_id, kind) LEFT JOIN asked USING (sample_id, kind)
+    ORDER BY said
+    """
+
+
+def row_of(joined: Row, data: bytes) -> Row:
+    """A published row of links, from a joined row and the bytes of its image."""
+    said, sample, image = joined["conversation"], joined["sample"], joined["image"]
+    copied = {name: said[name] for name in ("id", "conversations", "sources", "sample_id")}
+    copied |= {name: joined[name] for name in ("kind", "configuration")}
+    copied |= {name: sample[name] for name in ("image_url", "alt_text", "page_url", "doc_id")}
+    copied |= {name: image[name] for name in ("image_id", "width", "height")}
+    caption, asks = joined["caption"] or {}, set(said["sources"]) - {"caption"}
+    for name in _MAKERS:
+        copied[f"caption_{name}"] = caption.get(name)
+        copied[f"question_{name}s"] = (joined[f"{name}s"] or []) if asks else []
+    return copied | {"sha256": sha256(data).hexdigest()}
+
+
+def rows(
+    joined: Iterable[Row], *, releases: Collection[str], files: Path, with_context: bool, into: Path
+) -> Iterator[Said]:
+    """Rows of the `releases`, below `into`; a row without its picture is dropped.
+
+    `files`: the data folder of 03. `with_context` adds the text of the page, which has an owner.
+    """
+    for row in joined:
+        if not row["sample"] or (row["image"] or {}).get("status") != "ok":
+            yield Drop("image_missing", (row["sample"] or {}).get("image_url", "no such sample"))
+            continue
+        image = files / row["image"]["path"]
+        data = image.read_bytes() if image.is_file() else b""
+        published = row_of(row, data)
+        if not published["sha256"].startswith(published["image_id"]):
+            yield Drop("image_changed", f"{image.name} is not the file that the ledger names")
+            continue
+        if with_context:
+            published["context"] = row["sample"]["context"]
+        place = f"data/{config_name(row)}"
+        for name in releases:
+            picture = {"image": {"bytes": data, "path": image.name}} if name == WITH_IMAGES else {}
+            yield To(name, picture | published, path=f"{into}/{name}/{place}", stem=row["split"])
+
+
+def config_name(row: Mapping[str, Any]) -> str:
+    """The name of a configuration on the hub: words and a hyphen are legal there and in paths."""
+    return f"{row['kind']}-{row['configuration']}"
+
+
+def schemas(*, with_context: bool) -> dict[str, Any]:
+    """The schemas of both releases."""
+    found = {name: SCHEMAS["09_publishing"][name] for name in (WITH_IMAGES, LINKS_ONLY)}
+    if with_context:
+        context = SCHEMAS["02_filtering"]["samples"].field("context")
+        return {name: schema.append(context) for name, schema in found.items()}
+    return found
+
+
+def number_shards(run: Run) -> None:
+    """Place the rows that `run.map` made as shards whose names tell how many there are.
+
+    A split without a row has no shard: `datasets` refuses an empty one. Raises InputError if there
+    is no row at all.
+    """
+    for name in (WITH_IMAGES, LINKS_ONLY):
+        rmtree(run.data / name, ignore_errors=True)
+        for config in sorted((run.scratch / name / "data").glob("*")):
+            splits = defaultdict[str, list[Path]](list)
+            for part in tables.parts(config):
+                splits[part.name.split("-")[0]].append(part)
+            for split, made in splits.items():
+                for number, part in enumerate(made):
+                    shard = f"{split}-{number:05d}-of-{len(made):05d}.parquet"
+                    store(part, run.data / name / "data" / config.name / shard)
+    if not any(run.data.glob("*/data/*/*.parquet")):
+        raise InputError("no row can be published: see dropped, mend the inputs and run again")
+
+
+def configs_of(release: Path) -> dict[str, dict[str, str]]:
+    """The configurations of a release in order, the default one first: for each split its files,
+    as a glob from the release.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for shard in expand(release / "data"):
+        config, split = shard.parent.name, shard.name.split("-")[0]
+        found.setdefault(config, {})[split] = f"data/{config}/{split}-*.parquet"
+    # the papers' best mix, which holds the rounds of all others
+    best = sorted(found, key=lambda name: (not name.endswith("-leaky_mix"), name))[:1]
+    return {name: dict(sorted(found[name].items(), reverse=True)) for name in [*best, *found]}
+
+
+def write_readme(release: Path) -> None:
+    """README.md with the header by which `datasets.load_dataset(folder, config)` finds the rows."""
+    configs: list[dict[str, Any]] = []
+    for name, splits in configs_of(release).items():
+        files = [{"split": split, "path": path} for split, path in splits.items()]
+        configs.append({"config_name": name, "data_files": files})
+    configs[0]["default"] = True
+    header = yaml.safe_dump({"configs": configs}, sort_keys=False)
+    (release / "README.md").write_text(f"---\n{header}---\n", encoding="utf-8")
+
+
+def write_sums(release: Path) -> None:
+    """SHA256SUMS of every other file, as `sha256sum --check` reads it; last of all."""
+    files = [file for file in expand(release) if file.name != SUMS]
+    lines = zip(file_hashes(files), (file.relative_to(release) for file in files), strict=True)
+    text = "".join(f"{digest}  {name.as_posix()}\n" for digest, name in lines)
+    (release / SUMS).write_text(text, encoding="utf-8")
