@@ -49,7 +49,8 @@ MODELS = {
     "26_benchmarks",
     "27_densefusion_benchmarks",
 }
-EXPECTED = SAMPLE | MODELS
+OTHERS = {"17_moderation"}  # in neither set: params/template has it
+EXPECTED = SAMPLE | MODELS | OTHERS
 FUSED = "06_captioning.fused"  # the sample's one variant
 TOUR = ROOT / "notebooks/00_tour.ipynb"  # no stage, and committed with its outputs
 NOTEBOOKS = sorted(p for p in TOUR.parent.glob("*.ipynb") if p != TOUR)

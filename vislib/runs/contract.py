@@ -105,6 +105,15 @@ REQUESTS = _schema(
     tokens_in=_INT,
     tokens_out=_INT,
 )
+MODERATED = _schema(
+    sample_id=_TEXT,
+    unit=_TEXT,  # of a removal list: a caption's is its sample
+    id=_TEXT,
+    rule=_TEXT,  # nsfw, a list of words, a category of the endpoint, a kind of personal detail
+    score=_REAL,  # 0 to 1
+    text=_TEXT,  # around a word that was found
+    verdict=_TEXT,  # removed, masked or kept
+)
 CONVERSATIONS = _schema(
     id=_TEXT,  # of the sample; -c and -q in `separate`
     images=pa.list_(_TEXT),  # image_id, one
@@ -282,6 +291,12 @@ _TABLES = {
         "comparisons": COMPARISONS,
     },
     "15_deduplication": {"sweep": SWEEP},
+    "17_moderation": {
+        "captions": CAPTIONS,
+        "questions": QUESTIONS,
+        "moderated": MODERATED,
+        "removals": REMOVALS,
+    },
     "40_comparison": {"pairs": PAIRS, "votes": VOTES},
 }
 SCHEMAS: dict[str, dict[str, pa.Schema]] = {

@@ -16,7 +16,7 @@ from vislib.runs.cells import preview
 from vislib.runs.errors import InputError
 from vislib.runs.keys import Change, exists, in_words, input_path, input_values, only_code
 from vislib.runs.record import Run
-from vislib.runs.sets import STAND_INS, SetFile
+from vislib.runs.sets import STAND_INS, SetFile, makers
 from vislib.runs.stage import Record, Stage, read_record
 
 _LONG_SECONDS = 600  # what takes less is sooner made again than asked about
@@ -54,12 +54,6 @@ def plan_all(entries: Sequence[SetFile], options: Namespace) -> list[Plan]:
         running = {plan.entry.stage.name for plan in plans if plan.runs}
         plans.append(plan_one(entry, options, sorted(makers(entry) & running)))
     return plans
-
-
-def makers(entry: SetFile) -> set[str]:
-    """What may be the names of the stages that make a stage's inputs."""
-    inputs = input_values(entry.stage.schema, entry.stage.values)
-    return {value.split("/")[0] for _, value in inputs}
 
 
 def plan_one(entry: SetFile, options: Namespace, before: Sequence[str] = ()) -> Plan:

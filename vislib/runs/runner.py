@@ -25,7 +25,6 @@ from vislib.runs.plan import (
     asks,
     engines_of,
     estimate,
-    makers,
     matches,
     meet_servers,
     plan_all,
@@ -34,7 +33,14 @@ from vislib.runs.plan import (
 )
 from vislib.runs.provenance import pinned_versions, relative_to_root
 from vislib.runs.redaction import redact
-from vislib.runs.sets import SetFile, check_inputs, read_set, refuse_mixture, who_answers
+from vislib.runs.sets import (
+    SetFile,
+    check_inputs,
+    makers,
+    read_set,
+    refuse_mixture,
+    who_answers,
+)
 from vislib.runs.stage import Record, read_record, settle_runs_folder
 from vislib.runs.terminal import any_terminal, reader_has_gone
 

@@ -50,8 +50,8 @@ class SetFile:
 
 
 def read_set(folder: Path) -> list[SetFile]:
-    """The stages of a set in order of file name, the rows of a table as they stand. Any fault of
-    any file is an InputError before anything runs.
+    """The stages of a set in order of file name, the rows of a table as they stand; what makes an
+    input comes before what takes it. Any fault of any file is an InputError before anything runs.
 
     Inputs are checked by `check_inputs`, since those of a later stage may come after an earlier one
     has run.
@@ -73,7 +73,33 @@ def read_set(folder: Path) -> list[SetFile]:
             if twin := entries.get(entry.stage.name):
                 raise InputError(f"{entry.place}: {twin.place} is this variant already; keep one")
             entries[entry.stage.name] = entry
-    return list(entries.values())
+    return _makers_first(entries)
+
+
+def makers(entry: SetFile) -> set[str]:
+    """What may be the names of the stages that make a stage's inputs."""
+    inputs = input_values(entry.stage.schema, entry.stage.values)
+    return {value.split("/")[0] for _, value in inputs}
+
+
+def _makers_first(entries: dict[str, SetFile]) -> list[SetFile]:
+    """In the order given, but for a stage of a later number that makes an input: 17 may pass on to
+    08 what 07 made.
+    """
+    ordered: dict[str, SetFile] = {}
+
+    def place(name: str, takers: frozenset[str] = frozenset()) -> None:
+        # in order of name too; of two that take from each other the first is refused later
+        for maker in sorted(
+            makers(entries[name]) & entries.keys() - ordered.keys() - takers - {name}
+        ):
+            place(maker, takers | {name})
+        ordered[name] = entries[name]
+
+    for name in entries:
+        if name not in ordered:
+            place(name)
+    return list(ordered.values())
 
 
 def _stage_files(folder: Path) -> list[Path]:
