@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.web_server import png
+from vislib import removals
 from vislib.publishing import release
 from vislib.runs import short_hash
 from vislib.runs.contract import CAPTIONS, CONVERSATIONS, IMAGES, QUESTIONS, SAMPLES
@@ -41,7 +42,12 @@ def write_tables(root: Path, base: str) -> None:
         for kind in KINDS:
             said = {"sample_id": f"s{n}", "kind": kind, "status": "ok", "model": "writer"}
             captions.append(said | {"prompt_sha": f"p-{kind}", "request_sha": f"r{n}"})
-            questions += [said | {"model": f"asker {q}", "request_sha": f"q{n}"} for q in "ba"]
+            for q in "ba":
+                asks = {
+                    "question_id": f"q{n}{kind[0]}{q}",
+                    "question": {"b": "Which?", "a": "Why?"}[q],
+                }
+                questions.append(said | asks | {"model": f"asker {q}", "request_sha": f"q{n}"})
     given = [("02", SAMPLES, samples), ("03/images", IMAGES, images)]
     given += [("06", CAPTIONS, captions), ("07", QUESTIONS, questions)]
     for kind in KINDS:
@@ -75,12 +81,14 @@ def publish(root: Path, base: str = "http://x", **values: Any) -> Run:
     place |= {"captions": "06", "questions": "07"}
     tables = {name: str(root / path) for name, path in place.items()} | values
     given = {"releases": ["with_images", "links_only"], "with_context": False, "workers": 1}
-    given |= {"run_dir": str(root / "runs"), "variant": "", "limit": 0, "seed": 0, **tables}
+    given |= {"run_dir": str(root / "runs"), "variant": "", "limit": 0, "seed": 0, "removals": []}
+    given |= tables
     stage = Stage(notebook="09_publishing", schema={}, values=given)
     run = Run(stage, stage.open_partial("key", {"hashes": {}, "inputs": {}}), [])
     p = run.params
     query = release.join(asked=bool(p.questions), limit=p.limit, seed=p.seed)
     read = {name: tables[name] for name in place if tables[name]}
+    read |= {"removals": removals.table(run)}
     joined = run.sql(query, into="joined", one_per=release.ID, rows_per_part=4, **read)
     places = {"files": root / "03", "into": run.scratch}
     rule = partial(release.rows, releases=p.releases, with_context=p.with_context, **places)

@@ -1,6 +1,7 @@
 """Releases: opened by `datasets` as a stranger would, their rows those of the stages before."""
 
 import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from tests.releases import KINDS, TEST, N, publish, turns, write_tables
 from tests.web_server import png
+from vislib import removals
 from vislib.runs import InputError, tables
 
 
@@ -104,6 +106,23 @@ def test_a_limit_takes_the_same_samples_in_every_configuration(tmp_path: Path) -
     found = [{row["id"] for row in tables.read_rows(folder)} for folder in data.iterdir()]
     assert len(found) == 4
     assert all(ids == found[0] and len(ids) == 3 for ids in found)
+
+
+def test_what_removal_lists_name_is_not_published(tmp_path: Path) -> None:
+    entries = [("link", "http://x/3.png"), ("document", "d4"), ("question", "q5cb")]
+    entries += [("question", "q6ca"), ("sample", "s99")]
+    lines = [{"unit": unit, "id": id, "reason": "asked", "note": ""} for unit, id in entries]
+    (file := tmp_path / "removals.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run = publish(tmp_path, removals=[str(file)])
+    assert run.counts()["row"]["dropped"] == {"removed": 2 * 4}
+    for kind in KINDS:
+        rows = tables.read_rows(run.data / f"with_images/data/{kind}-leaky_mix")
+        found = {row["id"]: row["conversations"] for row in rows}
+        assert set(found) == {f"s{n}" for n in (0, 1, 2, 5, 6, 7, 8)}
+        asked = "captions" if kind == "contextual" else "leaky_mix"
+        assert found["s5"] == turns(5, asked)
+        assert found["s6"] == turns(6, "leaky_mix")  # it asks something else
+    assert [row["id"] for row in removals.unmet(run)] == ["s99"]
 
 
 def test_rows_without_their_picture_are_dropped_with_a_reason(tmp_path: Path) -> None:

@@ -58,3 +58,21 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="UTF-8"):
         list(removals.read([file]))
+
+
+def test_a_round_leaves_with_its_question_and_the_picture_stays_first() -> None:
+    said = ["<image>\nIs it ‹image›?\nA. a\nB. b", "A", "Describe it.", "Red.", "Is it?", "Yes."]
+    turns = [{"from": "human" if n % 2 else "gpt", "value": text} for n, text in enumerate(said)]
+    row = {
+        "id": "s",
+        "conversations": turns,
+        "sources": ["multiple_choice", "caption", "free_form"],
+    }
+    assert removals.without(row, []) == row
+    one = removals.without(row, ["Is it <image>?"])  # 08 has neutralised it
+    assert [t["value"] for t in one["conversations"]] == ["<image>\nDescribe it.", *said[3:]]
+    assert one["sources"] == ["caption", "free_form"]
+    two = removals.without(one, ["Is it?", "Describe it."])  # a caption is no question
+    assert [t["value"] for t in two["conversations"]] == ["<image>\nDescribe it.", "Red."]
+    only = {"id": "s", "conversations": turns[-2:], "sources": ["free_form"]}
+    assert removals.without(only, ["Is it?"])["conversations"] == []

@@ -7,10 +7,11 @@ with these columns. An entry that meets nothing may be a slip of the pen: it is 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vislib.prompts import neutralise
 from vislib.runs import InputError, Run, sql
 from vislib.runs.contract import REMOVALS
 from vislib.runs.keys import expand
@@ -88,6 +89,21 @@ def _checked(entry: Any, place: str) -> Row:
         if not fits or (name == "unit" and value not in UNITS):
             raise InputError(f"{place}: {name} is {value!r}; {_FORM}")
     return {name: row[name] for name in REMOVALS.names}
+
+
+def without(row: Row, questions: Collection[str]) -> Row:
+    """A row of conversations without the rounds that ask one of these questions."""
+    turns, start = row["conversations"], "<image>\n"
+    asked = tuple(f"{neutralise(question)[0]}\n" for question in questions)
+    rounds = [
+        (human, answer, source)
+        for human, answer, source in zip(turns[::2], turns[1::2], row["sources"], strict=True)
+        if source == "caption" or not f"{human['value'].removeprefix(start)}\n".startswith(asked)
+    ]
+    said = [turn | {"value": turn["value"].removeprefix(start)} for r in rounds for turn in r[:2]]
+    for first in said[:1]:  # the image stands before what is now the first question
+        first["value"] = start + first["value"]
+    return row | {"conversations": said, "sources": [source for *_, source in rounds]}
 
 
 def table(run: Run) -> Path:

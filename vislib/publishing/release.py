@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from vislib import removals
 from vislib.fetching.links import store
 from vislib.runs import Drop, InputError, Run, To, sql, tables
 from vislib.runs.contract import SCHEMAS
@@ -32,7 +33,8 @@ _MAKERS = ("model", "prompt_sha", "request_sha")  # of a caption or a question
 def join(*, asked: bool, limit: int, seed: int) -> str:
     """SQL: a row per conversation of every configuration, in order of files, with its sample, image
     and caption, and who made its questions. With a `limit`, of so many samples, by hash; `asked`:
-    whether there are questions.
+    whether there are questions. `gone` are questions that removal lists name, `removed` says why a
+    whole sample is.
     """
     drawn = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     chosen = f"SELECT sample_id FROM conversations GROUP BY sample_id {drawn}"
@@ -40,6 +42,9 @@ def join(*, asked: bool, limit: int, seed: int) -> str:
     if not asked:  # as if there were none
         makers = ", ".join(f"[]::VARCHAR[] AS {name}s" for name in _MAKERS)
     asking = "questions WHERE status = 'ok'" if asked else "captions WHERE false"
+    gone = f"questions JOIN ({removals.OF_QUESTIONS}) USING (question_id)"
+    if not asked:
+        gone = "(SELECT *, '' AS question FROM captions WHERE false)"
     return f"""
     WITH placed AS (
         SELECT row AS said, sample_id, string_split(file, '/')[-3:] AS place
@@ -47,11 +52,15 @@ def join(*, asked: bool, limit: int, seed: int) -> str:
     ), named AS (
         SELECT *, place[1] AS kind, place[2] AS configuration,
             split_part(place[3], '-', 1) AS split FROM placed
-    ), asked AS (SELECT sample_id, kind, {makers} FROM {asking} GROUP BY sample_id, kind)
+    ), asked AS (SELECT sample_id, kind, {makers} FROM {asking} GROUP BY sample_id, kind),
+    gone AS (SELECT sample_id, kind, list(question) AS gone FROM {gone} GROUP BY ALL),
+    removed AS ({removals.OF_SAMPLES})
     SELECT kind, configuration, split, said AS conversation, samples.row AS sample,
-        images.row AS image, captions.row AS caption, {", ".join(f"{name}s" for name in _MAKERS)}
+        images.row AS image, captions.row AS caption, {", ".join(f"{name}s" for name in _MAKERS)},
+        gone, detail AS removed
     FROM named LEFT JOIN samples USING (sample_id) LEFT JOIN images USING (image_url)
         LEFT JOIN captions USING (sample_id, kind) LEFT JOIN asked USING (sample_id, kind)
+        LEFT JOIN gone USING (sample_id, kind) LEFT JOIN removed USING (sample_id)
     ORDER BY said
     """
 
@@ -78,12 +87,16 @@ def rows(
     `files`: the data folder of 03. `with_context` adds the text of the page, which has an owner.
     """
     for row in joined:
+        said = removals.without(row["conversation"], row["gone"] or [])
+        if row["removed"] or not said["sources"]:
+            yield Drop(removals.REASON, row["removed"] or "all its questions")
+            continue
         if not row["sample"] or (row["image"] or {}).get("status") != "ok":
             yield Drop("image_missing", (row["sample"] or {}).get("image_url", "no such sample"))
             continue
         image = files / row["image"]["path"]
         data = image.read_bytes() if image.is_file() else b""
-        published = row_of(row, data)
+        published = row_of(row | {"conversation": said}, data)
         if not published["sha256"].startswith(published["image_id"]):
             yield Drop("image_changed", f"{image.name} is not the file that the ledger names")
             continue
