@@ -24,14 +24,16 @@ from vislib.runs import InputError
 
 SAMPLES = """
 SELECT samples.sample_id, doc_id, image_id, page_url, alt_text, context, contextual, non_contextual,
-    beside_images() || path AS path, conversations, sources, true AS rich
+    beside_images() || path AS path, conversations, sources,
+    '' NOT IN (context, contextual, non_contextual) AS rich
 FROM samples JOIN images USING (image_url)
-JOIN (SELECT sample_id, max(caption) FILTER (kind = 'contextual') AS contextual,
-    max(caption) FILTER (kind = 'non_contextual') AS non_contextual
+JOIN (SELECT sample_id, coalesce(max(caption) FILTER (kind = 'contextual'), '') AS contextual,
+    coalesce(max(caption) FILTER (kind = 'non_contextual'), '') AS non_contextual
     FROM captions WHERE status = 'ok' GROUP BY sample_id) USING (sample_id)
 JOIN (SELECT sample_id, conversations, sources FROM conversations) USING (sample_id)
-WHERE status = 'ok' AND contextual IS NOT NULL AND non_contextual IS NOT NULL
+WHERE status = 'ok' AND contextual || non_contextual <> ''
 """
+NO_PAGE = "Not drawn: this needs the text of the page and captions with and without it."
 KINDS = ("contextual", "non_contextual")
 _POOL = 40  # candidates looked at for each example that is wanted
 NONE = "No sample can be shown: each lacks an image, a caption, or a script that the font can set."

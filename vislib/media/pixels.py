@@ -51,6 +51,8 @@ Reason = Literal[
     "rate_limited",
     "server_error",
     "host_failed",
+    # not asked for, as no parameter said so
+    "not_asked",
 ]
 # What Pillow may try, and the ending of a stored file: a closed list keeps its EPS interpreter out
 # of reach.

@@ -264,6 +264,13 @@ COMPARISONS = _schema(
 # refuses an empty one.
 FOLDERS = ("conversations", "with_images", "links_only")
 _TABLES = {
+    "00_published": {
+        "samples": SAMPLES,
+        "images": IMAGES,
+        "captions": CAPTIONS,
+        "questions": QUESTIONS,
+        "conversations": CONVERSATIONS,
+    },
     "00_shapes": {"conversations": CONVERSATIONS, "images": IMAGES, "blank": IMAGES},
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE},
     "02_filtering": {"documents": FILTERED, "samples": SAMPLES},

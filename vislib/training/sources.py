@@ -8,14 +8,13 @@ cannot be used comes with its reason, never in silence; what is left out of a ro
 is counted with it.
 """
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vislib.fetching import links
 from vislib.runs import InputError, choose, tables
+from vislib.runs.json_files import json_rows
 from vislib.runs.keys import expand
 from vislib.runs.seeding import seeded, short_hash
 from vislib.runs.tables import Row
@@ -23,9 +22,6 @@ from vislib.training.chat import MARK, Turns
 
 # Sources: conversations of stage 08 (or captions of 06), and the model's own data.
 VISUAL, OWN = "visual", "own"
-# Characters that are read at once, and that one row of JSON may have.
-_CHUNK, _LONGEST = 1 << 20, 1 << 26
-_GAP = re.compile(r"[\s,]*")
 _ENDINGS = (".json", ".parquet")
 # The id of a row of the own data, its images and turns as they stand there, and characters mended.
 _Read = tuple[str, Any, Any, int]
@@ -199,43 +195,13 @@ def _own_files(places: Sequence[Path]) -> list[Path]:
 
 
 def _llava_rows(file: Path) -> Iterator[_Read]:
-    for number, item in enumerate(_json_items(file)):
+    for number, item in enumerate(json_rows(file)):
         row, mended = tables.mend_text(item)  # half a character would fail when it is written
         fields = row if isinstance(row, dict) else {}
         images = fields.get("image") or []
         images = [images] if isinstance(images, str) else images
         name = str(fields.get("id") or f"{file.stem}/{number}")
         yield name, images, fields.get("conversations"), mended
-
-
-def _json_items(file: Path) -> Iterator[Any]:
-    """The items of a JSON list, one after the other: memory is bounded by the longest."""
-    decode, number, at = json.JSONDecoder().raw_decode, 0, 1
-    # a byte that is no UTF-8 becomes half a character, which its row is mended of
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
-        try:
-            text = stream.read(_CHUNK).lstrip()
-            if not text.startswith("["):
-                raise ValueError(f"it begins with {text[:20]!r}, not with [")
-            while True:
-                at = _GAP.match(text, at).end()  # type: ignore[union-attr]
-                if text.startswith("]", at):
-                    return
-                try:
-                    item, at = decode(text, at)
-                except ValueError:
-                    # cut by the end of what was read: twice as much keeps long items linear
-                    more = stream.read(max(_CHUNK, len(text) - at))
-                    if not more or len(text) - at > _LONGEST:
-                        raise
-                    text, at = text[at:] + more, 0
-                    continue
-                yield item
-                number += 1
-        except ValueError as error:
-            raise InputError(
-                f"{file}: no JSON list of rows, row {number}: {error}; write the file again"
-            ) from error
 
 
 def _cauldron_rows(file: Path) -> Iterator[_Read]:
