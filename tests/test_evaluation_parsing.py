@@ -2,7 +2,8 @@
 
 import pytest
 
-from vislib.evaluation.parsing import lenient_letter, lenient_yes_no, options_in, result_row
+from vislib.evaluation.parsing import lenient_letter, lenient_yes_no, result_row
+from vislib.qa_options import options_in
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vislib import evaluation, shapes
-from vislib.evaluation.parsing import options_in
+from vislib.qa_options import options_in
 from vislib.runs import start_run, tables
 from vislib.training.sources import contract_rows
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vislib.letters import options_in, strict_letter
 from vislib.media.pixels import ImageError
 from vislib.published_rows import MARK, TOLD
+from vislib.qa_options import meant, options_in
 from vislib.runs import Drop, Note, Run, To, short_hash, sql
 from vislib.runs.contract import CAPTIONS, QUESTIONS, SAMPLES
 from vislib.runs.errors import check_kept
@@ -41,7 +41,7 @@ def source_of(prompt: str, answer: str) -> str:
     """What a round is, by its words: `caption`, `free_form` or `multiple_choice`."""
     asked = prompt.replace(MARK, "").strip()
     options = options_in(asked)
-    if options and strict_letter(answer):
+    if options and len(meant(answer, options).letters) == 1:
         return MULTIPLE_CHOICE
     long = len(answer.split()) >= LONG_ANSWER
     return CAPTION if not asked or (long and _REQUEST.match(asked)) else FREE_FORM
@@ -226,6 +226,7 @@ def _caption(row: Row, caption: str) -> To:
 def _question(row: Row, source: str, number: int, prompt: str, answer: str) -> To:
     asked = prompt.replace(MARK, "").strip()
     options = options_in(asked) if source == MULTIPLE_CHOICE else []
+    letters = meant(answer, options).letters
     question = _FIRST_OPTION.split(asked)[0].strip() if options else asked
     known = {
         "question_id": short_hash(row["sample_id"], row["kind"], source, str(number), question),
@@ -235,7 +236,7 @@ def _question(row: Row, source: str, number: int, prompt: str, answer: str) -> T
         "round": number,
         "question": question,
         "options": options,
-        "answer": strict_letter(answer) if options else answer,
+        "answer": min(letters) if len(letters) == 1 else answer,
         "status": "ok",
         "model": row["published"]["question_model"],
     }

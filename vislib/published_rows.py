@@ -94,7 +94,7 @@ def file_rows(places: Sequence[Path], configurations: Sequence[str], root: str) 
         rows = tables.read_rows(file, unreadable={}) if parquet else json_rows(file)
         for number, row in enumerate(rows):
             # `name`, not the whole path: the same data give the same ids wherever they lie
-            yield f"{name}/{number}", Path(root or file.parent), name, row
+            yield f"{name}/{number}", Path(os.path.abspath(root or file.parent)), name, row
 
 
 def _files(place: Path) -> list[tuple[Path, str]]:
@@ -185,20 +185,23 @@ def _text(content: str | Iterable[Mapping[str, str]] | None) -> str:
     return "".join(part.get("text") or f"{MARK}\n" for part in content)
 
 
-def pictures_of(row: Mapping[str, Any], root: Path, store: Path) -> list[dict[str, str]]:
+def pictures_of(row: Mapping[str, Any], root: Path, into: Path) -> list[dict[str, str]]:
     """The images of a row, in order."""
     shown = row.get("images") or row.get("image") or row.get("image_url") or row.get("url") or []
     shown = shown if isinstance(shown, list) else [shown]
     told: Mapping[str, Any] = row if len(shown) == 1 else {}  # address and hash are of one image
-    return [_picture(one, told, root, store) for one in shown]
+    return [_picture(one, told, root, into) for one in shown]
 
 
-def _picture(one: Any, told: Mapping[str, Any], root: Path, place: Path) -> dict[str, str]:
-    held = one if isinstance(one, dict) else {"bytes" if isinstance(one, bytes) else "path": one}
-    data, path, address = held.get("bytes"), held.get("path"), told.get("image_url")
+def _picture(one: Any, told: Mapping[str, Any], root: Path, into: Path) -> dict[str, str]:
+    held: Row = (
+        one if isinstance(one, dict) else {"bytes" if isinstance(one, bytes) else "path": one}
+    )
+    data, address = held.get("bytes"), told.get("image_url")
+    path: Any = held.get("path")
     if data:
         image_id = short_hash(data)
-        file = place / image_id[:2] / image_id
+        file = into / image_id[:2] / image_id
         store(data, file)
         address = address or f"embedded/{image_id}"
         return {"address": address, "file": str(file), "image_id": image_id}

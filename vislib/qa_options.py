@@ -130,6 +130,20 @@ def lettered(options: Sequence[str]) -> list[str]:
     return [f"{letter}. {text}" for letter, text in zip(ALPHABET, options, strict=False)]
 
 
+def options_in(prompt: str) -> list[str]:
+    """Texts of the options that a prompt lists one a line, `A. …` onwards; none if it lists
+    none.
+    """
+    found: list[str] = []
+    for letter, text in re.findall(r"^[ \t]*([A-Z])\.[ \t](.*)", prompt, re.MULTILINE):
+        # A sentence may begin as the list does: the list is what follows the last A.
+        if letter == "A":
+            found = []
+        if ALPHABET.index(letter) == len(found):
+            found.append(text.strip())
+    return found if len(found) > 1 else []
+
+
 def read_options(body: str) -> Options:
     """Read the options that stand in a text, one a line or all in one line."""
     body = unescaped(body).strip()

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from vislib.evaluation.parsing import options_in
-from vislib.qa_options import ALPHABET
+from vislib.qa_options import ALPHABET, options_in
 from vislib.runs import InputError, Run, choose, tables
 
 MULTIPLE_CHOICE = "multiple_choice"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from vislib.engines.thoughts import without_thoughts
 from vislib.evaluation.benchmarks import Item, Sample, items, logged_reply, weight
 from vislib.media.words import count_words
-from vislib.qa_options import ALPHABET, DENIAL, meant, normal, plain, texts_by_letter
+from vislib.qa_options import ALPHABET, DENIAL, meant, normal, options_in, plain, texts_by_letter
 from vislib.runs.tables import Row
 
 Reader = Callable[[str, Sequence[str]], str]  # (reply, options) -> the letter that it means, or ""
@@ -69,20 +69,6 @@ def _quoted_inside(answer: str, options: Sequence[str]) -> set[str]:
             if times:
                 found.add(letter)
     return set() if DENIAL.search(spoken) else found
-
-
-def options_in(prompt: str) -> list[str]:
-    """Texts of the options that a prompt lists one a line, `A. …` onwards; none if it lists
-    none.
-    """
-    found: list[str] = []
-    for letter, text in re.findall(r"^[ \t]*([A-Z])\.[ \t](.*)", prompt, re.MULTILINE):
-        # A sentence may begin as the list does: the list is what follows the last A.
-        if letter == "A":
-            found = []
-        if ALPHABET.index(letter) == len(found):
-            found.append(text.strip())
-    return found if len(found) > 1 else []
 
 
 def result_row(
