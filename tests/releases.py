@@ -94,8 +94,8 @@ def publish(root: Path, base: str = "http://x", **values: Any) -> Run:
     rule = partial(release.rows, releases=p.releases, with_context=p.with_context, **places)
     schemas = release.schemas(with_context=p.with_context)
     run.map(rule, joined, unit="row", id=release.ID, batch=3, tables=schemas)
-    release.number_shards(run)
     for name in p.releases:
+        release.number_shards(run.scratch / name, run.data / name)
         release.write_readme(run.data / name)
         release.write_sums(run.data / name)
     run.account()

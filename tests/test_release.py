@@ -137,7 +137,7 @@ def test_rows_without_their_picture_are_dropped_with_a_reason(tmp_path: Path) ->
     assert counts["taken"] == counts["kept"] + 8 == 4 * N
     for path in paths:
         (tmp_path / "03" / path).unlink(missing_ok=True)
-    with pytest.raises(InputError, match="no row can be published"):
+    with pytest.raises(InputError, match="no row has its picture"):
         publish(tmp_path, run_dir=str(tmp_path / "again"))
 
 

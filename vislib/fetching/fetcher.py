@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from ada_url import URL
 
@@ -27,7 +27,7 @@ from vislib.fetching.hosts import Host
 from vislib.fetching.links import TRANSIENT, Links
 from vislib.fetching.urls import host_of, tidied, web_address
 from vislib.media.pixels import ImageError
-from vislib.runs import InputError, Run
+from vislib.runs import InputError
 from vislib.runs.interrupts import interrupts
 from vislib.runs.locking import FolderLock
 from vislib.runs.progress import Progress
@@ -215,7 +215,18 @@ class Fetcher:
         )
 
 
-def fetch_all(run: Run, links: Links, table: Path) -> int:
+class Errand(Protocol):
+    """What fetching takes of a run, or of what stands in for one."""
+
+    params: Any
+    scratch: Path
+    metrics: dict[str, Any]
+
+    def progress(self, total: int, unit: str) -> Progress:
+        """A bar, or a line per 30 s."""
+
+
+def fetch_all(run: Errand, links: Links, table: Path) -> int:
     """Fetch what the journal lacks and failures that are due; returns how many links were asked
     for.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from vislib.fetching.links import store
 from vislib.publishing.release import configs_of
-from vislib.runs import InputError
+from vislib.runs import InputError, short_hash
 from vislib.runs.keys import expand
 from vislib.runs.tables import Row, open_part, read_rows
 
@@ -95,7 +95,8 @@ def write_forms(release: Path, into: Path, forms: Sequence[str], configs: Sequen
 
 def _saved(row: Row, folder: Path) -> str:
     """The path of the row's image from `folder`, where it is stored once."""
-    name = row["image"]["path"]
+    # a release is from outside: its names lead nowhere
+    name = short_hash(row["image"]["bytes"]) + Path(row["image"]["path"]).suffix
     path = f"images/{name[:2]}/{name}"  # listings stay short
     store(row["image"]["bytes"], folder / path)
     return path

@@ -17,7 +17,7 @@ import yaml
 
 from vislib import removals
 from vislib.fetching.links import store
-from vislib.runs import Drop, InputError, Run, To, sql, tables
+from vislib.runs import Drop, InputError, To, sql, tables
 from vislib.runs.contract import SCHEMAS
 from vislib.runs.digests import file_hashes
 from vislib.runs.keys import expand
@@ -71,7 +71,7 @@ def row_of(joined: Row, data: bytes) -> Row:
     copied = {name: said[name] for name in ("id", "conversations", "sources", "sample_id")}
     copied |= {name: joined[name] for name in ("kind", "configuration")}
     copied |= {name: sample[name] for name in ("image_url", "alt_text", "page_url", "doc_id")}
-    copied |= {name: image[name] for name in ("image_id", "width", "height")}
+    copied |= {name: image[name] for name in ("image_id", "width", "height", "format")}
     caption, asks = joined["caption"] or {}, set(said["sources"]) - {"caption"}
     for name in _MAKERS:
         copied[f"caption_{name}"] = caption.get(name)
@@ -122,24 +122,23 @@ def schemas(*, with_context: bool) -> dict[str, Any]:
     return found
 
 
-def number_shards(run: Run) -> None:
-    """Place the rows that `run.map` made as shards whose names tell how many there are.
+def number_shards(made: Path, into: Path) -> None:
+    """Place the parts `made` as shards of a release, whose names tell how many there are.
 
     A split without a row has no shard: `datasets` refuses an empty one. Raises InputError if there
     is no row at all.
     """
-    for name in (WITH_IMAGES, LINKS_ONLY):
-        rmtree(run.data / name, ignore_errors=True)
-        for config in sorted((run.scratch / name / "data").glob("*")):
-            splits = defaultdict[str, list[Path]](list)
-            for part in tables.parts(config):
-                splits[part.name.split("-")[0]].append(part)
-            for split, made in splits.items():
-                for number, part in enumerate(made):
-                    shard = f"{split}-{number:05d}-of-{len(made):05d}.parquet"
-                    store(part, run.data / name / "data" / config.name / shard)
-    if not any(run.data.glob("*/data/*/*.parquet")):
-        raise InputError("no row can be published: see dropped, mend the inputs and run again")
+    rmtree(into / "data", ignore_errors=True)
+    for config in sorted((made / "data").glob("*")):
+        splits = defaultdict[str, list[Path]](list)
+        for part in filter(tables.count_rows, tables.parts(config)):
+            splits[part.name.split("-")[0]].append(part)
+        for split, found in splits.items():
+            for number, part in enumerate(found):
+                shard = f"{split}-{number:05d}-of-{len(found):05d}.parquet"
+                store(part, into / "data" / config.name / shard)
+    if not (into / "data").exists():
+        raise InputError(f"{into}: no row has its picture; mend what the reasons say and run again")
 
 
 def configs_of(release: Path) -> dict[str, dict[str, str]]:

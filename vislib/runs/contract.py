@@ -145,6 +145,7 @@ LINKS_ONLY = _schema(
     sha256=_TEXT,  # 64 hex digits, of the image file
     width=_INT,
     height=_INT,
+    format=_TEXT,
     alt_text=_TEXT,
     page_url=_TEXT,
     sample_id=_TEXT,

@@ -1,0 +1,144 @@
+"""Links of a release made pictures again, and what has become of them since (OBELICS, section 3;
+DenseFusion-1M's datasheet, which releases image ids, addresses and captions).
+
+    python -m vislib.links rehydrate FOLDER [--into FOLDER] [--set user_agent='me/1.0 (my@mail)']
+
+Links rot, and what answers at an address may be another picture than the one that a text is about:
+each file is held against the hash in its row. Fetching is that of 03, with its parameters, pace and
+journal: what was fetched once is not asked for again, so that a second call goes on or tries again.
+"""
+
+import argparse
+import csv
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+
+from vislib.fetching.fetcher import fetch_all
+from vislib.fetching.links import Links
+from vislib.media.pixels import ENDINGS, ImageError
+from vislib.publishing import release
+from vislib.runs import InputError, sql
+from vislib.runs.contract import LINKS_ONLY, WITH_IMAGES
+from vislib.runs.params import read_schema, resolve
+from vislib.runs.progress import Progress
+from vislib.runs.stage import Stage, run_folder
+from vislib.runs.tables import Row, TableWriter, open_part, parts, read_rows
+from vislib.runs.yaml_files import read_value
+
+
+@dataclass
+class _Errand:
+    """What fetching takes of a run, where there is none."""
+
+    params: Any
+    scratch: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def progress(self, total: int, unit: str) -> Progress:
+        """A bar, or a line per 30 s."""
+        return Progress(total, unit)
+
+
+def ask(published: Path, scratch: Path, settings: Sequence[str]) -> Links:
+    """Fetch each address of a table's column `image_url` that the journal does not know; the links.
+
+    `settings` are parameters of 03, as `timeout_s=10`.
+    """
+    place = "--set"
+    pairs = (setting.partition("=") for setting in settings)
+    given = {name: read_value(value, place) for name, _, value in pairs}
+    params = SimpleNamespace(**resolve(read_schema(Stage.notebook_file("03_images")), given, place))
+    links = Links.of(run_folder("runs/any").parent / "journal/images.sqlite", params)
+    distinct = "SELECT image_url FROM published GROUP BY image_url ORDER BY min(row)"
+    table = sql.query(distinct, scratch / "links", {"published": published}, scratch=scratch)
+    fetch_all(_Errand(params, scratch), links, table)
+    return links
+
+
+def rehydrate(folder: Path, into: Path, settings: Sequence[str] = ()) -> Counter[str]:
+    """Write the release with images `into` of the release of links in `folder`; how many rows are
+    `ok`, and how many not, by reason. `into/gone.csv` names the addresses of these.
+
+    Raises InputError for a folder without such rows, and where no host can be reached.
+    """
+    published = folder / "data/*/*.parquet"
+    for shard in parts(published) or [folder]:
+        held = open_part(shard).schema_arrow
+        if lacking := set(LINKS_ONLY.names) - set(held.names):
+            raise InputError(f"{shard}: lacks {sorted(lacking)}; name a folder of links_only")
+    rmtree(scratch := into / ".making", ignore_errors=True)  # the journal has what was fetched
+    scratch.mkdir(parents=True)
+    links = ask(published, scratch, settings)
+    schema = pa.schema([WITH_IMAGES.field("image"), *held], WITH_IMAGES.metadata)
+    counts, gone = Counter[str](), dict[str, tuple[str, str]]()
+    for config, splits in release.configs_of(folder).items():
+        for split, glob in splits.items():
+            place = scratch / release.WITH_IMAGES / "data" / config
+            writer = TableWriter(place, schema, stem=split, rows_per_part=2000)
+            for row in read_rows(folder / glob):
+                data, reason, detail = fetched(row, links)
+                counts[reason or "ok"] += 1
+                if reason:
+                    gone[row["image_url"]] = reason, detail
+                else:
+                    name = f"{row['image_id']}.{ENDINGS.get(row['format'], 'img')}"
+                    writer.write({"image": {"bytes": data, "path": name}} | row)
+            writer.close()
+    with (into / "gone.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("image_url", "reason", "detail")])
+        csv.writer(file).writerows((url, *why) for url, why in gone.items())
+    release.number_shards(scratch / release.WITH_IMAGES, into)
+    release.write_readme(into)
+    rmtree(scratch)
+    return counts
+
+
+def fetched(row: Row, links: Links) -> tuple[bytes, str, str]:
+    """The image file of a row, or no bytes, the reason and a detail."""
+    try:
+        data = links(row["image_url"]).read_bytes()
+    except ImageError as error:
+        return b"", error.reason, error.detail
+    if (digest := sha256(data).hexdigest()) != row["sha256"]:
+        return b"", "changed", f"it is {digest} now"
+    return data, "", ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Exit status: 0, 1 where links are gone, 2 for bad input."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m vislib.links", description=__doc__, formatter_class=layout
+    )
+    what = parser.add_subparsers(required=True)
+    command = what.add_parser("rehydrate", help="fetch the pictures of a release of links")
+    command.add_argument("folder", type=Path, help="a release of links")
+    command.add_argument("--into", type=Path, help="where the release with images is written")
+    command.add_argument("--set", action="append", default=[], help="a parameter of 03, name=value")
+    command.set_defaults(work=_rehydrate)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.work(options))
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _rehydrate(options: argparse.Namespace) -> int:
+    into = options.into or options.folder.with_name(f"{options.folder.name}_rehydrated")
+    counts = rehydrate(options.folder, into, options.set)
+    print(f"{into}: rows {', '.join(f'{name} {n:,}' for name, n in counts.most_common())}")
+    return int(counts.keys() != {"ok"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
