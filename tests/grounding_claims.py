@@ -37,6 +37,9 @@ SEED = 13
 SAMPLES = 60  # at least one of every page
 DRAWN = {"contextual": 226, "non_contextual": 22}
 PLANTED = 24  # of each of three rules
+# A second draw, when the first had left too few of the class `image`, and of swaps in reserve.
+SECOND = 68  # of captions whose writer saw no page
+SWAPPED = 6  # of each of the two rules that swap a word
 _COUNTS = [
     "two",
     "three",
@@ -121,13 +124,14 @@ def planted(claims: Sequence[Claim], every: Sequence[Claim], samples: Any) -> It
     """False claims of each rule, made of sentences that are not drawn themselves."""
     for rule, swap in (("colour", wrong_colour), ("count", wrong_count)):
         swapped = [(claim, swap(claim["text"])) for claim in ordered(claims, rule)]
-        for claim, text in one_a_sample(pair for pair in swapped if pair[1]):
+        pairs = one_a_sample(pair for pair in swapped if pair[1])
+        for claim, text in pairs[: PLANTED + SWAPPED]:
             yield claim | {"text": text, "planted": rule, "original": claim["text"]}
     own = [claim for claim in every if claim["kind"] == "contextual"]
     vectors = SentenceEncoder(INSTALLED)([claim["text"] for claim in own])
     pages = [samples[claim["sample_id"]]["doc_id"] for claim in own]
     mine = [claim for claim in ordered(claims, "page") if claim["kind"] == "contextual"]
-    for claim, _ in one_a_sample((claim, "") for claim in mine):
+    for claim, _ in one_a_sample((claim, "") for claim in mine)[:PLANTED]:
         near = vectors @ vectors[own.index(claim)]
         here = samples[claim["sample_id"]]["doc_id"]
         others = [n for n, page in enumerate(pages) if page != here]
@@ -136,11 +140,11 @@ def planted(claims: Sequence[Claim], every: Sequence[Claim], samples: Any) -> It
 
 
 def one_a_sample(pairs: Iterable[tuple[Claim, str]]) -> list[tuple[Claim, str]]:
-    """The first of each sample, until there are enough."""
+    """The first of each sample."""
     firsts = dict[str, tuple[Claim, str]]()
     for claim, text in pairs:
         firsts.setdefault(claim["sample_id"], (claim, text))
-    return list(firsts.values())[:PLANTED]
+    return list(firsts.values())
 
 
 def draw(run: Path) -> tuple[list[Claim], dict[str, Any]]:
@@ -154,6 +158,10 @@ def draw(run: Path) -> tuple[list[Claim], dict[str, Any]]:
     rest = [claim for claim in here if claim not in drawn]
     found = [claim | {"planted": "", "original": ""} for claim in drawn]
     found += planted(rest, every, samples)
+    used = {(claim["sample_id"], claim["original"]) for claim in found}
+    more = [c for c in ordered(rest) if c["kind"] == "non_contextual"]
+    more = [claim for claim in more if (claim["sample_id"], claim["text"]) not in used]
+    found += [claim | {"planted": "", "original": ""} for claim in more[:SECOND]]
     for claim in found:
         names = ("sample_id", "kind", "sentence", "text")
         claim["claim_id"] = short_hash(*(str(claim[name]) for name in names))

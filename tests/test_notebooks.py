@@ -27,6 +27,7 @@ SAMPLE = {
     "07_qa_generation",
     "08_merging",
     "09_publishing",
+    "13_grounding",
     "15_deduplication",
     "20_pipeline",
     "21_tokens",
@@ -38,6 +39,7 @@ SAMPLE = {
     "31_images",
     "32_caption_statistics",
     "33_priors",
+    "34_grounding",
     "36_deduplication",
     "40_comparison",
 }

@@ -261,6 +261,36 @@ COMPARISONS = _schema(
     aa_p=_REAL,  # two seeds of one arm, compared in the same way
 )
 
+CLAIMS = _schema(
+    claim_id=_TEXT,  # of sample, kind, place and text
+    sample_id=_TEXT,
+    doc_id=_TEXT,
+    kind=_TEXT,  # of the caption
+    sentence=_INT,  # its place in the caption, from 0
+    text=_TEXT,
+    verdict=_TEXT,  # what supports it: image, context, both, neither; "" where no judge said
+    image_score=_REAL,  # 0-1, of text evidence; a model gives none
+    context_score=_REAL,
+    image_evidence=_TEXT,  # nearest sentence, or a model's words
+    context_evidence=_TEXT,
+    lacking=pa.list_(_TEXT),  # names, numbers and colours that no side has
+    ngrams=_INT,  # runs of eight words in it
+    copied_ngrams=_INT,  # of these, how many stand in the context as they are
+    judge=_TEXT,  # a model as the server names it, or `text evidence`
+)
+# The same of claims that were labelled, false ones planted among them.
+LABELLED = pa.schema(
+    [
+        *CLAIMS,
+        *_schema(
+            planted=_TEXT,  # by which rule it was made false: colour, count, page; "" for none
+            label_a=_TEXT,  # two labels, given without sight of each other
+            label_b=_TEXT,
+            held_out=pa.bool_(),  # of a page that no threshold was chosen on
+        ),
+    ]
+)
+
 # Tables whose rows stand in folders of their own: without rows there is no folder, as `datasets`
 # refuses an empty one.
 FOLDERS = ("conversations", "with_images", "links_only")
@@ -298,6 +328,7 @@ _TABLES = {
         "scores": BENCHMARK_SCORES,
         "comparisons": COMPARISONS,
     },
+    "13_grounding": {"claims": CLAIMS, "labelled": LABELLED},
     "15_deduplication": {"sweep": SWEEP},
     "17_moderation": {
         "captions": CAPTIONS,
