@@ -37,8 +37,12 @@ def five_documents(folder: Path) -> Path:
     )
 
 
+# What tells of a release when its stages ran, for how long and on which machine: no two runs agree.
+PAPERS = ("README.md", "datasheet.md", "croissant.json", "SHA256SUMS")
+
+
 def result_bytes(run: Path) -> dict[str, bytes]:
-    """Every file under the `data/` and `figures/` of a run's stages."""
+    """Every file under the `data/` and `figures/` of a run's stages, but for `PAPERS`."""
     folders = [
         p
         for p in sorted(run.glob("[0-9][0-9]_*"))
@@ -49,7 +53,7 @@ def result_bytes(run: Path) -> dict[str, bytes]:
         for p in folders
         for kind in ("data", "figures")
         for f in sorted((p / kind).rglob("*"))
-        if f.is_file()
+        if f.is_file() and f.name not in PAPERS
     ]
     return {str(f.relative_to(run)): f.read_bytes() for f in files}
 

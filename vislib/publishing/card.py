@@ -1,0 +1,129 @@
+"""The card of a release: README.md with the header that the hub and `datasets` read, and what a
+reader wants to know first (Hugging Face, dataset cards).
+
+The header is taken from the files themselves: configurations, splits, features, rows and bytes. So
+`datasets` checks it whenever it loads them.
+"""
+
+from io import BytesIO
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from vislib.publishing.facts import Facts, total
+from vislib.publishing.release import configs_of
+from vislib.runs import tables
+from vislib.runs.tables import Row
+
+PICTURE = "figures/conversations.png"
+TASKS = ["image-text-to-text", "visual-question-answering", "image-to-text"]
+# from so many rows on, in the words of the hub
+_SIZES = {
+    10**9: "n>1B",
+    10**8: "100M<n<1B",
+    10**7: "10M<n<100M",
+    10**6: "1M<n<10M",
+    10**5: "100K<n<1M",
+    10**4: "10K<n<100K",
+    10**3: "1K<n<10K",
+    0: "n<1K",
+}
+
+_PAIRS = """
+WITH counted AS (SELECT unnest(['free_form', 'multiple_choice']) AS type, sources FROM release),
+    pairs AS (SELECT type, len(list_filter(sources, lambda name: name = type)) AS n FROM counted)
+SELECT n AS pairs, count(*) FILTER (type = 'free_form') AS "free-form",
+    count(*) FILTER (type = 'multiple_choice') AS "multiple-choice"
+FROM pairs GROUP BY n ORDER BY n
+"""
+_CAPTION_WORDS = r"""
+SELECT len(regexp_extract_all(turn['value'], '\S+')) AS words FROM (
+    SELECT conversations[2 * list_position(sources, 'caption')] AS turn FROM release
+    WHERE list_contains(sources, 'caption'))
+"""
+
+
+def write_card(facts: Facts, picture: bytes) -> None:
+    """Write README.md, and the `picture` (PNG) that it shows, into the release."""
+    (facts.folder / PICTURE).parent.mkdir(exist_ok=True)
+    (facts.folder / PICTURE).write_bytes(picture)
+    text = f"---\n{header(facts)}\n---\n\n{facts.render('card.md').lstrip()}"
+    (facts.folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def header(facts: Facts) -> str:
+    """The YAML header: the hub's fields, configurations, and features and sizes of each."""
+    from huggingface_hub import DatasetCardData
+
+    rows = total(next(iter(facts.splits.values())).values()).value
+    # a language of a row or two is more often a slip of the identifier
+    spoken = [
+        row["language"].value for row in facts.found["languages"] if 50 * row["rows"].value >= rows
+    ]
+    # the hub knows a licence that nobody chose as `unknown`
+    license = facts.answers.get("license", "unknown")
+    named = {"license_name": "see-below", "license_link": "README.md"} if license == "other" else {}
+    fields: dict[str, Any] = {
+        "license": license,
+        **named,
+        "language": spoken,
+        "pretty_name": facts.answers.get("title"),
+        "task_categories": TASKS,
+        "size_categories": [next(name for least, name in _SIZES.items() if rows >= least)],
+        "annotations_creators": ["machine-generated"],
+        "tags": ["image-captioning", "visual-instruction-tuning", "web-context", "croissant"],
+        "configs": _configs(facts),
+        "dataset_info": [_info(facts, name) for name in facts.splits],
+    }
+    return DatasetCardData(**fields).to_yaml()
+
+
+def _configs(facts: Facts) -> list[Row]:
+    found: list[Row] = [
+        {
+            "config_name": name,
+            "data_files": [{"split": split, "path": path} for split, path in splits.items()],
+        }
+        for name, splits in configs_of(facts.folder).items()
+    ]
+    found[0]["default"] = True  # opens where none is named
+    return found
+
+
+def _info(facts: Facts, name: str) -> Row:
+    """Features, rows and bytes of one configuration."""
+    from datasets import Features
+
+    part = tables.parts(facts.folder / "data" / name)[0]
+    features = Features.from_arrow_schema(pq.read_schema(part))
+    sizes = [size for file, size in facts.files.items() if file.split("/")[1] == name]
+    return {
+        "config_name": name,
+        "features": features._to_yaml_list(),
+        "splits": [
+            {"name": split, "num_examples": n.value} for split, n in facts.splits[name].items()
+        ],
+        "download_size": total(sizes).value,
+    }
+
+
+def draw(facts: Facts) -> bytes:
+    """Pairs per conversation and words per caption of the first configuration (VisCon-100K, figure
+    6), as PNG.
+    """
+    # figures of the run are made after this stage: the card has one of its own
+    from vislib import figures
+    from vislib.figures import charts, statistics
+
+    release = facts.folder / "data" / next(iter(facts.splits))
+    pairs = figures.query(_PAIRS, release=release).set_index("pairs")
+    lengths = figures.query(_CAPTION_WORDS, release=release)["words"]
+    titles = "(a) Conversations by pairs of a type", "(b) Captions by words"
+    figure, (left, right) = figures.new_figure(*titles, columns=2, aspect=0.6)
+    charts.plot_bars(left, pairs)
+    edges = statistics.whole_edges(max([1, *lengths]), bins=25)
+    bins = statistics.histogram({"": lengths}, edges)
+    charts.plot_histogram(right, bins, x="Words", y="Captions", run={"median": lengths.median()})
+    picture = BytesIO()
+    figure.savefig(picture, metadata={"Software": None})
+    return picture.getvalue()
