@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from vislib.publishing.facts import Facts, total
-from vislib.publishing.release import configs_of
+from vislib.publishing.release import hub_configs
 from vislib.runs import tables
 from vislib.runs.tables import Row
 
@@ -72,22 +72,10 @@ def header(facts: Facts) -> str:
         "size_categories": [next(name for least, name in _SIZES.items() if rows >= least)],
         "annotations_creators": ["machine-generated"],
         "tags": ["image-captioning", "visual-instruction-tuning", "web-context", "croissant"],
-        "configs": _configs(facts),
+        "configs": hub_configs(facts.folder),
         "dataset_info": [_info(facts, name) for name in facts.splits],
     }
     return DatasetCardData(**fields).to_yaml()
-
-
-def _configs(facts: Facts) -> list[Row]:
-    found: list[Row] = [
-        {
-            "config_name": name,
-            "data_files": [{"split": split, "path": path} for split, path in splits.items()],
-        }
-        for name, splits in configs_of(facts.folder).items()
-    ]
-    found[0]["default"] = True  # opens where none is named
-    return found
 
 
 def _info(facts: Facts, name: str) -> Row:

@@ -37,8 +37,8 @@ OF_RELEASE = {
         'images': count(DISTINCT image_id), 'rows': count(*), 'rounds': sum(len(sources))::BIGINT,
         'without_alt_text': count(*) FILTER (coalesce(alt_text, '') = '')} FROM release""",
     "sites": r"""SELECT {'site': site, 'images': count(*), 'sites': count(*) OVER ()} FROM
-        (SELECT regexp_extract(page_url, '^\w+://([^/?#|<\s]+)', 1) AS site FROM release) GROUP BY site
-        QUALIFY row_number() OVER (ORDER BY count(*) DESC, site)
+        (SELECT regexp_extract(page_url, '^\w+://([^/?#|<\s]+)', 1) AS site FROM release)
+        GROUP BY site QUALIFY row_number() OVER (ORDER BY count(*) DESC, site)
             <= least(1000, greatest(10, ceil(0.1 * count(*) OVER ())))
         ORDER BY count(*) DESC, site""",
     "rounds": f"""SELECT {{'source': source, 'rounds': count(*), 'median_words': median(words),

@@ -154,14 +154,19 @@ def configs_of(release: Path) -> dict[str, dict[str, str]]:
     return {name: dict(sorted(found[name].items(), reverse=True)) for name in [*best, *found]}
 
 
-def write_readme(release: Path) -> None:
-    """README.md with the header by which `datasets.load_dataset(folder, config)` finds the rows."""
+def hub_configs(release: Path) -> list[dict[str, Any]]:
+    """What the header of README.md says of them: by it `datasets` finds the rows."""
     configs: list[dict[str, Any]] = []
     for name, splits in configs_of(release).items():
         files = [{"split": split, "path": path} for split, path in splits.items()]
         configs.append({"config_name": name, "data_files": files})
-    configs[0]["default"] = True
-    header = yaml.safe_dump({"configs": configs}, sort_keys=False)
+    configs[0]["default"] = True  # opens where none is named
+    return configs
+
+
+def write_readme(release: Path) -> None:
+    """A README.md of its header alone, where no record tells more."""
+    header = yaml.safe_dump({"configs": hub_configs(release)}, sort_keys=False)
     (release / "README.md").write_text(f"---\n{header}---\n", encoding="utf-8")
 
 
