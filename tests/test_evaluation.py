@@ -9,7 +9,7 @@ from PIL import Image
 
 from vislib import evaluation
 from vislib.runs import InputError, Run, short_hash, start_run, tables
-from vislib.runs.contract import CONVERSATIONS, IMAGES
+from vislib.runs.contract import CONVERSATIONS, HITS, IMAGES
 from vislib.training.generation import Question, model_key, question_key
 from vislib.training.tiny import build
 
@@ -199,6 +199,37 @@ def test_answers_become_results_scores_and_comparisons(ground):
     again = begin(models, reference="base", batch_size=4)
     evaluate(again)  # asks nothing: there is no model
     assert contents(again) == before
+
+
+def test_scores_stand_with_and_without_what_the_data_held(ground):
+    model = write_model(ground, "base")
+    run = begin([model])
+    first, second = [q.id for q in evaluation.load_questions(run)[0]][:2]
+    told(run, model, {"multiple_choice": "A", "free_form": "Red", second: "C"})
+    evaluate(run)
+    (before,) = rows(run, "scores")
+    run.finish()
+    named = {"unit": "question", "source": "data", "id": "q", "method": "words", "score": 1.0}
+    found = [
+        named | {"benchmark": "vislib_contextual", "item": first, "picture": ""},
+        named | {"benchmark": "ai2d", "item": first, "picture": ""},  # was not asked
+        named | {"benchmark": "vislib_contextual", "item": "?", "picture": "page 1"},
+    ]
+    tables.write_table(ground / "16_contamination/data/hits", HITS, found)
+    run = begin([model], hits="16_contamination/hits")
+    evaluate(run)
+    whole, clean = rows(run, "scores")
+    assert whole == before
+    assert (whole["benchmark"], clean["benchmark"]) == (
+        "vislib_contextual",
+        "vislib_contextual_without_hits",
+    )
+    held = {first} | {r["sample_id"] for r in rows(run, "results") if r["cluster"] == "page 1"}
+    scored = [r for r in rows(run, "results") if r["correct"] is not None]
+    left = [r["correct"] for r in scored if r["sample_id"] not in held]
+    assert clean["n"] == len(left) < whole["n"]
+    assert clean["accuracy"] == sum(left) / len(left)
+    assert run.metrics["hits_not_tied"] == 1
 
 
 def test_other_questions_of_this_form_have_a_name_of_their_own(ground):

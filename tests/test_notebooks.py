@@ -29,6 +29,7 @@ SAMPLE = {
     "09_publishing",
     "13_grounding",
     "15_deduplication",
+    "16_contamination",
     "20_pipeline",
     "21_tokens",
     "22_overlap",

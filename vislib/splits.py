@@ -29,7 +29,7 @@ _TIES = f"""
     WITH used AS (
         SELECT DISTINCT {_PAGE} AS page, ('0x' || perceptual_hash)::UBIGINT AS hash
         FROM samples JOIN images USING (image_url) WHERE status = 'ok'
-    ), banded AS {banded("(SELECT DISTINCT hash FROM used)", _NEAR)}
+    ), banded AS {banded("(SELECT DISTINCT hash FROM used)", _NEAR + 1)}
     SELECT page AS one, '~' || hash AS other FROM used SEMI JOIN banded USING (hash)
     UNION SELECT '~' || a.hash, '~' || b.hash FROM banded AS a JOIN banded AS b USING (band)
     WHERE a.hash < b.hash AND bit_count(xor(a.hash, b.hash)) <= {_NEAR}

@@ -3,7 +3,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pandas as pd
@@ -19,6 +19,8 @@ from vislib.runs.tables import Row
 from vislib.training import generation
 from vislib.training.generation import Question, Reply
 from vislib.training.models import read_facts, resolve_model
+
+WITHOUT_HITS = "_without_hits"  # after the name of a benchmark
 
 
 @dataclass(frozen=True)
@@ -159,14 +161,34 @@ def local_row(question: PageQuestion, reply: str, *, read: Reader) -> Row:
 
 
 def compare(run: Run) -> None:
-    """Write `scores` and `comparisons` of the `results` that were written."""
+    """Write `scores` and `comparisons` of the `results` that were written; with `hits` of 16 also
+    scores without the items that these name.
+    """
     # Read back, so that a changed cell here compares without asking anybody.
     results = pd.read_parquet(run.data / "results")
     statistics = Statistics(results=results, confidence=run.params.confidence)
     scores = statistics.scores()
+    if run.input("hits"):
+        counts = {(row["model"], row["arm"], row["benchmark"]): row["n"] for row in scores}
+        clean = replace(statistics, results=results[~_is_hit(run, results)])
+        for row in clean.scores():
+            # What has no hit would stand twice.
+            if row["n"] < counts.get((row["model"], row["arm"], row["benchmark"]), 0):
+                scores.append(row | {"benchmark": row["benchmark"] + WITHOUT_HITS})
     comparisons = statistics.comparisons(run.params.reference)
     tables.write_table(run.data / "scores", BENCHMARK_SCORES, scores)
     tables.write_table(run.data / "comparisons", COMPARISONS, comparisons)
+
+
+def _is_hit(run: Run, results: pd.DataFrame) -> "pd.Series[bool]":
+    """Which answers are to an item that `hits` name, by its number or by its picture's pixels."""
+    hits = pd.read_parquet(run.table("hits"))
+    items = pd.MultiIndex.from_frame(results[["benchmark", "sample_id"]])
+    named = pd.MultiIndex.from_frame(hits[["benchmark", "item"]])
+    shown = hits["picture"].ne("") & hits["picture"].isin(results["cluster"])
+    # Such as benchmarks that were not asked, or files in another order than the harness's.
+    run.metrics["hits_not_tied"] = int((~named.isin(items) & ~shown).sum())
+    return results["cluster"].isin(hits["picture"][shown]) | items.isin(named)
 
 
 def wrong_answers(run: Run, count: int) -> list[Row]:

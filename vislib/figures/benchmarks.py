@@ -27,7 +27,11 @@ _PLACES = {name: place for place, name in enumerate(REFERENCE["titles"])}
 TINY = "tiny models: the path, not a result"
 SHAPES = "drawn shapes, tiny models: no statement about VLMs"
 JUDGED = ("llava_in_the_wild", "mmvet")  # by a judge
-_POINTS = {"mme": 2000, "mme_cognition": 800}  # all there are; other benchmarks are shares
+_POINTS = {
+    "mme": 2000,
+    "mme_cognition": 800,
+    "mme_without_hits": 2000,
+}  # all there are; other benchmarks are shares
 PAPER_MEAN = "mean_of_paper"
 MEANS = ("mean", "mean_seedbench_image", "mean_without_seedbench")
 

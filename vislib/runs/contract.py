@@ -161,6 +161,25 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
 # With this metadata `datasets` and the hub's viewer decode the column as pictures.
 _FEATURES = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
 WITH_IMAGES = pa.schema([("image", _IMAGE), *LINKS_ONLY], {"huggingface": _FEATURES})
+HITS = _schema(
+    unit=_TEXT,  # image or question
+    source=_TEXT,  # data, or the name of a mix
+    id=_TEXT,  # image_id or question_id, or a mix's
+    benchmark=_TEXT,  # the name of its file, or of a mix that the data stand in
+    item=_TEXT,  # as 12 calls it
+    picture=_TEXT,  # of its pixels, as 12 has it in `cluster`; "" where it has none, or several
+    method=_TEXT,
+    score=_REAL,  # 1: the same
+)
+# Planted items of each change that a method finds at a threshold, and those it takes for others.
+RECALL = _schema(
+    method=_TEXT,
+    change=_TEXT,
+    threshold=_REAL,
+    planted=_INT,
+    found=_INT,
+    wrong=_INT,
+)
 PAIRS = _schema(
     pair_id=_TEXT,
     sample_id=_TEXT,
@@ -330,6 +349,7 @@ _TABLES = {
     },
     "13_grounding": {"claims": CLAIMS, "labelled": LABELLED},
     "15_deduplication": {"sweep": SWEEP},
+    "16_contamination": {"hits": HITS, "recall": RECALL},
     "17_moderation": {
         "captions": CAPTIONS,
         "questions": QUESTIONS,

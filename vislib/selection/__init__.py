@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vislib.media.image_vectors import Encoder, Vectors, embed_images
 from vislib.runs import InputError, Run, choose, seeded, sql
 from vislib.runs.tables import read_rows
 from vislib.selection.clusters import (
@@ -19,7 +20,6 @@ from vislib.selection.clusters import (
     near_duplicates,
     semantic_duplicates,
 )
-from vislib.selection.vectors import Encoder, Vectors, embed_images
 
 # One row per distinct file, in order of id, with what the steps fill in. The sample that stands for
 # it is one with an alt text, if there is any, then the one of the smallest id.

@@ -13,7 +13,7 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from vislib.selection.vectors import Vectors
+from vislib.media.image_vectors import Vectors
 
 PER_CLUSTER = 280  # the paper's 14 M images in 50,000 clusters
 _WHOLE = 16_384  # rows up to which k-means reads all of them in every step

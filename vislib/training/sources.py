@@ -166,7 +166,7 @@ def own_rows(
             if seeded(seed, "own", name) >= int(fraction * 2**64):
                 continue
             if isinstance(shown, list):
-                shown = [_file(image, images or file.parent, store) for image in shown]
+                shown = [image_file(image, images or file.parent, store) for image in shown]
             row = entry(name, OWN, shown, turns, mended=mended)
             if row["reason"] == "malformed":
                 malformed = malformed or f"row {row['id']}: {row['detail']}"
@@ -218,7 +218,7 @@ def _cauldron_rows(file: Path) -> Iterator[_Read]:
         yield f"{file.parent.name}/{file.stem}/{number}", row["images"] or [], turns, 0
 
 
-def _file(image: Any, root: Path, store: Path) -> Any:
+def image_file(image: Any, root: Path, store: Path) -> Any:
     """The file of an image, a path from `root` or {bytes, path}; None if it names none. Embedded
     bytes are written once, under their hash. What is no image stays, to be refused.
     """

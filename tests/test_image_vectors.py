@@ -1,4 +1,4 @@
-"""`vislib.selection.vectors`: models of the CLIP family and the embedded encoder, picture by
+"""`vislib.media.image_vectors`: models of the CLIP family and the embedded encoder, picture by
 picture.
 """
 
@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.test_selection import begin, encoded, names, picture, select_images, selected
+from vislib.media import image_vectors as vectors
 from vislib.media import pixels
+from vislib.media.image_vectors import Encoder
 from vislib.runs import InputError, short_hash, tables
-from vislib.selection import vectors
-from vislib.selection.vectors import Encoder
 
 
 def test_bad_pictures_cost_themselves_alone(tmp_path, monkeypatch):
