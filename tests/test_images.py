@@ -52,7 +52,8 @@ def collect_images(run: Run) -> None:
     )
     limits = {"max_bytes": p.max_bytes, "max_pixels": p.max_pixels, "min_side": p.min_side}
     source = images.open_source(run, links)
-    rule = partial(images.describe, source=source, folder=run.data, **limits)
+    terms = images.licences_of(run)
+    rule = partial(images.describe, source=source, folder=run.data, licences=terms, **limits)
     run.map(rule, links, unit="link", id="image_url", workers=p.workers)
     run.account("image_url", taken="SELECT image_url FROM links", kept=images.USABLE, links=links)
     images.check_left(run)
@@ -236,3 +237,25 @@ def test_real_pages(tmp_path, monkeypatch):
     assert account["taken"] == len(set(urls)) == tables.count_rows(run.data / "images")
     assert account["kept"] >= 0.95 * account["taken"]
     run.finish()
+
+
+def test_a_licence_of_a_host_is_noted_where_no_reply_named_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "root", "pictures.example/a.png", png(1))
+    put(tmp_path / "root", "other.example/b.png", png(2))
+    file = tmp_path / "licences.csv"
+    file.write_text("host,licence,attribution\npictures.example,CC BY 4.0,Jo Doe\nx,CC0-1.0,\n")
+    urls = [f"{HOST}/a.png", "http://other.example/b.png"]
+    parameters = {"images_root": str(tmp_path / "root"), "licences": str(file)}
+    run = begin(tmp_path, urls, monkeypatch, **parameters)
+    collect_images(run)
+    (row,) = tables.read_rows(run.data / "consent")
+    assert {name: value for name, value in row.items() if value} == {
+        "image_url": urls[0],
+        "licence": "CC BY 4.0, Jo Doe",
+    }
+    file.write_text("site,terms\na,b\n")
+    with pytest.raises(InputError, match=r"host.*licences\.csv"):
+        images.licences_of(run)
+    run.close()

@@ -129,7 +129,12 @@ def test_a_link_is_asked_again_when_it_is_due(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: now() + days[0] * 86_400.0)
     with web_server(script=lambda path, n: script[path]) as server:
         urls = [server.url + path for path in script]
-        run = begin(tmp_path, urls, monkeypatch, **allowing(server, images_root="", retries=0))
+        run = begin(
+            tmp_path,
+            urls,
+            monkeypatch,
+            **allowing(server, images_root="", retries=0, policy="ignore"),
+        )
         shards = run.sql(images.addresses(), into="links", samples=run.table("samples"))
         usual = dict(vars(run.params))
 
@@ -173,7 +178,7 @@ def test_bytes_are_shared_between_sets_and_runs(tmp_path, monkeypatch):
 STAGE = """
 import os, pathlib, sys, pytest
 from tests.test_images import begin, collect_images
-run = begin(pathlib.Path(sys.argv[1]), sys.argv[3:], pytest.MonkeyPatch(), images_root="", max_in_flight=4,
+run = begin(pathlib.Path(sys.argv[1]), sys.argv[3:], pytest.MonkeyPatch(), images_root="", policy="ignore", max_in_flight=4,
             max_per_host=4, allow_hosts=[sys.argv[2]], run_dir="runs/" + os.environ["SET"])
 collect_images(run)
 run.finish()

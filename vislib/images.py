@@ -11,18 +11,21 @@ for all runs), the embedded pictures, or a folder that mirrors the web.
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+import pyarrow as pa
+
+from vislib.fetching import consent
 from vislib.fetching.links import Links, store
-from vislib.fetching.urls import web_address
+from vislib.fetching.urls import host_of, web_address
 from vislib.media.pixels import ENDINGS, ImageError, verify
-from vislib.runs import Drop, InputError, Run, To, short_hash
-from vislib.runs.contract import IMAGES
-from vislib.runs.tables import Row, read_rows
+from vislib.runs import Drop, InputError, Run, To, short_hash, sql
+from vislib.runs.contract import CONSENT, IMAGES
+from vislib.runs.tables import Row, read_rows, write_table
 from vislib.runs.verbs import Said
 
 EMBEDDED = "sample"
@@ -32,6 +35,7 @@ USABLE = "SELECT image_url FROM images WHERE status = 'ok'"
 _PICTURE_ENDINGS = {f".{ending}" for ending in (*ENDINGS.values(), "jpeg", "tiff", "svg")}
 
 
+_ADDRESS = pa.schema([IMAGES.field(UNIT)])
 # Bytes behind an address, or the file that keeps them, or ImageError. Workers are processes:
 # importable.
 Source = Callable[[str], bytes | Path]
@@ -63,6 +67,12 @@ def open_source(run: Run, links: Path) -> Source:
         from vislib.fetching.fetcher import fetch_all
 
         source = Links.of(run.journal_path("images"), run.params)
+        if source.policy != "ignore":
+            # A host that keeps its robots.txt out of search engines has still said it.
+            asking = replace(source, policy="ignore", opt_out=())
+            addresses = consent.policies(row[UNIT] for row in read_rows(links))
+            write_table(files := run.scratch / "policies", _ADDRESS, ({UNIT: a} for a in addresses))
+            fetch_all(run, asking, files)
         return replace(source, asked=fetch_all(run, source, links))
     if not folder.is_dir():
         raise InputError(
@@ -80,9 +90,10 @@ def describe(
     max_bytes: int,
     max_pixels: int,
     min_side: int,
+    licences: Mapping[str, str] | None = None,
 ) -> Iterator[Said]:
     """A row of the ledger for each address: its file, verified and stored below `folder`, or why
-    there is none.
+    there is none; and what was said of its use by machines, a licence of its host included.
     """
     for row in links:
         facts = dict.fromkeys(IMAGES.names) | {UNIT: row[UNIT]}
@@ -97,12 +108,30 @@ def describe(
             yield To("images", facts | {"status": "failed", "reason": error.reason})
             yield Drop(error.reason, error.detail, id=row[UNIT], unit=UNIT)
             continue
+        said = dict.fromkeys(CONSENT.names, "")
+        said |= source.said(row[UNIT]) if isinstance(source, Links) else {}
+        said["licence"] = said["licence"] or (licences or {}).get(host_of(row[UNIT]), "")
+        if any(said.values()):
+            yield To("consent", said | {UNIT: row[UNIT]})
         image_id = short_hash(data)
         path = f"files/{image_id[:2]}/{image_id}.{ENDINGS[found.format]}"
         # Before its row: a row of the ledger never names a file that is not there.
         store(given, folder / path)
         facts |= {"image_id": image_id, "status": "ok", "reason": "", "path": path}
         yield To("images", facts | vars(found))
+
+
+def licences_of(run: Run) -> dict[str, str]:
+    """Licence and attribution by host, from a CSV with the columns host, licence, attribution.
+
+    Raises InputError where it lacks them.
+    """
+    if (file := run.input("licences")) is None:
+        return {}
+    named = str(file).replace("'", "''")
+    terms = "trim(host), concat_ws(', ', licence, attribution)"
+    query = f"SELECT {terms} FROM read_csv('{named}', all_varchar = true)"
+    return dict(sql.select(query, {}, run.scratch))
 
 
 def check_left(run: Run) -> None:

@@ -23,6 +23,7 @@ from ada_url import URL
 
 from vislib.fetching.addresses import PublicNetwork
 from vislib.fetching.connections import Later, get, read_body, read_head, redirect
+from vislib.fetching.consent import HEADERS
 from vislib.fetching.hosts import Host
 from vislib.fetching.links import TRANSIENT, Links
 from vislib.fetching.urls import host_of, tidied, web_address
@@ -126,6 +127,7 @@ class Fetcher:
         came. Raises ImageError.
         """
         address, robots, left = web_address(link.url), list[str](), self.params.timeout_s
+        said = dict[str, str]()
         for _ in range(_REDIRECTS + 1):
             host = self._hosts[address.host]
             async with host.slots:
@@ -135,7 +137,7 @@ class Fetcher:
                         return False
                     began, self._asking = monotonic(), self._asking + 1
                     try:
-                        outcome = await self._ask(address, robots, left)
+                        outcome = await self._ask(address, robots, said, left)
                     except ImageError as error:
                         self._heed(host, error, first=link.last is None)
                         raise
@@ -145,7 +147,7 @@ class Fetcher:
             self._reached = True
             host.answered()
             if isinstance(outcome, bytes):
-                self.links.keep(link.url, outcome, robots)
+                self.links.keep(link.url, outcome, robots, said)
                 self.counts["bytes"] += len(outcome)
                 return True
             address = outcome
@@ -164,7 +166,9 @@ class Fetcher:
                 return
             await asyncio.sleep(min(wait, _LOOK_S))
 
-    async def _ask(self, address: URL, robots: list[str], seconds: float) -> URL | bytes:
+    async def _ask(
+        self, address: URL, robots: list[str], said: dict[str, str], seconds: float
+    ) -> URL | bytes:
         """One request: where it leads on to, or the file; raises ImageError."""
         self.counts["requests"] += 1
         try:
@@ -175,6 +179,7 @@ class Fetcher:
                     status, headers = await read_head(stream)
                     location = redirect(status, headers, address)
                     robots += headers.get_all("x-robots-tag", [])
+                    said |= {name: headers[name] for name in HEADERS if name in headers}
                     self.links.respect(robots)
                     return location or await read_body(stream, headers, self.params.max_bytes)
                 finally:

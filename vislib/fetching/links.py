@@ -11,13 +11,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vislib.fetching.urls import tidied
+from vislib.fetching import consent
+from vislib.fetching.urls import host_of, tidied
 from vislib.media.pixels import ImageError
 from vislib.runs import InputError, short_hash
 from vislib.runs.journal import Journal
@@ -32,8 +33,9 @@ _VALUED = re.compile(r"(unavailable_after|max-[\w-]+)\s*:\s*[^\s,;]*")
 _NAME = re.compile(r"\W*([\w.-]+|\*)\s*:")
 # Said of bytes that were lost from the store, and never held against their link.
 _GONE = ImageError("unreadable", "gone from the store; run again")
+_SILENT: Mapping[str, str] = {}
 _open_journal = cache(Journal)  # one connection in each process
-Body = dict[str, Any]  # image_id, bytes (their number), robots (X-Robots-Tag headers)
+Body = dict[str, Any]  # image_id, bytes (their number), robots (X-Robots-Tag), said (other headers)
 Failure = dict[str, Any]  # reason, detail, last_at (seconds of the epoch)
 
 
@@ -47,6 +49,7 @@ class Links:
     agent: str
     opt_out: tuple[str, ...]
     rules: str  # hash of the parameters that `_RULED` failures depend on
+    policy: str = "ignore"  # what hosts say of machines: record, respect or ignore it
     asked: int = 0  # links that this attempt asked for: what was made before may know less
 
     @classmethod
@@ -70,10 +73,12 @@ class Links:
         limits = params.max_bytes, float(params.timeout_s)
         rules = [*limits, opt_out, sorted(params.allow_hosts), params.user_agent]
         agent = params.user_agent.split("/")[0].lower()
-        return cls(path, agent, opt_out, short_hash(json.dumps(rules)))
+        return cls(path, agent, opt_out, short_hash(json.dumps(rules)), params.policy)
 
     def __call__(self, url: str) -> Path:
         """The file of the bytes that came; raises the ImageError that was met instead."""
+        if refusal := self.refusal(url):
+            raise ImageError("opted_out", refusal)
         if body := self.known(url):
             self.respect(body["robots"])
             return self.file(body["image_id"])
@@ -100,7 +105,7 @@ class Links:
 
         What a run did not ask, because it gave the host up, is new.
         """
-        if self.known(url):
+        if self.known(url) or self.refusal(url):
             return ""
         failure = self._failure(url)
         if failure is None or failure["reason"] in ("host_failed", _GONE.reason):
@@ -108,9 +113,29 @@ class Links:
         days = min(retry_days, 1.0) if failure["reason"] in TRANSIENT else retry_days
         return "failed" if time.time() - failure["last_at"] >= days * 86_400.0 else ""
 
-    def keep(self, url: str, data: bytes, robots: Sequence[str]) -> None:
+    def said(self, url: str) -> dict[str, str]:
+        """What its host and its reply say of use by machines, as far as they were asked."""
+        if self.policy == "ignore":
+            return {}
+        body = self.known(url) or {"robots": []}
+        found = consent.facts(url, self.agent, self._text_at, body.get("said", {}))
+        return found | {"x_robots": ", ".join(body["robots"])}
+
+    def refusal(self, url: str) -> str:
+        """What keeps a link out, if that is to be respected; "" for nothing."""
+        respected = self.policy == "respect" and host_of(url)
+        return consent.refusal(self.said(url)) if respected else ""
+
+    def _text_at(self, url: str) -> str:
+        body = self.known(url)
+        return self.file(body["image_id"]).read_text("utf-8", "replace") if body else ""
+
+    def keep(
+        self, url: str, data: bytes, robots: Sequence[str], said: Mapping[str, str] = _SILENT
+    ) -> None:
         """Store the bytes, then journal them."""
         body: Body = {"image_id": short_hash(data), "bytes": len(data), "robots": list(robots)}
+        body |= {"said": dict(said)} if said else {}
         if not self._is_there(body):
             file = self.file(body["image_id"])
             file.unlink(missing_ok=True)

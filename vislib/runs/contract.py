@@ -53,6 +53,15 @@ IMAGES = _schema(
     format=_TEXT,  # as Pillow names it
     perceptual_hash=_TEXT,  # 64 bits in hex: near-duplicates are few bits apart
 )
+# What was said of the use of an image by machines; a link of which nothing was said has no row.
+CONSENT = _schema(
+    image_url=_TEXT,
+    robots=_TEXT,  # agents that robots.txt shuts out, ours and gatherers of training data
+    x_robots=_TEXT,  # X-Robots-Tag headers
+    tdm=_TEXT,  # tdm-reservation: 1 is reserved
+    usage=_TEXT,  # Content-Usage, as train-ai=n
+    licence=_TEXT,  # address of the licence that the reply names
+)
 SELECTED = pa.schema([*SAMPLES, *_schema(image_id=_TEXT, cluster=_INT, rank=_INT, distance=_REAL)])
 EMBEDDINGS = _schema(image_id=_TEXT, cluster=_INT, distance=_REAL, vector=pa.list_(pa.float32()))
 # Each with the one that stays in its place.
@@ -324,7 +333,7 @@ _TABLES = {
     "00_shapes": {"conversations": CONVERSATIONS, "images": IMAGES, "blank": IMAGES},
     "01_documents": {"documents": DOCUMENTS, "quarantine": QUARANTINE},
     "02_filtering": {"documents": FILTERED, "samples": SAMPLES},
-    "03_images": {"images": IMAGES},
+    "03_images": {"images": IMAGES, "consent": CONSENT},
     "04_selection": {
         "samples": SELECTED,
         "embeddings": EMBEDDINGS,
