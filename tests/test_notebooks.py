@@ -28,6 +28,7 @@ SAMPLE = {
     "08_merging",
     "09_publishing",
     "13_grounding",
+    "14_leakage",
     "15_deduplication",
     "16_contamination",
     "20_pipeline",
@@ -41,6 +42,7 @@ SAMPLE = {
     "32_caption_statistics",
     "33_priors",
     "34_grounding",
+    "35_leakage",
     "36_deduplication",
     "40_comparison",
 }
@@ -51,6 +53,7 @@ MODELS = {
     "12_evaluation",
     "26_benchmarks",
     "27_densefusion_benchmarks",
+    "35_leakage",
 }
 OTHERS = {"17_moderation", "00_published"}  # in neither set: template and published have them
 EXPECTED = SAMPLE | MODELS | OTHERS

@@ -73,7 +73,9 @@ def test_the_paper_set_trains_every_arm_as_the_paper_does():
         "leaky_mix",
         "non_contextual",
     ]
-    assert set(arms) == {
+    dial = {f"sharegpt4v-leak-{level}": level / 100 for level in (0, 50, 100)}  # ours
+    assert {name: arms[name]["caption_visible"] for name in dial} == dial
+    assert set(arms) == dial.keys() | {
         f"{model}-{name}" for model in ("sharegpt4v", "idefics2") for name in names
     }
     both = {
@@ -114,7 +116,7 @@ def test_the_paper_set_trains_every_arm_as_the_paper_does():
         tables_of = [arms[f"{model}-{name}"]["conversations"] for name in names]
         assert tables_of[1:-1] == [f"08_merging/contextual/{name}" for name in names[1:-1]]
         assert (tables_of[0], tables_of[-1]) == ("", "08_merging/non_contextual/leaky_mix")
-    (evaluation,) = (e.stage.values for e in entries if e.stage.notebook == "12_evaluation")
+    (evaluation,) = (e.stage.values for e in entries if e.stage.name == "12_evaluation")
     assert len(evaluation["models"]) == 16
     assert {"seedbench", "mmmu_val", "ai2d", "scienceqa_img", "llava_in_the_wild"} <= set(
         evaluation["tasks"]

@@ -189,6 +189,23 @@ RECALL = _schema(
     found=_INT,
     wrong=_INT,
 )
+ANSWERABLE = _schema(
+    question_id=_TEXT,
+    sample_id=_TEXT,
+    doc_id=_TEXT,  # questions of one page are not independent
+    kind=_TEXT,
+    question_type=_TEXT,
+    judge=_TEXT,  # `text evidence`, or the model that was asked
+    caption=pa.bool_(),  # it suffices alone; none: not asked, or no answer
+    context=pa.bool_(),  # the page with its alternative text
+    image=pa.bool_(),
+    nothing=pa.bool_(),  # the question alone
+    swapped=pa.bool_(),  # a caption of another page: chance
+    verdict=_TEXT,  # caption, context, image, several or none of them
+    after_caption=pa.bool_(),  # in its conversation; none: it is in none
+    caption_evidence=_REAL,  # of the judge by text
+    context_evidence=_REAL,
+)
 PAIRS = _schema(
     pair_id=_TEXT,
     sample_id=_TEXT,
@@ -357,6 +374,7 @@ _TABLES = {
         "comparisons": COMPARISONS,
     },
     "13_grounding": {"claims": CLAIMS, "labelled": LABELLED},
+    "14_leakage": {"answerable": ANSWERABLE},
     "15_deduplication": {"sweep": SWEEP},
     "16_contamination": {"hits": HITS, "recall": RECALL},
     "17_moderation": {
