@@ -212,3 +212,18 @@ def test_other_sources_speak_for_themselves(sample_run: Path, tmp_path: Path) ->
     assert "rehydrate" in card
     assert "OBELICS, revision " + "a" * 40 in sheet
     assert "too small" not in rai
+
+
+def test_moderation_is_told_with_its_findings(sample_run: Path, tmp_path: Path) -> None:
+    def after_moderation(record: dict[str, Any]) -> None:
+        record["inputs"]["removals:17_moderation/removals"] = {"sha256": "0"}
+
+    run = changed(sample_run, tmp_path, "08_merging", after_moderation)
+    assert "No program looked" in known(run, tmp_path)[0].render("card.md")
+    record = json.loads((run / "08_merging/run.json").read_text())
+    record |= {"stage": "17_moderation", "inputs": {}, "metrics": {"masked_email": 31}}
+    (run / "17_moderation").mkdir()
+    (run / "17_moderation/run.json").write_text(json.dumps(record))
+    facts = known(run, tmp_path)[0]
+    for name in ("card.md", "datasheet.md", "rai.md"):
+        assert "masked email 31" in facts.render(name)

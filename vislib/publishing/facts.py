@@ -36,6 +36,9 @@ OF_RELEASE = {
     "totals": """SELECT {'samples': count(DISTINCT sample_id), 'pages': count(DISTINCT doc_id),
         'images': count(DISTINCT image_id), 'rows': count(*), 'rounds': sum(len(sources))::BIGINT,
         'without_alt_text': count(*) FILTER (coalesce(alt_text, '') = '')} FROM release""",
+    # as JSON, a line each: no text of a page or a model can leave its line
+    "example": """SELECT {'turns': list_transform(conversations[:4],
+        lambda turn: to_json(turn)::VARCHAR)} FROM release ORDER BY sha256(id) LIMIT 1""",
     "sites": r"""SELECT {'site': site, 'images': count(*), 'sites': count(*) OVER ()} FROM
         (SELECT regexp_extract(page_url, '^\w+://([^/?#|<\s]+)', 1) AS site FROM release)
         GROUP BY site QUALIFY row_number() OVER (ORDER BY count(*) DESC, site)
