@@ -45,7 +45,8 @@ _ENTRY: dict[str, tuple[type, ...]] = {
     "format": _OPTIONAL,
     "alt_text": _OPTIONAL,
 }
-Numbered = Iterator[tuple[str, int, Mapping[str, Any]]]
+# Source, number, and the row, or what makes it when it is asked for, so that a fault is its own.
+Numbered = Iterator[tuple[str, int, Mapping[str, Any] | Callable[[], Mapping[str, Any]]]]
 # Of an Arrow table or batch, and the place to name in errors.
 ReadRows = Callable[[Any, str], list[dict[str, Any]]]
 
@@ -104,6 +105,10 @@ def open_source(run: Run) -> tuple[Numbered, int]:
                 " commit"
             )
         return hub_rows(run.params.revision, limit=limit, seed=run.seed), limit or _HUB_ROWS
+    if source in ("html", "warc"):
+        from vislib import pages
+
+        return pages.open_pages(run)
     found = (
         f
         for path in run.inputs("paths")
@@ -194,10 +199,12 @@ def obelics_rows(table: Any, place: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def read_or_fault(row: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, str]]:
+def read_or_fault(
+    row: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+) -> tuple[dict[str, Any] | None, tuple[str, str]]:
     """A row as `read_document` has it, or the reason and detail of its quarantine."""
     try:
-        return read_document(row), ("", "")
+        return read_document(row() if callable(row) else row), ("", "")
     except BrokenRow as fault:
         return None, fault.args
     except Exception as error:  # a fault that nobody thought of costs its row, not the stage

@@ -19,8 +19,8 @@ def interactive() -> bool:
 
 
 class Progress:
-    """Counts items of a known total; `fields` (cost, failures) are shown beside rate and time
-    left.
+    """Counts items of a total, 0 if it is not known; `fields` (cost, failures) are shown beside
+    rate and time left.
     """
 
     def __init__(self, total: int, unit: str) -> None:
@@ -33,7 +33,7 @@ class Progress:
         # not on stderr, which JupyterLab shows as an error; headless a line is printed instead
         quiet = not interactive()
         self._bar: Any = tqdm(
-            total=total, unit=f" {unit}", mininterval=0.5, file=sys.stdout, disable=quiet
+            total=total or None, unit=f" {unit}", mininterval=0.5, file=sys.stdout, disable=quiet
         )
 
     def update(self, n: int = 1, **fields: Any) -> None:
@@ -53,8 +53,10 @@ class Progress:
         """One line: done, total, rate per second, time left, fields."""
         # of all items so far: steadier than of the last ones, which may have been quick
         rate = self.done / max(time.monotonic() - self._started, 1e-9)
-        left = (self.total - self.done) / rate if rate else float("inf")
         rest = "".join(f" · {name} {value}" for name, value in self.fields.items())
+        if not self.total:
+            return f"{self.done} {self.unit} · {rate:.1f}/s{rest}"
+        left = (self.total - self.done) / rate if rate else float("inf")
         return f"{self.done} of {self.total} {self.unit} · {rate:.1f}/s · {left:.0f} s left{rest}"
 
     def __enter__(self) -> "Progress":
