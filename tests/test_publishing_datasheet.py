@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.papers_ground import known
-from vislib.publishing.facts import Facts, sections
+from vislib.publishing.facts import Facts
+from vislib.publishing.templates import TEMPLATES, sections
+from vislib.runs.code import code_reached
 
 SECTIONS = (
     "1 Motivation",
@@ -55,8 +57,6 @@ def test_a_persons_questions_all_stand_somewhere(
 
 
 def test_the_form_explains_itself() -> None:
-    from vislib.publishing.facts import TEMPLATES
-
     form = (TEMPLATES / "answers.md").read_text()
     assert set(sections(form).values()) == {""}
     assert form.count("<!--") >= len(sections(form)) - 1
@@ -70,3 +70,8 @@ def test_the_summary_of_training_content_is_complete(both: list[Facts]) -> None:
     assert "Claude" in told["Synthetic"]
     assert "less than 1 million" in told["Size, images"]
     assert "www.example.org" in told  # the sites
+
+
+def test_an_edit_of_the_words_makes_them_anew() -> None:
+    reached = code_reached(["vislib.publishing.facts"], looks=False)
+    assert "vislib/publishing/templates/*" in reached

@@ -17,12 +17,12 @@ from vislib.publishing.croissant import described
 from vislib.publishing.facts import (
     OF_RELEASE,
     OF_STAGES,
-    TEMPLATES,
     Fact,
     Facts,
     collect,
     read_answers,
 )
+from vislib.publishing.templates import TEMPLATES
 from vislib.runs import InputError, sql
 
 QUERIES = {**OF_RELEASE, **{table: query for (_, table), query in OF_STAGES.items()}}
@@ -64,7 +64,7 @@ def looked_up(place: str, run: Path, scratch: Path) -> Any:
 
 def numbers_of_prose(facts: Facts) -> set[str]:
     """Numbers that stand in the templates themselves, or that a person wrote in answers."""
-    texts = [file.read_text() for file in TEMPLATES.iterdir()] + list(facts.answers.values())
+    texts = [file.read_text() for file in TEMPLATES.glob("*.[mj]*")] + list(facts.answers.values())
     return {number for text in texts for number in NUMBER.findall(text)}
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vislib.publishing.facts import TEMPLATES, Facts, sections
+from vislib.publishing.facts import Facts
+from vislib.publishing.templates import TEMPLATES, sections
 from vislib.runs.digests import file_hashes
 
 Node = dict[str, Any]

@@ -20,11 +20,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vislib.checks import foreign
 from vislib.publishing.release import configs_of
+from vislib.publishing.templates import TEMPLATES, form, sections
 from vislib.runs import InputError, sql, tables
 from vislib.runs.keys import in_order, table_reference
 from vislib.runs.stage import read_record
 
-TEMPLATES = Path(__file__).with_name("templates")
 _WORDS = r"len(regexp_extract_all({}, '\S+'))"
 _TURNS = "list_filter(conversations, lambda turn: turn['from'] = 'gpt')"
 # a few hundred rows, drawn by hash, tell the languages: to identify one takes milliseconds
@@ -159,7 +159,7 @@ def collect(
         "records": records,
         "lost": lost,
         "answers": said,
-        "open": [name for name in sections(_form()) if name not in said],
+        "open": [name for name in form() if name not in said],
         "found": _found(main, records, places, scratch),
     }
     return [
@@ -255,18 +255,7 @@ def read_answers(file: Path) -> dict[str, str]:
         given = sections(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"answers {file}: no readable UTF-8 file ({error})") from error
-    if strange := sorted(given.keys() - sections(_form())):
-        known = ", ".join(sections(_form()))
+    if strange := sorted(given.keys() - form()):
+        known = ", ".join(form())
         raise InputError(f"{file}: no question is named {strange[0]!r}; the form has {known}")
     return {name: text for name, text in given.items() if text}
-
-
-def sections(text: str) -> dict[str, str]:
-    """The text below each heading `## name`, without comments."""
-    plain = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    _, *found = re.split(r"^## +(\S+)\s*$", plain, flags=re.MULTILINE)
-    return dict(zip(found[::2], map(str.strip, found[1::2]), strict=True))
-
-
-def _form() -> str:
-    return (TEMPLATES / "answers.md").read_text(encoding="utf-8")
