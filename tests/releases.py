@@ -73,7 +73,7 @@ def conversation(n: int, configuration: str) -> dict[str, Any]:
     return ids | {"conversations": turns(n, configuration), "sources": sources}
 
 
-def publish(root: Path, base: str = "http://x", **values: Any) -> Run:
+def publish(root: Path, base: str = "http://x", *, rows_per_part: int = 4, **values: Any) -> Run:
     """Stage 09 over such tables, its work cells one by one."""
     if not (root / "08").exists():
         write_tables(root, base)
@@ -89,7 +89,7 @@ def publish(root: Path, base: str = "http://x", **values: Any) -> Run:
     query = release.join(asked=bool(p.questions), limit=p.limit, seed=p.seed)
     read = {name: tables[name] for name in place if tables[name]}
     read |= {"removals": removals.table(run)}
-    joined = run.sql(query, into="joined", one_per=release.ID, rows_per_part=4, **read)
+    joined = run.sql(query, into="joined", one_per=release.ID, rows_per_part=rows_per_part, **read)
     places = {"files": root / "03", "into": run.scratch}
     rule = partial(release.rows, releases=p.releases, with_context=p.with_context, **places)
     schemas = release.schemas(with_context=p.with_context)

@@ -3,41 +3,24 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pandas
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.hub_server import hub_server
+from tests.object_store import bucket
 from tests.releases import N, publish
 from tests.sets import ROOT
 from vislib.publishing import push
+
+__all__ = ["bucket"]
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return publish(tmp_path_factory.mktemp("push")).data / "links_only"
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(f"s3://data-{port}")
-    yield f"s3://data-{port}/sets/links"
-    server.stop()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def contents(url: str) -> dict[str, bytes]:

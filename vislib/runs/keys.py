@@ -19,6 +19,7 @@ from vislib.runs.code import ENGINES, MAGIC, code_reached, imports_of, source_di
 from vislib.runs.code import ROOT as ROOT
 from vislib.runs.errors import InputError
 from vislib.runs.params import Schema
+from vislib.runs.remote import local_copy
 from vislib.runs.seeding import short_hash
 
 _TABLE = re.compile(
@@ -181,9 +182,11 @@ def table_reference(value: str) -> tuple[str, str, str] | None:
 
 
 def input_path(value: str, run_folder: Path) -> Path:
-    """Where an [input] value lies: `<run_dir>/STAGE/data/TABLE`, or an outside path (from the
-    project's root).
+    """Where an [input] value lies: `<run_dir>/STAGE/data/TABLE`, an outside path (from the
+    project's root), or the copy of what a store has at an address (`s3://…`).
     """
+    if "://" in value:
+        return local_copy(value, run_folder.parent / "remote")
     reference = table_reference(value)
     if reference is None:  # files from outside start at the project's root, as commands do
         try:
