@@ -12,20 +12,16 @@ for all runs), the embedded pictures, or a folder that mirrors the web.
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-import pyarrow as pa
-
-from vislib.fetching import consent
 from vislib.fetching.links import Links, store
 from vislib.fetching.urls import host_of, web_address
 from vislib.media.pixels import ENDINGS, ImageError, verify
 from vislib.runs import Drop, InputError, Run, To, short_hash, sql
 from vislib.runs.contract import CONSENT, IMAGES
-from vislib.runs.tables import Row, read_rows, write_table
+from vislib.runs.tables import Row, read_rows
 from vislib.runs.verbs import Said
 
 EMBEDDED = "sample"
@@ -35,7 +31,6 @@ USABLE = "SELECT image_url FROM images WHERE status = 'ok'"
 _PICTURE_ENDINGS = {f".{ending}" for ending in (*ENDINGS.values(), "jpeg", "tiff", "svg")}
 
 
-_ADDRESS = pa.schema([IMAGES.field(UNIT)])
 # Bytes behind an address, or the file that keeps them, or ImageError. Workers are processes:
 # importable.
 Source = Callable[[str], bytes | Path]
@@ -64,16 +59,9 @@ def open_source(run: Run, links: Path) -> Source:
         return from_sample
     if folder is None:
         # Late: workers need the journal alone, and no client.
-        from vislib.fetching.fetcher import fetch_all
+        from vislib.fetching.fetcher import ask_all
 
-        source = Links.of(run.journal_path("images"), run.params)
-        if source.policy != "ignore":
-            # A host that keeps its robots.txt out of search engines has still said it.
-            asking = replace(source, policy="ignore", opt_out=())
-            addresses = consent.policies(row[UNIT] for row in read_rows(links))
-            write_table(files := run.scratch / "policies", _ADDRESS, ({UNIT: a} for a in addresses))
-            fetch_all(run, asking, files)
-        return replace(source, asked=fetch_all(run, source, links))
+        return ask_all(run, Links.of(run.journal_path("images"), run.params), links)
     if not folder.is_dir():
         raise InputError(
             f"03_images: images_root is {root!r}, but {folder} is no folder; name a folder that"

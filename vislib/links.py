@@ -2,18 +2,23 @@
 DenseFusion-1M's datasheet, which releases image ids, addresses and captions).
 
     python -m vislib.links rehydrate FOLDER [--into FOLDER] [--set user_agent='me/1.0 (my@mail)']
+    python -m vislib.links recheck SET [--into FILE] [--set …]
 
 Links rot, and what answers at an address may be another picture than the one that a text is about:
 each file is held against the hash in its row. Fetching is that of 03, with its parameters, pace and
 journal: what was fetched once is not asked for again, so that a second call goes on or tries again.
+`recheck` asks anew, once a day, for the images of a set: what is dead, changed or has opted out
+since 03 goes on a removal list, which 08 and 09 apply.
 """
 
 import argparse
 import csv
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
@@ -22,8 +27,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from vislib.fetching.fetcher import fetch_all
-from vislib.fetching.links import Links
+from vislib.fetching import consent
+from vislib.fetching.fetcher import ask_all, fetch_all
+from vislib.fetching.links import TRANSIENT, Links
 from vislib.media.pixels import ENDINGS, ImageError
 from vislib.publishing import release
 from vislib.runs import InputError, sql
@@ -32,7 +38,7 @@ from vislib.runs.params import read_schema, resolve
 from vislib.runs.progress import Progress
 from vislib.runs.stage import Stage, run_folder
 from vislib.runs.tables import Row, TableWriter, open_part, parts, read_rows
-from vislib.runs.yaml_files import read_value
+from vislib.runs.yaml_files import read_parameters, read_value
 
 
 @dataclass
@@ -53,15 +59,50 @@ def ask(published: Path, scratch: Path, settings: Sequence[str]) -> Links:
 
     `settings` are parameters of 03, as `timeout_s=10`.
     """
-    place = "--set"
-    pairs = (setting.partition("=") for setting in settings)
-    given = {name: read_value(value, place) for name, _, value in pairs}
-    params = SimpleNamespace(**resolve(read_schema(Stage.notebook_file("03_images")), given, place))
+    params = _parameters(settings, {})
     links = Links.of(run_folder("runs/any").parent / "journal/images.sqlite", params)
     distinct = "SELECT image_url FROM published GROUP BY image_url ORDER BY min(row)"
     table = sql.query(distinct, scratch / "links", {"published": published}, scratch=scratch)
     fetch_all(_Errand(params, scratch), links, table)
     return links
+
+
+def _parameters(settings: Sequence[str], given: dict[str, Any]) -> SimpleNamespace:
+    place = "--set"
+    pairs = (setting.partition("=") for setting in settings)
+    given |= {name: read_value(value, place) for name, _, value in pairs}
+    return SimpleNamespace(**resolve(read_schema(Stage.notebook_file("03_images")), given, place))
+
+
+def recheck(name: str, into: Path | None, settings: Sequence[str] = ()) -> Counter[str]:
+    """Write the removal list `into` (`recheck.jsonl` of the run) of a set's images that are gone,
+    changed or opted out since 03; how many links are `ok`, and how many not, by reason.
+
+    A host that does not answer today is counted, and not on the list.
+    """
+    run = run_folder(f"runs/{name}")
+    params = _parameters(settings, read_parameters(run / "03_images/params.yaml"))
+    if params.images_root == "sample":
+        raise InputError(f"{name}: its pictures are embedded; name a set whose links are the web's")
+    data, scratch, params.policy = run / "03_images/data", run / ".recheck", "respect"
+    usable = "SELECT image_url, image_id FROM ledger WHERE status = 'ok' ORDER BY row"
+    table = sql.query(usable, scratch / "links", {"ledger": data / "images"}, scratch=scratch)
+    # A journal of today's: what was fetched for 03 is no news.
+    journal = run.parent / f"journal/recheck-{date.today()}.sqlite"
+    links = ask_all(_Errand(params, scratch), Links.of(journal, params), table)
+    before = {row["image_url"]: consent.refusal(row) for row in read_rows(data / "consent")}
+    counts = Counter[str]()
+    with (into or run / "recheck.jsonl").open("w", encoding="utf-8") as file:
+        for row in read_rows(table):
+            _, reason, detail = fetched(row, links)
+            if reason == "opted_out" and detail == before.get(row["image_url"]):
+                reason = "opted_out_before"
+            elif reason not in ("", "host_failed", *TRANSIENT):
+                entry = {"unit": "link", "id": row["image_url"], "reason": reason, "note": detail}
+                print(json.dumps(entry, ensure_ascii=False), file=file)
+            counts[reason or "ok"] += 1
+    rmtree(scratch)
+    return counts
 
 
 def rehydrate(folder: Path, into: Path, settings: Sequence[str] = ()) -> Counter[str]:
@@ -108,7 +149,8 @@ def fetched(row: Row, links: Links) -> tuple[bytes, str, str]:
         data = links(row["image_url"]).read_bytes()
     except ImageError as error:
         return b"", error.reason, error.detail
-    if (digest := sha256(data).hexdigest()) != row["sha256"]:
+    # An image's id begins its hash.
+    if not (digest := sha256(data).hexdigest()).startswith(row.get("sha256") or row["image_id"]):
         return b"", "changed", f"it is {digest} now"
     return data, "", ""
 
@@ -125,6 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--into", type=Path, help="where the release with images is written")
     command.add_argument("--set", action="append", default=[], help="a parameter of 03, name=value")
     command.set_defaults(work=_rehydrate)
+    command = what.add_parser("recheck", help="what has become of the links of a set")
+    command.add_argument("folder", metavar="SET", help="the name of a set that was run")
+    command.add_argument("--into", type=Path, help="the removal list that is written")
+    command.add_argument("--set", action="append", default=[], help="a parameter of 03, name=value")
+    command.set_defaults(work=_recheck)
     options = parser.parse_args(arguments)
     try:
         return int(options.work(options))
@@ -138,6 +185,12 @@ def _rehydrate(options: argparse.Namespace) -> int:
     counts = rehydrate(options.folder, into, options.set)
     print(f"{into}: rows {', '.join(f'{name} {n:,}' for name, n in counts.most_common())}")
     return int(counts.keys() != {"ok"})
+
+
+def _recheck(options: argparse.Namespace) -> int:
+    counts = recheck(Path(options.folder).name, options.into, options.set)
+    print(f"links {', '.join(f'{name} {n:,}' for name, n in counts.most_common())}")
+    return int(bool(counts.keys() - {"ok", "opted_out_before"}))
 
 
 if __name__ == "__main__":

@@ -13,27 +13,30 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
+import pyarrow as pa
 from ada_url import URL
 
 from vislib.fetching.addresses import PublicNetwork
 from vislib.fetching.connections import Later, get, read_body, read_head, redirect
-from vislib.fetching.consent import HEADERS
+from vislib.fetching.consent import HEADERS, policies
 from vislib.fetching.hosts import Host
 from vislib.fetching.links import TRANSIENT, Links
 from vislib.fetching.urls import host_of, tidied, web_address
 from vislib.media.pixels import ImageError
 from vislib.runs import InputError
+from vislib.runs.contract import IMAGES
 from vislib.runs.interrupts import interrupts
 from vislib.runs.locking import FolderLock
 from vislib.runs.progress import Progress
-from vislib.runs.tables import read_rows
+from vislib.runs.tables import read_rows, write_table
 
+_ADDRESS = pa.schema([IMAGES.field("image_url")])
 _REDIRECTS = 5
 _CONNECT_S = 10.0
 _BACKOFF_S = 0.5  # before the first retry; doubles
@@ -229,6 +232,18 @@ class Errand(Protocol):
 
     def progress(self, total: int, unit: str) -> Progress:
         """A bar, or a line per 30 s."""
+
+
+def ask_all(run: Any, links: Links, table: Path) -> Links:
+    """What a table's hosts say of machines is asked first, then its links; see `fetch_all`."""
+    if links.policy != "ignore":
+        # A host that keeps its robots.txt out of search engines has still said it.
+        asking = replace(links, policy="ignore", opt_out=())
+        addresses = policies(row["image_url"] for row in read_rows(table))
+        rows = ({"image_url": address} for address in addresses)
+        write_table(files := run.scratch / "policies", _ADDRESS, rows)
+        fetch_all(run, asking, files)
+    return replace(links, asked=fetch_all(run, links, table))
 
 
 def fetch_all(run: Errand, links: Links, table: Path) -> int:
