@@ -74,12 +74,9 @@ class Evidence:
 
 
 def similarities(model: str, claim: str, texts: Iterable[str]) -> list[float]:
-    """Cosines of a claim's embedding with those of some texts, 0 for an empty text."""
-    vectors = _encoder(model)([claim, *texts])
-    return [
-        float(vector @ vectors[0]) if text else 0.0
-        for text, vector in zip(texts, vectors[1:], strict=True)
-    ]
+    """Cosines of a claim's embedding with those of some texts."""
+    first, *others = _encoder(model)([claim, *texts])
+    return [float(first @ other) for other in others]
 
 
 @cache

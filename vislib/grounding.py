@@ -19,7 +19,7 @@ from vislib import prompts
 from vislib.engines import Request
 from vislib.evidence import Evidence, similarities, specifics
 from vislib.media.picture import measure
-from vislib.media.pixels import ImageError, read_image
+from vislib.media.pixels import read_image
 from vislib.media.tokenization import sentences
 from vislib.media.words import words
 from vislib.prompts.captions import PAGE
@@ -114,11 +114,8 @@ def of_picture(row: Row, root: Path) -> Evidence:
 
 @lru_cache(maxsize=16)  # captions of one picture follow one another
 def _colours(path: Path | None) -> tuple[str, ...]:
-    try:
-        picture = measure(read_image(path)) if path else None
-    except (ImageError, OSError):
-        return ()
-    colours = picture.colours if picture else ()
+    picture = measure(read_image(path)) if path else None
+    colours = picture.colours if picture else ()  # none of a picture too small to speak of
     return tuple(colour.family for colour in colours if colour.share >= _SEEN)
 
 
@@ -149,10 +146,12 @@ class Judge:
         if image is None:
             return Drop("image_failed", sample["image_url"])
         claims = [f"{number}. {claim['text']}" for number, claim in enumerate(claims_of(row), 1)]
-        values = {name: sample[name] or "" for name in PAGE} | {"claims": "\n".join(claims)}
+        page = {name: sample[name] or "" for name in PAGE}
+        prompt = self.template.render(claims="\n".join(claims), **page)
         return Request(
             id=sample["sample_id"],
-            prompt=self.template.render(**{k: prompts.neutralise(v)[0] for k, v in values.items()}),
+            # to some models `<image>` is where pixels go
+            prompt=prompts.neutralise(prompt)[0],
             prompt_sha=self.template.sha,
             shared=self.template.shared,
             image_id=image["image_id"],

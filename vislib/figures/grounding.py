@@ -5,15 +5,16 @@ claims as would vary as much if each stood alone: their number over the design e
 variance by samples over that of independent claims.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from sklearn.metrics import cohen_kappa_score, confusion_matrix
+from sklearn.metrics import ConfusionMatrixDisplay, cohen_kappa_score, confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
-from vislib.figures.style import INK, finish, say
+from vislib.figures.style import finish, say
 
 VERDICTS = ["image", "context", "both", "neither"]
 
@@ -23,19 +24,17 @@ def shares(claims: Any) -> Any:
     (kind), `label` (verdict), `value`, `low`, `high`, `claims`, `samples`.
     """
     rows = []
-    for (kind, own), verdict in (
-        (group, verdict) for group in claims.groupby("kind") for verdict in VERDICTS
-    ):
+    for (kind, own), verdict in product(claims.groupby("kind"), VERDICTS):
         hit = (own["verdict"] == verdict).astype(float)
-        n, share = len(own), hit.mean()
-        spread = (hit - share).groupby(own["sample_id"]).sum()
-        alone = n * share * (1 - share)
-        # below 1 it would be chance: an interval is never narrower than that of single claims
-        effect = max(1.0, (spread**2).sum() / alone) if alone else n / len(spread)
-        size = n / effect
+        share = hit.mean()
+        sums = (hit - share).groupby(own["sample_id"]).sum()
+        alone = (hit - share).pow(2).sum()
+        # Below 1 it would be chance; and where all claims are alike, so are those of a sample.
+        effect = max(1.0, sums.pow(2).sum() / alone) if alone else len(own) / len(sums)
+        size = len(own) / effect
         low, high = proportion_confint(share * size, size, method="wilson")
-        known = {"name": kind, "label": verdict, "value": share, "low": low, "high": high}
-        rows.append(known | {"claims": n, "samples": len(spread)})
+        row = {"name": kind, "label": verdict, "value": share, "low": low, "high": high}
+        rows.append(row | {"claims": len(own), "samples": len(sums)})
     return pd.DataFrame(rows)
 
 
@@ -58,17 +57,11 @@ def kappa(labelled: Any) -> float:
 
 
 def plot_confusion(axes: Axes, table: Any, *, x: str, y: str) -> None:
-    """Counts in a grid, shaded by their share of the row."""
+    """Counts in a grid, darker where there are more."""
     if not table.to_numpy().any():
         return say(axes, "no labelled claims")
-    by_row = table.div(table.sum(axis=1).clip(lower=1), axis=0)
-    axes.imshow(by_row, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), share in np.ndenumerate(by_row.to_numpy()):
-        color = "white" if share > 0.6 else INK
-        text = f"{table.iloc[row, column]}"
-        axes.text(column, row, text, ha="center", va="center", color=color)
-    axes.set_xticks(range(len(table)), table.columns)
-    axes.set_yticks(range(len(table)), table.index)
+    grid = ConfusionMatrixDisplay(table.to_numpy(), display_labels=table.columns)
+    grid.plot(ax=axes, cmap="Blues", colorbar=False, im_kw={"aspect": "auto"})
     axes.set(xlabel=x, ylabel=y)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
