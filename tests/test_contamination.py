@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +14,9 @@ from vislib.evaluation.item_scores import picture_id
 from vislib.media.pixels import read_image
 from vislib.runs import InputError, Run, start_run, tables
 from vislib.runs.contract import IMAGES, QUESTIONS, SAMPLES
+from vislib.runs.params import read_schema
 
+NOTEBOOK = Path(__file__).parents[1] / "notebooks/16_contamination.ipynb"
 PICTURES = sorted(p for p in (sample._HERE / "images").glob("*.jpg"))[:8]
 SUBJECTS = ("heron", "lantern", "bridge", "compass", "violin", "glacier", "tractor", "beehive")
 
@@ -45,7 +46,7 @@ def test_benchmarks_are_read_in_their_forms(tmp_path: Path) -> None:
     assert first["source"] == "seedbench"
     assert first["path"] == second["path"]  # one file for the same bytes
     assert read_image(first["path"]).size == (20, 10)
-    assert (asked["text"], asked["options"]) == ("Who?", ["He", "She"])
+    assert (asked["text"], asked["options"]) == ("Who?", "he\nshe")
 
     text = base64.b64encode(encoded(Image.effect_noise((40, 40), 90))).decode()
     row = {"index": 3_000_007, "question": "Where?", "A": "Here", "B": "There", "image": text}
@@ -53,7 +54,7 @@ def test_benchmarks_are_read_in_their_forms(tmp_path: Path) -> None:
     shown, asked = items(tmp_path / "mmbench_en_dev_static.tsv", tmp_path)
     assert shown["id"] == asked["id"] == "7"  # a rotation of question 7
     assert read_image(shown["path"]).size == (40, 40)
-    assert asked["options"] == ["Here", "There"]
+    assert asked["options"] == "here\nthere"
 
     row = {"question": "What?", "options": "['a b', 'c']", "image_1": "one.jpg", "image_2": None}
     folder = tmp_path / "mmmu_val"
@@ -62,7 +63,7 @@ def test_benchmarks_are_read_in_their_forms(tmp_path: Path) -> None:
     (folder / "one.jpg").write_bytes(encoded(small, "JPEG"))
     shown, asked = items(folder, tmp_path)
     assert Path(shown["path"]) == folder / "one.jpg"
-    assert asked["options"] == ["a b", "c"]
+    assert asked["options"] == "a b\nc"
     with pytest.raises(InputError, match=r"one.jpg; it takes .parquet"):
         items(folder / "one.jpg", tmp_path)
 
@@ -103,24 +104,19 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def search(**parameters: object) -> Run:
-    """The work cells of the notebook."""
-    quiet = {"mixes": [], "paraphrases": "", "plants": 0, "device": "cpu", "run_dir": "runs/demo"}
-    run = start_run("16_contamination", quiet | parameters)
-    units, hashed = contamination.read_units(run), run.scratch / "hashed"
-    query = "SELECT * EXCLUDE row FROM units WHERE unit = 'image' ORDER BY number"
-    pictures = run.sql(query, into="pictures", units=units)
-    rule = partial(contamination.hashed, into=str(hashed))
-    written = {str(hashed): contamination.HASHES, "dropped": run.schemas["dropped"]}
-    named = ("source", "id", "number")
-    run.map(rule, pictures, unit="picture", id=named, tables=written)
-    given = {"units": units, "hashed": hashed}
-    vectors = contamination.vector_pairs(run, **given)
-    pairs = run.sql(contamination.FOUND, into="pairs", vectors=vectors, **given)
-    limits = dict(zip(contamination.LEVELS, [0.875, 0.875, 0.9, 0.3, 1, 0.8], strict=True))
-    query = contamination.HITS.format(threshold=contamination.at_least(limits))
-    run.sql(query, into="hits", pairs=pairs, **given)
-    known = contamination.RECALL.format(levels=contamination.levels(run))
-    run.sql(known, into="recall", pairs=pairs, units=units)
+    """The work cells of the notebook, as they stand there, with these parameters."""
+    quiet = {"mixes": [], "paraphrases": "", "plants": 1, "device": "cpu", "run_dir": "runs/demo"}
+    schema = read_schema(NOTEBOOK)
+    values = {name: parameter.default for name, parameter in schema.items()} | quiet | parameters
+    run = start_run("16_contamination", values)
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    imports = next(c for c in cells if "start_run" in "".join(c["source"]))
+    work = [c for c in cells if "work" in c["metadata"].get("tags", [])]
+    names = values | {"run": run}
+    # but for the line that starts the run
+    exec("".join(imports["source"]).rpartition("\n")[0], names)
+    for cell in work:
+        exec("".join(cell["source"]), names)
     run.close()
     return run
 
@@ -209,5 +205,5 @@ def test_a_picture_that_cannot_be_read_is_told(ground: Path, tmp_path: Path) -> 
     pd.DataFrame([{"question": "?", "image": b"no picture"}]).to_parquet(tmp_path / "pope.parquet")
     run = search(benchmarks=[str(tmp_path / "pope.parquet")])
     (dropped,) = tables.read_rows(run.data / "dropped")
-    assert dropped["id"].startswith("pope/0/")
     assert dropped["reason"] == "image_failed"
+    assert dropped["detail"].startswith("pope 0: not_an_image")

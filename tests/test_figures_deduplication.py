@@ -1,12 +1,11 @@
-"""The figure of 15's sweep, at one and at two columns, and its sentence."""
+"""The figure of 15's sweep, at one and at two columns."""
 
 import pandas as pd
 import pytest
 
 from tests.figure_layout import assert_readable
 from vislib import figures
-from vislib.figures.deduplication import MEASURES, plot_legend, plot_sweep, reading
-from vislib.runs import InputError
+from vislib.figures.deduplication import MEASURES, plot_legend, plot_sweep
 
 SWEEP = pd.DataFrame(
     {
@@ -40,11 +39,3 @@ def test_every_label_can_be_read(columns, rows):
     plot_legend(panels[-1], panels[0])
     assert_readable(figure)
     assert len(panels[0].lines) == SWEEP[rows]["minimum"].nunique() + 1
-
-
-def test_the_sentence_tells_what_goes_and_from_where_on():
-    said = reading(SWEEP, 0.9, 2)
-    assert "At 0.9, with at least 2 of each type, 2 of 1,000 questions go (0.2%)" in said
-    assert "and 0.8 the highest at which a tenth does" in said
-    with pytest.raises(InputError, match=r"threshold 0.7 .* 15 tried \[0.5, 0.8, 0.9, 0.95\]"):
-        reading(SWEEP, 0.7, 2)

@@ -169,12 +169,8 @@ def compare(run: Run) -> None:
     statistics = Statistics(results=results, confidence=run.params.confidence)
     scores = statistics.scores()
     if run.input("hits"):
-        counts = {(row["model"], row["arm"], row["benchmark"]): row["n"] for row in scores}
-        clean = replace(statistics, results=results[~_is_hit(run, results)])
-        for row in clean.scores():
-            # What has no hit would stand twice.
-            if row["n"] < counts.get((row["model"], row["arm"], row["benchmark"]), 0):
-                scores.append(row | {"benchmark": row["benchmark"] + WITHOUT_HITS})
+        clean = replace(statistics, results=results[~_is_hit(run, results)]).scores()
+        scores += [row | {"benchmark": row["benchmark"] + WITHOUT_HITS} for row in clean]
     comparisons = statistics.comparisons(run.params.reference)
     tables.write_table(run.data / "scores", BENCHMARK_SCORES, scores)
     tables.write_table(run.data / "comparisons", COMPARISONS, comparisons)

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 
 from vislib.figures.charts import marks
 from vislib.figures.style import CONTRAST
-from vislib.runs import InputError
 
 MEASURES = {  # a column of the table, and what its panel is called
     "share": "Questions kept",
@@ -37,22 +36,3 @@ def plot_legend(axes: Axes, of: Axes) -> None:
     """A panel that says what lines and marks of the others mean, once for all."""
     axes.axis("off")
     axes.legend(*of.get_legend_handles_labels(), loc="center left", title="Of each type, at least")
-
-
-def reading(table: Any, threshold: float, minimum: int) -> str:
-    """One sentence on what a setting means. Raises InputError where 15 has not tried it."""
-    own = table[table["minimum"] == minimum].set_index("threshold")
-    if threshold not in own.index:
-        raise InputError(
-            f"threshold {threshold} with minimum {minimum} is not in the sweep; 15 tried"
-            f" {sorted(set(table['threshold']))} with {sorted(set(table['minimum']))}"
-        )
-    here = own.loc[threshold]
-    gone = here["asked"] - here["kept"]
-    first, tenth = (own.index[own["share"] <= share].max() for share in (1 - 1e-9, 0.9))
-    return (
-        f"At {threshold:g}, with at least {minimum} of each type, {gone:,.0f} of"
-        f" {here['asked']:,.0f} questions go ({1 - here['share']:.1%}); of the thresholds tried,"
-        f" {first:g} is the highest at which any goes and {tenth:g} the highest at which a tenth"
-        f" does; what stays has a mean cosine of {here['nearest']:.2f} to its nearest."
-    )
