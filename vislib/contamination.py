@@ -113,13 +113,14 @@ HITS = """
             ON shown.source = b.source AND shown.id = b.id
     WHERE b.source <> 'planted' AND score >= {threshold} GROUP BY ALL ORDER BY ALL
 """
-# Of each method the weakest: what is ours beside theirs.
+# Of each method the weakest, of what was found and of what was planted: ours beside theirs.
 SIDES = """
-    SELECT a.path, a.text, a.id, b.path, b.text, b.source || ' ' || b.id, method, score
+    SELECT a.path, a.source || ' ' || a.id, a.text, b.path, b.source || ' ' || b.id, b.text,
+        method, score
     FROM pairs JOIN units AS a ON a.number = one JOIN units AS b ON b.number = other
-    WHERE (b.source = 'planted') = {planted} AND score >= {threshold}
-    QUALIFY row_number() OVER (PARTITION BY method ORDER BY score, one, other) <= 3
-    ORDER BY method, score, one, other
+    WHERE score >= {threshold} QUALIFY row_number()
+        OVER (PARTITION BY b.source = 'planted', method ORDER BY score, one, other) <= 2
+    ORDER BY b.source = 'planted', method, score, one, other
 """
 RECALL = """
     WITH level AS (SELECT unit, method, unnest(thresholds)::DOUBLE AS threshold FROM (VALUES
@@ -198,7 +199,7 @@ def read_units(run: Run) -> Path:
     query = _OURS.format(drawn=sql.drawn("id", run.seed))
     data = {"role": DATA, "source": "data"}
     units: list[Row] = [
-        row | data | {"path": str(root / row["path"])}
+        row | data | {"path": row["path"] and str(root / row["path"])}
         for row in tables.read_rows(run.sql(query, into="ours", **given))
     ]
     for copy in list(plants.copies(units, run)):
