@@ -77,6 +77,7 @@ def inputs(tmp_path):
         "left": captions(tmp_path / "data/left", "one", failed=(0, 2)),
         "right": captions(tmp_path / "data/right", "two", failed=(1, 2), lacking=(3,)),
         "right_kind": "contextual",
+        "questions": "",
         "samples": write(
             tmp_path / "data/samples",
             SAMPLES,
@@ -293,3 +294,35 @@ def test_questions_as_a_reader_sees_them(inputs, tmp_path):
     assert comparison.side_table(sides).loc["rounds set aside"].tolist() == [0, 1]
     with pytest.raises(InputError, match="two of questions"):
         compare({**inputs, "right": right})
+
+
+def test_the_caption_that_answers_more_questions_is_known_by_question(inputs, tmp_path):
+    """Text "{i} says this" on the left and "{i} says that" on the right."""
+    asked = {"status": "ok", "question": "What does 5 say?", "answer": "A", "kind": "contextual"}
+    rows = [
+        asked | {"sample_id": f"s{i:02d}", "options": options, "question_id": f"{i}{options[0]}"}
+        for i in range(N)
+        for options in (
+            ["lorem ipsum", "dolor", "amet", "elit"],
+            ["dolor", "lorem", "amet", "elit"],
+        )
+    ]
+    rows += [asked | {"sample_id": "s05", "options": []}]  # free form
+    rows += [asked | {"sample_id": "s05", "options": ["a", "b", "c", "d"], "status": "dropped"}]
+    inputs["left"] = captions(tmp_path / "data/third", "one", failed=(0, 2), text="It says lorem.")
+    inputs["right"] = captions(tmp_path / "data/fourth", "two", failed=(1,), text="It says dolor.")
+    questions = write(tmp_path / "data/questions", QUESTIONS, rows)
+    run = start_run("40_comparison", inputs | {"questions": questions})
+    sides = comparison.read_sides(run)
+    answers = comparison.answered(run, sides)
+    run.close()
+    assert len(answers) == 2 * 17  # of samples that are usable on both sides
+    assert answers["left"].sum() == answers["right"].sum() == 17
+    found = comparison.utility(answers)
+    assert (found["left_answers"], found["difference"], found["mcnemar_p"]) == (0.5, 0, 1)
+    better = answers.assign(left=True)
+    found = comparison.utility(better)
+    assert found["difference"] == pytest.approx(0.5)
+    assert found["mcnemar_p"] == pytest.approx(2 * 0.5**17)
+    assert found["difference_from"] <= 0.5 <= found["difference_to"]
+    assert comparison.utility(answers.head(0)) == {}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.figure_layout import assert_readable
 from vislib import figures
-from vislib.figures import leakage
+from vislib.figures import leakage, statistics
 from vislib.runs import InputError
 from vislib.runs.contract import ARMS, BENCHMARK_SCORES
 from vislib.runs.tables import write_table
@@ -38,7 +38,7 @@ def test_intervals_are_of_pages_and_not_of_questions():
     page = shares.loc["its page", "free-form"]
     assert page["value"] == pytest.approx(50)
     # all questions of a page are alike: 12 pages and not 48 questions
-    one_each = leakage.clustered(np.arange(12) % 2 == 0, map(str, range(12)))
+    one_each = statistics.clustered(np.arange(12) % 2 == 0, map(str, range(12)))
     assert page["low"] == pytest.approx(100 * one_each[1], abs=0.5)
     assert shares.loc["its caption", "free-form"].tolist() == [100, 100, 100]
 

@@ -8,9 +8,15 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from tests.openai_server import KEY, MODEL, completion, openai_server
 from vislib import leakage
 from vislib.prompts import load
-from vislib.runs import Drop, To
+from vislib.runs import Drop, To, start_run, tables
+from vislib.runs.cells import do_work
+from vislib.runs.contract import CAPTIONS, CONVERSATIONS, IMAGES, QUESTIONS, SAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOICE = {
@@ -140,3 +146,53 @@ def test_what_the_judge_by_words_reaches_on_labelled_questions_is_what_the_readm
         ("context", False, True): 1,
     }
     assert sum(one["swapped"] for one in judged.values()) < 0.04 * len(judged)
+
+
+@pytest.fixture
+def inputs(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("VISLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    (tmp_path / "files").mkdir()
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "files/i.png")
+    talk = {"id": "s1", "images": ["i"], "sample_id": "s1", "doc_id": "d"}
+    caption = {"sample_id": "s1", "kind": "contextual", "status": "ok"}
+    made = {
+        "questions": (QUESTIONS, [one | {"status": "ok"} for one in (CHOICE, FREE)]),
+        "captions": (CAPTIONS, [caption | row(CHOICE)["caption"]]),
+        "samples": (SAMPLES, [{"sample_id": "s1", "image_url": "u"} | row(CHOICE)["sample"]]),
+        "images": (IMAGES, [{"image_url": "u"} | row(CHOICE)["image"]]),
+        "conversations": (CONVERSATIONS, [talk | row(CHOICE)["conversation"]]),
+    }
+    for name, (schema, rows) in made.items():
+        filled = [dict.fromkeys(schema.names) | one for one in rows]
+        tables.write_table(tmp_path / name, schema, filled)
+    return {name: str(tmp_path / name) for name in made} | {"labels": ""}
+
+
+def judged(inputs, **parameters) -> dict[str, dict]:
+    run = start_run("14_leakage", inputs | parameters)
+    do_work(run)
+    run.finish()
+    rows = tables.read_rows(run.stage.folder / "data/answerable")
+    return {one["question_id"]: one for one in rows}
+
+
+def test_the_notebook_by_words_and_by_a_model_that_sees_one_source_at_a_time(inputs):
+    words = judged(inputs)
+    assert [words[name]["verdict"] for name in ("q1", "q2")] == ["caption", "context"]
+    assert [words[name]["after_caption"] for name in ("q1", "q2")] == [False, True]
+
+    def reply(prompt, times):
+        known = "red rocket" in prompt and "colour" in prompt
+        height = "41 metres" if "is 41" in prompt else "unknown"
+        return 200, completion("B" if known else height), {}
+
+    with openai_server(script=reply) as server:
+        found = judged(inputs, engine="openai", model=MODEL, base_url=server.url)
+        assert len(server.bodies) == 8
+        assert server.images == [(64, 48)] * 2
+    assert {one["judge"] for one in found.values()} == {MODEL}
+    first, second = found["q1"], found["q2"]
+    assert [first[name] for name in ("caption", "image", "nothing")] == [True, False, False]
+    assert (second["context"], second["swapped"]) == (True, None)

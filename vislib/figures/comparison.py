@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from vislib.figures.statistics import model_names, query
+from vislib.answering import evidence
+from vislib.figures.statistics import clustered, model_names, query
 from vislib.media.pixels import encode_data_uri
 from vislib.media.words import count_words
 from vislib.qa_format import as_text
@@ -121,6 +122,40 @@ def side_table(sides: Mapping[str, Any]) -> Any:
     left, right = sides.values()
     known = query(_KNOWN, left_side=left, right_side=right).set_index("fact")
     return known.set_axis(list(sides), axis="columns")
+
+
+def answered(run: Run, sides: Mapping[str, Any]) -> Any:
+    """The multiple-choice `questions` about samples that are usable on both sides: sample_id, and
+    whether the caption on the `left` and the one on the `right` favour the right option; none
+    where sides are questions themselves.
+    """
+    left, right = (side[side["reason"] == ""] for side in sides.values())
+    texts = left.merge(right, on="sample_id").set_index("sample_id")[["text_x", "text_y"]]
+    found = []
+    for row in tables.read_rows(run.table("questions")) if run.input("questions") else ():
+        if row["status"] == "ok" and row["options"] and row["sample_id"] in texts.index:
+            favour = [evidence(row, text) for text in texts.loc[row["sample_id"]]]
+            found.append((row["sample_id"], *(one >= run.params.least_margin for one in favour)))
+    # a round about a caption answers itself
+    known = [] if left.attrs["questions"] else found
+    return pd.DataFrame(known, columns=["sample_id", *SIDES])
+
+
+def utility(answers: Any) -> dict[str, float]:
+    """Shares of questions that each side answers, their `difference` (left minus right) with its
+    95 % interval, clustered by sample, and the exact p of McNemar's test.
+    """
+    if answers.empty:
+        return {}
+    from statsmodels.stats.contingency_tables import mcnemar  # late: it takes a second
+
+    left, right = answers["left"], answers["right"]
+    mean, low, high = clustered(1.0 * left - right, answers["sample_id"])
+    alone = [int((left & ~right).sum()), int((right & ~left).sum())]
+    p = float(mcnemar([[0, alone[0]], [alone[1], 0]], exact=True).pvalue)
+    shares = {f"{side}_answers": float(answers[side].mean()) for side in SIDES}
+    interval = {"difference": mean, "difference_from": low, "difference_to": high}
+    return {"questions": len(answers), **shares, **interval, "mcnemar_p": p}
 
 
 def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:

@@ -4,7 +4,7 @@ section 3.4, mixes both without asking).
 Questions of one page are not independent: intervals have standard errors clustered by page.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from vislib.figures.charts import marks, plot_dots
-from vislib.figures.statistics import parameters_of, query
+from vislib.figures.statistics import clustered, parameters_of, query
 from vislib.figures.style import finish, say
 from vislib.runs import InputError
 
@@ -26,16 +26,6 @@ SHOWN = {
     "swapped": "another page's caption",
     "none": "none of its own",
 }
-
-
-def clustered(values: Any, clusters: Iterable[str]) -> list[float]:
-    """The mean of some values and its 95 % interval, where those of one cluster hang together."""
-    from statsmodels.regression.linear_model import OLS  # late: it takes a second
-
-    groups = {"groups": pd.factorize(pd.Series(list(clusters)))[0]}
-    given = np.asarray(values, float)
-    fit = OLS(given, np.ones(len(given))).fit(cov_type="cluster", cov_kwds=groups, use_t=True)
-    return [float(fit.params[0]), *map(float, fit.conf_int()[0])]
 
 
 def share_table(answerable: Any) -> Any:
