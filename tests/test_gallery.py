@@ -155,16 +155,12 @@ def inputs(tmp_path):
 def made(inputs, count=100, **parameters):
     """The folder of a gallery, what `write` returned, its entries, and its samples by id."""
     run = start_run("09_publishing", {"run_dir": "runs/test", **inputs, **parameters})
-    about = gallery.write(run, count)
+    index = gallery.write(run, count)
     folder = run.data / "gallery"
     run.close()
     rows = [row for file in sorted(folder.glob("data/0*.js")) for row in read(file)]
-    return (
-        folder,
-        about,
-        read(folder / "data/index.js")["entries"],
-        {r["sample_id"]: r for r in rows},
-    )
+    entries = read(folder / "data/index.js")["entries"]
+    return folder, index, entries, {row["sample_id"]: row for row in rows}
 
 
 def read(script):
@@ -177,7 +173,7 @@ def read(script):
 
 
 def test_a_sample_has_all_that_its_tables_hold(inputs):
-    _, about, entries, rows = made(inputs)
+    _, index, entries, rows = made(inputs)
     row = rows[NORMAL]
     text = row["captions"][0]["caption"]
     # the page says lighthouse, white and Kiel; white was seen without it
@@ -206,11 +202,11 @@ def test_a_sample_has_all_that_its_tables_hold(inputs):
         "configurations": [f"contextual/{name}" for name in ("captions", "leaky_mix", "questions")],
         "reasons": ["missing_answer"],
     }
-    assert (about["samples"], about["shown"]) == (4, 4)
+    assert index["samples"] == len(index["entries"]) == 4
 
 
 def test_what_was_set_aside_is_shown_with_its_reason_and_counted(inputs):
-    _, about, entries, rows = made(inputs)
+    _, index, entries, rows = made(inputs)
     (lost,) = rows[NORMAL]["dropped"]
     assert (lost["reason"], lost["stage"]) == ("missing_answer", "made")
     assert lost["text"].startswith("Where?")
@@ -219,7 +215,7 @@ def test_what_was_set_aside_is_shown_with_its_reason_and_counted(inputs):
     # the id of a caption is of its sample
     assert [drop["reason"] for drop in rows[WEB]["dropped"]] == ["refusal"]
     assert [entry["reasons"] for entry in entries][1] == ["image_failed"]
-    counted = {reason: n for _, reason, n in about["drops"]}
+    counted = {reason: n for _, reason, n in index["drops"]}
     assert counted == {"missing_answer": 1, "image_failed": 1, "refusal": 1, "above_cap": 1}
 
 
@@ -266,9 +262,9 @@ def test_the_same_tables_make_the_same_bytes(inputs):
 
 def test_a_seeded_choice_of_samples_in_chunks(inputs, monkeypatch):
     monkeypatch.setattr(gallery, "PER_CHUNK", 2)
-    folder, about, entries, rows = made(inputs, 3)
+    folder, index, entries, rows = made(inputs, 3)
     assert [path.name for path in sorted(folder.glob("data/0*"))] == ["00000.js", "00001.js"]
-    assert (about["samples"], about["shown"], about["per_chunk"]) == (4, 3, 2)
+    assert (index["samples"], len(entries), index["per_chunk"]) == (4, 3, 2)
     assert [entry["id"] for entry in entries] == list(rows)
     # in the order of pages, and another seed takes others
     assert list(rows) == sorted(rows)

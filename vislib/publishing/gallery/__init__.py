@@ -9,7 +9,7 @@ it as text alone, and pictures are decoded and written anew, so that no file of 
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
@@ -32,7 +32,6 @@ _TABLES = {
     "questions": "sample_id",
     "conversations": "sample_id",
     "priors": "image_id",
-    "dropped": "id",
 }
 _CHOSEN = """
 WITH drawn AS (
@@ -58,7 +57,7 @@ FROM ({drops}) drops JOIN (
     SELECT place, sample_id AS id FROM chosen UNION SELECT place, image_url FROM chosen {questions}
 ) named ON named.id = regexp_replace(drops.id, '^([0-9a-f]{{16}})/.*$', '\\1')
 """
-_QUESTION = "UNION SELECT place, question_id FROM {table} JOIN chosen USING (sample_id)"
+_QUESTIONS = "UNION SELECT place, question_id FROM questions_0 JOIN chosen USING (sample_id)"
 _NONE = "SELECT '' AS stage, '' AS id, '' AS reason, '' AS detail WHERE false"
 _COUNTED = "SELECT stage, reason, count(*) FROM ({drops}) GROUP BY ALL ORDER BY ALL"
 
@@ -66,8 +65,8 @@ _COUNTED = "SELECT stage, reason, count(*) FROM ({drops}) GROUP BY ALL ORDER BY 
 def write(run: Run, count: int) -> Row:
     """Write `gallery/`: of the samples of the run's tables a seeded choice of at most `count`.
 
-    Returns what the page says of the whole: `samples`, those `shown`, and `drops` as stage, reason
-    and number.
+    Returns what the page says of the whole: the number of `samples`, the `entries` that are shown,
+    and `drops` as stage, reason and number.
     """
     folder = run.data / "gallery"
     rmtree(folder, ignore_errors=True)
@@ -75,9 +74,11 @@ def write(run: Run, count: int) -> Row:
     for name in ("data", *SIDES):
         (folder / name).mkdir()
     given: dict[str, Any] = {
-        f"{name}_{n}": path for name in _TABLES for n, path in enumerate(run.inputs(name))
+        f"{name}_{n}": path
+        for name in (*_TABLES, "dropped")
+        for n, path in enumerate(run.inputs(name))
     }
-    drops = _drops(given)
+    drops = _drops(run)
     query = _query(given, drops, count=count, seed=run.seed)
     found = tables.read_rows(run.sql(query, into="gallery", **given))
     shown = partial(record_of, files=run.table("images").parent, folder=folder)
@@ -86,38 +87,37 @@ def write(run: Run, count: int) -> Row:
     while chunk := list(islice(records, PER_CHUNK)):
         _write_script(folder / f"data/{len(entries) // PER_CHUNK:05d}.js", chunk)
         entries += map(entry_of, chunk)
-    about = {
+    index = {
         "name": run.stage.run.name,
         # what a browser keeps belongs to these samples, and to no other gallery
         "key": short_hash(*(entry["id"] for entry in entries)),
         "samples": tables.count_rows(run.table("samples")),
-        "shown": len(entries),
         "per_chunk": PER_CHUNK,
         "drops": sql.select(_COUNTED.format(drops=drops), given, run.scratch),
+        "entries": entries,
     }
-    _write_script(folder / "data/index.js", {"about": about, "entries": entries})
-    return about
+    _write_script(folder / "data/index.js", index)
+    return index
 
 
-def _drops(given: Mapping[str, Path]) -> str:
+def _drops(run: Run) -> str:
     """SQL: what every stage set aside."""
     return _NONE + "".join(
-        f" UNION ALL SELECT '{path.parent.parent.name}', id, reason, detail[:2000] FROM {table}"
-        for table, path in given.items()
-        if table.startswith("dropped")
+        f" UNION ALL SELECT '{path.parent.parent.name}', id, reason, detail[:2000] FROM dropped_{n}"
+        for n, path in enumerate(run.inputs("dropped"))
     )
 
 
-def _query(given: Mapping[str, Path], drops: str, *, count: int, seed: int) -> str:
+def _query(given: Collection[str], drops: str, *, count: int, seed: int) -> str:
     """SQL: all that the tables hold of each chosen sample, as JSON, samples in order of pages."""
-    names = {table: table.rpartition("_")[0] for table in given}
     facts = [
-        _FACTS.format(table=table, name=name.removeprefix("further_"), key=_TABLES[name])
-        for table, name in names.items()
-        if name != "dropped"
+        _FACTS.format(table=table, name=name.removeprefix("further_"), key=key)
+        for name, key in _TABLES.items()
+        for table in given
+        if table.startswith(f"{name}_")
     ]
-    asked = [_QUESTION.format(table=table) for table, name in names.items() if name == "questions"]
-    facts.append(_DROPPED.format(drops=drops, questions=" ".join(asked)))
+    asked = _QUESTIONS if "questions_0" in given else ""
+    facts.append(_DROPPED.format(drops=drops, questions=asked))
     chosen = _CHOSEN.format(drawn=sql.drawn("sample_id", seed), count=count)
     return f"{chosen} {' UNION ALL '.join(facts)} ORDER BY ALL"
 
@@ -133,5 +133,5 @@ def _write_script(file: Path, value: object) -> None:
     """A script that gives `data` JSON, which no text in it can leave: all but ASCII is escaped,
     line separators and bidirectional controls too, and so is `<`.
     """
-    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
-    file.write_text(f'data["{file.stem}"]={text};\n', encoding="ascii")
+    text = json.dumps(value).replace("<", "\\u003c")
+    file.write_text(f'data["{file.stem}"]={text};\n')

@@ -22,7 +22,7 @@ SIDES = {"images": 800, "thumbs": 112}  # folders, and px of the longest side
 LONGEST = 20_000  # characters of a text; one of megabytes would stop a browser
 _READ_PAGE = ("contextual", "fused_contextual")  # kinds in which words may be the page's
 _OF_SAMPLE = ("sample_id", "page_url", "alt_text", "context")
-_MAKER = ("model", "prompt_sha", "request_sha")
+_MAKER = ("question_id", "model", "prompt_sha", "request_sha")
 Found = Mapping[str, list[Row]]  # rows by table
 Round = tuple[str, str, str, str]  # kind of caption, source, question, answer
 
@@ -51,8 +51,8 @@ def entry_of(record: Row) -> Row:
     """A record in the list of all: what it is filtered by before it is loaded."""
     return {
         "id": record["sample_id"],
-        "image": record["image"].get("shown", ""),
-        "title": (record["alt_text"] or record["context"] or record["page_url"])[:160],
+        "image": record["image"].get("shown"),
+        "title": (record["alt_text"] or record["context"])[:160],
         "page": record["page_url"][:200],
         "captions": [
             (row["kind"], count_words("".join(row["caption"]))) for row in record["captions"]
@@ -70,8 +70,8 @@ def _cut(text: str | None) -> str:
 
 
 def _pieces(text: str | None, kind: str, added: frozenset[str]) -> list[str]:
-    source = added if kind in _READ_PAGE else frozenset()
-    return [piece for piece, _ in marked(_cut(text), source)]
+    given = added if kind in _READ_PAGE else frozenset()
+    return [piece for piece, _ in marked(_cut(text), given)]
 
 
 def _talks(conversations: Iterable[Row]) -> tuple[list[Row], list[Round]]:
@@ -96,7 +96,7 @@ def _round(said: Round, found: Found, added: frozenset[str]) -> Row:
     # of two questions of which one begins the other, the longer one
     maker = max(rows, key=lambda row: len(_asked(row)), default={})
     shown = {"source": source, "asked": _cut(asked), "answer": _pieces(answer, kind, added)}
-    return shown | {name: maker.get(name, "") for name in ("question_id", *_MAKER)}
+    return shown | {name: maker.get(name, "") for name in _MAKER}
 
 
 def _asked(row: Row) -> str:
@@ -107,7 +107,7 @@ def _asked(row: Row) -> str:
 
 def _image(rows: list[Row], files: Path, folder: Path) -> Row:
     """The facts of a picture and, if it could be read, the name under which it is `shown`."""
-    image = {"reason": "no row in the ledger of images"} | dict(*rows[:1])
+    image: Row = dict(*rows[:1])
     if image.get("status") != "ok":
         return image
     # an id of a foreign table may be any text, and a path is none

@@ -44,13 +44,13 @@ function read(number) {
 
 /** The sample of that place in the list of all. */
 async function sampleAt(place) {
-  const rows = await load(Math.floor(place / data.index.about.per_chunk));
-  return rows[place % data.index.about.per_chunk];
+  const rows = await load(Math.floor(place / data.index.per_chunk));
+  return rows[place % data.index.per_chunk];
 }
 
 /** Read the texts of all samples for a search; `tell(share)` after each chunk. */
 async function readTexts(tell) {
-  const { per_chunk: size } = data.index.about, chunks = Math.ceil(data.index.entries.length / size);
+  const { per_chunk: size } = data.index, chunks = Math.ceil(data.index.entries.length / size);
   for (let number = 0; number < chunks; number++) {
     if (texts[number * size] !== undefined) continue;
     (await load(number)).forEach((row, i) => { texts[number * size + i] = textOf(row); });

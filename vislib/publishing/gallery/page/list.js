@@ -159,6 +159,6 @@ function fromAddress() {
 }
 
 Object.keys(values).forEach(offer);
-$("name").textContent = document.title = visible(`Gallery: ${data.index.about.name}`);
-$("whole").textContent = data.index.about.shown < data.index.about.samples ? `a seeded choice of ${counts(data.index.about.shown)} of ${counts(data.index.about.samples)} samples` : "";
-$("drops").tBodies[0].append(...data.index.about.drops.map(cells => make("tr", {}, ...cells.map(cell => make("td", {}, cell)))));
+$("name").textContent = document.title = visible(`Gallery: ${data.index.name}`);
+$("whole").textContent = entries.length < data.index.samples ? `a seeded choice of ${counts(entries.length)} of ${counts(data.index.samples)} samples` : "";
+$("drops").tBodies[0].append(...data.index.drops.map(cells => make("tr", {}, ...cells.map(cell => make("td", {}, cell)))));

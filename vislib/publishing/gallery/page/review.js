@@ -4,7 +4,7 @@
 const REASONS = ["unfit", "wrong", "unsafe", "private", "rights"];
 const UNITS = ["sample", "question", "image", "document", "link"];
 const review = { entries: new Map(), kept: true, unsaved: false };
-const shelf = "gallery review " + data.index.about.key;
+const shelf = "gallery review " + data.index.key;
 
 try {
   for (const entry of JSON.parse(localStorage.getItem(shelf)) || []) put(entry);

@@ -21,7 +21,7 @@ function section(title, ...children) {
 
 function picture(row) {
   const { image } = row, facts = [image.format, image.width && `${image.width} × ${image.height}`].filter(Boolean).join(", ");
-  if (!image.shown) return section("Image", prose("soft", `No image: ${image.reason || "unknown"}`), prose("url", image.image_url || ""));
+  if (!image.shown) return section("Image", prose("soft", `No image: ${image.reason || "no row in the ledger of images"}`), prose("url", image.image_url || ""));
   const shown = make("img", { src: `images/${image.shown}`, alt: row.alt_text || "The image of this sample" });
   const frame = make("div", { className: "frame" }, make("button", { className: "zoomer", ariaLabel: "Enlarge the image", onclick: () => zoom(shown) }, shown));
   const found = row.priors[0] || { tags: [], boxes: [], texts: [] }, any = found.boxes.length + found.texts.length;
