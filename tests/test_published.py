@@ -21,6 +21,7 @@ from vislib import evaluation, images, merging, published, published_rows
 from vislib.media.pixels import read_image
 from vislib.prompts import load
 from vislib.runs import InputError, Run, short_hash, start_run, tables
+from vislib.runs.errors import check_kept
 from vislib.training.sources import contract_rows
 
 F, M = "free_form", "multiple_choice"
@@ -143,6 +144,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             **values,
         }
         held |= given | {"partial": partial, "published": published, "images": images}
+        held["check_kept"] = check_kept
         held["published_rows"] = published_rows
         held["run"] = start_run("00_published", given)
         exec(cells("work"), held)
@@ -338,6 +340,7 @@ ASKED = [human("<image>\nWhat?"), gpt("A wall.")]
 
 
 def odd(tmp_path: Path, *rows: Any) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "a.png").write_bytes(png("red"))
     (tmp_path / "b.png").write_bytes(png("blue"))
     return write(tmp_path / "mix.json", list(rows))
@@ -513,3 +516,27 @@ def test_an_address_of_two_pictures_shows_neither(make: Make, tmp_path: Path) ->
     run = make(write(tmp_path / "x.parquet", rows))
     assert run.counts()["image_url"] == {"taken": 1, "kept": 0, "dropped": {"unreadable": 1}}
     assert len(talks(run)) == 2
+
+
+def test_columns_of_other_meaning_become_no_folders_and_no_sources(
+    make: Make, tmp_path: Path
+) -> None:
+    others = {"kind": "../vqa", "configuration": "../../x", "sources": ["coco"], "model": ["m"]}
+    rows = [
+        {"id": "a", "conversations": [human("Hm?"), gpt("Yes.")], **others},
+        {"id": "b", "conversations": [human("Hm?"), gpt("Yes.")], "question_models": 7},
+    ]
+    run = make(odd(tmp_path, *rows))
+    assert [row["sources"] for row in talks(run)] == [[F]]
+    assert dropped(run) == [("b", "malformed")]
+    assert sorted(p.name for p in run.data.iterdir()) == [
+        *("captions", "contextual", "dropped", "images", "questions", "samples")
+    ]
+
+
+def test_a_root_of_images_may_lie_anywhere(make: Make, tmp_path: Path) -> None:
+    file = odd(tmp_path / "there", {"id": "a", "image": "there/a.png", "conversations": ASKED})
+    (tmp_path / "rows").mkdir()
+    file = file.rename(tmp_path / "rows/mix.json")
+    run = make(file, images_root=f"{tmp_path}/rows/..")
+    assert run.counts()["image_url"]["kept"] == 1

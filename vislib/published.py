@@ -14,9 +14,8 @@ from pathlib import Path
 from vislib.media.pixels import ImageError
 from vislib.published_rows import MARK, TOLD
 from vislib.qa_options import meant, options_in
-from vislib.runs import Drop, Note, Run, To, short_hash, sql
+from vislib.runs import Drop, Note, To, short_hash, sql
 from vislib.runs.contract import CAPTIONS, QUESTIONS, SAMPLES
-from vislib.runs.errors import check_kept
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 
@@ -31,7 +30,7 @@ _ASKS = (
 _WHOLE = r"\b(?:image|picture|photo(?:graph)?|scene|visual(?: content)?|here|shown)\b"
 _REQUEST = re.compile(f"(?=.*(?:{_ASKS}))(?=.*(?:{_WHOLE}))", re.IGNORECASE | re.DOTALL)
 _FIRST_OPTION = re.compile(r"^[ \t]*A\.[ \t]", re.MULTILINE)
-FACTS = (*TOLD, "sources", "images", "split")  # what a row may tell: counted in the record
+FACTS = (*TOLD, "kind", "sources", "images", "split")  # what a row may tell: counted in the record
 LONG_ANSWER = 25  # words from which an answer may be a caption
 Source = Callable[[str], bytes | Path]
 SourceOf = Callable[[str, str], str]  # (human turn, answer) -> caption, free_form, multiple_choice
@@ -52,21 +51,20 @@ def rounds_of(turns: Iterable[Mapping[str, str]]) -> tuple[list[tuple[str, str]]
     rounds, left_out = list[tuple[str, str]](), list[str]()
     asked = ""
     for turn in turns:
-        said = turn["value"]
-        if turn["from"] == "system":
+        speaker, said = turn["from"], turn["value"]
+        if speaker == "system":
             left_out.append("system_turns")
-        elif turn["from"] == "human":
+        elif not said.strip():
+            left_out.append("empty_turns")
+            asked = asked if speaker == "human" else ""
+        elif speaker == "human":
             left_out += ["unanswered_turns"] if asked else []
-            asked = said if said.strip() else ""
-            left_out += [] if asked else ["empty_turns"]
-        elif not asked:
-            left_out.append("answers_to_nothing")
-        else:
-            if said.strip():
-                rounds.append((asked, said))
-            else:
-                left_out.append("empty_turns")
+            asked = said
+        elif asked:
+            rounds.append((asked, said))
             asked = ""
+        else:
+            left_out.append("answers_to_nothing")
     return rounds, left_out + (["unanswered_turns"] if asked else [])
 
 
@@ -74,7 +72,7 @@ def sources_of(rounds: Sequence[tuple[str, str]], told: Sequence[str], rule: Sou
     """The source of each round: as the row tells, else by the rule, the longest answer alone being
     the caption.
     """
-    if len(told) == len(rounds):
+    if len(told) == len(rounds) and {*told} <= {CAPTION, FREE_FORM, MULTIPLE_CHOICE}:
         return list(told)
     sources = [rule(*one) for one in rounds]
     captions = [n for n, source in enumerate(sources) if source == CAPTION]
@@ -98,13 +96,13 @@ def picture(link: Row, web: Source | None) -> bytes | Path:
     """The file of a row of `LINKS`, or what `web` (a source of 03, None: not asked) has for it;
     raises ImageError.
     """
-    file = Path(link["file"])
     if link["files"] > 1:
         raise ImageError("unreadable", f"{link['files']} pictures under one address")
     if not link["file"]:
         if web is None:
             raise ImageError("not_asked", "a link, and the parameter fetch is false")
         return web(link["image_url"])
+    file = Path(link["file"])
     if not file.is_file():
         raise ImageError("not_found", str(file))
     return file
@@ -202,25 +200,21 @@ def _fault(row: Row, marks: int, has_rounds: bool) -> tuple[str, str]:
         return "duplicate", f"{said['id']} stands there before, word for word"
     if not has_rounds:
         return "no_round", "no human turn with an answer"
-    return (
-        ("image_marks", f"{marks} marks, {shown} images") if marks not in (0, shown) else ("", "")
-    )
+    if marks not in (0, shown):
+        return "image_marks", f"{marks} marks, {shown} images"
+    return "", ""
 
 
 def _sample(row: Row) -> To:
-    # what is not told is "" or 0, as 02 has it
-    said, numbers = row["published"], ("image_index", "n_context_tokens", "width", "height")
-    known = {"image_url": said["images"][0]["address"]} if said["images"] else {}
-    known |= {name: said[name] for name in ("alt_text", "page_url", "context")}
-    known |= dict.fromkeys(numbers, 0) | {name: row[name] for name in ("sample_id", "doc_id")}
-    return To("samples", dict.fromkeys(SAMPLES.names, "") | known)
+    said = row["published"]
+    known = said | row | {"image_url": said["images"][0]["address"] if said["images"] else ""}
+    # numbers that a release does not tell
+    return To("samples", {name: known.get(name, 0) for name in SAMPLES.names})
 
 
 def _caption(row: Row, caption: str) -> To:
-    known = {name: row["published"][name] for name in ("model", "prompt_sha", "request_sha")}
-    known |= {"sample_id": row["sample_id"], "kind": row["kind"], "caption": caption}
-    known |= {"status": "ok", "reason": ""}
-    return To("captions", dict.fromkeys(CAPTIONS.names) | known)
+    known = row["published"] | row | {"caption": caption, "status": "ok", "reason": ""}
+    return To("captions", {name: known.get(name) for name in CAPTIONS.names})
 
 
 def _question(row: Row, source: str, number: int, prompt: str, answer: str) -> To:
@@ -228,10 +222,8 @@ def _question(row: Row, source: str, number: int, prompt: str, answer: str) -> T
     options = options_in(asked) if source == MULTIPLE_CHOICE else []
     letters = meant(answer, options).letters
     question = _FIRST_OPTION.split(asked)[0].strip() if options else asked
-    known = {
+    known = row | {
         "question_id": short_hash(row["sample_id"], row["kind"], source, str(number), question),
-        "sample_id": row["sample_id"],
-        "kind": row["kind"],
         "question_type": source,
         "round": number,
         "question": question,
@@ -240,10 +232,4 @@ def _question(row: Row, source: str, number: int, prompt: str, answer: str) -> T
         "status": "ok",
         "model": row["published"]["question_model"],
     }
-    return To("questions", dict.fromkeys(QUESTIONS.names, "") | known)
-
-
-def check_published(run: Run) -> None:
-    """Raise InputError if no row is left."""
-    mend = "see details in dropped, and name files of one of the forms that the notebook lists"
-    check_kept(run.counts(), "row", mend)
+    return To("questions", {name: known.get(name, "") for name in QUESTIONS.names})

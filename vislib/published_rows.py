@@ -29,42 +29,37 @@ from vislib.runs.tables import Row
 MARK = "<image>"  # in a turn: the place of an image
 # What a row may tell of itself, some of it under `caption_…`; "" where it does not.
 TOLD = (
-    *("kind", "configuration", "sample_id", "doc_id", "page_url", "alt_text", "context"),
-    *("model", "prompt_sha", "request_sha", "question_model"),
+    *("sample_id", "doc_id", "page_url", "alt_text", "context"),
+    *("model", "prompt_sha", "request_sha"),
 )
 _TEXT = pa.string()
 # address: as the ledger has it; file: "" of a link; image_id: "" until the file is looked at
 _IMAGE = pa.struct([(name, _TEXT) for name in ("address", "file", "image_id")])
 ROWS = pa.schema(
-    [(name, _TEXT) for name in ("id", "place", "content", "split", *TOLD)]
-    + [("images", pa.list_(_IMAGE)), ("sources", pa.list_(_TEXT)), ("fault", _TEXT)]
+    [(name, _TEXT) for name in ("id", "place", "content", "fault", "question_model", *TOLD)]
+    + [(name, _TEXT) for name in ("kind", "configuration", "split")]
+    + [("images", pa.list_(_IMAGE)), ("sources", pa.list_(_TEXT))]
     + [CONVERSATIONS.field("conversations")]
 )
-_SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt"}
-_SPEAKERS |= {"system": "system"}
-# Kind and configuration stand in names of folders, files and hub configurations.
-_NAMED = re.compile(
-    r"(?:(?P<kind>fused_contextual|non_contextual|contextual|fused)[-./])?"
-    r"(?P<configuration>captions|free_form|multiple_choice|questions|separate|leaky_mix)\b"
-)
+_SPEAKERS = dict.fromkeys(("human", "user"), "human") | {"system": "system"}
+_SPEAKERS |= dict.fromkeys(("gpt", "assistant", "model"), "gpt")
+# In the row's own columns, or in names of folders, files and hub configurations. Nothing else
+# counts: both become folders.
+_NAMED = {
+    "kind": re.compile(r"\b(?:fused_contextual|non_contextual|contextual|fused)\b"),
+    "configuration": re.compile(
+        r"\b(?:captions|free_form|multiple_choice|questions|separate|leaky_mix)\b"
+    ),
+}
 _SPLIT = re.compile(r"(?:^|[-_./])(?:(train)|test|val|valid|validation|dev)(?=[-_./]|$)")
 _BATCH = 256  # rows of a stream
 # Where a row stands, the folder that its paths start from, what it is filed under, and the row.
 Found = tuple[str, Path, str, Any]
 
 
-def read_published(run: Run) -> Path:
-    """All rows that `paths` or `hub` hold as a table of `ROWS` in scratch; embedded images beside
-    it.
-
-    Raises InputError where nothing is to be read.
-    """
-    p, store = run.params, run.scratch / "embedded"
-    if p.hub:
-        found = hub_rows(p.hub, p.revision, p.configurations)
-    else:
-        found = file_rows(run.inputs("paths"), p.configurations, p.images_root)
-    rows = (as_row(one, seed=run.seed, store=store) for one in found)
+def write_rows(run: Run, found: Iterable[Found]) -> Path:
+    """A table of `ROWS` in scratch from all rows found, embedded images beside it."""
+    rows = (as_row(one, seed=run.seed, store=run.scratch / "embedded") for one in found)
     folder = run.scratch / "published"
     tables.write_table(folder, ROWS, rows, rows_per_part=tables.ROWS_PER_PART)
     return folder
@@ -102,7 +97,7 @@ def _files(place: Path) -> list[tuple[Path, str]]:
     if place.is_dir():  # it holds cards and checksums too
         data = [file for file in found if file.suffix == ".parquet"]
         found = data or [file for file in found if file.suffix in (".json", ".jsonl")]
-    return [(file, str(file.relative_to(place)) if place.is_dir() else file.name) for file in found]
+    return [(file, os.path.relpath(file, place) if place.is_dir() else file.name) for file in found]
 
 
 def hub_rows(name: str, revision: str, configurations: Sequence[str]) -> Iterator[Found]:
@@ -135,22 +130,22 @@ def as_row(found: Found, *, seed: int, store: Path) -> Row:
     """A row of `ROWS`; what cannot be read of it is its `fault`. Embedded images go to `store`."""
     place, root, name, given = found
     row, _ = tables.mend_text(given if isinstance(given, dict) else {})
-    named, split = _NAMED.search(name), _SPLIT.search(name)
-    # a row's own word counts more than that of its file
-    of_file: Row = named.groupdict() if named else {}
-    made: Row = {
-        column: str(row.get(column) or row.get(f"caption_{column}") or of_file.get(column) or "")
-        for column in TOLD
-    }
-    made["question_model"] = ", ".join(row.get("question_models") or [])
+    made: Row = dict.fromkeys(ROWS.names, "") | {"images": [], "conversations": [], "sources": []}
     made |= {"id": str(row.get("id") or row.get("image_id") or place), "place": place}
-    # the house knows two splits: what is not learnt from is held out
-    made["split"] = (split[1] or "test") if split else ""
-    made |= {"images": [], "conversations": [], "sources": row.get("sources") or [], "fault": ""}
     try:
+        for column in TOLD:
+            made[column] = str(row.get(column) or row.get(f"caption_{column}") or "")
+        made["question_model"] = ", ".join(row.get("question_models") or [])
+        made["sources"] = list(map(str, row.get("sources") or []))
+        for column, names in _NAMED.items():
+            said = names.search(f"{row.get(column)}/{name}")
+            made[column] = said[0] if said else ""
+        # the house knows two splits: what is not learnt from is held out
+        split = _SPLIT.search(name)
+        made["split"] = (split[1] or "test") if split else ""
         made["conversations"] = turns_of(row, seeded(seed, made["id"], "instruction"))
         made["images"] = pictures_of(row, root, store)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # a fault that nobody thought of costs its row, not the stage
         made["fault"] = f"{type(error).__name__}: {error}"[:200]
     made["content"] = short_hash(json.dumps([made["images"], made["conversations"]]))
     return made
@@ -201,14 +196,14 @@ def _picture(one: Any, told: Mapping[str, Any], root: Path, into: Path) -> dict[
     path: Any = held.get("path")
     if data:
         image_id = short_hash(data)
-        file = into / image_id[:2] / image_id
-        store(data, file)
-        address = address or f"embedded/{image_id}"
-        return {"address": address, "file": str(file), "image_id": image_id}
-    if "://" in path:
+        address, file = address or f"embedded/{image_id}", str(into / image_id[:2] / image_id)
+        store(data, Path(file))
+    elif "://" in path:
         # a release of links tells the hash of the file, and so its id
-        return {"address": path, "file": "", "image_id": (told.get("sha256") or "")[:16]}
-    file = Path(os.path.normpath(root / path))
-    if not file.is_relative_to(root):
-        raise ValueError(f"image {path} leads out of {root}; name the folder above in images_root")
-    return {"address": address or relative_to_root(file), "file": str(file), "image_id": ""}
+        address, file, image_id = path, "", (told.get("sha256") or "")[:16]
+    else:
+        file, image_id = os.path.normpath(root / path), ""
+        if not Path(file).is_relative_to(root):
+            raise ValueError(f"image {path} leads out of {root}; name a folder above: images_root")
+        address = address or relative_to_root(Path(file))
+    return {"address": address, "file": file, "image_id": image_id}
