@@ -435,6 +435,7 @@ def test_a_line_that_is_cut_off_costs_itself_alone(make: Make, tmp_path: Path) -
     run = make(file)
     assert [row["id"] for row in talks(run)] == ["a", "c"]
     assert talks(run)[0]["conversations"][0]["value"] == "Hello \ufffd?"
+    assert run.metrics["mended_characters"] == 2
     assert dropped(run) == [("mix.jsonl/1", "malformed")]
 
 
@@ -530,7 +531,7 @@ def test_columns_of_other_meaning_become_no_folders_and_no_sources(
     assert [row["sources"] for row in talks(run)] == [[F]]
     assert dropped(run) == [("b", "malformed")]
     assert sorted(p.name for p in run.data.iterdir()) == [
-        *("captions", "contextual", "dropped", "images", "questions", "samples")
+        *("captions", "consent", "contextual", "dropped", "images", "questions", "samples")
     ]
 
 

@@ -32,7 +32,6 @@ _REQUEST = re.compile(f"(?=.*(?:{_ASKS}))(?=.*(?:{_WHOLE}))", re.IGNORECASE | re
 _FIRST_OPTION = re.compile(r"^[ \t]*A\.[ \t]", re.MULTILINE)
 FACTS = (*TOLD, "kind", "sources", "images", "split")  # what a row may tell: counted in the record
 LONG_ANSWER = 25  # words from which an answer may be a caption
-Source = Callable[[str], bytes | Path]
 SourceOf = Callable[[str, str], str]  # (human turn, answer) -> caption, free_form, multiple_choice
 
 
@@ -92,16 +91,12 @@ GROUP BY image.address ORDER BY min(row)
 WEB = "SELECT image_url FROM links WHERE file = ''"
 
 
-def picture(link: Row, web: Source | None) -> bytes | Path:
-    """The file of a row of `LINKS`, or what `web` (a source of 03, None: not asked) has for it;
-    raises ImageError.
-    """
+def picture(link: Row) -> Path:
+    """The file of a row of `LINKS`; raises ImageError where it has none."""
     if link["files"] > 1:
         raise ImageError("unreadable", f"{link['files']} pictures under one address")
     if not link["file"]:
-        if web is None:
-            raise ImageError("not_asked", "a link, and the parameter fetch is false")
-        return web(link["image_url"])
+        raise ImageError("not_asked", "a link, and the parameter fetch is false")
     file = Path(link["file"])
     if not file.is_file():
         raise ImageError("not_found", str(file))
@@ -167,6 +162,7 @@ def rows(joined: Iterable[Row], *, rule: SourceOf) -> Iterator[Said]:
         if reason:
             yield Drop(reason, f"{said['place']}: {detail}")
             continue
+        yield Note("mended_characters", said["mended"])
         for name in [*left_out, *(f"rows_with_{name}" for name in FACTS if said[name])]:
             yield Note(name)
         if row["images"] and not marks:  # as LLaVA's rows have it

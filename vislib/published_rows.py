@@ -39,7 +39,7 @@ ROWS = pa.schema(
     [(name, _TEXT) for name in ("id", "place", "content", "fault", "question_model", *TOLD)]
     + [(name, _TEXT) for name in ("kind", "configuration", "split")]
     + [("images", pa.list_(_IMAGE)), ("sources", pa.list_(_TEXT))]
-    + [CONVERSATIONS.field("conversations")]
+    + [("mended", pa.int64()), CONVERSATIONS.field("conversations")]
 )
 _SPEAKERS = dict.fromkeys(("human", "user"), "human") | {"system": "system"}
 _SPEAKERS |= dict.fromkeys(("gpt", "assistant", "model"), "gpt")
@@ -129,9 +129,10 @@ def hub_rows(name: str, revision: str, configurations: Sequence[str]) -> Iterato
 def as_row(found: Found, *, seed: int, store: Path) -> Row:
     """A row of `ROWS`; what cannot be read of it is its `fault`. Embedded images go to `store`."""
     place, root, name, given = found
-    row, _ = tables.mend_text(given if isinstance(given, dict) else {})
+    row, mended = tables.mend_text(given if isinstance(given, dict) else {})
     made: Row = dict.fromkeys(ROWS.names, "") | {"images": [], "conversations": [], "sources": []}
     made |= {"id": str(row.get("id") or row.get("image_id") or place), "place": place}
+    made["mended"] = mended  # characters
     try:
         for column in TOLD:
             made[column] = str(row.get(column) or row.get(f"caption_{column}") or "")

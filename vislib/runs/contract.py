@@ -343,6 +343,7 @@ _TABLES = {
     "00_published": {
         "samples": SAMPLES,
         "images": IMAGES,
+        "consent": CONSENT,
         "captions": CAPTIONS,
         "questions": QUESTIONS,
         "conversations": CONVERSATIONS,
