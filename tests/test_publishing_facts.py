@@ -23,9 +23,10 @@ from vislib.publishing.facts import (
     read_answers,
 )
 from vislib.publishing.templates import TEMPLATES
-from vislib.runs import InputError, sql
+from vislib.runs import InputError, sql, tables
+from vislib.runs.contract import CONSENT
 
-QUERIES = {**OF_RELEASE, **{table: query for (_, table), query in OF_STAGES.items()}}
+QUERIES = {**OF_RELEASE, **{title: query for title, (_, _, query) in OF_STAGES.items()}}
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
@@ -54,8 +55,9 @@ def looked_up(place: str, run: Path, scratch: Path) -> Any:
         ids = pq.read_table(at, columns=["id"]).num_rows
         return {"language": "en", "rows": ids}[names[2]]  # all of the sample's are English
     else:
-        view = "release" if names[0] in OF_RELEASE else names[0]
-        rows = sql.select(QUERIES[names[0]], {view: at}, scratch)
+        main = run / "09_publishing/data/with_images/data/contextual-leaky_mix"
+        given = {"release": main} | ({at.name: at} if names[0] in OF_STAGES else {})
+        rows = sql.select(QUERIES[names[0]], given, scratch)
         found, names = [row for (row,) in rows], names[1:]
     for name in names:
         found = found[int(name)] if isinstance(found, list) else found[name]
@@ -227,3 +229,27 @@ def test_moderation_is_told_with_its_findings(sample_run: Path, tmp_path: Path) 
     facts = known(run, tmp_path)[0]
     for name in ("card.md", "datasheet.md", "rai.md"):
         assert "masked email 31" in facts.render(name)
+
+
+def test_reservations_and_licences_of_fetched_images_are_told(
+    sample_run: Path, tmp_path: Path
+) -> None:
+    def from_the_web(record: dict[str, Any]) -> None:
+        record["hashes"]["parameters"]["images_root"] = ""
+
+    run = changed(sample_run, tmp_path, "03_images", from_the_web)
+    rows = run / "09_publishing/data/links_only/data/contextual-captions"
+    urls = [row["image_url"] for row in tables.read_rows(rows, ["image_url"])]
+    nothing = {"robots": "", "x_robots": "", "tdm": "", "usage": "", "licence": ""}
+    named = {"licence": "https://creativecommons.org/licenses/by/4.0/"}
+    said = [
+        {"image_url": urls[0], **nothing, "robots": "GPTBot", "tdm": "1"},
+        {"image_url": urls[1], **nothing, **named},
+        {"image_url": "https://example.org/not-in-the-release.png", **nothing, "tdm": "1"},
+    ]
+    tables.write_table(run / "03_images/data/consent", CONSENT, said)
+    sheet = known(run, tmp_path)[1].render("datasheet.md")
+    assert "gatherers of training data out of 1, an X-Robots-Tag header speaks of 0" in sheet
+    assert "TDMRep reserves 1, and" in sheet
+    assert "| https://creativecommons.org/licenses/by/4.0/ | 1 |" in sheet
+    assert "| Crawled from the web | images, from the links of pages |" in sheet

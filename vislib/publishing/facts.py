@@ -49,20 +49,56 @@ OF_RELEASE = {
         {_TURNS}, lambda turn: {_WORDS.format("turn.value")})) AS words FROM release)
         GROUP BY source ORDER BY source""",
 }
-# Of tables of the stages behind it.
+# Of tables of the stages behind it, by notebook and table; they may ask about rows of the release.
 OF_STAGES = {
-    ("02_filtering", "samples"): """SELECT {'median_tokens': median(n_context_tokens),
+    "contexts": (
+        "02_filtering",
+        "samples",
+        """SELECT {'median_tokens': median(n_context_tokens),
         'most_tokens': max(n_context_tokens)} FROM samples""",
-    ("03_images", "images"): """SELECT {'format': format, 'files': count(DISTINCT image_id)}
-        FROM images WHERE status = 'ok' GROUP BY format ORDER BY count(*) DESC, format""",
-    ("05_experts", "experts"): """SELECT {'expert': expert, 'model': model, 'revision': revision}
-        FROM experts GROUP BY expert, model, revision ORDER BY min(row)""",
-    ("06_captioning", "captions"): f"""SELECT {{'kind': kind, 'model': model, 'prompt': prompt_sha,
-        'captions': count(*), 'median_words': median({_WORDS.format("caption")})}} FROM captions
+    ),
+    "formats": (
+        "03_images",
+        "images",
+        """SELECT {'format': format,
+        'files': count(DISTINCT image_id)} FROM images SEMI JOIN release USING (image_id)
+        GROUP BY format ORDER BY count(DISTINCT image_id) DESC, format""",
+    ),
+    "reservations": (
+        "03_images",
+        "consent",
+        """SELECT {'robots': count(*) FILTER (robots <> ''),
+        'headers': count(*) FILTER (x_robots <> ''), 'tdm': count(*) FILTER (tdm = '1'),
+        'usage': count(*) FILTER (consent.usage <> '')} FROM consent
+        SEMI JOIN release USING (image_url)""",
+    ),
+    "licences": (
+        "03_images",
+        "consent",
+        """SELECT {'licence': licence, 'links': count(*)}
+        FROM consent SEMI JOIN release USING (image_url) WHERE licence <> '' GROUP BY licence
+        ORDER BY count(*) DESC, licence LIMIT 100""",
+    ),
+    "experts": (
+        "05_experts",
+        "experts",
+        """SELECT {'expert': expert, 'model': model,
+        'revision': revision} FROM experts GROUP BY expert, model, revision ORDER BY min(row)""",
+    ),
+    "captions": (
+        "06_captioning",
+        "captions",
+        """SELECT {'kind': kind, 'model': model,
+        'prompt': prompt_sha, 'captions': count(*)} FROM captions
         WHERE status = 'ok' GROUP BY kind, model, prompt_sha ORDER BY min(row)""",
-    ("07_qa_generation", "questions"): """SELECT {'type': question_type, 'model': model,
-        'prompt': prompt_sha, 'questions': count(*)} FROM questions WHERE status = 'ok'
-        GROUP BY question_type, model, prompt_sha ORDER BY min(row)""",
+    ),
+    "questions": (
+        "07_qa_generation",
+        "questions",
+        """SELECT {'type': question_type,
+        'model': model, 'prompt': prompt_sha, 'questions': count(*)} FROM questions
+        WHERE status = 'ok' GROUP BY question_type, model, prompt_sha ORDER BY min(row)""",
+    ),
 }
 
 
@@ -224,13 +260,14 @@ def _found(
         for title, query in OF_RELEASE.items()
     }
     found["languages"] = _languages(main, name, scratch)
-    for (notebook, table), query in OF_STAGES.items():
-        found[table] = []
+    for title, (notebook, table, query) in OF_STAGES.items():
+        found[title] = []
         for record, stage in zip(records, places, strict=True):
-            if record.value["stage"].partition(".")[0] == notebook:
-                name = f"{stage.parent.name}/{stage.name}/data/{table}"
-                given = {table: stage / "data" / table}
-                found[table] += _select(query, given, f"{name} > {table}", scratch)
+            rows = stage / "data" / table
+            # a stage of an earlier version may have no such table
+            if record.value["stage"].partition(".")[0] == notebook and any(rows.glob("*.parquet")):
+                place = f"{stage.parent.name}/{stage.name}/data/{table} > {title}"
+                found[title] += _select(query, {table: rows, "release": main}, place, scratch)
     return found
 
 
