@@ -6,7 +6,7 @@ SET ?= sample
 JOBS ?= 2
 READY := $(VENV)/.installed
 
-.PHONY: help sample models test test-all figures lab bench clean
+.PHONY: help sample models test test-all figures site lab bench clean
 
 help:
 	@echo "make sample    install into .venv and run params/sample"
@@ -14,6 +14,7 @@ help:
 	@echo "make test      lint, type check, tests"
 	@echo "make test-all  the same with the long campaigns (needs Chromium)"
 	@echo "make figures   publish the figures of SET (default: sample) into figures/, and the tour with its outputs"
+	@echo "make site      executed notebooks, figures and gallery of SET as a folder of pages, site/"
 	@echo "make lab       JupyterLab on the notebooks"
 	@echo "make bench     measure speed against the libraries underneath"
 
@@ -44,6 +45,9 @@ test-all: test
 figures: $(READY)
 	$(BIN)/python -m vislib.figures.publish $(SET)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/00_tour.ipynb
+
+site: $(READY)
+	$(BIN)/python -m vislib.site $(SET)
 
 lab: $(READY)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
