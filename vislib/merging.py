@@ -156,7 +156,6 @@ def join(
             {faults} END AS fault
         FROM samples LEFT JOIN images USING (image_url) LEFT JOIN caption USING (sample_id)
             LEFT JOIN question USING (sample_id) LEFT JOIN removed USING (sample_id)
-            {splits.JOINED.get(split_by, "")}
     ), chosen AS (SELECT * FROM whole {"WHERE fault IS NULL" if limit else ""} {chosen})
     SELECT sample, image, captions, questions, removed, split,
         -- last: of a sample that could stand nowhere, the image is no reason

@@ -5,7 +5,6 @@ A model that has learnt from a site's other pages knows their logos, layout and 
 has learnt from a picture knows its copies: each of the two splits measures what is left without.
 """
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,8 @@ _HOST = r"regexp_extract(lower(page_url), '^[a-z]+://(?:[^/@]*@)?(?:www\.)?([^/:
 KEYS = {
     "page": _PAGE,
     "site": f"coalesce(nullif({_HOST}, ''), {_PAGE})",
-    "group": f'coalesce("group", {_PAGE})',
+    "group": f'coalesce((SELECT "group" FROM groups WHERE page = {_PAGE}), {_PAGE})',
 }
-JOINED = {"group": f"LEFT JOIN groups ON groups.page = {_PAGE}"}
 _NEAR = 4  # bits, as 04 takes two images for copies of each other
 # A page is tied to its images' hashes, a hash to those near it. `~` sorts behind every address.
 _TIES = f"""
@@ -51,10 +49,10 @@ def groups(run: Run) -> Path:
     ends = nodes[: len(ties)], nodes[len(ties) :]
     graph = coo_array((np.ones(len(ties)), ends), shape=(len(names), len(names)))
     found = pd.DataFrame({"page": names, "label": connected_components(graph)[1]})
-    found["group"] = found.groupby("label")["page"].transform("min")
-    found = found[~found["page"].str.startswith("~")]
+    groups = found[~found["page"].str.startswith("~")].groupby("label")["page"]
+    found["group"] = groups.transform("min")
     # one image on many pages may tie most of a set, which then goes to one side as a whole
-    run.metrics["largest_group"] = max(Counter(found["label"]).values(), default=0)
+    run.metrics["largest_group"] = int(max(groups.size(), default=0))
     file = run.scratch / "groups.parquet"
     found.to_parquet(file)
     return file
