@@ -3,12 +3,13 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.test_documents import load, table
 from vislib.documents import BrokenRow
-from vislib.pages import Rules, page_row
+from vislib.pages import page_row
 from vislib.runs import InputError
 
 RULES = {
@@ -31,7 +32,7 @@ URL = "https://a.example/news/bridge.html"
 
 def row_of(body: str, head: str = "", url: str = URL, **changes: object) -> dict:
     html = f"<!doctype html><html><head>{head}</head><body><main>{body}</main></body></html>"
-    return page_row(html.encode(), url=url, rules=Rules(**RULES | changes))
+    return page_row(html.encode(), url=url, rules=SimpleNamespace(**RULES | changes))
 
 
 def shape(row: dict) -> list[str]:
@@ -85,6 +86,7 @@ def test_texts_and_images_stand_in_the_order_of_the_page():
         ("<img src=picture?id=7>", "news/picture?id=7"),
         ("<img src=a.jpg width=640 height=480>", "news/a.jpg"),
         ("<img src=a.jpg width=100% height=auto>", "news/a.jpg"),
+        ("<img src=a.jpg width=² srcset='b.jpg 1.2.3x'>", "news/a.jpg"),
         ("<img src=a.jpg width=640 height=100>", ""),  # a side too small
         ("<img src=a.jpg width=900 height=300>", ""),  # a banner
         ("<img src=/logo/a.jpg>", ""),
@@ -153,7 +155,7 @@ def test_encodings_are_found(encoding):
     }
     text = said.get(encoding, "Die Brücke wurde am Sonntag eröffnet.")
     html = f"<html><head><meta charset='{encoding}'></head><body><p>{text * 5}</p><img src=a.jpg>"
-    row = page_row(html.encode(encoding), url=URL, rules=Rules(**RULES))
+    row = page_row(html.encode(encoding), url=URL, rules=SimpleNamespace(**RULES))
     assert shape(row)[0] == text * 5
 
 

@@ -11,7 +11,6 @@ import json
 import re
 import zlib
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -34,69 +33,39 @@ _LARGEST = 16 * 2**20  # bytes of a page
 _DEEPEST = 512
 # Where scripts that load images late keep the address; `src` holds a placeholder then.
 _LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy")
-_CANDIDATE = re.compile(r"(\S*[^\s,])(?:\s+([\d.]+)[wx])?\s*(?:,|$)")  # of a srcset
-_EXTENSION = re.compile(r"\.([a-z0-9]{2,4})$")
+_CANDIDATE = re.compile(r"(\S*[^\s,])(?:\s+([^,]*?))?\s*(?:,|$)")  # address, size: of a srcset
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)[wx]")
+_EXTENSION = re.compile(r"/[^/]+\.([a-z0-9]{2,4})$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What of a page stays. An image whose size the page does not state is let through: stage 04
-    sees its file.
+def image_entry(element: Any, base: str, rules: Any) -> dict[str, Any] | None:
+    """The entry of an <img> in OBELICS's form, its address absolute; none if it goes.
+
+    `rules` are the parameters of notebook 01. An image whose size the page does not state passes.
     """
-
-    base_url: str  # of the folder that holds HTML files
-    main_content: bool  # leave out navigation, side bars, footers
-    skip_elements: Sequence[str]  # CSS selectors of what is no content either
-    image_formats: Sequence[str]  # by the ending of the address, if it has one
-    skip_image_words: Sequence[str]  # in the address: `logo`
-    min_image_side: int  # px
-    max_aspect_ratio: float  # of the longer to the shorter side
-    min_block_words: int  # of a paragraph
-    min_page_words: int
-    max_page_words: int
-    min_page_images: int
-    max_page_images: int
-
-    @classmethod
-    def of(cls, params: Any) -> "Rules":
-        """The rules among a notebook's parameters. Raises InputError for an address that is
-        none.
-        """
-        rules = cls(**{name: getattr(params, name) for name in cls.__dataclass_fields__})
-        try:
-            web_address(rules.base_url)
-        except ImageError as error:
-            raise InputError(
-                f"base_url = {rules.base_url!r}: {error.detail}; give the http address under which"
-                " the folder stood, or http://localhost/"
-            ) from error
-        return rules
-
-    def image(self, element: Any, base: str) -> dict[str, Any] | None:
-        """The entry of an <img> in OBELICS's form, its address absolute; none if it goes."""
-        written = _address_of(element)
-        try:
-            source = web_address(written, web_address(base)).href if written else ""
-        except ImageError:
-            return None
-        name = source.partition("?")[0].rpartition("/")[2].lower()
-        ending = _EXTENSION.search(name)
-        sides = [int(s) for a in ("width", "height") if (s := element.getattr(a) or "").isdigit()]
-        unfit = (
-            not source
-            or (ending and ending[1] not in self.image_formats)
-            or any(word in source.lower() for word in self.skip_image_words)
-            or any(side < self.min_image_side for side in sides)
-            or (len(sides) == 2 and max(sides) > self.max_aspect_ratio * min(sides))
-        )
-        if unfit:
-            return None
-        entry: dict[str, Any] = {"document_url": base, "unformatted_src": written, "src": source}
-        entry["format"] = ending[1] if ending else ""
-        for key in ("width", "height"):
-            if size := element.getattr(key):
-                entry[f"rendered_{key}"] = int(size) if size.isdigit() else size
-        return entry | ({"alt_text": alt} if (alt := element.getattr("alt")) else {})
+    written = _address_of(element)
+    try:
+        source = web_address(written, web_address(base)).href if written else ""
+    except ImageError:
+        return None
+    ending = _EXTENSION.search(source.partition("?")[0].lower())
+    stated = {name: element.getattr(name) or "" for name in ("width", "height")}
+    sides = [int(size) for size in stated.values() if size.isdecimal()]
+    unfit = (
+        not source
+        or (ending and ending[1] not in rules.image_formats)
+        or any(word in source.lower() for word in rules.skip_image_words)
+        or any(side < rules.min_image_side for side in sides)
+        or (len(sides) == 2 and max(sides) > rules.max_aspect_ratio * min(sides))
+    )
+    if unfit:
+        return None
+    entry: dict[str, Any] = {"document_url": base, "unformatted_src": written, "src": source}
+    entry["format"] = ending[1] if ending else ""
+    for name, size in stated.items():
+        if size:
+            entry[f"rendered_{name}"] = int(size) if size.isdecimal() else size
+    return entry | ({"alt_text": alt} if (alt := element.getattr("alt")) else {})
 
 
 def _address_of(element: Any) -> str:
@@ -104,7 +73,8 @@ def _address_of(element: Any) -> str:
     chosen = [element, *_sources(element)]
     for node in chosen:  # widths say which of them is the picture itself
         listed = node.getattr("srcset") or node.getattr("data-srcset") or ""
-        offers = [(float(size or 1), url) for url, size in _CANDIDATE.findall(listed)]
+        sizes = [(_SIZE.fullmatch(size or "1x"), url) for url, size in _CANDIDATE.findall(listed)]
+        offers = [(float(size[1]), url) for size, url in sizes if size]
         if offers:
             return str(max(offers, key=lambda offer: offer[0])[1])
     written = [element.getattr(name) for name in (*_LAZY, "src")]
@@ -116,13 +86,12 @@ def _sources(element: Any) -> list[Any]:
     return picture.get_elements_by_tag_name("source") if picture.tag == "picture" else []
 
 
-def page_row(html: bytes, *, url: str, rules: Rules, charset: str = "", **origin: Any) -> Row:
+def page_row(html: bytes, *, url: str, rules: Any, charset: str = "", **origin: Any) -> Row:
     """One page as a row of the OBELICS form, `origin` beside its address.
 
     Raises BrokenRow for a page that is too large, too deep, or has too few or too many words or
     images.
     """
-    from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import detect_encoding
     from resiliparse.parse.html import HTMLTree
 
@@ -137,18 +106,7 @@ def page_row(html: bytes, *, url: str, rules: Rules, charset: str = "", **origin
     mark = f"\ue000{sha256(html).hexdigest()}:"
     images = _mark_images(tree, urljoin(url, base or ""), rules, mark)
     _unframe_figures(tree)
-    take = partial(
-        extract_plain_text,
-        tree,
-        preserve_formatting=True,
-        list_bullets=False,
-        alt_texts=False,
-        comments=False,
-        noscript=True,  # where lazy images have a plain one
-        skip_elements=list(rules.skip_elements),
-    )
-    # A page whose layout is unlike others has no content for the extractor: all of it is, then.
-    text = take(main_content=rules.main_content).strip() or take()
+    text = _text_of(tree, rules)
     nodes = list(_nodes(text, images, mark, rules))
     words = sum(count_words(node) for node in nodes if isinstance(node, str))
     stay = sum(isinstance(node, dict) for node in nodes)
@@ -168,6 +126,23 @@ def page_row(html: bytes, *, url: str, rules: Rules, charset: str = "", **origin
     }
 
 
+def _text_of(tree: Any, rules: Any) -> str:
+    from resiliparse.extract.html2text import extract_plain_text
+
+    take = partial(
+        extract_plain_text,
+        tree,
+        preserve_formatting=True,
+        list_bullets=False,
+        alt_texts=False,
+        comments=False,
+        noscript=True,  # where lazy images have a plain one
+        skip_elements=list(rules.skip_elements),
+    )
+    # A page whose layout is unlike others has no content for the extractor: all of it is, then.
+    return take(main_content=rules.main_content).strip() or take()
+
+
 def _depth(tree: Any) -> int:
     from resiliparse.parse.html import traverse_dom
 
@@ -176,12 +151,12 @@ def _depth(tree: Any) -> int:
     return max(depths)
 
 
-def _mark_images(tree: Any, base: str, rules: Rules, mark: str) -> list[dict[str, Any]]:
+def _mark_images(tree: Any, base: str, rules: Any, mark: str) -> list[dict[str, Any]]:
     """Put a numbered mark in place of each image that stays; their entries in that order."""
     entries = list[dict[str, Any]]()
     seen = set[str]()
     for element in list(tree.document.get_elements_by_tag_name("img")):
-        entry = rules.image(element, base)
+        entry = image_entry(element, base, rules)
         # The same image again is its copy for readers without scripts, or an ornament.
         if entry is None or entry["src"] in seen:
             continue
@@ -203,7 +178,7 @@ def _unframe_figures(tree: Any) -> None:
 
 
 def _nodes(
-    text: str, images: Sequence[dict[str, Any]], mark: str, rules: Rules
+    text: str, images: Sequence[dict[str, Any]], mark: str, rules: Any
 ) -> Iterator[str | dict[str, Any]]:
     """Texts and entries of images in page order."""
     for number, piece in enumerate(re.split(rf"{mark}(\d+)\ue001", text)):
@@ -220,7 +195,14 @@ def open_pages(run: Run) -> tuple[Numbered, int]:
     """The pages that `paths` name, a seeded choice of `limit`, each made a row when it is asked
     for; and how many they are, 0 where an archive would have to be read to know.
     """
-    params, rules = run.params, Rules.of(run.params)
+    params = run.params
+    try:
+        web_address(params.base_url)
+    except ImageError as error:
+        raise InputError(
+            f"base_url = {params.base_url!r}: {error.detail}; give the http address under which the"
+            " folder stood, or http://localhost/"
+        ) from error
     endings = HTML if params.source == "html" else WARC
     found = dict[Path, str]()  # a glob and a folder may name a file twice
     for path in run.inputs("paths"):
@@ -237,29 +219,27 @@ def open_pages(run: Run) -> tuple[Numbered, int]:
     if params.source == "html":
         files = list(enumerate(found.items()))
         chosen = choose(files, params.limit, run.seed, key=lambda file: file[1][1])
-        return html_pages(chosen, rules), len(chosen)
+        return html_pages(chosen, params), len(chosen)
     if not params.limit:
-        return warc_pages(list(found), rules), 0
+        return warc_pages(list(found), params), 0
     positions = range(sum(1 for file in found for _ in _responses(file)))
     some = set(choose(positions, params.limit, run.seed, key=str))
-    return warc_pages(list(found), rules, some), len(some)
+    return warc_pages(list(found), params, some), len(some)
 
 
-def html_pages(files: Iterable[tuple[int, tuple[Path, str]]], rules: Rules) -> Numbered:
+def html_pages(files: Iterable[tuple[int, tuple[Path, str]]], rules: Any) -> Numbered:
     """Numbered files with their places below `base_url`."""
     for number, (file, place) in files:
         url = urljoin(rules.base_url, quote(place))
         yield relative_to_root(file), number, partial(_file_row, file, url, rules)
 
 
-def _file_row(file: Path, url: str, rules: Rules) -> Row:
+def _file_row(file: Path, url: str, rules: Any) -> Row:
     with file.open("rb") as stream:
         return page_row(stream.read(_LARGEST + 1), url=url, rules=rules)
 
 
-def warc_pages(
-    files: Sequence[Path], rules: Rules, chosen: Container[int] | None = None
-) -> Numbered:
+def warc_pages(files: Sequence[Path], rules: Any, chosen: Container[int] | None = None) -> Numbered:
     """The HTML pages of archives; only those `chosen` by position over all files, if some are."""
     position = 0
     for file in files:
