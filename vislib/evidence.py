@@ -39,6 +39,7 @@ def said(text: str) -> frozenset[str]:
 
 def specifics(claim: str) -> frozenset[str]:
     """Numbers, colours and names of a claim: where one is wrong, all of it is."""
+    # "one" is more often a pronoun than a number, and no number here
     names = frozenset(name.lower() for name in _NAME.findall(claim))
     return names | {word for word in said(claim) if word[0].isdigit() or word in NEIGHBOURS}
 
@@ -55,6 +56,7 @@ class Evidence:
     def of(cls, texts: Iterable[str], known: Iterable[str] = ()) -> "Evidence":
         """The evidence in some texts; `known` are words, such as colours that were measured."""
         lines = [line.strip() for text in texts for line in sentences(_MARK.sub(" ", text))]
+        # a caption may say what a sign in its picture reads: each sentence once
         held = tuple(dict.fromkeys(filter(None, lines)))
         return cls(held, tuple(map(text_stems, held)), said("\n".join(held)).union(known))
 

@@ -42,6 +42,7 @@ def join(*, with_priors: bool, labels: Path | None = None, limit: int = 0, seed:
     """SQL: a row per good caption with its sample, image and priors, and all captions of the
     sample; with `labels` (a CSV file), of captions with labelled claims, these beside it.
     """
+    # of samples, so that the kinds of one, which are evidence of each other, stay together
     drawn = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     claims = f"""
     (SELECT sample_id, kind, list(claim ORDER BY claim_id) AS rows FROM (
@@ -69,6 +70,7 @@ def claims_of(row: Row) -> Iterator[Row]:
     caption, sample = row["caption"], row["sample"]
     lines = enumerate(map(str.strip, sentences(caption["caption"])))
     made: list[Row] = [{"sentence": place, "text": line} for place, line in lines if line]
+    # once for all claims of the caption: pages are long
     page = set(ngrams(sample["context"] or ""))
     for claim in row["labels"] or made:
         ids = (caption["sample_id"], caption["kind"], str(claim["sentence"]), claim["text"])
@@ -93,6 +95,7 @@ def ngrams(text: str) -> list[tuple[str, ...]]:
 
 def of_page(row: Row) -> Evidence:
     """What the page says: the text around, the alternative text, the words of its address."""
+    # the address counts: it often names what the picture shows
     url, alt_text, context = (row["sample"][name] or "" for name in PAGE)
     return Evidence.of([context, alt_text, re.sub(r"[\W_]+", " ", url)])
 
@@ -133,6 +136,7 @@ class Judge:
         writer.
         """
         writers = "SELECT DISTINCT model FROM captions WHERE model <> '' ORDER BY ALL"
+        # asked of the table, as a set may hold captions of several writers
         if run.params.engine != TEXT_EVIDENCE:
             for (writer,) in sql.select(writers, {"captions": run.table("captions")}, run.scratch):
                 refuse_relative(run.params.model, writer)
@@ -177,6 +181,7 @@ class Judge:
             if answer and answer["status"] != "ok":
                 yield Drop(answer["reason"], answer["detail"])
                 continue
+            # by number: a model may leave a claim out, or change its order
             told = judgements(answer["text"]) if answer else {}
             sides = () if answer else (of_picture(row, self.root), of_page(row))
             for number, claim in enumerate(claims_of(row), 1):
@@ -184,6 +189,7 @@ class Judge:
                     claim |= told.get(number, {"verdict": ""}) | {"judge": answer["model"]}
                 else:
                     claim |= self.weighed(claim["text"], *sides)
+                # without a verdict too: who counts sentences misses none
                 yield To(into, {name: claim.get(name) for name in names})
                 if not claim["verdict"]:
                     yield Drop("not_judged", claim["text"], claim["claim_id"], f"claim ({into})")

@@ -135,6 +135,16 @@ def test_all_who_ask_take_what_they_know_of_the_engine_and_their_own_file_wins(t
     assert told == "06_captioning.a openai some-model · 07_qa_generation openai other"
 
 
+def test_a_judge_is_no_rule_that_writes_and_takes_the_model_that_is_named_for_all(tmp_path):
+    files = {"06_captioning__yaml": "", "13_grounding__yaml": ""}
+    made = arms(make(tmp_path, **files, engine__yaml="engine: extractive\n"))
+    assert made["06_captioning"].stage.values["engine"] == "extractive"
+    assert made["13_grounding"].stage.values["engine"] == "text evidence"
+    assert who_answers(list(made.values())).endswith("13_grounding text evidence (no model)")
+    made = arms(make(tmp_path, **files, engine__yaml=ASKS))
+    assert made["13_grounding"].stage.values["engine"] == "openai"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
