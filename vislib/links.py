@@ -124,6 +124,7 @@ def rehydrate(folder: Path, into: Path, settings: Sequence[str] = ()) -> Counter
     for config, splits in release.configs_of(folder).items():
         for split, glob in splits.items():
             place = scratch / release.WITH_IMAGES / "data" / config
+            # shards of pictures, as large as 09 makes them
             writer = TableWriter(place, schema, stem=split, rows_per_part=2000)
             for row in read_rows(folder / glob):
                 data, reason, detail = fetched(row, links)
@@ -134,6 +135,7 @@ def rehydrate(folder: Path, into: Path, settings: Sequence[str] = ()) -> Counter
                     name = f"{row['image_id']}.{ENDINGS.get(row['format'], 'img')}"
                     writer.write({"image": {"bytes": data, "path": name}} | row)
             writer.close()
+    # a table for people: what is gone may be asked of its owner, or of an archive
     with (into / "gone.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("image_url", "reason", "detail")])
         csv.writer(file).writerows((url, *why) for url, why in gone.items())

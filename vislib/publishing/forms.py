@@ -38,13 +38,14 @@ def messages(rows: Iterator[Row], folder: Path, name: str) -> None:
     """`<name>.jsonl` of rows {messages, images, …}, and its entry in `dataset_info.json`."""
     with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
-            images = [_saved(row, folder)]
+            images = [_saved(row, folder)]  # a list: their readers take several
             said = [
                 {"role": _ROLES[turn["from"]], "content": turn["value"]}
                 for turn in row["conversations"]
             ]
             del row["image"], row["conversations"]
             file.write(_json({"messages": said, "images": images} | row) + "\n")
+    # one file for all: LLaMA-Factory looks for it in its `dataset_dir`
     info = folder / "dataset_info.json"
     known = json.loads(info.read_text(encoding="utf-8")) if info.exists() else {}
     known[name] = {"file_name": f"{name}.jsonl", "formatting": "sharegpt"}
@@ -85,6 +86,7 @@ def write_forms(release: Path, into: Path, forms: Sequence[str], configs: Sequen
     if "image" not in open_part(first).schema_arrow.names:
         raise InputError(f"{release} holds no images: `python -m vislib.links rehydrate` gets them")
     for form in forms:
+        # anew: a row that was removed since must not stay here
         rmtree(into / form, ignore_errors=True)
         (into / form).mkdir(parents=True)
         for config in configs:

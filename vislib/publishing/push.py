@@ -49,7 +49,7 @@ def to_store(release: Path, url: str, *, really: bool) -> tuple[list[str], list[
     from fsspec.core import url_to_fs
 
     sums, (store, root) = checked_sums(release), url_to_fs(url.rstrip("/"))
-    store.invalidate_cache()
+    store.invalidate_cache()  # of listings: another process may have written
     found = store.find(root, detail=True)
     there = {name.removeprefix(f"{root}/"): facts["size"] for name, facts in found.items()}
     before = read_sums(store.cat_file(f"{root}/{SUMS}").decode()) if SUMS in there else {}

@@ -46,6 +46,7 @@ def join(*, asked: bool, limit: int, seed: int) -> str:
     if not asked:
         gone = "(SELECT *, '' AS question FROM captions WHERE false)"
     return f"""
+    -- kind, configuration and split are told by a row's place alone
     WITH placed AS (
         SELECT row AS said, sample_id, string_split(file, '/')[-3:] AS place
         FROM conversations WHERE sample_id IN ({chosen})
@@ -94,6 +95,7 @@ def rows(
         if not row["sample"] or (row["image"] or {}).get("status") != "ok":
             yield Drop("image_missing", (row["sample"] or {}).get("image_url", "no such sample"))
             continue
+        # the file may have changed since 03: then the texts are about another picture
         image = files / row["image"]["path"]
         data = image.read_bytes() if image.is_file() else b""
         published = row_of(row | {"conversation": said}, data)
@@ -128,6 +130,7 @@ def number_shards(made: Path, into: Path) -> None:
     A split without a row has no shard: `datasets` refuses an empty one. Raises InputError if there
     is no row at all.
     """
+    # anew, from parts that stay: however often it is called, and wherever it was ended
     rmtree(into / "data", ignore_errors=True)
     for config in sorted((made / "data").glob("*")):
         splits = defaultdict[str, list[Path]](list)
@@ -172,6 +175,7 @@ def write_readme(release: Path) -> None:
 
 def write_sums(release: Path) -> None:
     """SHA256SUMS of every other file, as `sha256sum --check` reads it; last of all."""
+    # a reader of the hub gets files one by one, and may want to know that he has them all
     files = [file for file in expand(release) if file.name != SUMS]
     lines = zip(file_hashes(files), (file.relative_to(release) for file in files), strict=True)
     text = "".join(f"{digest}  {name.as_posix()}\n" for digest, name in lines)
