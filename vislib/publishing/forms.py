@@ -30,7 +30,9 @@ def llava(rows: Iterator[Row], folder: Path, name: str) -> None:
     with (folder / f"{name}.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for number, row in enumerate(rows):
-            file.write((",\n" if number else "\n") + _json(row | {"image": _saved(row, folder)}))
+            file.write(",\n" if number else "\n")
+            row["image"] = _saved(row, folder)
+            file.write(_json(row))
         file.write("\n]\n")
 
 
@@ -48,8 +50,12 @@ def messages(rows: Iterator[Row], folder: Path, name: str) -> None:
     # one file for all: LLaMA-Factory looks for it in its `dataset_dir`
     info = folder / "dataset_info.json"
     known = json.loads(info.read_text(encoding="utf-8")) if info.exists() else {}
-    known[name] = {"file_name": f"{name}.jsonl", "formatting": "sharegpt"}
-    known[name] |= {"columns": _COLUMNS, "tags": _TAGS}
+    known[name] = {
+        "file_name": f"{name}.jsonl",
+        "formatting": "sharegpt",
+        "columns": _COLUMNS,
+        "tags": _TAGS,
+    }
     info.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
@@ -62,10 +68,9 @@ def webdataset(rows: Iterator[Row], folder: Path, name: str) -> None:
     with ShardWriter(str(folder / f"{name}-%06d.tar"), **settings) as shards:
         for row in rows:
             image = row.pop("image")
-            ending = Path(image["path"]).suffix[1:]
-            shards.write(
-                {"__key__": row["id"], ending: image["bytes"], "json": _json(row).encode()}
-            )
+            files = {"json": _json(row).encode()}
+            files[Path(image["path"]).suffix[1:]] = image["bytes"]
+            shards.write({"__key__": row["id"]} | files)
 
 
 FORMS: dict[str, Form] = {"llava": llava, "messages": messages, "webdataset": webdataset}
@@ -82,8 +87,8 @@ def write_forms(release: Path, into: Path, forms: Sequence[str], configs: Sequen
         raise InputError(
             f"{release} has no configuration {missing[0]!r}; it has {', '.join(known)}"
         )
-    first = expand(release / "data")[0]
-    if "image" not in open_part(first).schema_arrow.names:
+    first = open_part(expand(release / "data")[0])
+    if "image" not in first.schema_arrow.names:
         raise InputError(f"{release} holds no images: `python -m vislib.links rehydrate` gets them")
     for form in forms:
         # anew: a row that was removed since must not stay here

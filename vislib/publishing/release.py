@@ -39,11 +39,10 @@ def join(*, asked: bool, limit: int, seed: int) -> str:
     drawn = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     chosen = f"SELECT sample_id FROM conversations GROUP BY sample_id {drawn}"
     makers = ", ".join(f"list_sort(list(DISTINCT {name})) AS {name}s" for name in _MAKERS)
-    if not asked:  # as if there were none
-        makers = ", ".join(f"[]::VARCHAR[] AS {name}s" for name in _MAKERS)
-    asking = "questions WHERE status = 'ok'" if asked else "captions WHERE false"
+    asking = "questions WHERE status = 'ok'"
     gone = f"questions JOIN ({removals.OF_QUESTIONS}) USING (question_id)"
-    if not asked:
+    if not asked:  # as if there were none: captions have the same makers
+        asking = "captions WHERE false"
         gone = "(SELECT *, '' AS question FROM captions WHERE false)"
     return f"""
     -- kind, configuration and split are told by a row's place alone
