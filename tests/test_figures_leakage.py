@@ -8,7 +8,7 @@ import pytest
 
 from tests.figure_layout import assert_readable
 from vislib import figures
-from vislib.figures import leakage, statistics
+from vislib.figures import charts, leakage, statistics
 from vislib.runs import InputError
 from vislib.runs.contract import ARMS, BENCHMARK_SCORES
 from vislib.runs.tables import write_table
@@ -38,7 +38,7 @@ def test_intervals_are_of_pages_and_not_of_questions():
     page = shares.loc["its page", "free-form"]
     assert page["value"] == pytest.approx(50)
     # all questions of a page are alike: 12 pages and not 48 questions
-    one_each = statistics.clustered(np.arange(12) % 2 == 0, map(str, range(12)))
+    one_each = statistics.clustered(np.arange(12) % 2 == 0, list("abcdefghijkl"))
     assert page["low"] == pytest.approx(100 * one_each[1], abs=0.5)
     assert shares.loc["its caption", "free-form"].tolist() == [100, 100, 100]
 
@@ -59,12 +59,12 @@ def test_the_dial_is_read_from_the_stages_that_trained_the_arms(tmp_path):
     write_table(tmp_path / "scores", BENCHMARK_SCORES, scores)
     arms = [path / "data/arms" for path in sorted(tmp_path.glob("10_*"))]
     dial = leakage.dial_table(arms, tmp_path / "scores", "b")
-    assert dial["level"].tolist() == [0, 0.5, 1]  # not the one as shuffled
+    assert dial["label"].tolist() == ["0 %", "50 %", "100 %"]  # not the one as shuffled
     assert dial["value"].tolist() == pytest.approx([30, 35, 40])
     with pytest.raises(InputError, match="no score on other of an arm with caption_visible"):
         leakage.dial_table(arms, tmp_path / "scores", "other")
     for columns in (1, 2):
         figure, panels = figures.new_figure("(a) What", "(b) In sight", columns=columns, aspect=0.8)
-        leakage.plot_shares(panels[0], leakage.share_table(answerable()))
-        leakage.plot_dial(panels[1], dial)
+        for panel, rows in zip(panels, (leakage.share_table(answerable()), dial), strict=True):
+            charts.plot_dots(panel, rows, charts.marks(rows["name"]), x="%")
         assert_readable(figure)

@@ -8,7 +8,6 @@ answers are compared with the recorded one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +110,17 @@ def request(row: Row, *, params: Any, template: Template, root: Path) -> Request
     `root`.
     """
     of, source = row["of"], row["source"]
-    question, shown = of["question"], Request(id="", prompt="", prompt_sha=template.sha)
-    if source == "image":
-        if of["image"] is None:
-            return Drop("no_image")
-        path = root / of["image"]["path"]
-        shown = replace(shown, image_id=of["image"]["image_id"], image_path=path)
+    question, image = of["question"], of["image"] if source == "image" else {"image_id": ""}
+    if image is None:
+        return Drop("no_image")
     asked = "\n".join([question["question"], *lettered(question["options"])])
-    return replace(
-        shown,
+    return Request(
         id=question["question_id"],
         prompt=template.render(question=asked, given=texts_of(of).get(source, "")),
+        prompt_sha=template.sha,
         shared=template.shared,
+        image_id=image["image_id"],
+        image_path=root / image["path"] if source == "image" else None,
         temperature=params.temperature,
         max_tokens=params.max_answer_tokens,
         image_side=params.image_side,
@@ -141,11 +139,11 @@ def by_model(rows: Iterable[Row], *, least_share: float) -> Iterator[Said]:
     """Rows of `answerable` from what a model replied to each source; without any reply, a Drop."""
     for row in rows:
         suffices, judge, of = dict[str, bool](), "", row["replies"][0]["of"]
-        for source, answer in ((one["source"], one["answer"]) for one in row["replies"]):
-            if answer["status"] == "ok":
-                judge = answer["model"]
-                right = is_right(of["question"], answer["text"], least_share=least_share)
-                suffices[source] = right
-            else:  # asked again by the next run
+        for reply in row["replies"]:
+            source, answer = reply["source"], reply["answer"]
+            if answer["status"] != "ok":  # asked again by the next run
                 yield Note(f"failed_{source}_{answer['reason']}")
+                continue
+            judge = answer["model"]
+            suffices[source] = is_right(of["question"], answer["text"], least_share=least_share)
         yield _judged(of, judge, suffices, {}) if judge else Drop("no_answer")

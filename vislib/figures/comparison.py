@@ -132,13 +132,13 @@ def answered(run: Run, sides: Mapping[str, Any]) -> Any:
     left, right = (side[side["reason"] == ""] for side in sides.values())
     texts = left.merge(right, on="sample_id").set_index("sample_id")[["text_x", "text_y"]]
     found = []
-    for row in tables.read_rows(run.table("questions")) if run.input("questions") else ():
+    # a round about a caption answers itself
+    asked = None if left.attrs["questions"] else run.input("questions")
+    for row in tables.read_rows(asked) if asked else ():
         if row["status"] == "ok" and row["options"] and row["sample_id"] in texts.index:
             favour = [evidence(row, text) for text in texts.loc[row["sample_id"]]]
             found.append((row["sample_id"], *(one >= run.params.least_margin for one in favour)))
-    # a round about a caption answers itself
-    known = [] if left.attrs["questions"] else found
-    return pd.DataFrame(known, columns=["sample_id", *SIDES])
+    return pd.DataFrame(found, columns=["sample_id", *SIDES])
 
 
 def utility(answers: Any) -> dict[str, float]:
@@ -151,11 +151,16 @@ def utility(answers: Any) -> dict[str, float]:
 
     left, right = answers["left"], answers["right"]
     mean, low, high = clustered(1.0 * left - right, answers["sample_id"])
-    alone = [int((left & ~right).sum()), int((right & ~left).sum())]
-    p = float(mcnemar([[0, alone[0]], [alone[1], 0]], exact=True).pvalue)
-    shares = {f"{side}_answers": float(answers[side].mean()) for side in SIDES}
-    interval = {"difference": mean, "difference_from": low, "difference_to": high}
-    return {"questions": len(answers), **shares, **interval, "mcnemar_p": p}
+    table = [[0, (left & ~right).sum()], [(right & ~left).sum(), 0]]
+    return {
+        "questions": len(answers),
+        "left_answers": float(left.mean()),
+        "right_answers": float(right.mean()),
+        "difference": mean,
+        "difference_from": low,
+        "difference_to": high,
+        "mcnemar_p": float(mcnemar(table, exact=True).pvalue),
+    }
 
 
 def write_pairs(run: Run, sides: Mapping[str, Any]) -> list[Row]:

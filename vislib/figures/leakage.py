@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
-from vislib.figures.charts import marks, plot_dots
 from vislib.figures.statistics import clustered, parameters_of, query
-from vislib.figures.style import finish, say
 from vislib.runs import InputError
 
 # In this order; what the judge was not given is left out.
@@ -42,8 +39,8 @@ def share_table(answerable: Any) -> Any:
 
 
 def dial_table(arms: Sequence[Path], scores: Path, benchmark: str) -> Any:
-    """Accuracy (per cent) of the arms whose stages set `caption_visible`: model, level, value, low,
-    high. Raises InputError if none of them has a score there.
+    """Accuracy (per cent) of the arms whose stages set `caption_visible`: label (that level), name
+    (the model), value, low, high. Raises InputError if none of them has a score there.
     """
     levels = [
         {**row, "level": parameters_of(table).get("caption_visible", -1)}
@@ -51,9 +48,10 @@ def dial_table(arms: Sequence[Path], scores: Path, benchmark: str) -> Any:
         for row in pd.read_parquet(table)[["model", "arm"]].to_dict("records")
     ]
     found = query(
-        f"""SELECT model, level, 100 * accuracy AS value, 100 * low AS low, 100 * high AS high
+        f"""SELECT format('{{:.0f}} %', 100 * level) AS label, model AS name,
+            100 * accuracy AS value, 100 * low AS low, 100 * high AS high
         FROM scores JOIN levels USING (model, arm)
-        WHERE level >= 0 AND benchmark = '{benchmark}' ORDER BY ALL""",
+        WHERE level >= 0 AND benchmark = '{benchmark}' ORDER BY level, model""",
         scores=scores,
         levels=pd.DataFrame(levels, columns=["model", "arm", "level"]),
     )
@@ -63,24 +61,3 @@ def dial_table(arms: Sequence[Path], scores: Path, benchmark: str) -> Any:
             " trained with it and 12 evaluated"
         )
     return found
-
-
-def plot_shares(axes: Axes, shares: Any) -> None:
-    """A line per source, a mark per type of question."""
-    plot_dots(axes, shares, marks(shares["name"]), x="Questions that it answers alone, %")
-
-
-def plot_dial(axes: Axes, dial: Any) -> None:
-    """Accuracy over the share of samples whose questions could attend to the caption."""
-    if dial.empty:
-        return say(axes, "no arms")
-    looks = marks(dial["model"])
-    for model, own in dial.groupby("model", sort=False):
-        reach = [own["value"] - own["low"], own["high"] - own["value"]]
-        # none is below 0 but by rounding
-        reach = [length.clip(lower=0) for length in reach]
-        axes.errorbar(own["level"], own["value"], reach, label=model, linewidth=0.8, **looks[model])
-    axes.set(xlabel="Share of samples with the caption in sight", ylabel="Accuracy, %")
-    axes.set_xticks(sorted(set(dial["level"])))
-    axes.margins(0.1)
-    finish(axes)

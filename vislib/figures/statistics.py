@@ -153,11 +153,11 @@ def answers(conversations: Iterable[Row]) -> Any:
     return pd.DataFrame(rows, columns=["sample_id", "question_type", "n_words"])
 
 
-def clustered(values: Any, clusters: Iterable[str]) -> list[float]:
+def clustered(values: Any, clusters: Any) -> list[float]:
     """The mean of some values and its 95 % interval, where those of one cluster hang together."""
     from statsmodels.regression.linear_model import OLS  # late: it takes a second
 
-    groups = {"groups": pd.factorize(pd.Series(list(clusters)))[0]}
+    groups = {"groups": pd.factorize(np.asarray(clusters))[0]}
     given = np.asarray(values, float)
     fit = OLS(given, np.ones(len(given))).fit(cov_type="cluster", cov_kwds=groups, use_t=True)
     return [float(fit.params[0]), *map(float, fit.conf_int()[0])]
