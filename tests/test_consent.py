@@ -15,7 +15,8 @@ from vislib.runs import tables
 
 ROBOTS = """
 User-agent: GPTBot
-User-agent: ccbot # both
+Crawl-delay: 9
+user-agent:ccbot # both
 Disallow: /
 
 Sitemap: https://a.example/map.xml
@@ -46,6 +47,17 @@ def test_the_longest_rule_of_robots_txt_decides(path: str, allowed: bool) -> Non
     assert not consent.allows(groups["ccbot"], path)
     assert consent.allows(groups["*"][-1:], path)
     assert consent.groups("\ufeff<!doctype html>") == {}
+
+
+def test_strangers_patterns_take_no_time() -> None:
+    slow = "/" + "*a" * 40 + "b"
+    assert not consent.fits(slow, "/" + "a" * 4000)
+    assert consent.fits("/*.png$", "/a.png.png")
+    assert consent.fits("/a[1]?b", "/a[1]?b=c")
+    assert not consent.fits("/a[1]", "/a1")
+    lines = "User-agent: a\n# x\n\n" * 20_000 + "Disallow: /"
+    assert consent.groups(lines)["a"][0] == ("disallow", "/")
+    assert not consent.groups(lines[:-11])["a"]
 
 
 def said(url: str, robots: str = "", tdmrep: str = "", **headers: str) -> dict[str, str]:

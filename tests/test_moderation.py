@@ -4,6 +4,7 @@ to remove.
 
 import json
 import threading
+import time
 from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,6 +73,17 @@ def test_words_are_whole_and_harmless_neighbours_pass() -> None:
     # no caption or question of the sample, and no page of it, is at fault
     for file in (ROOT / "vislib/sample").rglob("*.json*"):
         assert list(moderation.words(file.read_text(encoding="utf-8"))) == []
+
+
+HOSTILE = ["a", "1 ", "+1", "a@", "a.b@c.", "0123 ", "ab:", "-----BEGIN ", "4111 ", "DE89 ", "A1"]
+
+
+@pytest.mark.parametrize("piece", [*HOSTILE, "-----BEGIN PRIVATE KEY-----", "eyJaaaaaaaaaa."])
+def test_a_strangers_text_takes_linear_time(piece: str) -> None:
+    began = time.perf_counter()
+    moderation.masked(text := piece * (200_000 // len(piece)))
+    list(moderation.words(text))
+    assert time.perf_counter() - began < 10  # a tenth of a second, on an idle core
 
 
 def test_a_file_of_rules_takes_their_place_and_its_faults_are_named(tmp_path: Path) -> None:

@@ -77,9 +77,8 @@ def _is_iban(text: str) -> bool:
 
 def _is_card(text: str) -> bool:
     # Luhn's: every second digit from the right counts double, its digits added up.
-    digits = re.sub(r"\D", "", text)[::-1]
-    doubled = "".join(str(2 * int(digit)) for digit in digits[1::2])
-    return sum(map(int, digits[::2] + doubled)) % 10 == 0
+    digits = [int(digit) for digit in re.findall(r"\d", text)][::-1]
+    return sum(digits[::2] + [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]) % 10 == 0
 
 
 def _is_address(text: str) -> bool:
@@ -102,15 +101,12 @@ def masked(text: str, rules: Path = RULES) -> tuple[str, Counter[str]]:
     """`text` with its personal details replaced by their kind, and how many of each there were."""
     found = Counter[str]()
     for name, pattern in patterns(rules, "masks").items():
-
-        def put(match: re.Match[str], name: str = name) -> str:
-            if name in _CHECKS and not _CHECKS[name](match[0]):
-                return match[0]
-            found[name] += 1
-            return f"‹{name}›"
-
-        text = pattern.sub(put, text)
-    return text, found
+        holds = _CHECKS.get(name, bool)
+        details = [match for match in pattern.finditer(text) if holds(match[0])]
+        for match in reversed(details):
+            text = f"{text[: match.start()]}‹{name}›{text[match.end() :]}"
+        found[name] = len(details)
+    return text, +found
 
 
 # ---- texts and pictures

@@ -121,6 +121,17 @@ def test_a_table_that_would_not_be_read_is_refused(tmp_path):
 ASKS = "engine: openai\nmodel: some-model\nbase_url: http://127.0.0.1:9/v1\nimage_side: 512\n"
 
 
+def test_what_makes_an_input_comes_first_whatever_its_number(tmp_path):
+    files = {"08_merging__yaml": "captions: 17_moderation/captions\n", "20_pipeline__yaml": ""}
+    files |= {"07_qa_generation__yaml": "", "17_moderation__yaml": ""}
+    made = arms(make(tmp_path, **files))
+    assert list(made) == ["07_qa_generation", "17_moderation", "08_merging", "20_pipeline"]
+    # of two that wait for each other the later file's input is missing, which is said at the check
+    files["17_moderation__yaml"] = "samples: 08_merging/dropped\n"
+    made = arms(make(tmp_path, **files))
+    assert sorted(made) == sorted(name.removesuffix("__yaml") for name in files)
+
+
 def test_all_who_ask_take_what_they_know_of_the_engine_and_their_own_file_wins(tmp_path):
     files = {"engine__yaml": ASKS, "06_captioning__yaml": "", "10_finetuning__yaml": ""}
     files |= {"07_qa_generation__yaml": "model: other\n", "06_captioning__csv": "variant\na\n"}

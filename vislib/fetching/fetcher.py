@@ -239,9 +239,8 @@ def ask_all(run: Any, links: Links, table: Path) -> Links:
     if links.policy != "ignore":
         # A host that keeps its robots.txt out of search engines has still said it.
         asking = replace(links, policy="ignore", opt_out=())
-        addresses = policies(row["image_url"] for row in read_rows(table))
-        rows = ({"image_url": address} for address in addresses)
-        write_table(files := run.scratch / "policies", _ADDRESS, rows)
+        hosts = policies(row["image_url"] for row in read_rows(table))
+        write_table(files := run.scratch / "policies", _ADDRESS, ({"image_url": u} for u in hosts))
         fetch_all(run, asking, files)
     return replace(links, asked=fetch_all(run, links, table))
 

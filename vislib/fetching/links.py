@@ -128,7 +128,7 @@ class Links:
 
     def _text_at(self, url: str) -> str:
         body = self.known(url)
-        return self.file(body["image_id"]).read_text("utf-8", "replace") if body else ""
+        return self.file(body["image_id"]).read_text("utf-8-sig", "replace") if body else ""
 
     def keep(
         self, url: str, data: bytes, robots: Sequence[str], said: Mapping[str, str] = _SILENT
