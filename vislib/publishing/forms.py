@@ -84,9 +84,8 @@ def write_forms(release: Path, into: Path, forms: Sequence[str], configs: Sequen
     """
     known = configs_of(release)
     if missing := [name for name in configs if name not in known]:
-        raise InputError(
-            f"{release} has no configuration {missing[0]!r}; it has {', '.join(known)}"
-        )
+        has = ", ".join(known) or "none: make with_images, or no form"
+        raise InputError(f"{release} has no configuration {missing[0]!r}; it has {has}")
     first = open_part(expand(release / "data")[0])
     if "image" not in first.schema_arrow.names:
         raise InputError(f"{release} holds no images: `python -m vislib.links rehydrate` gets them")
