@@ -50,6 +50,21 @@ def test_a_figure_without_a_sample_that_can_be_shown_says_so(tmp_path: Path) -> 
         assert len(figures.save_figure(held[name], tmp_path, name, pd.DataFrame())) == 3
 
 
+def test_a_release_without_its_pages_has_examples_and_no_page(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    samples = pd.read_parquet(inputs["samples"]).assign(context="")
+    samples.to_parquet(tmp_path / "bare.parquet")
+    bare = inputs | {"samples": tmp_path / "bare.parquet"}
+    (only,) = load(bare)
+    assert not only["rich"]
+    names = {"chosen": [only], "words_around": 2, "rounds": 2}
+    held = run_section("25_examples", "## 2", bare, paths=bare, **names)
+    shown = " ".join(texts_of(held["sheet"]))
+    assert "Not drawn: this needs the text of the page" in shown
+    assert "its address and alternative text are known" in held["note"]
+
+
 def test_the_table_of_the_notebook_has_both_captions_with_their_counts(
     inputs: dict[str, Path],
 ) -> None:

@@ -160,6 +160,9 @@ def test_samples_are_counted_by_their_pairs_as_generated_and_after(tmp_path) -> 
     pq.write_table(pa.Table.from_pylist(talks), part)
     tables = {"questions": pd.DataFrame(rows), "conversations": part.parent}
     counts = run_section("23_qa_types", "## 1", tables, kind="k", published=False)["counts"]
+    held = run_section("23_qa_types", "## 1", tables, kind="k", published=True)
+    assert list(held["table"].columns) == list(held["counts"]["pairs_are"].unique())
+    assert list(held["table"].columns) == ["after de-duplication"]
     of = counts.groupby(["pairs_are", "question_type"])
     found = {key: dict(zip(g["pairs"], g["samples"], strict=True)) for key, g in of}
     assert found == {
