@@ -247,6 +247,8 @@ def test_llava_and_messages_come_back_by_the_rule_alone(
                 said = {"images": [f"{row['colour']}.png"], "messages": turns}
             rows.append({"id": row["id"], **said})
         write(mix / f"contextual-leaky_mix-{split}.{ending}", rows)
+    if ending == "jsonl":  # what LLaMA-Factory wants beside it is no data
+        (mix / "dataset_info.json").write_text("{}")
     run = make(mix)
     for split in ("train", "test"):
         (part,) = (run.data / "contextual/leaky_mix").glob(f"{split}-*")
@@ -268,8 +270,10 @@ def test_the_hubs_way_reads_a_folder_of_its_layout_as_files_are_read(tmp_path: P
 
     assert sorted(map(str, map(told, by_hub))) == sorted(map(str, map(told, by_file)))
     assert len(by_hub) == 18
-    with pytest.raises(InputError, match="revision"):
+    with pytest.raises(InputError, match="the stream failed"):
         list(published_rows.hub_rows(str(folder), "", ["no such"]))
+    with pytest.raises(InputError, match="40 hex digits"):
+        list(published_rows.hub_rows("tiiuae/viscon-100k", "main", []))
 
 
 def test_training_and_evaluation_take_what_was_read(make: Make, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ _NAMED = {
     ),
 }
 _SPLIT = re.compile(r"(?:^|[-_./])(?:(train)|test|val|valid|validation|dev)(?=[-_./]|$)")
+_FORMS = (".parquet", ".jsonl", ".json")  # of a folder, the first that it holds
 _BATCH = 256  # rows of a stream
 # Where a row stands, the folder that its paths start from, what it is filed under, and the row.
 Found = tuple[str, Path, str, Any]
@@ -69,7 +70,7 @@ def write_rows(run: Run, found: Iterable[Found]) -> Path:
 
 
 def file_rows(places: Sequence[Path], configurations: Sequence[str], root: str) -> Iterator[Found]:
-    """Rows of JSON, JSONL and Parquet files: of a folder its Parquet or, without any, its JSON.
+    """Rows of Parquet, JSONL and JSON files: of a folder those of the first form that it holds.
 
     `configurations`: folders or files to read, by name (none: all). `root`: folder that paths of
     images start from, "" for the file's own.
@@ -94,9 +95,9 @@ def file_rows(places: Sequence[Path], configurations: Sequence[str], root: str) 
 
 def _files(place: Path) -> list[tuple[Path, str]]:
     found = expand(place)
-    if place.is_dir():  # it holds cards and checksums too
-        data = [file for file in found if file.suffix == ".parquet"]
-        found = data or [file for file in found if file.suffix in (".json", ".jsonl")]
+    if place.is_dir():  # beside rows it holds cards, checksums and descriptions, in JSON too
+        by_form = ([file for file in found if file.suffix == form] for form in _FORMS)
+        found = next(filter(None, by_form), [])
     return [(file, os.path.relpath(file, place) if place.is_dir() else file.name) for file in found]
 
 
@@ -105,6 +106,11 @@ def hub_rows(name: str, revision: str, configurations: Sequence[str]) -> Iterato
     from datasets import get_dataset_config_names, load_dataset
 
     place = name
+    if not re.fullmatch("[0-9a-f]{40}", revision) and not os.path.isdir(name):
+        raise InputError(
+            f"00_published: revision = {revision!r}: the hub changes; give the 40 hex digits"
+            " of a commit"
+        )
     try:
         at = {"revision": revision or None}
         for configuration in configurations or get_dataset_config_names(name, **at):
