@@ -89,7 +89,7 @@ def _makers_first(entries: dict[str, SetFile]) -> list[SetFile]:
     ordered: dict[str, SetFile] = {}
 
     def place(name: str, takers: frozenset[str] = frozenset()) -> None:
-        # in order of name too; of two that take from each other the first is refused later
+        # in order of name too; of two that take from each other, the check of inputs refuses one
         for maker in sorted(
             makers(entries[name]) & entries.keys() - ordered.keys() - takers - {name}
         ):
