@@ -216,6 +216,18 @@ def test_other_sources_speak_for_themselves(sample_run: Path, tmp_path: Path) ->
     assert "too small" not in rai
 
 
+def test_the_authors_answer_for_what_they_wrote_alone(sample_run: Path, tmp_path: Path) -> None:
+    def by_rules(record: dict[str, Any]) -> None:
+        record["hashes"]["parameters"]["engine"] = "extractive"
+
+    facts = known(changed(sample_run, tmp_path, "06_captioning", by_rules), tmp_path)[0]
+    assert not facts.answers
+    card = facts.render("card.md")
+    assert "none has been chosen" in card
+    assert "CC0-1.0" in card
+    assert "without a model" in card
+
+
 def test_moderation_is_told_with_its_findings(sample_run: Path, tmp_path: Path) -> None:
     def after_moderation(record: dict[str, Any]) -> None:
         record["inputs"]["removals:17_moderation/removals"] = {"sha256": "0"}

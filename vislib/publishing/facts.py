@@ -185,8 +185,9 @@ def collect(
     Raises InputError for a release without rows, and for answers to questions that nobody asked.
     """
     records, places, lost = _records(inputs, run)
-    # the embedded pages are the authors' own, who have answered for them
-    if answers is None and source(records) == "sample":
+    # for the embedded pages and what stands written about them, their authors have answered
+    engines = {record.value["hashes"]["parameters"].get("engine") for record in records}
+    if answers is None and source(records) == "sample" and engines <= {None, "recorded"}:
         answers = TEMPLATES / "sample.md"
     said = read_answers(answers) if answers else {}
     sizes = [_sizes(folder) for folder in releases]
