@@ -97,3 +97,8 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
         forms.write_forms(data / "with_images", tmp_path, ["llava"], ["fused-leaky_mix"])
     with pytest.raises(InputError, match="holds no images"):
         forms.write_forms(data / "links_only", tmp_path, ["llava"], [CONFIG])
+
+
+def test_where_links_alone_are_published_no_form_is_made(tmp_path: Path) -> None:
+    write_forms(tmp_path / "with_images", tmp_path, [], ["contextual-leaky_mix"])
+    assert not list(tmp_path.iterdir())

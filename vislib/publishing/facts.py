@@ -9,7 +9,7 @@ read from a file of answers, and what stands open is listed.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -184,7 +184,8 @@ def collect(
 
     Raises InputError for a release without rows, and for answers to questions that nobody asked.
     """
-    records, places, lost = _records(inputs, run)
+    behind, lost = _records(inputs, run)
+    records = list(behind.values())
     # for the embedded pages and what stands written about them, their authors have answered
     engines = {record.value["hashes"]["parameters"].get("engine") for record in records}
     if answers is None and source(records) == "sample" and engines <= {None, "recorded"}:
@@ -197,7 +198,7 @@ def collect(
         "lost": lost,
         "answers": said,
         "open": [name for name in form() if name not in said],
-        "found": _found(main, records, places, scratch),
+        "found": _found(main, behind, scratch),
     }
     return [
         Facts(folder=folder, **size, **shared) for folder, size in zip(releases, sizes, strict=True)
@@ -230,30 +231,30 @@ def source(records: Iterable[Fact]) -> str:
     return next((name for name in said if name), "")
 
 
-def _records(inputs: Sequence[str], run: Path) -> tuple[list[Fact], list[Path], list[str]]:
-    """Records and folders of the stages behind some inputs, and the inputs without a record."""
+def _records(inputs: Sequence[str], run: Path) -> tuple[dict[Path, Fact], list[str]]:
+    """Records of the stages behind some inputs, by folder, and the inputs without a record."""
     found, lost = dict[Path, Fact](), set[str]()
-    waiting = [(value, run) for value in inputs]
-    while waiting:
-        value, of = waiting.pop()
+
+    def follow(value: str, of: Path) -> None:
         if not (reference := table_reference(value)):
-            continue  # files from outside, which the record of the stage that read them names
+            return  # files from outside, which the record of the stage that read them names
         stage = (of.parent / reference[0] if reference[0] else of) / reference[1]
         if stage in found:
-            continue
+            return
         if not (record := read_record(stage)):
             lost.add(value)
-            continue
+            return
+        for name in record["inputs"]:  # `parameter:entry`
+            follow(name.partition(":")[2], stage.parent)
+        # after its inputs: the order of the work, whatever the numbers of notebooks
         found[stage] = Fact(record, f"{stage.parent.name}/{stage.name}/run.json")
-        # `parameter:entry`, as records name their inputs
-        waiting += [(name.partition(":")[2], stage.parent) for name in record["inputs"]]
-    order = sorted(found, key=lambda stage: (stage.name, stage))
-    return [found[stage] for stage in order], order, sorted(lost)
+
+    for value in inputs:
+        follow(value, run)
+    return found, sorted(lost)
 
 
-def _found(
-    main: Path, records: Sequence[Fact], places: Sequence[Path], scratch: Path
-) -> dict[str, list[Fact]]:
+def _found(main: Path, behind: Mapping[Path, Fact], scratch: Path) -> dict[str, list[Fact]]:
     """What the queries select of the release's first configuration and of the stages' tables."""
     name = "/".join(main.parts[-3:])
     found = {
@@ -263,7 +264,7 @@ def _found(
     found["languages"] = _languages(main, name, scratch)
     for title, (notebook, table, query) in OF_STAGES.items():
         found[title] = []
-        for record, stage in zip(records, places, strict=True):
+        for stage, record in behind.items():
             rows = stage / "data" / table
             # a stage of an earlier version may have no such table
             if record.value["stage"].partition(".")[0] == notebook and any(rows.glob("*.parquet")):

@@ -82,6 +82,8 @@ def write_forms(release: Path, into: Path, forms: Sequence[str], configs: Sequen
     Memory is bounded by a row group. Raises InputError for a release without images, or without a
     configuration that is named.
     """
+    if not forms:
+        return  # links alone are published
     known = configs_of(release)
     if missing := [name for name in configs if name not in known]:
         has = ", ".join(known) or "none: make with_images, or no form"
