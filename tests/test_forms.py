@@ -100,5 +100,5 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_where_links_alone_are_published_no_form_is_made(tmp_path: Path) -> None:
-    write_forms(tmp_path / "with_images", tmp_path, [], ["contextual-leaky_mix"])
+    forms.write_forms(tmp_path / "with_images", tmp_path, [], ["contextual-leaky_mix"])
     assert not list(tmp_path.iterdir())
