@@ -29,6 +29,7 @@ _ASKS = (
 )
 _WHOLE = r"\b(?:image|picture|photo(?:graph)?|scene|visual(?: content)?|here|shown)\b"
 _REQUEST = re.compile(f"(?=.*(?:{_ASKS}))(?=.*(?:{_WHOLE}))", re.IGNORECASE | re.DOTALL)
+# What stands before it is the question.
 _FIRST_OPTION = re.compile(r"^[ \t]*A\.[ \t]", re.MULTILINE)
 FACTS = (*TOLD, "kind", "sources", "images", "split")  # what a row may tell: counted in the record
 LONG_ANSWER = 25  # words from which an answer may be a caption
@@ -41,6 +42,7 @@ def source_of(prompt: str, answer: str) -> str:
     options = options_in(asked)
     if options and len(meant(answer, options).letters) == 1:
         return MULTIPLE_CHOICE
+    # a short answer to "describe" is an answer; an image with nothing asked is all that is asked
     long = len(answer.split()) >= LONG_ANSWER
     return CAPTION if not asked or (long and _REQUEST.match(asked)) else FREE_FORM
 
@@ -55,6 +57,7 @@ def rounds_of(turns: Iterable[Mapping[str, str]]) -> tuple[list[tuple[str, str]]
             left_out.append("system_turns")
         elif not said.strip():
             left_out.append("empty_turns")
+            # an answer of no words answers: what follows it is not about that question
             asked = asked if speaker == "human" else ""
         elif speaker == "human":
             left_out += ["unanswered_turns"] if asked else []
@@ -71,16 +74,19 @@ def sources_of(rounds: Sequence[tuple[str, str]], told: Sequence[str], rule: Sou
     """The source of each round: as the row tells, else by the rule, the longest answer alone being
     the caption.
     """
+    # a column of that name may hold something else, such as names of data sets
     if len(told) == len(rounds) and {*told} <= {CAPTION, FREE_FORM, MULTIPLE_CHOICE}:
         return list(told)
     sources = [rule(*one) for one in rounds]
     captions = [n for n, source in enumerate(sources) if source == CAPTION]
+    # "describe the man, then the scene" asks twice: one caption a sample, as 06 writes them
     longest = max(captions, key=lambda n: len(rounds[n][1]), default=-1)
     return [FREE_FORM if n in captions and n != longest else s for n, s in enumerate(sources)]
 
 
 # ---- images
 
+# Each address once, in order; two files under one are told, as neither is surely the right one.
 LINKS = """
 SELECT image.address AS image_url, min(image.file) AS file, count(DISTINCT image.file) AS files
 FROM (SELECT row, unnest(images) AS image FROM published)
@@ -192,6 +198,7 @@ def _fault(row: Row, marks: int, has_rounds: bool) -> tuple[str, str]:
     said, shown = row["published"], len(row["images"])
     if said["fault"]:
         return "malformed", said["fault"]
+    # by content: other rows share an id, as LLaVA's mix has one for each image
     if row["again"]:
         return "duplicate", f"{said['id']} stands there before, word for word"
     if not has_rounds:
