@@ -199,7 +199,7 @@ def archive(file: Path, pages: list[tuple[str, int, str, str]], packed: bool = F
         coding = "Content-Encoding: gzip\r\n" if packed else ""
         head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{coding}"
         answer = f"{head}Content-Length: {len(said)}\r\n\r\n".encode() + said
-        lines = f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\n"
+        lines = f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: <{url}>\r\n"
         lines += "Content-Type: application/http; msgtype=response\r\n"
         record = f"{lines}Content-Length: {len(answer)}\r\n\r\n".encode() + answer + b"\r\n\r\n"
         written.append(gzip.compress(record) if file.suffix == ".gz" else record)

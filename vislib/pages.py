@@ -49,41 +49,56 @@ def image_entry(element: Any, base: str, rules: Any) -> dict[str, Any] | None:
     except ImageError:
         return None
     ending = _EXTENSION.search(source.partition("?")[0].lower())
-    stated = {name: element.getattr(name) or "" for name in ("width", "height")}
-    sides = [int(size) for size in stated.values() if size.isdecimal()]
-    unfit = (
-        not source
-        or (ending and ending[1] not in rules.image_formats)
-        or any(word in source.lower() for word in rules.skip_image_words)
-        or any(side < rules.min_image_side for side in sides)
-        or (len(sides) == 2 and max(sides) > rules.max_aspect_ratio * min(sides))
-    )
-    if unfit:
-        return None
-    entry: dict[str, Any] = {"document_url": base, "unformatted_src": written, "src": source}
-    entry["format"] = ending[1] if ending else ""
-    for name, size in stated.items():
-        if size:
+    entry: dict[str, Any] = {
+        "document_url": base,
+        "unformatted_src": written,
+        "src": source,
+        "format": ending[1] if ending else "",
+    }
+    for name in ("width", "height"):
+        # Pages also write `100%` or `auto`, which OBELICS keeps as they are.
+        if size := element.getattr(name):
             entry[f"rendered_{name}"] = int(size) if size.isdecimal() else size
-    return entry | ({"alt_text": alt} if (alt := element.getattr("alt")) else {})
+    if alt := element.getattr("alt"):
+        entry["alt_text"] = alt
+    return entry if source and _fits(entry, rules) else None
+
+
+def _fits(entry: dict[str, Any], rules: Any) -> bool:
+    """Whether an image is more than an ornament, by what the page tells of it."""
+    address = entry["src"].lower()
+    if any(word in address for word in rules.skip_image_words):
+        return False
+    # An address without an ending may be of any format; the file tells, in stage 03.
+    if entry["format"] and entry["format"] not in rules.image_formats:
+        return False
+    stated = (entry.get("rendered_width"), entry.get("rendered_height"))
+    sides = [size for size in stated if isinstance(size, int)]
+    if any(side < rules.min_image_side for side in sides):
+        return False
+    return len(sides) < 2 or max(sides) <= rules.max_aspect_ratio * min(sides)
 
 
 def _address_of(element: Any) -> str:
     """The address of the largest image that an <img> offers, as the page writes it."""
-    chosen = [element, *_sources(element)]
-    for node in chosen:  # widths say which of them is the picture itself
+    nodes = [element]
+    if element.parent.tag == "picture":
+        nodes += element.parent.get_elements_by_tag_name("source")
+    for node in nodes:
+        offers = dict[float, str]()
         listed = node.getattr("srcset") or node.getattr("data-srcset") or ""
-        sizes = [(_SIZE.fullmatch(size or "1x"), url) for url, size in _CANDIDATE.findall(listed)]
-        offers = [(float(size[1]), url) for size, url in sizes if size]
+        for url, told in _CANDIDATE.findall(listed):
+            # Browsers pass over a size that they cannot read, and take none for `1x`.
+            if size := _SIZE.fullmatch(told or "1x"):
+                offers.setdefault(float(size[1]), url)
         if offers:
-            return str(max(offers, key=lambda offer: offer[0])[1])
-    written = [element.getattr(name) for name in (*_LAZY, "src")]
-    return next((w.strip() for w in written if w and not w.lstrip().startswith("data:")), "")
-
-
-def _sources(element: Any) -> list[Any]:
-    picture = element.parent
-    return picture.get_elements_by_tag_name("source") if picture.tag == "picture" else []
+            return offers[max(offers)]
+    for name in (*_LAZY, "src"):
+        written = (element.getattr(name) or "").strip()
+        # A picture within the address is a placeholder, or too small to be worth a link.
+        if written and not written.startswith("data:"):
+            return str(written)
+    return ""
 
 
 def page_row(html: bytes, *, url: str, rules: Any, charset: str = "", **origin: Any) -> Row:
@@ -106,24 +121,25 @@ def page_row(html: bytes, *, url: str, rules: Any, charset: str = "", **origin: 
     mark = f"\ue000{sha256(html).hexdigest()}:"
     images = _mark_images(tree, urljoin(url, base or ""), rules, mark)
     _unframe_figures(tree)
-    text = _text_of(tree, rules)
-    nodes = list(_nodes(text, images, mark, rules))
-    words = sum(count_words(node) for node in nodes if isinstance(node, str))
-    stay = sum(isinstance(node, dict) for node in nodes)
-    for what, n, low, high in (
-        ("words", words, rules.min_page_words, rules.max_page_words),
-        ("images", stay, rules.min_page_images, rules.max_page_images),
-    ):
-        if not low <= n <= high:
-            few = "few" if n < low else "many"
-            raise BrokenRow(f"{few}_{what}", f"{n} {what}, {low} to {high} are asked for")
+    nodes = list(_nodes(_text_of(tree, rules), images, mark, rules))
+    texts = [node if isinstance(node, str) else None for node in nodes]
     entries = [node if isinstance(node, dict) else None for node in nodes]
+    words = sum(count_words(text) for text in texts if text)
+    _require("words", words, rules.min_page_words, rules.max_page_words)
+    stay = sum(entry is not None for entry in entries)
+    _require("images", stay, rules.min_page_images, rules.max_page_images)
     return {
         "images": [entry and entry["src"] for entry in entries],
-        "texts": [node if isinstance(node, str) else None for node in nodes],
+        "texts": texts,
         "metadata": json.dumps(entries, ensure_ascii=False),
         "general_metadata": json.dumps({"url": url, **origin}, ensure_ascii=False),
     }
+
+
+def _require(what: str, n: int, low: int, high: int) -> None:
+    if not low <= n <= high:
+        few = "few" if n < low else "many"
+        raise BrokenRow(f"{few}_{what}", f"{n} {what}, {low} to {high} are asked for")
 
 
 def _text_of(tree: Any, rules: Any) -> str:
@@ -207,10 +223,10 @@ def open_pages(run: Run) -> tuple[Numbered, int]:
     found = dict[Path, str]()  # a glob and a folder may name a file twice
     for path in run.inputs("paths"):
         for file in expand(path):
+            # A file that is named is read whatever its ending.
             if path.is_file() or file.name.lower().endswith(endings):
-                found.setdefault(
-                    file, file.relative_to(path).as_posix() if path.is_dir() else file.name
-                )
+                place = file.relative_to(path).as_posix() if path.is_dir() else file.name
+                found.setdefault(file, place)
     if not found:
         raise InputError(
             f"paths = {params.paths!r}: no {' or '.join(endings)} file there; give files, folders"
@@ -220,7 +236,7 @@ def open_pages(run: Run) -> tuple[Numbered, int]:
         files = list(enumerate(found.items()))
         chosen = choose(files, params.limit, run.seed, key=lambda file: file[1][1])
         return html_pages(chosen, params), len(chosen)
-    if not params.limit:
+    if not params.limit:  # to know their number would take a second reading
         return warc_pages(list(found), params), 0
     positions = range(sum(1 for file in found for _ in _responses(file)))
     some = set(choose(positions, params.limit, run.seed, key=str))
@@ -247,7 +263,8 @@ def warc_pages(files: Sequence[Path], rules: Any, chosen: Container[int] | None 
         for number, (record, html) in enumerate(_responses(file)):
             if chosen is None or position in chosen:
                 origin = {"warc_filename": file.name, "warc_record_offset": record.stream_pos}
-                url = record.headers.get("WARC-Target-URI", "")
+                # Some programs write the address in angle brackets.
+                url = record.headers.get("WARC-Target-URI", "").strip("<>")
                 charset = record.http_charset or ""
                 row = partial(page_row, html, url=url, rules=rules, charset=charset, **origin)
                 yield source, number, row
@@ -261,7 +278,8 @@ def _responses(file: Path) -> Iterator[tuple[Any, bytes]]:
     last = 0
     try:
         for record in ArchiveIterator(str(file), auto_decode="all"):
-            last, headers = record.stream_pos, record.http_headers
+            last = record.stream_pos
+            headers = record.http_headers
             answered = record.record_type == WarcRecordType.response and headers is not None
             if not answered or headers.status_code != 200:
                 continue
