@@ -23,6 +23,7 @@ HOSTILE = (
     "</script><script>window.evil = 1</script><img src=x onerror='window.evil = 1'> \u2028 \u202e"
     "<svg onload=window.evil=1> javascript:window.evil=1 ${window.evil=1} ]] --> \ud83d"
 )
+ARABIC = "الإقلاع الأول"
 ID = "{:016x}".format
 NORMAL, LOST, WEB, BROKEN = map(ID, range(4))  # samples, and what is special about them
 
@@ -93,7 +94,7 @@ def inputs(tmp_path):
     around = "The lighthouse of Kiel <image> was white. <another-image> It is old."
     samples = [
         page | {"sample_id": NORMAL, "image_url": "u0", "context": around},
-        page | {"sample_id": LOST, "image_url": "u1", "context": "before <image> after"},
+        page | {"sample_id": LOST, "image_url": "u1", "context": f"before {ARABIC} <image> after"},
         {
             "sample_id": WEB,
             "doc_id": "e",
@@ -114,6 +115,7 @@ def inputs(tmp_path):
     captions = [
         caption(NORMAL, "contextual", "A white lighthouse in Kiel."),
         caption(NORMAL, "non_contextual", "A white tower."),
+        caption(LOST, "contextual", f"It is labelled “{ARABIC}”."),
         caption(WEB, "contextual", hostile),
         caption(WEB, hostile, hostile, status="dropped", reason=hostile),
     ]
