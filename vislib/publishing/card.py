@@ -56,7 +56,7 @@ def header(facts: Facts) -> str:
     from huggingface_hub import DatasetCardData
 
     rows = total(next(iter(facts.splits.values())).values()).value
-    # a language of a row or two is more often a slip of the identifier
+    # the hub filters by these: a language of a row or two is more often a slip of the identifier
     spoken = [
         row["language"].value for row in facts.found["languages"] if 50 * row["rows"].value >= rows
     ]
@@ -82,6 +82,7 @@ def _info(facts: Facts, name: str) -> Row:
     """Features, rows and bytes of one configuration."""
     from datasets import Features
 
+    # of a file, not of our schema: a release may be made anew by others
     part = tables.parts(facts.folder / "data" / name)[0]
     features = Features.from_arrow_schema(pq.read_schema(part))
     sizes = [size for file, size in facts.files.items() if file.split("/")[1] == name]
@@ -106,6 +107,7 @@ def draw(facts: Facts) -> bytes:
     release = facts.folder / "data" / next(iter(facts.splits))
     pairs = figures.query(_PAIRS, release=release).set_index("pairs")
     lengths = figures.query(_CAPTION_WORDS, release=release)["words"]
+    # drawn once for all releases: they hold the same rows
     titles = "(a) Conversations by pairs of a type", "(b) Captions by words"
     figure, (left, right) = figures.new_figure(*titles, columns=2, aspect=0.6)
     charts.plot_bars(left, pairs)

@@ -18,6 +18,7 @@ from vislib.runs.digests import file_hashes
 
 Node = dict[str, Any]
 _TYPES = {pa.string(): "sc:Text", pa.int64(): "sc:Integer", pa.float64(): "sc:Float"}
+# of any length, in one dimension
 _ARRAY = {"isArray": True, "arrayShape": "-1"}
 
 
@@ -90,6 +91,7 @@ def _field(config: str, column: pa.Field) -> Node:
 
 
 def _leaf(above: str, name: str, kind: str, extract: Node, transform: Node | None = None) -> Node:
+    # a set of files, not a file: a configuration may have any number of shards
     return {
         "@type": "cr:Field",
         "@id": f"{above}/{name}",

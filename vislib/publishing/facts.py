@@ -125,6 +125,7 @@ class Fact:
     def __str__(self) -> str:
         if isinstance(self.value, float):
             return f"{self.value:,.4f}".rstrip("0").rstrip(".")
+        # as prose has them: 1,296 and 0.9, not 1296 and 0.9000
         if isinstance(self.value, list):
             return ", ".join(map(str, self.value))
         return f"{self.value:,}" if type(self.value) is int else str(self.value)
@@ -159,6 +160,7 @@ class Facts:
 
     def render(self, template: str, tell: Callable[[Any], Any] = str, **more: Any) -> str:
         """A template of this room, filled; `tell` sees every value that is printed."""
+        # a name that no fact has must not print as nothing
         room = Environment(
             loader=FileSystemLoader(TEMPLATES),
             undefined=StrictUndefined,
@@ -192,6 +194,7 @@ def collect(
         answers = TEMPLATES / "sample.md"
     said = read_answers(answers) if answers else {}
     sizes = [_sizes(folder) for folder in releases]
+    # measured on one configuration: all hold the same images, and this one all rounds
     main = releases[0] / "data" / next(iter(sizes[0]["splits"]))
     shared: dict[str, Any] = {
         "records": records,
