@@ -5,6 +5,7 @@ begun.
 import logging
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +47,8 @@ def start_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         _current.close()
         _current = None
     _settle_places()
+    # Libraries ask for a bar that the house draws itself, and warn in red that there is none.
+    warnings.filterwarnings("ignore", "IProgress not found")
     schema = read_schema(Stage.notebook_file(notebook))
     if not _started and not interactive():
         # a misspelt parameter given to plain papermill arrives as one more plain variable
