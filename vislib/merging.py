@@ -132,19 +132,12 @@ def join(
     """
     chosen = f"ORDER BY {sql.drawn('sample_id', seed)} LIMIT {limit}" if limit else ""
     states, faults = _faults(kinds, asked)
-    nothing = "(SELECT *, '' AS question_type, '' AS question_id FROM captions LIMIT 0)"
     return f"""
     WITH caption AS (
         SELECT sample_id, list(row ORDER BY row) AS rows,
             {states}
         FROM captions GROUP BY sample_id
-    ), question AS (
-        SELECT sample_id, list(row ORDER BY row) AS rows,
-            list(kind || '/' || question_type)
-                FILTER (WHERE status = 'ok' AND detail IS NULL) AS types,
-            list({{'id': question_id, 'detail': detail}}) FILTER (WHERE detail <> '') AS removed
-        FROM {"questions" if asked else nothing} LEFT JOIN ({removals.OF_QUESTIONS})
-            USING (question_id) GROUP BY sample_id
+    ), question AS ({_questions(asked)}
     ), removed AS ({removals.OF_SAMPLES}
     ), whole AS (
         SELECT samples.row AS sample, images.row AS image, caption.rows AS captions,
@@ -163,6 +156,19 @@ def join(
             SELECT image_id FROM whole WHERE fault IS NULL AND split = 'train'
         ), ['image_in_train', ''], fault) AS fault
     FROM chosen ORDER BY sample
+    """
+
+
+def _questions(asked: bool) -> str:
+    """SQL: a row per sample with its questions, the types of the good ones, and the removed ones."""
+    nothing = "(SELECT *, '' AS question_type, '' AS question_id FROM captions LIMIT 0)"
+    return f"""
+        SELECT sample_id, list(row ORDER BY row) AS rows,
+            list(kind || '/' || question_type)
+                FILTER (WHERE status = 'ok' AND detail IS NULL) AS types,
+            list({{'id': question_id, 'detail': detail}}) FILTER (WHERE detail <> '') AS removed
+        FROM {"questions" if asked else nothing} LEFT JOIN ({removals.OF_QUESTIONS})
+            USING (question_id) GROUP BY sample_id
     """
 
 

@@ -253,6 +253,7 @@ def plain(text: str) -> str:
 
 
 def texts_by_letter(options: Sequence[str]) -> dict[str, str]:
+    """The `plain` text of each option by its letter."""
     return {letter: plain(option) for letter, option in zip(ALPHABET, options, strict=False)}
 
 
