@@ -160,7 +160,7 @@ def join(
 
 
 def _questions(asked: bool) -> str:
-    """SQL: a row per sample with its questions, the types of the good ones, and the removed ones."""
+    """SQL: a row per sample with its questions, types of the good ones, and the removed ones."""
     nothing = "(SELECT *, '' AS question_type, '' AS question_id FROM captions LIMIT 0)"
     return f"""
         SELECT sample_id, list(row ORDER BY row) AS rows,
