@@ -153,6 +153,7 @@ def theirs(place: Path, store: Path) -> Iterator[Row]:
     """
     # a folder may hold its pictures too
     files = [file for file in expand(place) if file.suffix in _ENDINGS]
+    # a folder of pictures alone, or a name that was misspelt
     if not files:
         raise InputError(
             f"benchmarks holds {place}; it takes {', '.join(_ENDINGS)}: export a task by"
@@ -162,6 +163,7 @@ def theirs(place: Path, store: Path) -> Iterator[Row]:
     for file in files:
         name = str(file).replace("'", "''")
         found: Any = duckdb.sql(f"FROM '{name}'")
+        # few at once: a row holds its pictures' bytes
         for batch in found.to_arrow_reader(100):
             for row, number in zip(batch.to_pylist(), numbers, strict=False):
                 item = str(int(row.get("index", number)) % _INDEX)
@@ -195,6 +197,7 @@ def read_units(run: Run) -> Path:
     copies of some of the data.
     """
     store, root = run.scratch / "files", run.table("images").parent
+    # ours first, since plants are copies of them
     given: Any = {name: run.table(name) for name in ("samples", "images", "questions")}
     query = _OURS.format(drawn=sql.drawn("id", run.seed))
     data = {"role": DATA, "source": "data"}
@@ -211,6 +214,7 @@ def read_units(run: Run) -> Path:
         for row in own_rows([place], images=images, fraction=1.0, seed=0, store=store):
             at = {"role": MIX, "source": place.stem, "id": row["id"]}
             units += [at | {"unit": "image", "path": path} for path in row["images"]]
+            # turns alternate, and the person begins
             for turn in row["conversations"][::2]:
                 units.append(at | {"unit": "question", "text": turn["value"].replace(MARK, "")})
     file = run.scratch / "units.parquet"
@@ -243,9 +247,11 @@ def alike(
     grows with the product of both sides.
     """
     roles, numbers = units["role"].to_numpy(), units["number"].to_numpy()
+    # the data is never the later one of a pair
     later = np.flatnonzero(roles > DATA)
     against = vectors[later].T
     for rows in np.array_split(np.arange(len(units)), len(units) // 1024 + 1):
+        # -1: two of one role, or the pair the other way round, are none
         near = np.where(roles[rows, None] < roles[later], vectors[rows] @ against, -1)
         for one, other in np.argwhere(near >= least):
             pair = {"one": numbers[rows[one]], "other": numbers[later[other]]}

@@ -68,6 +68,7 @@ def unique(
     """
     order = sorted(range(len(questions)), key=lambda place: questions[place]["question_id"])
     rows = [questions[place] for place in order]
+    # By id, so that the order in which they come decides nothing.
     exact = vectors[order].astype(np.float64)
     # Four decimals are far above the noise of floating point: equal texts are at 1, ties are ties.
     similarity = np.round(exact @ exact.T, 4)
@@ -126,6 +127,7 @@ def sweep(
     for the table `into`.
     """
     for sample in samples:
+        # vectors and words of a question are the same at every setting
         asked = sample["questions"]
         near = vectors.of([row["question"] for row in asked])
         spoken = [words(row["question"]) for row in asked]
@@ -145,6 +147,7 @@ def _variety(vectors: NDArray[np.float32], spoken: Sequence[Sequence[str]]) -> R
     few to tell.
     """
     cosines = vectors @ vectors.T
+    # none is its own nearest
     np.fill_diagonal(cosines, -1)
     found: Row = {"nearest": float(cosines.max(axis=1).mean()) if len(spoken) > 1 else None}
     # Within a sample, as de-duplication is: of a whole set the share falls as the set grows.

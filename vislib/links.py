@@ -12,7 +12,6 @@ since 03 goes on a removal list, which 08 and 09 apply.
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from shutil import rmtree
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from vislib.fetching import consent
@@ -61,6 +61,7 @@ def ask(published: Path, scratch: Path, settings: Sequence[str]) -> Links:
     """
     params = _parameters(settings, {})
     links = Links.of(run_folder("runs/any").parent / "journal/images.sqlite", params)
+    # rows of several configurations show one picture: it is asked for once
     distinct = "SELECT image_url FROM published GROUP BY image_url ORDER BY min(row)"
     table = sql.query(distinct, scratch / "links", {"published": published}, scratch=scratch)
     fetch_all(_Errand(params, scratch), links, table)
@@ -69,9 +70,13 @@ def ask(published: Path, scratch: Path, settings: Sequence[str]) -> Links:
 
 def _parameters(settings: Sequence[str], given: dict[str, Any]) -> SimpleNamespace:
     place = "--set"
-    pairs = (setting.partition("=") for setting in settings)
-    given |= {name: read_value(value, place) for name, _, value in pairs}
-    return SimpleNamespace(**resolve(read_schema(Stage.notebook_file("03_images")), given, place))
+    # what the command line says holds over what the set says
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        given[name] = read_value(value, place)
+    # of 03 itself, so that every parameter it has holds here too
+    schema = read_schema(Stage.notebook_file("03_images"))
+    return SimpleNamespace(**resolve(schema, given, place))
 
 
 def recheck(name: str, into: Path | None, settings: Sequence[str] = ()) -> Counter[str]:
@@ -84,23 +89,28 @@ def recheck(name: str, into: Path | None, settings: Sequence[str] = ()) -> Count
     params = _parameters(settings, read_parameters(run / "03_images/params.yaml"))
     if params.images_root == "sample":
         raise InputError(f"{name}: its pictures are embedded; name a set whose links are the web's")
-    data, scratch, params.policy = run / "03_images/data", run / ".recheck", "respect"
+    params.policy = "respect"  # else nothing would be known of what has opted out
+    data = run / "03_images/data"
+    scratch = run / ".recheck"
     usable = "SELECT image_url, image_id FROM ledger WHERE status = 'ok' ORDER BY row"
     table = sql.query(usable, scratch / "links", {"ledger": data / "images"}, scratch=scratch)
     # A journal of today's: what was fetched for 03 is no news.
     journal = run.parent / f"journal/recheck-{date.today()}.sqlite"
     links = ask_all(_Errand(params, scratch), Links.of(journal, params), table)
+    # who had opted out before 03 is in its table already
     before = {row["image_url"]: consent.refusal(row) for row in read_rows(data / "consent")}
     counts = Counter[str]()
     with (into or run / "recheck.jsonl").open("w", encoding="utf-8") as file:
         for row in read_rows(table):
+            url = row["image_url"]
             _, reason, detail = fetched(row, links)
-            if reason == "opted_out" and detail == before.get(row["image_url"]):
+            if reason == "opted_out" and detail == before.get(url):
                 reason = "opted_out_before"
-            elif reason not in ("", "host_failed", *TRANSIENT):
-                entry = {"unit": "link", "id": row["image_url"], "reason": reason, "note": detail}
+            # a host that is down today may answer tomorrow
+            elif reason not in ("ok", "host_failed", *TRANSIENT):
+                entry = {"unit": "link", "id": url, "reason": reason, "note": detail}
                 print(json.dumps(entry, ensure_ascii=False), file=file)
-            counts[reason or "ok"] += 1
+            counts[reason] += 1
     rmtree(scratch)
     return counts
 
@@ -112,86 +122,80 @@ def rehydrate(folder: Path, into: Path, settings: Sequence[str] = ()) -> Counter
     Raises InputError for a folder without such rows, and where no host can be reached.
     """
     published = folder / "data/*/*.parquet"
+    # without a shard the folder itself is opened, and refused by its name
     for shard in parts(published) or [folder]:
         held = open_part(shard).schema_arrow
         if lacking := set(LINKS_ONLY.names) - set(held.names):
             raise InputError(f"{shard}: lacks {sorted(lacking)}; name a folder of links_only")
-    rmtree(scratch := into / ".making", ignore_errors=True)  # the journal has what was fetched
+    scratch = into / ".making"
+    rmtree(scratch, ignore_errors=True)  # the journal has what was fetched
     scratch.mkdir(parents=True)
     links = ask(published, scratch, settings)
+    # of the shards' own columns: whether the page's text is among them was 09's to say
     schema = pa.schema([WITH_IMAGES.field("image"), *held], WITH_IMAGES.metadata)
-    counts, gone = Counter[str](), dict[str, tuple[str, str]]()
+    counts = Counter[str]()
+    gone: list[tuple[str, str, str]] = []
     for config, splits in release.configs_of(folder).items():
         for split, glob in splits.items():
-            place = scratch / release.WITH_IMAGES / "data" / config
             # shards of pictures, as large as 09 makes them
+            place = scratch / "made/data" / config
             writer = TableWriter(place, schema, stem=split, rows_per_part=2000)
             for row in read_rows(folder / glob):
                 data, reason, detail = fetched(row, links)
-                counts[reason or "ok"] += 1
-                if reason:
-                    gone[row["image_url"]] = reason, detail
-                else:
-                    name = f"{row['image_id']}.{ENDINGS.get(row['format'], 'img')}"
-                    writer.write({"image": {"bytes": data, "path": name}} | row)
+                counts[reason] += 1
+                if reason != "ok":
+                    gone.append((row["image_url"], reason, detail))
+                    continue
+                name = f"{row['image_id']}.{ENDINGS.get(row['format'], 'img')}"
+                writer.write({"image": {"bytes": data, "path": name}} | row)
             writer.close()
     # a table for people: what is gone may be asked of its owner, or of an archive
-    with (into / "gone.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("image_url", "reason", "detail")])
-        csv.writer(file).writerows((url, *why) for url, why in gone.items())
-    release.number_shards(scratch / release.WITH_IMAGES, into)
+    told = pd.DataFrame(gone, columns=["image_url", "reason", "detail"])
+    told.drop_duplicates("image_url").to_csv(into / "gone.csv", index=False)
+    release.number_shards(scratch / "made", into)
     release.write_readme(into)
     rmtree(scratch)
     return counts
 
 
 def fetched(row: Row, links: Links) -> tuple[bytes, str, str]:
-    """The image file of a row, or no bytes, the reason and a detail."""
+    """The image file of a row and `ok`; or no bytes, the reason and a detail."""
     try:
         data = links(row["image_url"]).read_bytes()
     except ImageError as error:
         return b"", error.reason, error.detail
+    digest = sha256(data).hexdigest()
     # An image's id begins its hash.
-    if not (digest := sha256(data).hexdigest()).startswith(row.get("sha256") or row["image_id"]):
+    if not digest.startswith(row.get("sha256") or row["image_id"]):
         return b"", "changed", f"it is {digest} now"
-    return data, "", ""
+    return data, "ok", ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Exit status: 0, 1 where links are gone, 2 for bad input."""
-    layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m vislib.links", description=__doc__, formatter_class=layout
+        prog="python -m vislib.links",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_subparsers(required=True)
-    command = what.add_parser("rehydrate", help="fetch the pictures of a release of links")
-    command.add_argument("folder", type=Path, help="a release of links")
-    command.add_argument("--into", type=Path, help="where the release with images is written")
-    command.add_argument("--set", action="append", default=[], help="a parameter of 03, name=value")
-    command.set_defaults(work=_rehydrate)
-    command = what.add_parser("recheck", help="what has become of the links of a set")
-    command.add_argument("folder", metavar="SET", help="the name of a set that was run")
-    command.add_argument("--into", type=Path, help="the removal list that is written")
-    command.add_argument("--set", action="append", default=[], help="a parameter of 03, name=value")
-    command.set_defaults(work=_recheck)
+    parser.add_argument("what", choices=["rehydrate", "recheck"])
+    parser.add_argument("of", help="a folder of a release of links; the name of a set that was run")
+    parser.add_argument("--into", type=Path, help="the release, or the removal list, that is made")
+    parser.add_argument("--set", action="append", default=[], help="a parameter of 03, name=value")
     options = parser.parse_args(arguments)
+    folder = Path(options.of)
     try:
-        return int(options.work(options))
+        if options.what == "recheck":
+            counts = recheck(folder.name, options.into, options.set)
+        else:
+            into = options.into or folder.with_name(f"{folder.name}_rehydrated")
+            counts = rehydrate(folder, into, options.set)
+            print(f"{into}:")
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _rehydrate(options: argparse.Namespace) -> int:
-    into = options.into or options.folder.with_name(f"{options.folder.name}_rehydrated")
-    counts = rehydrate(options.folder, into, options.set)
-    print(f"{into}: rows {', '.join(f'{name} {n:,}' for name, n in counts.most_common())}")
-    return int(counts.keys() != {"ok"})
-
-
-def _recheck(options: argparse.Namespace) -> int:
-    counts = recheck(Path(options.folder).name, options.into, options.set)
-    print(f"links {', '.join(f'{name} {n:,}' for name, n in counts.most_common())}")
+    print(", ".join(f"{name} {number:,}" for name, number in counts.most_common()))
+    # what had opted out before is no news
     return int(bool(counts.keys() - {"ok", "opted_out_before"}))
 
 

@@ -23,47 +23,67 @@ _Change = Callable[[Image.Image, Random], Image.Image]
 
 def crop(image: Image.Image, draw: Random, *, lost: float) -> Image.Image:
     """A part of the picture, of another shape, without a share `lost` of its area."""
+    # what stays is `share` of the width, and so much of the height that areas agree
     share = draw.uniform(1 - lost, 1)
     width = image.width * share
     height = image.height * (1 - lost) / share
+    # and anywhere
     left = draw.uniform(0, image.width - width)
     top = draw.uniform(0, image.height - height)
-    return image.crop((left, top, left + width, top + height))
+    right = left + width
+    bottom = top + height
+    return image.crop((left, top, right, bottom))
 
 
+# a crop alone is drawn
 CHANGES: dict[str, _Change] = {
-    "re-encoded": lambda image, draw: image,
-    "smaller": lambda image, draw: ImageOps.scale(image, 0.3),
-    "framed": lambda image, draw: ImageOps.expand(image, max(image.size) // 12, "white"),
-    "mirrored": lambda image, draw: ImageOps.mirror(image),
+    "re-encoded": lambda image, _: image,
+    "smaller": lambda image, _: ImageOps.scale(image, 0.3),
+    "framed": lambda image, _: ImageOps.expand(image, max(image.size) // 12, "white"),
+    "mirrored": lambda image, _: ImageOps.mirror(image),
+    "crop 10 %": partial(crop, lost=0.1),
+    "crop 20 %": partial(crop, lost=0.2),
+    "crop 30 %": partial(crop, lost=0.3),
+    "crop 50 %": partial(crop, lost=0.5),
 }
-CHANGES |= {f"crop {n} %": partial(crop, lost=n / 100) for n in (10, 20, 30, 50)}
 
 
 def copies(units: Iterable[Row], run: Run) -> Iterator[Row]:
     """Every change of the `plants` pictures and questions that rank first, and all questions that
     somebody said in other words; an id is its origin's and the change.
     """
-    folder = run.scratch / "planted"
-    folder.mkdir(exist_ok=True)
     said = dict[str, str]()
     for place in run.inputs("paraphrases"):
+        # a question and a paraphrase a row
         said |= pd.read_csv(place).set_index("question")["paraphrase"].to_dict()
     for unit in units:
-        origin, text = unit["id"] + "/", unit["text"]
+        origin = unit["id"] + "/"
+        text = unit["text"]
+        # random numbers of its own: one unit more or less changes no other's copies
         draw = Random(f"{run.seed} {origin}")
-        if text in said:  # once, though two kinds may ask the same
-            yield unit | {"id": origin + "other words", "text": said.pop(text), "options": ""}
+        if text in said:
+            # once, though two kinds may ask the same
+            yield unit | {
+                "id": origin + "other words",
+                "text": said.pop(text),
+                "options": "",  # nobody said those in other words
+            }
         if unit["rank"] > run.params.plants:
             continue
         if text:
             words = text.split()
-            words.pop(draw.randrange(len(words)))
-            yield unit | {"id": origin + "a word less", "text": " ".join(words)}
-            yield unit | {"id": origin + "template", "text": _TEMPLATE + text}
+            lost = draw.randrange(len(words))
+            del words[lost]
+            shorter = " ".join(words)
+            yield unit | {"id": origin + "a word less", "text": shorter}
+            longer = _TEMPLATE + text
+            yield unit | {"id": origin + "template", "text": longer}
             continue
         image = read_image(unit["path"])
         for change, make in CHANGES.items():
-            file = folder / f"{unit['id']} {change}.jpg"
-            make(image, draw).save(file, quality=40)
+            name = f"planted {unit['id']} {change}.jpg"
+            file = run.scratch / name
+            # as poor as pictures get that were saved again and again
+            copied = make(image, draw)
+            copied.save(file, quality=40)
             yield unit | {"id": origin + change, "path": str(file)}

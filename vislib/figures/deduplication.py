@@ -22,11 +22,18 @@ def plot_sweep(axes: Axes, table: Any, measure: str, *, threshold: float) -> Non
     """A column of 15's `sweep` over the threshold, a line per minimum; the `threshold` of 08 is
     marked.
     """
-    looks = marks(f"{minimum}" for minimum in table["minimum"].unique())
-    for (_, rows), (name, look) in zip(table.groupby("minimum"), looks.items(), strict=True):
-        axes.plot(rows["threshold"], rows[measure], label=name, linewidth=0.7, **look)
-    line = axes.axvline(threshold, color=CONTRAST, linewidth=0.7, linestyle=(0, (4, 2)))
-    line.set_label(f"threshold {threshold:g}")
+    lines = table.pivot(index="threshold", columns="minimum", values=measure)
+    for name, look in marks(map(str, lines)).items():
+        # marks are told by their names, columns by the number
+        axes.plot(lines[int(name)], label=name, linewidth=0.7, **look)
+    axes.axvline(
+        threshold,
+        label=f"threshold {threshold:g}",
+        color=CONTRAST,
+        linewidth=0.7,
+        linestyle="--",
+    )
+    # a panel is small: more ticks would run into one another
     axes.set_xlabel("Threshold, cosine")
     axes.locator_params("x", nbins=6)
     axes.locator_params("y", nbins=4)

@@ -39,6 +39,7 @@ class Encoder:
         model = self.vision.model
         self._features: Any = getattr(model, "get_image_features", model)
         self.name = f"{value} {self.vision.revision}"
+        # any picture tells how long its vectors are
         grey = self.prepare(Image.new("RGB", (64, 64), "grey"))
         self.dimension = self([grey]).shape[1]
 
@@ -95,6 +96,7 @@ def embed_images(
     saved = done
     on_done(done)
     with ThreadPoolExecutor(workers) as pool:
+        # what an earlier call has done is skipped, pictures that failed too
         for prepared in _prepared(paths[done:], encoder, pool, batch_size):
             for one in _encoded(prepared, encoder):
                 if isinstance(one, Exception):

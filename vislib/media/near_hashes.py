@@ -9,6 +9,7 @@ picture go together, and bands of them would fill few buckets.
 
 from itertools import product
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from vislib.media.pixels import scaled
@@ -30,8 +31,12 @@ def banded(table: str, bands: int, *, reach: bool = False) -> str:
     keys = []
     for band in range(bands):
         bits = [1 << bit for bit in range(band, 64, bands)]
-        for flip in [0, *bits] if reach else [0]:
+        flips = [0]  # none first: the band as it is
+        if reach:
+            flips += bits
+        for flip in flips:
             key = f"xor(hash & {sum(bits)}::UBIGINT, {flip}::UBIGINT)"
+            # with its number: equal bits of two bands mean nothing
             keys.append(f"{{'number': {band}, 'bits': {key}}}")
     content = f"bit_count(hash) BETWEEN {FLAT} AND {64 - FLAT}"
     return f"(SELECT *, unnest([{', '.join(keys)}]) AS band FROM {table} WHERE {content})"
@@ -43,8 +48,11 @@ def part_hashes(image: Image.Image) -> list[int]:
     """
     import imagehash
 
+    # phash looks at 32 pixels a side, and a part is half of it at least
     small = scaled(image.convert("L"), 128)
-    across, down = (side / 10 for side in small.size)
-    boxes = [(x * across, y * down, u * across, v * down) for x, y, u, v in _PARTS]
-    tiles = [ImageOps.mirror(small), *map(small.crop, boxes)]
+    width, height = small.size
+    tenths = np.array([width, height, width, height]) / 10
+    tiles = [ImageOps.mirror(small)]
+    for left, top, right, bottom in np.array(_PARTS) * tenths:
+        tiles.append(small.crop((left, top, right, bottom)))
     return [int(str(imagehash.phash(tile)), 16) for tile in tiles]

@@ -75,24 +75,28 @@ def header(facts: Facts) -> str:
         "configs": hub_configs(facts.folder),
         "dataset_info": [_info(facts, name) for name in facts.splits],
     }
+    # its own writer, so that the hub reads what it would write
     return DatasetCardData(**fields).to_yaml()
 
 
 def _info(facts: Facts, name: str) -> Row:
     """Features, rows and bytes of one configuration."""
-    from datasets import Features
+    from datasets import Features  # late: it takes a second
 
     # of a file, not of our schema: a release may be made anew by others
     part = tables.parts(facts.folder / "data" / name)[0]
     features = Features.from_arrow_schema(pq.read_schema(part))
-    sizes = [size for file, size in facts.files.items() if file.split("/")[1] == name]
+    splits: list[Row] = []
+    for split, rows in facts.splits[name].items():
+        # `datasets` wants bytes of each; texts and pictures in memory are about as large
+        files = f"data/{name}/{split}-"
+        size = total(size for file, size in facts.files.items() if file.startswith(files))
+        splits.append({"name": split, "num_bytes": size.value, "num_examples": rows.value})
     return {
         "config_name": name,
         "features": features._to_yaml_list(),
-        "splits": [
-            {"name": split, "num_examples": n.value} for split, n in facts.splits[name].items()
-        ],
-        "download_size": total(sizes).value,
+        "splits": splits,
+        "download_size": sum(split["num_bytes"] for split in splits),
     }
 
 
@@ -111,6 +115,7 @@ def draw(facts: Facts) -> bytes:
     titles = "(a) Conversations by pairs of a type", "(b) Captions by words"
     figure, (left, right) = figures.new_figure(*titles, columns=2, aspect=0.6)
     charts.plot_bars(left, pairs)
+    # a release of few captions still has an axis
     edges = statistics.whole_edges(max([1, *lengths]), bins=25)
     bins = statistics.histogram({"": lengths}, edges)
     charts.plot_histogram(right, bins, x="Words", y="Captions", run={"median": lengths.median()})

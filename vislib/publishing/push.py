@@ -15,10 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vislib.publishing.release import SUMS
+from vislib.publishing.release import SUMS, sums_of
 from vislib.runs import InputError
-from vislib.runs.digests import file_hashes
-from vislib.runs.keys import expand
 from vislib.runs.progress import Progress
 
 Sums = dict[str, str]  # SHA-256 of each file, by its path from the release
@@ -29,11 +27,8 @@ def checked_sums(release: Path) -> Sums:
     if not (release / SUMS).is_file():
         raise InputError(f"{release}: holds no {SUMS}; name a release that 09_publishing made")
     sums = read_sums((release / SUMS).read_text(encoding="utf-8"))
-    files = [file for file in expand(release) if file.name != SUMS]
-    names = (file.relative_to(release).as_posix() for file in files)
-    found = dict(zip(names, file_hashes(files), strict=True))
     # of both: one that is gone is a fault as well as one that nobody made
-    for name, _ in sorted(sums.items() ^ found.items()):
+    for name, _ in sorted(sums.items() ^ sums_of(release).items()):
         raise InputError(f"{release}: {name} is not as {SUMS} has it; run 09_publishing again")
     return sums
 
@@ -48,7 +43,8 @@ def to_store(release: Path, url: str, *, really: bool) -> tuple[list[str], list[
     """Copy a release to `url`; the files that were to be copied, and those to be deleted there."""
     from fsspec.core import url_to_fs
 
-    sums, (store, root) = checked_sums(release), url_to_fs(url.rstrip("/"))
+    sums = checked_sums(release)
+    store, root = url_to_fs(url.rstrip("/"))
     store.invalidate_cache()  # of listings: another process may have written
     found = store.find(root, detail=True)
     there = {name.removeprefix(f"{root}/"): facts["size"] for name, facts in found.items()}
@@ -56,9 +52,9 @@ def to_store(release: Path, url: str, *, really: bool) -> tuple[list[str], list[
     # Files of others are left alone.
     ours = there.keys() & (sums.keys() | before.keys())
     stale = sorted(name for name in ours if sums.get(name) != before.get(name))
-    missing = [
-        name for name in sums if name in stale or there.get(name) != (release / name).stat().st_size
-    ]
+    # a size that differs: its copying was ended
+    whole = {name for name in sums if there.get(name) == (release / name).stat().st_size}
+    missing = [name for name in sums if name in stale or name not in whole]
     if really:
         # What differs goes first, and the sums come before the files: however early this ends, a
         # file that stands there is of the release whose sums stand there.
@@ -89,9 +85,10 @@ def to_hub(release: Path, repo: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Exit status: 0, or 2 for bad input and what a store refuses."""
-    layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m vislib.publishing.push", description=__doc__, formatter_class=layout
+        prog="python -m vislib.publishing.push",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="a release that 09_publishing made")
     parser.add_argument(

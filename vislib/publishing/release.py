@@ -67,16 +67,17 @@ def join(*, asked: bool, limit: int, seed: int) -> str:
 
 def row_of(joined: Row, data: bytes) -> Row:
     """A published row of links, from a joined row and the bytes of its image."""
-    said, sample, image = joined["conversation"], joined["sample"], joined["image"]
-    copied = {name: said[name] for name in ("id", "conversations", "sources", "sample_id")}
-    copied |= {name: joined[name] for name in ("kind", "configuration")}
-    copied |= {name: sample[name] for name in ("image_url", "alt_text", "page_url", "doc_id")}
-    copied |= {name: image[name] for name in ("image_id", "width", "height", "format")}
-    caption, asks = joined["caption"] or {}, set(said["sources"]) - {"caption"}
+    said = joined["conversation"]
+    caption = joined["caption"] or {}
+    # a conversation of a caption alone has no questions, though its sample may
+    asks = set(said["sources"]) != {"caption"}
+    copied: Row = {"sha256": sha256(data).hexdigest()}
     for name in _MAKERS:
         copied[f"caption_{name}"] = caption.get(name)
         copied[f"question_{name}s"] = (joined[f"{name}s"] or []) if asks else []
-    return copied | {"sha256": sha256(data).hexdigest()}
+    # where two have a name, the later one's holds; what no release names falls away
+    known = joined["sample"] | joined["image"] | joined | said | copied
+    return {name: known[name] for name in SCHEMAS["09_publishing"][LINKS_ONLY].names}
 
 
 def rows(
@@ -91,22 +92,28 @@ def rows(
         if row["removed"] or not said["sources"]:
             yield Drop(removals.REASON, row["removed"] or "all its questions")
             continue
-        if not row["sample"] or (row["image"] or {}).get("status") != "ok":
-            yield Drop("image_missing", (row["sample"] or {}).get("image_url", "no such sample"))
+        # joins from the left: what a table lacks is None
+        sample, ledger = row["sample"] or {}, row["image"] or {}
+        if ledger.get("status") != "ok":
+            yield Drop("image_missing", sample.get("image_url", "no such sample"))
             continue
         # the file may have changed since 03: then the texts are about another picture
-        image = files / row["image"]["path"]
-        data = image.read_bytes() if image.is_file() else b""
+        image = files / ledger["path"]
+        data = b""
+        if image.is_file():
+            data = image.read_bytes()
         published = row_of(row | {"conversation": said}, data)
         if not published["sha256"].startswith(published["image_id"]):
             yield Drop("image_changed", f"{image.name} is not the file that the ledger names")
             continue
         if with_context:
-            published["context"] = row["sample"]["context"]
-        place = f"data/{config_name(row)}"
+            published["context"] = sample["context"]
+        picture = {"image": {"bytes": data, "path": image.name}}
         for name in releases:
-            picture = {"image": {"bytes": data, "path": image.name}} if name == WITH_IMAGES else {}
-            yield To(name, picture | published, path=f"{into}/{name}/{place}", stem=row["split"])
+            whole = picture | published if name == WITH_IMAGES else published
+            # kind and configuration become the hub's configuration, a folder
+            place = into / name / "data" / config_name(row)
+            yield To(name, whole, path=str(place), stem=row["split"])
 
 
 def config_name(row: Mapping[str, Any]) -> str:
@@ -133,8 +140,10 @@ def number_shards(made: Path, into: Path) -> None:
     rmtree(into / "data", ignore_errors=True)
     for config in sorted((made / "data").glob("*")):
         splits = defaultdict[str, list[Path]](list)
-        for part in filter(tables.count_rows, tables.parts(config)):
-            splits[part.name.split("-")[0]].append(part)
+        for part in tables.parts(config):
+            if tables.count_rows(part):
+                splits[part.name.split("-")[0]].append(part)
+        # how many there are is known only now
         for split, found in splits.items():
             for number, part in enumerate(found):
                 shard = f"{split}-{number:05d}-of-{len(found):05d}.parquet"
@@ -147,12 +156,14 @@ def configs_of(release: Path) -> dict[str, dict[str, str]]:
     """The configurations of a release in order, the default one first: for each split its files,
     as a glob from the release.
     """
-    found: dict[str, dict[str, str]] = {}
+    found = defaultdict[str, dict[str, str]](dict)
     for shard in expand(release / "data"):
-        config, split = shard.parent.name, shard.name.split("-")[0]
-        found.setdefault(config, {})[split] = f"data/{config}/{split}-*.parquet"
+        config = shard.parent.name
+        split = shard.name.split("-")[0]
+        found[config][split] = f"data/{config}/{split}-*.parquet"
     # the papers' best mix, which holds the rounds of all others
     best = sorted(found, key=lambda name: (not name.endswith("-leaky_mix"), name))[:1]
+    # and `train` before `test`
     return {name: dict(sorted(found[name].items(), reverse=True)) for name in [*best, *found]}
 
 
@@ -172,10 +183,15 @@ def write_readme(release: Path) -> None:
     (release / "README.md").write_text(f"---\n{header}---\n", encoding="utf-8")
 
 
+def sums_of(release: Path) -> dict[str, str]:
+    """SHA-256 of every file of a release but SHA256SUMS, by its path from there."""
+    files = [file for file in expand(release) if file.name != SUMS]
+    names = (file.relative_to(release).as_posix() for file in files)
+    return dict(zip(names, file_hashes(files), strict=True))
+
+
 def write_sums(release: Path) -> None:
     """SHA256SUMS of every other file, as `sha256sum --check` reads it; last of all."""
     # a reader of the hub gets files one by one, and may want to know that he has them all
-    files = [file for file in expand(release) if file.name != SUMS]
-    lines = zip(file_hashes(files), (file.relative_to(release) for file in files), strict=True)
-    text = "".join(f"{digest}  {name.as_posix()}\n" for digest, name in lines)
-    (release / SUMS).write_text(text, encoding="utf-8")
+    lines = [f"{digest}  {name}\n" for name, digest in sums_of(release).items()]
+    (release / SUMS).write_text("".join(lines), encoding="utf-8")

@@ -25,6 +25,7 @@ def json_rows(file: Path) -> Iterator[Any]:
     InputError for a list that cannot be read to its end.
     """
     if file.suffix == ".jsonl":
+        # some editors begin a file with a mark of its encoding
         with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
             yield from map(_line, filter(str.strip, stream))
     else:
@@ -45,6 +46,7 @@ def _items(file: Path) -> Iterator[Any]:
             text = stream.read(_CHUNK).lstrip()
             if not text.startswith("["):
                 raise ValueError(f"it begins with {text[:20]!r}, not with [")
+            # `at` stands behind the bracket, or behind an item
             while True:
                 at = _GAP.match(text, at).end()  # type: ignore[union-attr]
                 if text.startswith("]", at):
