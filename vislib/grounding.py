@@ -135,11 +135,8 @@ class Judge:
         """The judge that a run's parameters describe. Raises InputError for one of the family of a
         writer.
         """
-        writers = "SELECT DISTINCT model FROM captions WHERE model <> '' ORDER BY ALL"
-        # asked of the table, as a set may hold captions of several writers
         if run.params.engine != TEXT_EVIDENCE:
-            for (writer,) in sql.select(writers, {"captions": run.table("captions")}, run.scratch):
-                refuse_relative(run.params.model, writer)
+            _refuse_relatives(run)
         own = run.input("prompt")
         template = prompts.load(str(own) if own else "grounding", needs=("claims",))
         return cls(params=run.params, template=template, root=run.table("images").parent)
@@ -177,21 +174,24 @@ class Judge:
         """
         names = SCHEMAS["13_grounding"][into].names
         for row in rows:
+            claims = list(claims_of(row))
             answer = row.get("answer")
-            if answer and answer["status"] != "ok":
+            if answer is None:
+                sides = of_picture(row, self.root), of_page(row)
+                found = [self.weighed(claim["text"], *sides) for claim in claims]
+            elif answer["status"] == "ok":
+                told = judgements(answer["text"])
+                # by number: a model may leave a claim out, or change its order
+                found = [told.get(n, {"verdict": ""}) for n in range(1, len(claims) + 1)]
+                found = [one | {"judge": answer["model"]} for one in found]
+            else:
                 yield Drop(answer["reason"], answer["detail"])
                 continue
-            # by number: a model may leave a claim out, or change its order
-            told = judgements(answer["text"]) if answer else {}
-            sides = () if answer else (of_picture(row, self.root), of_page(row))
-            for number, claim in enumerate(claims_of(row), 1):
-                if answer:
-                    claim |= told.get(number, {"verdict": ""}) | {"judge": answer["model"]}
-                else:
-                    claim |= self.weighed(claim["text"], *sides)
+            for claim, judged in zip(claims, found, strict=True):
+                known = claim | judged
                 # without a verdict too: who counts sentences misses none
-                yield To(into, {name: claim.get(name) for name in names})
-                if not claim["verdict"]:
+                yield To(into, {name: known.get(name) for name in names})
+                if not judged["verdict"]:
                     yield Drop("not_judged", claim["text"], claim["claim_id"], f"claim ({into})")
 
     def weighed(self, claim: str, picture: Evidence, page: Evidence) -> Row:
@@ -201,6 +201,10 @@ class Judge:
         # One wrong name, number or colour makes all of a claim wrong.
         lacking = sorted(specifics(claim) - picture.words - page.words)
         if not lacking and not any(held):  # a paraphrase shares few words
+            import torch  # late: it takes seconds
+
+            # over three short texts threads wait longer than they work
+            torch.set_num_threads(1)
             near = similarities(self.params.embedding_model, claim, [seen.text, read.text])
             held = [cosine >= self.params.similarity for cosine in near]
         return {
@@ -239,10 +243,13 @@ def family(model: str) -> str:
     return _FAMILIES.get(name, name)
 
 
-def refuse_relative(judge: str, writer: str) -> None:
-    """Raise InputError if the judge is of the writer's family."""
-    if family(judge) == family(writer):
-        raise InputError(
-            f"model: {judge!r} would judge captions of {writer!r}, of its own family"
-            f" {family(writer)!r}; take another family's model, or engine: {TEXT_EVIDENCE}"
-        )
+def _refuse_relatives(run: Run) -> None:
+    judge = run.params.model
+    # asked of the table, as a set may hold captions of several writers
+    writers = "SELECT DISTINCT model FROM captions WHERE model <> '' ORDER BY ALL"
+    for (writer,) in sql.select(writers, {"captions": run.table("captions")}, run.scratch):
+        if family(judge) == family(writer):
+            raise InputError(
+                f"model: {judge!r} would judge captions of {writer!r}, of its own family"
+                f" {family(writer)!r}; take another family's model, or engine: {TEXT_EVIDENCE}"
+            )

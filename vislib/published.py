@@ -15,7 +15,7 @@ from vislib.media.pixels import ImageError
 from vislib.published_rows import MARK, TOLD
 from vislib.qa_options import meant, options_in
 from vislib.runs import Drop, Note, To, short_hash, sql
-from vislib.runs.contract import CAPTIONS, QUESTIONS, SAMPLES
+from vislib.runs.contract import SCHEMAS
 from vislib.runs.tables import Row
 from vislib.runs.verbs import Said
 
@@ -185,11 +185,16 @@ def rows(joined: Iterable[Row], *, rule: SourceOf) -> Iterator[Said]:
         place = f"{row['kind']}/{row['configuration']}"
         yield To("conversations", talk, path=place, stem=row["split"])
         if row["is_first"]:
-            yield _sample(row)
+            address = said["images"][0]["address"] if said["images"] else ""
+            # numbers that a release does not tell
+            yield _filled("samples", said | row | {"image_url": address}, 0)
+        if not row["is_fullest"]:
+            continue
         for number, (source, one) in enumerate(zip(sources, rounds, strict=True), start=1):
-            if row["is_fullest"] and source == CAPTION:
-                yield _caption(row, one[1])
-            elif row["is_fullest"]:
+            if source == CAPTION:
+                own = {"caption": one[1], "status": "ok", "reason": ""}
+                yield _filled("captions", said | row | own, None)
+            else:
                 yield _question(row, source, number, *one)
 
 
@@ -208,16 +213,10 @@ def _fault(row: Row, marks: int, has_rounds: bool) -> tuple[str, str]:
     return "", ""
 
 
-def _sample(row: Row) -> To:
-    said = row["published"]
-    known = said | row | {"image_url": said["images"][0]["address"] if said["images"] else ""}
-    # numbers that a release does not tell
-    return To("samples", {name: known.get(name, 0) for name in SAMPLES.names})
-
-
-def _caption(row: Row, caption: str) -> To:
-    known = row["published"] | row | {"caption": caption, "status": "ok", "reason": ""}
-    return To("captions", {name: known.get(name) for name in CAPTIONS.names})
+def _filled(table: str, known: Row, other: object) -> To:
+    """A row of a table; `other` stands in each column of which nothing is known."""
+    names = SCHEMAS["00_published"][table].names
+    return To(table, {name: known.get(name, other) for name in names})
 
 
 def _question(row: Row, source: str, number: int, prompt: str, answer: str) -> To:
@@ -235,4 +234,4 @@ def _question(row: Row, source: str, number: int, prompt: str, answer: str) -> T
         "status": "ok",
         "model": row["published"]["question_model"],
     }
-    return To("questions", {name: known.get(name, "") for name in QUESTIONS.names})
+    return _filled("questions", known, "")

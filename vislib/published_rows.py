@@ -29,20 +29,36 @@ from vislib.runs.tables import Row
 MARK = "<image>"  # in a turn: the place of an image
 # What a row may tell of itself, some of it under `caption_…`; "" where it does not.
 TOLD = (
-    *("sample_id", "doc_id", "page_url", "alt_text", "context"),
-    *("model", "prompt_sha", "request_sha"),
+    "sample_id",
+    "doc_id",
+    "page_url",
+    "alt_text",
+    "context",
+    "model",
+    "prompt_sha",
+    "request_sha",
 )
 _TEXT = pa.string()
+_OWN = ("id", "place", "content", "fault", "question_model", "kind", "configuration", "split")
 # address: as the ledger has it; file: "" of a link; image_id: "" until the file is looked at
 _IMAGE = pa.struct([(name, _TEXT) for name in ("address", "file", "image_id")])
 ROWS = pa.schema(
-    [(name, _TEXT) for name in ("id", "place", "content", "fault", "question_model", *TOLD)]
-    + [(name, _TEXT) for name in ("kind", "configuration", "split")]
-    + [("images", pa.list_(_IMAGE)), ("sources", pa.list_(_TEXT))]
-    + [("mended", pa.int64()), CONVERSATIONS.field("conversations")]
+    [
+        *((name, _TEXT) for name in (*_OWN, *TOLD)),
+        ("images", pa.list_(_IMAGE)),
+        ("sources", pa.list_(_TEXT)),
+        ("mended", pa.int64()),  # characters
+        CONVERSATIONS.field("conversations"),
+    ]
 )
-_SPEAKERS = dict.fromkeys(("human", "user"), "human") | {"system": "system"}
-_SPEAKERS |= dict.fromkeys(("gpt", "assistant", "model"), "gpt")
+_SPEAKERS = {
+    "human": "human",
+    "user": "human",
+    "gpt": "gpt",
+    "assistant": "gpt",
+    "model": "gpt",
+    "system": "system",
+}
 # In the row's own columns, or in names of folders, files and hub configurations. Nothing else
 # counts: both become folders.
 _NAMED = {
@@ -95,10 +111,14 @@ def file_rows(places: Sequence[Path], configurations: Sequence[str], root: str) 
 
 def _files(place: Path) -> list[tuple[Path, str]]:
     found = expand(place)
-    if place.is_dir():  # beside rows it holds cards, checksums and descriptions, in JSON too
-        by_form = ([file for file in found if file.suffix == form] for form in _FORMS)
-        found = next(filter(None, by_form), [])
-    return [(file, os.path.relpath(file, place) if place.is_dir() else file.name) for file in found]
+    if not place.is_dir():
+        return [(file, file.name) for file in found]
+    # beside rows it holds cards, checksums and descriptions, in JSON too
+    for form in _FORMS:
+        own = [file for file in found if file.suffix == form]
+        if own:
+            return [(file, os.path.relpath(file, place)) for file in own]
+    return []
 
 
 def hub_rows(name: str, revision: str, configurations: Sequence[str]) -> Iterator[Found]:
@@ -116,11 +136,12 @@ def hub_rows(name: str, revision: str, configurations: Sequence[str]) -> Iterato
         for configuration in configurations or get_dataset_config_names(name, **at):
             splits = load_dataset(name, configuration, streaming=True, **at)
             for split, stream in splits.items():
-                place, number = f"{configuration}/{split}", 0
-                for table in stream.with_format("arrow").iter(batch_size=_BATCH):
-                    for row in plain(table).to_pylist():
-                        yield f"{place}/{number}", Path(), place, row
-                        number += 1
+                place = f"{configuration}/{split}"
+                # as Arrow, so that no picture is decoded on its way
+                batches = stream.with_format("arrow").iter(batch_size=_BATCH)
+                rows = (row for batch in batches for row in plain(batch).to_pylist())
+                for number, row in enumerate(rows):
+                    yield f"{place}/{number}", Path(), place, row
     except Exception as error:  # datasets, its file systems and HTTP clients raise all kinds
         raise InputError(
             f"00_published: {name}@{revision}, {place}: the stream failed ({type(error).__name__}:"
@@ -136,9 +157,14 @@ def as_row(found: Found, *, seed: int, store: Path) -> Row:
     """A row of `ROWS`; what cannot be read of it is its `fault`. Embedded images go to `store`."""
     place, root, name, given = found
     row, mended = tables.mend_text(given if isinstance(given, dict) else {})
-    made: Row = dict.fromkeys(ROWS.names, "") | {"images": [], "conversations": [], "sources": []}
-    made |= {"id": str(row.get("id") or row.get("image_id") or place), "place": place}
-    made["mended"] = mended  # characters
+    made: Row = dict.fromkeys(ROWS.names, "") | {
+        "id": str(row.get("id") or row.get("image_id") or place),
+        "place": place,
+        "mended": mended,
+        "images": [],
+        "sources": [],
+        "conversations": [],
+    }
     try:
         for column in TOLD:
             made[column] = str(row.get(column) or row.get(f"caption_{column}") or "")
@@ -169,8 +195,8 @@ def turns_of(row: Mapping[str, Any], draw: int) -> list[dict[str, str]]:
         said = [dict(zip(said, values, strict=True)) for values in zip(*said.values(), strict=True)]
     if not said:
         lines = load("caption_instructions").text.splitlines()
-        said = [{"from": "human", "value": lines[draw % len(lines)]}]
-        said.append({"from": "gpt", "value": row["caption"]})
+        asked = {"from": "human", "value": lines[draw % len(lines)]}
+        said = [asked, {"from": "gpt", "value": row["caption"]}]
     return [
         {
             "from": _SPEAKERS[turn.get("from") or turn["role"]],
@@ -196,20 +222,21 @@ def pictures_of(row: Mapping[str, Any], root: Path, into: Path) -> list[dict[str
 
 
 def _picture(one: Any, told: Mapping[str, Any], root: Path, into: Path) -> dict[str, str]:
-    held: Row = (
-        one if isinstance(one, dict) else {"bytes" if isinstance(one, bytes) else "path": one}
-    )
-    data, address = held.get("bytes"), told.get("image_url")
-    path: Any = held.get("path")
+    if not isinstance(one, dict):
+        one = {"bytes" if isinstance(one, bytes) else "path": one}
+    address, data, path = told.get("image_url"), one.get("bytes"), one.get("path")
+    image_id = ""
     if data:
         image_id = short_hash(data)
-        address, file = address or f"embedded/{image_id}", str(into / image_id[:2] / image_id)
+        file = str(into / image_id[:2] / image_id)
         store(data, Path(file))
+        address = address or f"embedded/{image_id}"
     elif "://" in path:
+        address, file = path, ""
         # a release of links tells the hash of the file, and so its id
-        address, file, image_id = path, "", (told.get("sha256") or "")[:16]
+        image_id = (told.get("sha256") or "")[:16]
     else:
-        file, image_id = os.path.normpath(root / path), ""
+        file = os.path.normpath(root / path)
         if not Path(file).is_relative_to(root):
             raise ValueError(f"image {path} leads out of {root}; name a folder above: images_root")
         address = address or relative_to_root(Path(file))

@@ -17,6 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 from vislib.figures.style import finish, say
 
 VERDICTS = ["image", "context", "both", "neither"]
+COLUMNS = ["name", "label", "value", "low", "high", "claims", "samples"]
 
 
 def shares(claims: Any) -> Any:
@@ -27,15 +28,15 @@ def shares(claims: Any) -> Any:
     for (kind, own), verdict in product(claims.groupby("kind"), VERDICTS):
         hit = (own["verdict"] == verdict).astype(float)
         share = hit.mean()
-        sums = (hit - share).groupby(own["sample_id"]).sum()
-        alone = (hit - share).pow(2).sum()
+        off = hit - share
+        sums = off.groupby(own["sample_id"]).sum()
+        alone = off.pow(2).sum()
         # Below 1 it would be chance; and where all claims are alike, so are those of a sample.
         effect = max(1.0, sums.pow(2).sum() / alone) if alone else len(own) / len(sums)
         size = len(own) / effect
         low, high = proportion_confint(share * size, size, method="wilson")
-        row = {"name": kind, "label": verdict, "value": share, "low": low, "high": high}
-        rows.append(row | {"claims": len(own), "samples": len(sums)})
-    return pd.DataFrame(rows)
+        rows.append((kind, verdict, share, low, high, len(own), len(sums)))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def agreed(labelled: Any) -> Any:
