@@ -41,11 +41,11 @@ Content-Usage: search=y
     ],
 )
 def test_the_longest_rule_of_robots_txt_decides(path: str, allowed: bool) -> None:
-    groups = consent.groups(ROBOTS)
-    assert consent.allows(groups["*"], path) == allowed
-    assert not consent.allows(groups["gptbot"], path)
-    assert not consent.allows(groups["ccbot"], path)
-    assert consent.allows(groups["*"][-1:], path)
+    everyone = consent.rules_of(ROBOTS, "*")
+    assert consent.allows(everyone, path) == allowed
+    assert not consent.allows(consent.rules_of(ROBOTS, "gptbot"), path)
+    assert not consent.allows(consent.rules_of(ROBOTS, "ccbot"), path)
+    assert consent.allows(everyone[-1:], path)
     assert consent.groups("\ufeff<!doctype html>") == {}
 
 
@@ -56,8 +56,18 @@ def test_strangers_patterns_take_no_time() -> None:
     assert consent.fits("/a[1]?b", "/a[1]?b=c")
     assert not consent.fits("/a[1]", "/a1")
     lines = "User-agent: a\n# x\n\n" * 20_000 + "Disallow: /"
-    assert consent.groups(lines)["a"][0] == ("disallow", "/")
-    assert not consent.groups(lines[:-11])["a"]
+    assert consent.rules_of(lines, "a")[0] == ("disallow", "/")
+    assert not consent.rules_of(lines[:-11], "a")
+
+
+def test_thousands_of_agents_share_their_rules():
+    agents = "".join(f"User-agent: agent{n}\n" for n in range(9000))
+    text = (agents + "Disallow: /a\n" * 9000) * 2
+    found = consent.groups(text)
+    assert len(found) == 9000
+    lists = {id(rules): rules for given in found.values() for rules in given}
+    assert len(lists) == 2
+    assert sum(map(len, lists.values())) == len(consent.rules_of(text, "agent7"))
 
 
 def said(url: str, robots: str = "", tdmrep: str = "", **headers: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from glob import escape
+from itertools import chain
 from typing import Any
 
 from vislib.fetching.urls import host_of, web_address
@@ -44,13 +45,24 @@ def policies(urls: Iterable[str]) -> list[str]:
 
 
 @lru_cache(1000)
-def groups(text: str) -> Mapping[str, Rules]:
-    """The rules of a robots.txt for each agent that it names, and for `*`."""
-    found = defaultdict[str, Rules](list)
-    for agents, rules in _GROUP.findall(text[:_MOST]):
-        for agent in _AGENT.findall(agents):
-            found[agent.lower()] += [(k.lower(), v.strip()) for k, v in _RULE.findall(rules)]
+def groups(text: str) -> Mapping[str, list[Rules]]:
+    """The groups of rules of a robots.txt for each agent that it names, and for `*`."""
+    found = defaultdict[str, list[Rules]](list)
+    for agents, body in _GROUP.findall(text[:_MOST]):
+        rules = [(k.lower(), v.strip()) for k, v in _RULE.findall(body)]
+        # One list for all of them: a stranger's file may name thousands of agents above thousands
+        # of rules.
+        for agent in {name.lower() for name in _AGENT.findall(agents)}:
+            found[agent].append(rules)
     return found
+
+
+def rules_of(text: str, agent: str) -> Rules:
+    """The rules of a robots.txt for an agent (lower case): of all groups that name it, else of
+    `*`.
+    """
+    named = groups(text)
+    return list(chain(*named.get(agent, named.get("*", []))))
 
 
 def allows(rules: Rules, path: str) -> bool:
@@ -76,8 +88,7 @@ def facts(
     """
     address = web_address(url)
     path, (robots, tdmrep) = address.pathname + address.search, map(text_at, policies([url]))
-    named = groups(robots)
-    rules = {name: named.get(name, named.get("*", [])) for name in (agent, *TRAINERS)}
+    rules = {name: rules_of(robots, name) for name in (agent, *TRAINERS)}
     usages = [value for key, value in rules[agent] if key == _USAGE]
     # A usage may begin with the path that it is for.
     fitting = [value for value in usages if value[:1] != "/" or fits(value.split()[0], path)]
