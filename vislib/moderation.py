@@ -153,9 +153,15 @@ def classifier(name: str) -> Callable[[Image.Image], float]:
     unsafe = [number for number, label in labels.items() if _UNSAFE.search(label)]
     if not unsafe:
         raise InputError(f"image_model: {name} has no label of harm: {', '.join(labels.values())}")
-    return lambda image: float(
-        loaded.model(**loaded.inputs([image])).logits[0].softmax(-1)[unsafe].sum()
-    )
+
+    def score(image: Image.Image) -> float:
+        import torch
+
+        with torch.inference_mode():
+            scores = loaded.model(**loaded.inputs([image])).logits[0].softmax(-1)
+        return float(scores[unsafe].sum())
+
+    return score
 
 
 def moderate(
