@@ -57,6 +57,8 @@ def test_a_set_that_mixes_a_model_with_stand_ins_must_name_them(mine, capsys):
             ("05_experts", "tagger: efficientnet-lite0"),
             ("06_captioning.fused", "engine: recorded"),
             ("07_qa_generation", "engine: recorded"),
+            ("13_grounding", "engine: text evidence"),
+            ("14_leakage", "engine: text evidence"),
         ):
             assert f"{mine / name}.yaml: `{line}`" in said
             parameter, _, value = line.partition(": ")

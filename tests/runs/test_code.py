@@ -166,13 +166,13 @@ def test_what_shows_data_counts_for_a_figure(library):
 
 CELL = """
 import re
-from vislib import letters
+from vislib import qa_options
 FACTOR = 2
 def inner(x):
     return x * FACTOR
 def rule(rows, *, least=1):
     for row in rows:
-        yield inner(row), letters
+        yield inner(row), qa_options
 """
 CELLS = {
     "a comment": (CELL.replace("for row", "# all of them\n    for row"), True),
@@ -182,7 +182,7 @@ CELLS = {
     "a function that it calls": (CELL.replace("x *", "x +"), False),
     "a constant of that": (CELL.replace("FACTOR = 2", "FACTOR = 3"), False),
     "a default": (CELL.replace("least=1", "least=2"), False),
-    "a module": (CELL.replace("import letters", "import sizes as letters"), False),
+    "a module": (CELL.replace("import qa_options", "import sizes as qa_options"), False),
 }
 
 

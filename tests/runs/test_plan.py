@@ -25,6 +25,8 @@ entries = read_set(Path("params/sample"))
 for entry in entries:
     for _, value in input_values(entry.stage.schema, entry.stage.values):
         path = input_path(value, entry.stage.run)
+        if path.is_file():  # of the package: labels, paraphrases
+            continue
         path.mkdir(parents=True, exist_ok=True)
         (path / "part-00000.parquet").write_text(value)
 for entry in entries:
@@ -154,7 +156,10 @@ def test_a_changed_rule_runs_its_stage_and_what_reads_it(made):
     said = made.plan()
     assert re.fullmatch(r"would run: code of vislib/merging\S*", said.pop("08_merging"))
     waiting = {name for name, line in said.items() if line != "unchanged"}
-    assert {said[name] for name in waiting} == {"would run if 08_merging changes its data"}
+    assert said.pop("35_leakage") == "would run if 14_leakage changes its data"
+    assert {said[name] for name in waiting & said.keys()} == {
+        "would run if 08_merging changes its data"
+    }
     assert "20_pipeline" in waiting
     assert not waiting & {"01_documents", "06_captioning", "07_qa_generation"}
 

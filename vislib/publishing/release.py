@@ -48,7 +48,7 @@ def join(*, asked: bool, limit: int, seed: int) -> str:
     -- kind, configuration and split are told by a row's place alone
     WITH placed AS (
         SELECT row AS said, sample_id, string_split(file, '/')[-3:] AS place
-        FROM conversations WHERE sample_id IN ({chosen})
+        FROM conversations_with_file WHERE sample_id IN ({chosen})
     ), named AS (
         SELECT *, place[1] AS kind, place[2] AS configuration,
             split_part(place[3], '-', 1) AS split FROM placed

@@ -1,10 +1,10 @@
 """Joins, counts and samples over Parquet tables by DuckDB: linear in rows, in bounded memory.
 
-A query sees every table as a view with two columns more: `file`, the path of the row's part, and
-`row`, a reference to the whole row. What a query gives of `row` comes out as that row, and of
-`list(x.row)` as a list of rows. So DuckDB joins, groups and sorts narrow references, and wide text
-(pages, captions) is fetched once, in the order in which it is written. To sort the text itself,
-DuckDB would hold all of it in memory.
+A query sees every table as a view with one column more, `row`: a reference to the whole row. What a
+query gives of `row` comes out as that row, and of `list(x.row)` as a list of rows. So DuckDB joins,
+groups and sorts narrow references, and wide text (pages, captions) is fetched once, in the order in
+which it is written. To sort the text itself, DuckDB would hold all of it in memory. A second view,
+`<name>_with_file`, also tells the path of a row's part, as a table named by a glob needs it.
 """
 
 import os
@@ -33,7 +33,7 @@ Numbers = NDArray[np.int64]
 
 
 def connect(tables: Mapping[str, Path], scratch: Path) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection in which each table is a view, with `file` and `row`, in its order."""
+    """A DuckDB connection in which each table is a view, with its column `row`, in its order."""
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{_MEMORY}'")
     with suppress(duckdb.Error):  # in a kernel without ipywidgets there is no bar to switch off
@@ -46,11 +46,13 @@ def connect(tables: Mapping[str, Path], scratch: Path) -> duckdb.DuckDBPyConnect
         # Numbers run through all parts: the order of rows is the order of numbers.
         starts = np.cumsum([0, *map(count_rows, files)])[:-1].tolist()
         number = f"{starts}[file_index::BIGINT + 1] + file_row_number::BIGINT"
-        connection.execute(
-            f"CREATE VIEW {name} AS SELECT *, filename AS file,"
-            f" {{'{_ROW_OF}{name}': {number}}} AS row"
+        rows = (
+            f"{{'{_ROW_OF}{name}': {number}}} AS row"
             f" FROM read_parquet([{', '.join(map(_literal, files))}])"
         )
+        connection.execute(f"CREATE VIEW {name} AS SELECT *, {rows}")
+        # Apart: whoever writes `* EXCLUDE row` means the table's own columns.
+        connection.execute(f"CREATE VIEW {name}_with_file AS SELECT *, filename AS file, {rows}")
     return connection
 
 

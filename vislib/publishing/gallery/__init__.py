@@ -47,7 +47,7 @@ WITH drawn AS (
 _FACTS = """
 SELECT place, '{name}' AS name, to_json(fact)::VARCHAR AS fact
 FROM (
-    SELECT * EXCLUDE (row) REPLACE (string_split(file, '/')[-3:] AS file) FROM {table}
+    SELECT * EXCLUDE (row) REPLACE (string_split(file, '/')[-3:] AS file) FROM {table}_with_file
 ) fact JOIN chosen USING ({key})
 """
 # Some ids are of a sample and a kind.
